@@ -1,0 +1,1 @@
+"""Measuring: data sets, arms, statistics, report. Filled by the bench; nothing here yet."""

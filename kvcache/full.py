@@ -1,0 +1,18 @@
+"""Every position stays visible: the model as it is."""
+
+from __future__ import annotations
+
+import attrs
+from torch import Tensor
+
+from toolkit import KVPolicy
+
+
+@attrs.define
+class Full(KVPolicy):
+    """No policy: plain attention over everything committed."""
+
+    name = "full"
+
+    def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
+        return (query_pos >= 0) & (key_pos >= 0)

@@ -1,0 +1,20 @@
+"""Recent positions only: sliding-window attention (Longformer, Beltagy et al. 2020)."""
+
+from __future__ import annotations
+
+import attrs
+from attrs.validators import ge
+from torch import Tensor
+
+from toolkit import KVPolicy, option
+
+
+@attrs.define
+class Window(KVPolicy):
+    """A query sees itself and the `budget` − 1 positions before it."""
+
+    name = "window"
+    budget: int = option(128, help="visible positions, the query's own included", validator=ge(1))
+
+    def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
+        return query_pos - key_pos < self.budget

@@ -1,0 +1,1 @@
+"""What may come next after these tree nodes, and how likely?"""

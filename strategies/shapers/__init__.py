@@ -1,0 +1,1 @@
+"""Which nodes to grow, which to send to verification, when to stop?"""

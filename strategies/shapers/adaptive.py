@@ -1,0 +1,130 @@
+"""DynaTree: breadth from confidence, depth from path probability, both from history.
+
+After the DynaTree paper and its public code (github.com/cny123222/DynaTree). Where that code differs
+we follow the paper: positions are depths, siblings never share a cache, and history is a sliding
+window over the steps of one request with an acceptance bounded by 1.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+import torch
+from attrs.validators import and_, ge, le
+from torch import Tensor
+
+from toolkit import Candidates, Expand, TokenTree, TreeShaper, Verdict, option
+
+PROBABILITY = and_(ge(0.0), le(1.0))
+
+
+@attrs.define(eq=False)
+class Adaptive(TreeShaper):
+    """A node's confidence c = max_v q(v|node) sets its branches; its path probability p its depth.
+
+    Branches: `b_min` if c ≥ `high`, `b_max` if c < `low`, else `b_mid`. A node is expanded iff it is
+    above `max_depth`, p ≥ `stop`, and it is above `depth` or p > `deep`. A child is kept iff its own
+    p ≥ `prune`. After every step the acceptance (accepted drafted tokens over the tree's depth,
+    which is what could have been accepted) enters a window; from five steps on, a mean above
+    `goal` + 0.1 makes trees deeper and thinner, one below `goal` − 0.1 the reverse.
+    """
+
+    name = "adaptive"
+    depth: int = option(5, help="levels that any likely node may reach", validator=ge(1))
+    max_depth: int = option(8, help="levels that only the likeliest reach", validator=ge(1))
+    high: float = option(0.9, help="confidence from which b_min children do", validator=PROBABILITY)
+    low: float = option(0.4, help="confidence below which b_max are needed", validator=PROBABILITY)
+    b_min: int = option(1, help="children of a confident node", validator=ge(1))
+    b_mid: int = option(2, help="children of any other node", validator=ge(1))
+    b_max: int = option(3, help="children of an uncertain node", validator=ge(1))
+    stop: float = option(0.1, help="path probability below which nothing is expanded",
+                         validator=PROBABILITY)
+    deep: float = option(0.5, help="path probability needed below `depth`", validator=PROBABILITY)
+    prune: float = option(0.05, help="path probability below which a child is dropped",
+                          validator=PROBABILITY)
+    nodes: int = option(64, help="most nodes, root included, breadth first", validator=ge(1))
+    window: int = option(10, help="steps of history", validator=ge(1))
+    goal: float = option(0.7, help="acceptance to steer for", validator=PROBABILITY)
+    rate: float = option(0.05, help="change of `high` and `deep` per step", validator=PROBABILITY)
+    breadth: bool = option(True, help="branches by confidence; off: always b_mid")
+    gating: bool = option(True, help="depth by path probability; off: `depth` levels for all")
+    history: bool = option(True, help="steer by past acceptance; off: thresholds stay")
+
+    _now: _Thresholds = attrs.field(init=False)
+    _past: deque[float] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.depth > self.max_depth:
+            raise ValueError(f"'depth' must be at most 'max_depth' ({self.max_depth}): {self.depth}")
+        self._now = _Thresholds(self.depth, self.high, self.deep)
+        self._past = deque(maxlen=self.window)
+
+    def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
+        tree, level = root, torch.zeros(1, dtype=torch.long)
+        while len(tree) < self.nodes:
+            frontier = level[self._expanded(tree, level)]
+            if not len(frontier):
+                break
+            candidates = expand(tree, frontier, max(self.b_min, self.b_mid, self.b_max))
+            first = len(tree)
+            tree = tree.grow(frontier, candidates, self._kept(tree, frontier, candidates))
+            tree = tree.first(self.nodes)
+            level = torch.arange(first, len(tree))
+        return tree
+
+    def observe(self, tree: TokenTree, verdict: Verdict) -> None:
+        if not self.history or not tree.depth:
+            return
+        self._past.append((len(verdict.path) - 1) / tree.depth)
+        mean = sum(self._past) / len(self._past)
+        if len(self._past) >= min(5, self.window):
+            if mean > self.goal + 0.1:
+                self._now = self._now.bolder(self)
+            elif mean < self.goal - 0.1:
+                self._now = self._now.meeker(self)
+
+    def _expanded(self, tree: TokenTree, level: Tensor) -> Tensor:
+        """Which nodes of a level [F] are expanded: bool [F]."""
+        depths, p = tree.depths[level], tree.path_logprobs[level].exp()
+        if not self.gating:
+            return depths < self.depth
+        shallow = depths < self._now.depth
+        return (depths < self.max_depth) & (p >= self.stop) & (shallow | (p > self._now.deep))
+
+    def _kept(self, tree: TokenTree, frontier: Tensor, candidates: Candidates) -> Tensor:
+        """Which candidates [F, K] become nodes: within the branches, and likely enough."""
+        p = (tree.path_logprobs[frontier, None] + candidates.logprobs).exp()
+        rank = torch.arange(candidates.tokens.shape[1])
+        return (rank < self._branches(candidates)[:, None]) & (p >= self.prune)
+
+    def _branches(self, candidates: Candidates) -> Tensor:
+        """Children per frontier node [F], by its confidence."""
+        mid = torch.full((candidates.tokens.shape[0],), self.b_mid)
+        if not self.breadth or not candidates.tokens.shape[1]:
+            return mid
+        c = candidates.logprobs[:, 0].exp()
+        return mid.where(c < self._now.high, self.b_min).where(c >= self.low, self.b_max)
+
+
+@attrs.frozen
+class _Thresholds:
+    """What history moves, within bounds."""
+
+    depth: int
+    high: float
+    deep: float
+
+    def bolder(self, limits: Adaptive) -> _Thresholds:
+        return _Thresholds(
+            max(self.depth, min(self.depth + 1, limits.max_depth - 1)),
+            min(self.high, max(self.high - limits.rate, 0.5)),
+            min(self.deep, max(self.deep - limits.rate, 0.3)),
+        )
+
+    def meeker(self, limits: Adaptive) -> _Thresholds:
+        return _Thresholds(
+            min(self.depth, max(self.depth - 1, 2)),
+            max(self.high, min(self.high + limits.rate, 0.95)),
+            max(self.deep, min(self.deep + limits.rate, 0.8)),
+        )

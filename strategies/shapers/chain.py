@@ -1,0 +1,30 @@
+"""One drafted token after another, as in the first speculative decoders (Leviathan et al. 2023)."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from attrs.validators import ge
+
+from toolkit import Expand, TokenTree, TreeShaper, option
+
+
+@attrs.define
+class Chain(TreeShaper):
+    """A linear draft: the likeliest continuation, `k` tokens long."""
+
+    name = "chain"
+    k: int = option(5, help="drafted tokens", validator=ge(1))
+
+    @property
+    def nodes(self) -> int:
+        return self.k + 1
+
+    def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
+        tree = root
+        for tip in range(self.k):
+            grown = tree.grow(frontier := torch.tensor([tip]), expand(tree, frontier, 1))
+            if len(grown) == len(tree):
+                break
+            tree = grown
+        return tree

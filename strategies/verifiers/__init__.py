@@ -1,0 +1,1 @@
+"""Which path is committed, and which token follows it?"""

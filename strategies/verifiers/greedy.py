@@ -1,0 +1,30 @@
+"""Greedy verification: accept what the target itself would have said (Stern et al. 2018)."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from toolkit import TokenTree, Verdict, Verifier
+
+
+@attrs.define
+class Greedy(Verifier):
+    """A node is accepted when it and all its ancestors are the argmax after their parents.
+
+    The deepest such node ends the path (of equals, the first); the target's argmax there is the
+    bonus. Ties between logits go to the lowest token id.
+    """
+
+    name = "greedy"
+    exactness = "greedy"
+
+    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
+        choice = logits.argmax(-1).to(tree.tokens.device)
+        right = tree.tokens == choice[tree.parents]
+        right[0] = True
+        lineage = tree.ancestors()
+        alive = ~(lineage & ~right).any(1)
+        last = torch.where(alive, tree.depths, -1).argmax()
+        return Verdict(lineage[last].nonzero().flatten(), choice[last])

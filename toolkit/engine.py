@@ -1,0 +1,174 @@
+"""decode(): draft → verify → commit → yield, and nothing else.
+
+AR is the same loop with a drafter that proposes nothing: every tree is its root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import perf_counter
+
+import torch
+from attrs import define, field, frozen
+from torch import Tensor
+
+from toolkit.errors import StrategyError
+from toolkit.interfaces import Drafter, Runtime, Session, TreeShaper, Verifier
+from toolkit.tree import Candidates, TokenTree, Verdict
+
+
+@frozen
+class Strategies:
+    """The strategy objects of one request."""
+
+    drafter: Drafter
+    shaper: TreeShaper
+    verifier: Verifier
+
+
+@frozen
+class Step:
+    """One pass over the target, as data. Times are wall-clock milliseconds."""
+
+    length: int = field(metadata={"help": "cached length L before the step"})
+    nodes: int = field(metadata={"help": "tree size N, root included"})
+    depth: int = field(metadata={"help": "depth of the deepest node"})
+    accepted: int = field(metadata={"help": "drafted tokens accepted"})
+    committed: int = field(metadata={"help": "tokens emitted: accepted drafts and the bonus"})
+    draft_ms: float = field(metadata={"help": "in the drafter; the first step's holds its prefill"})
+    shape_ms: float = field(metadata={"help": "in the shaper, the drafter apart"})
+    verify_ms: float = field(metadata={"help": "target forward and verifier"})
+    commit_ms: float = field(metadata={"help": "keeping the accepted path's KV, feedback"})
+    margin: float = field(metadata={"help": "target's first less its second logit at the path's end"})
+
+    @property
+    def total_ms(self) -> float:
+        return self.draft_ms + self.shape_ms + self.verify_ms + self.commit_ms
+
+
+@frozen(eq=False)
+class Event:
+    """What one pass over the target gave; the prefill's has a token and no step."""
+
+    tokens: list[int]
+    step: Step | None = None
+    tree: TokenTree | None = None
+    verdict: Verdict | None = None
+
+
+def decode(
+    target: Session,
+    runtime: Runtime,
+    strategies: Strategies,
+    prompt: Tensor,
+    *,
+    max_new_tokens: int,
+    stop_ids: frozenset[int],
+    rng: torch.Generator,
+) -> Iterator[Event]:
+    """Decode after `prompt[P]` until a stop id or `max_new_tokens`: one event per target pass.
+
+    Emitted tokens include the stop id. Between events the target's cache holds all emitted tokens
+    but the last, which is the next root.
+    """
+    drafter, shaper, verifier = strategies.drafter, strategies.shaper, strategies.verifier
+    first = TokenTree.root(prompt[-1])
+    root = verifier.judge(first, target.prefill(prompt)[None], rng).bonus.cpu()
+    yield Event([int(root)])
+    draft, emitted = Draft(drafter, target.vocabulary), 1
+    if emitted < max_new_tokens and int(root) not in stop_ids:
+        draft.start(prompt, runtime)
+    while emitted < max_new_tokens and int(root) not in stop_ids:
+        clock, length = Clock(), target.length
+        tree = draft.tree(shaper, root, max_new_tokens - emitted - 1)
+        clock.lap("draft")
+        logits = target.forward(tree.tokens, tree.parents)
+        judged = verifier.judge(tree, logits, rng)
+        verdict, tokens = settle(judged, tree, max_new_tokens - emitted, stop_ids)
+        best = logits[verdict.path[-1]].topk(2).values.tolist()
+        clock.lap("verify")
+        target.commit(verdict.path)
+        drafter.commit(tree.tokens[verdict.path])
+        shaper.observe(tree, verdict)
+        clock.lap("commit")
+        step = Step(
+            length=length,
+            nodes=len(tree),
+            depth=tree.depth,
+            accepted=len(verdict.path) - 1,
+            committed=len(tokens),
+            draft_ms=draft.ms + (draft.start_ms if length == len(prompt) else 0.0),
+            shape_ms=clock.ms["draft"] - draft.ms,
+            verify_ms=clock.ms["verify"],
+            commit_ms=clock.ms["commit"],
+            margin=best[0] - best[1],
+        )
+        root, emitted = verdict.bonus, emitted + len(tokens)
+        yield Event(tokens, step, tree, verdict)
+
+
+def settle(
+    judged: Verdict, tree: TokenTree, room: int, stop_ids: frozenset[int]
+) -> tuple[Verdict, list[int]]:
+    """The verdict on the host, cut after a stop id and to `room` tokens, and the tokens it emits.
+
+    A cut verdict's bonus is its last emitted token, so that what is cached is what AR would hold.
+    """
+    path = judged.path.cpu()
+    tokens = [*tree.tokens[path[1:]].tolist(), int(judged.bonus)]
+    stop = next((i for i, token in enumerate(tokens) if token in stop_ids), len(tokens))
+    tokens = tokens[: min(stop + 1, room)]
+    return Verdict(path[: len(tokens)], torch.tensor(tokens[-1])), tokens
+
+
+@define(eq=False)
+class Draft:
+    """The drafter as a shaper sees it: no deeper than can be emitted, and timed."""
+
+    drafter: Drafter
+    vocabulary: int
+    depth: int = 0
+    start_ms: float = 0.0  # the drafter's own prefill
+    ms: float = 0.0  # in the drafter since the tree's root
+
+    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+        began = perf_counter()
+        self.drafter.start(prompt, runtime)
+        self.start_ms = 1e3 * (perf_counter() - began)
+
+    def tree(self, shaper: TreeShaper, root: Tensor, depth: int) -> TokenTree:
+        """Grow one step's tree, at most `depth` deep. Raises `StrategyError` when it is too big."""
+        self.ms, self.depth = 0.0, depth
+        tree = shaper.grow(TokenTree.root(root), self)
+        if len(tree) > shaper.nodes:
+            raise StrategyError(
+                f"shaper {shaper.name!r} grew {len(tree)} nodes, but declares at most {shaper.nodes} "
+                f"(root included): drop nodes before returning the tree"
+            )
+        return tree.within(depth)
+
+    def __call__(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+        """`expand`: asks the drafter, unless nothing below `frontier` could be emitted."""
+        if not len(frontier) or int(tree.depths[frontier].max()) >= self.depth:
+            return Candidates.none(len(frontier), tree.tokens.device)
+        began = perf_counter()
+        candidates = self.drafter.expand(tree, frontier, k)
+        self.ms += 1e3 * (perf_counter() - began)
+        if candidates.tokens.numel() and int(candidates.tokens.max()) >= self.vocabulary:
+            raise StrategyError(
+                f"drafter {self.drafter.name!r} proposed token {int(candidates.tokens.max())}, but "
+                f"the target knows ids below {self.vocabulary}: see runtime.vocabulary"
+            )
+        return candidates
+
+
+@define
+class Clock:
+    """Milliseconds between laps, by name."""
+
+    ms: dict[str, float] = field(factory=dict)
+    _last: float = field(factory=perf_counter)
+
+    def lap(self, name: str) -> None:
+        now = perf_counter()
+        self.ms[name], self._last = 1e3 * (now - self._last), now

@@ -1,0 +1,81 @@
+"""Is a generation what AR gives? The verdict that every result carries."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+from torch import Tensor
+
+from toolkit.generation import Difference, Generation, Outcome, Verification
+from toolkit.interfaces import Verifier
+from toolkit.tree import TokenTree, Verdict
+
+if TYPE_CHECKING:
+    from toolkit.pipeline import Pipeline
+
+ULPS = 2  # a margin of so many units in the last place is a numerical tie
+
+
+def verify(pipeline: Pipeline, generation: Generation) -> Verification:
+    """Run AR of the same target under the same KV policy and compare token by token.
+
+    At a difference AR's own logits decide. Within two units in the last place of the target's dtype
+    it is a numerical tie: AR takes our token and goes on. Beyond, the outcome is `divergent`. A
+    generation that drafted nothing is AR itself, and its outcome `inconclusive`.
+    """
+    watch = Watch(generation.token_ids)
+    stream = pipeline.autoregressive.stream(
+        generation.prompt_ids, max_new_tokens=len(generation.token_ids)
+    )
+    for _ in stream.decode(verifier=watch):
+        if watch.divergent:
+            break
+    ar = stream.result
+    if not watch.divergent and len(ar.token_ids) != len(generation.token_ids):
+        watch.divergent = Difference(len(ar.token_ids), -1, ar.token_ids[-1], math.inf, 0.0)
+    first = watch.divergent or next(iter(watch.ties), None)
+    return Verification(_outcome(watch, generation), len(watch.ties), first, ar.tokens_per_s)
+
+
+def _outcome(watch: Watch, generation: Generation) -> Outcome:
+    if watch.divergent:
+        return "divergent"
+    if not any(step.nodes > 1 for step in generation.steps):
+        return "inconclusive"
+    return "tie" if watch.ties else "exact"
+
+
+@attrs.define(eq=False)
+class Watch(Verifier):
+    """AR's verifier: greedy, and comparing each token with the one that was expected."""
+
+    name = "watch"
+    exactness = "greedy"
+
+    expected: list[int]
+    seen: int = 0
+    ties: list[Difference] = attrs.field(factory=list)
+    divergent: Difference | None = None
+
+    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:  # noqa: ARG002
+        index, row = self.seen, logits[0]
+        token, wanted = int(row.argmax()), self.expected[self.seen]
+        self.seen += 1
+        if token != wanted:
+            margin, allowed = float(row[token] - row[wanted]), ULPS * ulp(row[token])
+            difference = Difference(index, wanted, token, margin, allowed)
+            if margin <= allowed:
+                self.ties.append(difference)
+                token = wanted
+            else:
+                self.divergent = difference
+        return Verdict(torch.zeros(1, dtype=torch.long), torch.tensor(token))
+
+
+def ulp(value: Tensor) -> float:
+    """The spacing of numbers of this dtype at the magnitude of a scalar."""
+    exponent = math.frexp(abs(float(value)))[1] - 1 if float(value) else 0
+    return float(torch.finfo(value.dtype).eps) * 2.0**exponent

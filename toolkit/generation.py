@@ -1,0 +1,111 @@
+"""Generation: what one request gave, and every figure that is derived from it.
+
+A figure has one definition, here, and one name everywhere: in the panel, in JSON and in Parquet.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import evolve, field, frozen
+
+from toolkit.engine import Event, Step
+
+Outcome = Literal["exact", "tie", "divergent", "inconclusive"]
+StopReason = Literal["eos", "length", "positions"]
+
+
+@frozen
+class Difference:
+    """Where our tokens and AR's part. `margin`: AR's logit of its token less that of ours."""
+
+    index: int
+    our_token: int
+    ar_token: int
+    margin: float
+    allowed: float  # the largest margin that counts as a numerical tie
+
+
+@frozen
+class Verification:
+    """The comparison with AR: `exact`, `tie`, `divergent`, or `inconclusive` (nothing drafted)."""
+
+    verdict: Outcome
+    ties: int = 0
+    first: Difference | None = None
+    ar_tokens_per_s: float | None = None
+
+
+@frozen(eq=False)
+class Generation:
+    """One request's output and measurements. Times are wall-clock; see `metrics` for units."""
+
+    text: str
+    token_ids: list[int]
+    prompt_ids: list[int]
+    stop_reason: StopReason
+    specs: dict[str, str]
+    numerics: str
+    ttft_ms: float
+    kv_bytes: int
+    draft_kv_bytes: int
+    peak_memory_bytes: int | None
+    events: list[Event] = field(repr=False)
+    verification: Verification | None = None
+
+    @property
+    def steps(self) -> list[Step]:
+        """One record per target forward, the prefill excluded."""
+        return [event.step for event in self.events if event.step is not None]
+
+    @property
+    def tau(self) -> float | None:
+        """Accepted length τ: tokens committed per target forward, bonus included, prefill excluded."""
+        return _ratio(sum(s.committed for s in self.steps), len(self.steps))
+
+    @property
+    def decode_ms(self) -> float:
+        """Time of all steps: after the first token, until the last."""
+        return sum(step.total_ms for step in self.steps)
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Tokens after the first, per second of decoding."""
+        return _ratio(1e3 * (len(self.token_ids) - 1), self.decode_ms)
+
+    @property
+    def verdict(self) -> Outcome | None:
+        return self.verification.verdict if self.verification else None
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """The derived figures, by their Parquet names."""
+        steps, decode_ms = self.steps, self.decode_ms
+        drafted = sum(step.nodes - 1 for step in steps)
+        return {
+            "decode_ms": decode_ms,
+            "tpot_ms": _ratio(decode_ms, len(self.token_ids) - 1),
+            "tokens_per_s_end_to_end": _ratio(
+                1e3 * len(self.token_ids), self.ttft_ms + decode_ms
+            ),
+            "target_forwards": len(steps),
+            "target_forwards_saved": len(self.token_ids) - 1 - len(steps),
+            "drafted": drafted,
+            "accepted": sum(step.accepted for step in steps),
+            "acceptance": _ratio(sum(s.accepted for s in steps), sum(s.depth for s in steps)),
+            "nodes_mean": _ratio(sum(s.nodes for s in steps), len(steps)),
+            "draft_share": _ratio(sum(s.draft_ms for s in steps), decode_ms),
+            "verify_share": _ratio(sum(s.verify_ms for s in steps), decode_ms),
+            "commit_share": _ratio(sum(s.shape_ms + s.commit_ms for s in steps), decode_ms),
+            "kv_bytes": self.kv_bytes,
+            "draft_kv_bytes": self.draft_kv_bytes,
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+
+    def verified(self, verification: Verification) -> Generation:
+        """This generation with its comparison to AR."""
+        return evolve(self, verification=verification)
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,259 @@
+"""Pipeline: four choices and a target. Do they fit? Then `generate` and `stream`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, cast
+
+import torch
+from attrs import define, evolve, field
+from torch import Tensor
+
+from toolkit.engine import Event, Strategies, decode
+from toolkit.errors import MismatchError, SpecError
+from toolkit.families import STORIES, Family, of_model
+from toolkit.generation import Generation, StopReason
+from toolkit.interfaces import Drafter, KVPolicy, Strategy, TreeShaper, Verifier
+from toolkit.registry import Registry
+from toolkit.runtime.detokenize import Detokenizer
+from toolkit.runtime.memory import peak_memory
+from toolkit.runtime.pool import Pool
+from toolkit.runtime.session import ModelSession
+from toolkit.runtime.vocabulary import same_tokens
+from toolkit.spec import Choice, options_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Spec = str | Strategy | type[Strategy] | Choice
+Prompt = str | Sequence[int] | Tensor
+TARGET = "target"  # the pool's name for a target that is given as a module
+
+
+class Pipeline:
+    """A target and four strategies, checked to fit; decodes any number of prompts.
+
+    `target`: alias, folder, hub id or a transformers model. Without it, the usual target of the
+    drafter's family; without both, the shipped models. Strategies are spec strings, classes, objects
+    (their options count, their state does not) or choices. A target alone is drafted for by `ngram`.
+    Building a pipeline finds and checks everything and loads no weights.
+
+    Raises `SpecError`, `ModelError`, `MismatchError` or `PluginError`, each a `ToolkitError`.
+    """
+
+    def __init__(
+        self,
+        target: str | PreTrainedModel | None = None,
+        *,
+        drafter: Spec | None = None,
+        shaper: Spec = "adaptive",
+        verifier: Spec = "greedy",
+        kv: Spec = "full",
+        draft_kv: Spec = "full",
+        pool: Pool | None = None,
+        registry: Registry | None = None,
+    ) -> None:
+        self.registry = registry or Registry.installed()
+        self.pool = pool or Pool()
+        self.pool.aliases |= self.registry.aliases
+        if target is not None and not isinstance(target, str):
+            self.pool.modules[TARGET] = target
+            target = TARGET
+        if drafter is None:
+            drafter = "model" if target is None else "ngram"
+        choice = self.registry.resolve("drafter", drafter)
+        self.target = target or _family(choice, self.registry.families).target
+        self.drafter = _named(choice, of_model(self.target, self.registry.families))
+        self.shaper = self.registry.resolve("shaper", shaper)
+        self.verifier = self.registry.resolve("verifier", verifier)
+        self.kv = self.registry.resolve("kv", kv)
+        self.draft_kv = self.registry.resolve("kv", draft_kv)
+        found = self.pool.find(self.target)
+        for name in models_of(self.drafter):
+            same_tokens(found, self.pool.find(name))
+
+    @property
+    def specs(self) -> dict[str, str]:
+        """Every choice as its spec string."""
+        return {
+            "target": self.target,
+            "drafter": str(self.drafter),
+            "shaper": str(self.shaper),
+            "verifier": str(self.verifier),
+            "kv": str(self.kv),
+            "draft_kv": str(self.draft_kv),
+        }
+
+    @property
+    def autoregressive(self) -> Pipeline:
+        """AR of the same target under the same KV policy: the same loop, drafting nothing."""
+        return Pipeline(
+            self.target, drafter="none", shaper="chain", kv=self.kv,
+            pool=self.pool, registry=self.registry,
+        )
+
+    def encode(self, prompt: Prompt) -> Tensor:
+        """Token ids [P] of a prompt. Raises `MismatchError` when it is empty or too long."""
+        found = self.pool.find(self.target)
+        if isinstance(prompt, str):
+            if found.tokenizer is None:
+                raise MismatchError(f"target {self.target!r} has no tokenizer: give token ids")
+            if not prompt:
+                raise MismatchError("the prompt is empty: give at least one character")
+            ids = torch.tensor(found.tokenizer(prompt).input_ids, dtype=torch.long)
+        else:
+            ids = torch.as_tensor(prompt, dtype=torch.long).cpu()
+        if not len(ids):
+            raise MismatchError("the prompt is empty: give at least one token")
+        if len(ids) >= found.positions:
+            raise MismatchError(
+                f"the prompt has {len(ids)} tokens, but target {self.target!r} has only "
+                f"{found.positions} positions: shorten it"
+            )
+        return ids
+
+    def load(self) -> None:
+        """Load the weights of every model in use; `generate` and `stream` do it by themselves."""
+        for name in (self.target, *models_of(self.drafter)):
+            self.pool.load(name)
+
+    def stream(self, prompt: Prompt, *, max_new_tokens: int = 128, seed: int = 0) -> Stream:
+        """Decode a prompt; iterate for text as it is committed, then ask for the `result`."""
+        if max_new_tokens < 1:
+            raise MismatchError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        ids = self.encode(prompt)
+        self.load()
+        return Stream(self, ids, max_new_tokens, torch.Generator().manual_seed(seed))
+
+    def generate(self, prompt: Prompt, *, max_new_tokens: int = 128, seed: int = 0) -> Generation:
+        """Decode a prompt to the end."""
+        stream = self.stream(prompt, max_new_tokens=max_new_tokens, seed=seed)
+        for _ in stream:
+            pass
+        return stream.result
+
+
+@define(eq=False)
+class Stream:
+    """One request being decoded. Iterating yields text pieces as they are committed."""
+
+    pipeline: Pipeline
+    prompt: Tensor
+    max_new_tokens: int
+    rng: torch.Generator
+    events: list[Event] = field(factory=list, init=False)
+    ttft_ms: float = field(default=0.0, init=False)
+    target: ModelSession = field(init=False)
+    drafts: DraftRuntime = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        model = self.pipeline.pool.load(self.pipeline.target)
+        self.max_new_tokens = min(self.max_new_tokens, model.positions - len(self.prompt) + 1)
+        self.target = ModelSession(model, cast("KVPolicy", self.pipeline.kv.build()))
+        self.drafts = DraftRuntime(
+            self.pipeline.pool, model.vocabulary, self.pipeline.draft_kv
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        text = Detokenizer(self.target.model.tokenizer, self.prompt.tolist())
+        for event in self.decode():
+            yield text.add(event.tokens)
+        yield text.rest()
+
+    def decode(self, verifier: Verifier | None = None) -> Iterator[Event]:
+        """The engine's events, kept for `result`; `verifier` stands in for the pipeline's."""
+        chosen, model = self.pipeline, self.target.model
+        strategies = Strategies(
+            cast("Drafter", chosen.drafter.build()),
+            cast("TreeShaper", chosen.shaper.build()),
+            verifier or cast("Verifier", chosen.verifier.build()),
+        )
+        began = perf_counter()
+        for event in decode(
+            self.target, self.drafts, strategies, self.prompt,
+            max_new_tokens=self.max_new_tokens, stop_ids=model.stop_ids, rng=self.rng,
+        ):
+            if not self.events:
+                self.ttft_ms = 1e3 * (perf_counter() - began)
+            self.events.append(event)
+            yield event
+
+    @property
+    def result(self) -> Generation:
+        """What was decoded so far."""
+        model, ids = self.target.model, [t for event in self.events for t in event.tokens]
+        return Generation(
+            text=Detokenizer(model.tokenizer, self.prompt.tolist()).all(ids),
+            token_ids=ids,
+            prompt_ids=self.prompt.tolist(),
+            stop_reason=self._stop_reason(ids),
+            specs=self.pipeline.specs,
+            numerics="fp32" if model.dtype in (torch.float32, torch.float64) else "tie",
+            ttft_ms=self.ttft_ms,
+            kv_bytes=self.target.cache.bytes,
+            draft_kv_bytes=self.drafts.bytes,
+            peak_memory_bytes=peak_memory(model.device),
+            events=self.events,
+        )
+
+    def _stop_reason(self, ids: list[int]) -> StopReason:
+        if ids and ids[-1] in self.target.model.stop_ids:
+            return "eos"
+        full = len(self.prompt) + len(ids) > self.target.positions
+        return "positions" if full else "length"
+
+
+@define(eq=False)
+class DraftRuntime:
+    """What a drafter may ask for: sessions of models under the draft KV policy."""
+
+    pool: Pool
+    vocabulary: int
+    policy: Choice
+    sessions: list[ModelSession] = field(factory=list)
+
+    def session(self, model: str) -> ModelSession:
+        policy = cast("KVPolicy", self.policy.build())
+        self.sessions.append(ModelSession(self.pool.load(model), policy))
+        return self.sessions[-1]
+
+    @property
+    def bytes(self) -> int:
+        return sum(session.cache.bytes for session in self.sessions)
+
+
+def models_of(choice: Choice) -> list[str]:
+    """Every model that a choice's options name, nested choices included."""
+    names: list[str] = []
+    for option in options_of(choice.cls):
+        value = choice[option.name]
+        if isinstance(value, Choice):
+            names += models_of(value)
+        elif option.metadata.get("model") and value:
+            names.append(value)
+    return names
+
+
+def _family(choice: Choice, families: list[Family]) -> Family:
+    """The family of the first model that a drafter names; the shipped one when it names none."""
+    known = (of_model(name, families) for name in models_of(choice))
+    return next((family for family in known if family), STORIES)
+
+
+def _named(choice: Choice, family: Family | None) -> Choice:
+    """The choice with every unnamed model filled in: the family's usual drafter."""
+    given = dict(choice.options)
+    for option in options_of(choice.cls):
+        value = choice[option.name]
+        if isinstance(value, Choice):
+            given[option.name] = _named(value, family)
+        elif option.metadata.get("model") and not value:
+            if family is None:
+                raise SpecError(
+                    f"drafter {choice.cls.name!r} names no model and the target belongs to no known "
+                    f"family: write {choice.cls.name}:FOLDER or {choice.cls.name}:OWNER/NAME"
+                )
+            given[option.name] = family.drafter
+    return evolve(choice, options=tuple(given.items()))
+

@@ -1,0 +1,192 @@
+"""Plugins → strategy classes: names, collisions, and what failed to load and why.
+
+We walk the entry points ourselves, one `try` per plugin: a broken plugin breaks only what asks for
+it. Built-ins come through the same entry-point group as everybody else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+
+import attrs
+import pluggy
+
+from toolkit import hookspecs
+from toolkit.errors import PluginError, SpecError
+from toolkit.families import Family
+from toolkit.interfaces import KINDS, Strategy
+from toolkit.spec import Choice, checked, parse
+
+GROUP = "toolkit"
+OURS = "speculative-toolkit"
+SECOND_COPY = ("strategies.", "kvcache.", "bench.")
+
+
+@attrs.frozen
+class Entry:
+    """A registered strategy class and where it came from."""
+
+    cls: type[Strategy]
+    distribution: str
+    version: str
+
+
+@attrs.define
+class Registry:
+    """All strategies and model families of one process. Tests build their own."""
+
+    entries: dict[tuple[str, str], Entry] = attrs.field(factory=dict)
+    families: list[Family] = attrs.field(factory=list)
+    broken: dict[str, str] = attrs.field(factory=dict)
+    """Plugins that failed to load: distribution or file → reason."""
+    _plugins: pluggy.PluginManager = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._plugins = pluggy.PluginManager(GROUP)
+        self._plugins.add_hookspecs(hookspecs)
+
+    @classmethod
+    def installed(cls) -> Registry:
+        """A registry of every installed plugin, ours first so that their names are taken."""
+        registry = cls()
+        for point in sorted(entry_points(group=GROUP), key=lambda p: (_owner(p)[0] != OURS, p.name)):
+            registry._load(point)
+        return registry
+
+    def _load(self, point: EntryPoint) -> None:
+        distribution, version = _owner(point)
+        try:
+            self.add(point.load(), distribution, version)
+        except Exception as error:  # noqa: BLE001 a plugin may raise anything
+            self.broken[f"{distribution} ({point.value})"] = reason(error)
+
+    def add_file(self, path: Path) -> None:
+        """Register a single .py file as a plugin. Raises `PluginError`."""
+        if not path.is_file():
+            raise PluginError(f"no plugin file {path}: --plugin takes a Python file of your own")
+        name = f"toolkit_plugin_{path.stem}"
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise PluginError(f"plugin {path} is not a Python file: its name must end in .py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[name]
+            raise PluginError(f"plugin {path} does not import: {reason(error)}") from error
+        self.add(module, str(path), "file")
+
+    def add(self, plugin: ModuleType, distribution: str, version: str) -> None:
+        """Register one plugin's strategies and families, all or none. Raises `PluginError`."""
+        before = dict(self.entries), list(self.families)
+        name = f"{distribution}:{plugin.__name__}"
+        self._plugins.register(plugin, name)
+        try:
+            self._plugins.check_pending()  # a misspelt hook is an error, not silence
+            for cls in self._called("strategies", plugin):
+                self._add_class(cls, distribution, version)
+            for family in self._called("families", plugin):
+                self._add_family(family, distribution)
+        except Exception as error:
+            self._plugins.unregister(plugin)
+            self.entries, self.families = before
+            if isinstance(error, PluginError):
+                raise
+            raise PluginError(f"plugin {distribution} cannot be used: {reason(error)}") from error
+
+    def _called(self, hook: str, plugin: ModuleType) -> list[object]:
+        """What this plugin alone answers to a hook."""
+        impls = getattr(self._plugins.hook, hook).get_hookimpls()
+        return [item for impl in impls if impl.plugin is plugin for item in impl.function()]
+
+    def _add_class(self, cls: object, distribution: str, version: str) -> None:
+        if not (isinstance(cls, type) and issubclass(cls, Strategy) and cls.kind in KINDS):
+            raise PluginError(
+                f"plugin {distribution} offers {cls!r}, which is no strategy: "
+                f"inherit from one of {', '.join(base.__name__ for base in KINDS.values())}"
+            )
+        if not attrs.has(cls) or "name" not in vars(cls):
+            raise PluginError(
+                f"plugin {distribution}: {cls.__name__} must be an attrs class (@attrs.define) with "
+                f"a class attribute `name`"
+            )
+        if cls.__module__.startswith(SECOND_COPY):
+            raise PluginError(
+                f"plugin {distribution}: {cls.__module__} is a second copy of a built-in, import "
+                f"toolkit.{cls.__module__} instead"
+            )
+        taken = self.entries.get((cls.kind, cls.name))
+        if taken:
+            raise PluginError(
+                f"{cls.kind} {cls.name!r} of {distribution} is already provided by "
+                f"{taken.distribution}: rename one of them"
+            )
+        self.entries[cls.kind, cls.name] = Entry(cls, distribution, version)
+
+    def _add_family(self, family: object, distribution: str) -> None:
+        if not isinstance(family, Family):
+            raise PluginError(f"plugin {distribution} offers {family!r}: families() gives Family rows")
+        for other in self.families:
+            shared = sorted(set(family.models) & set(other.models))
+            if shared:
+                raise PluginError(
+                    f"alias {shared[0]!r} of {distribution} is already in family {other.name!r}"
+                )
+        self.families.append(family)
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Every alias → its hub id or shipped folder."""
+        return {alias: place for family in self.families for alias, place in family.models.items()}
+
+    def names(self, kind: str) -> list[str]:
+        """Registered names of one kind, sorted."""
+        return sorted(name for k, name in self.entries if k == kind)
+
+    def find(self, kind: str, name: str) -> type[Strategy]:
+        """The class of that kind and name. Raises `SpecError` with the nearest names."""
+        if (kind, name) in self.entries:
+            return self.entries[kind, name].cls
+        names = self.names(kind)
+        if not names:
+            raise SpecError(f"no {kind} is registered: in a checkout, run `pip install -e .`")
+        near = difflib.get_close_matches(name, names, 3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
+        failed = f" (did not load: {'; '.join(self.broken)})" if self.broken else ""
+        raise SpecError(f"no {kind} called {name!r}: {hint}{failed}")
+
+    def resolve(self, kind: str, spec: str | Strategy | type[Strategy] | Choice) -> Choice:
+        """A spec string, a strategy, its class or a ready choice → a checked `Choice`.
+
+        For a drafter, a model's alias, folder or hub id is shorthand for `model:…`.
+        """
+        if isinstance(spec, str):
+            if kind == "drafter" and self._names_a_model(spec):
+                return Choice(self.find("drafter", "model"), (("id", spec),))
+            return parse(kind, spec, self.find)
+        choice = spec if isinstance(spec, Choice) else Choice.of(spec)
+        if choice.cls.kind != kind:
+            raise SpecError(f"{choice} is a {choice.cls.kind}, but a {kind} is wanted here")
+        return checked(kind, choice)
+
+    def _names_a_model(self, text: str) -> bool:
+        name = text.partition(":")[0]
+        if ("drafter", name) in self.entries:
+            return False
+        return text in self.aliases or "/" in name or Path(text).is_dir()
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if isinstance(error, PluginError) and lines else f"{type(error).__name__}: {error}"
+
+
+def _owner(point: EntryPoint) -> tuple[str, str]:
+    return (point.dist.name, point.dist.version) if point.dist else ("unknown", "unknown")

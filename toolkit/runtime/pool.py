@@ -1,0 +1,67 @@
+"""Pool: the models of one process, each loaded once and shared by all requests."""
+
+from __future__ import annotations
+
+import torch
+from attrs import define, field
+from transformers import PreTrainedModel
+
+from toolkit.errors import ModelError
+from toolkit.runtime.models import FoundModel, LoadedModel, find, load, prepared
+
+DTYPES = {
+    "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64,
+}
+
+
+@define(eq=False)
+class Pool:
+    """Models by name, on one device and in one dtype.
+
+    `device`: auto (CUDA where there is one), cpu or cuda. `dtype`: fp32, bf16, fp16, fp64, or auto,
+    which is fp32 on CPU and the checkpoint's own on CUDA. `modules` are models already in memory,
+    under the names that specs use; they stay on the device and in the dtype that they have.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    aliases: dict[str, str] = field(factory=dict)
+    modules: dict[str, PreTrainedModel] = field(factory=dict)
+    _found: dict[str, FoundModel] = field(factory=dict, init=False)
+    _loaded: dict[str, LoadedModel] = field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ModelError("no cuda device is here: use --device cpu, or auto to take what there is")
+
+    @property
+    def torch_device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """None keeps the checkpoint's own."""
+        if self.dtype == "auto":
+            return torch.float32 if self.torch_device.type == "cpu" else None
+        return DTYPES[self.dtype]
+
+    def find(self, name: str) -> FoundModel | LoadedModel:
+        """A model without its weights. Raises `ModelError`."""
+        if name in self.modules:
+            return self.load(name)
+        if name not in self._found:
+            self._found[name] = find(name, self.aliases)
+        return self._found[name]
+
+    def load(self, name: str) -> LoadedModel:
+        """A model with its weights, loaded on first use. Raises `ModelError`."""
+        if name not in self._loaded:
+            found = None if name in self.modules else self.find(name)
+            self._loaded[name] = (
+                load(found, self.torch_device, self.torch_dtype)
+                if isinstance(found, FoundModel)
+                else prepared(name, self.modules[name])
+            )
+        return self._loaded[name]

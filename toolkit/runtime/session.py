@@ -1,0 +1,79 @@
+"""Session: one model decoding one request. Weights are shared, the cache is its own."""
+
+from __future__ import annotations
+
+import torch
+from attrs import define, field
+from torch import Tensor
+
+from toolkit.interfaces import KVPolicy
+from toolkit.runtime.attention import visibility
+from toolkit.runtime.cache import TreeCache
+from toolkit.runtime.models import LoadedModel
+from toolkit.tree import ancestors
+
+CHUNK = 512  # prompt tokens per forward; chunks start at 0, so a prompt is always cut alike
+
+
+@define(eq=False)
+class ModelSession:
+    """Implements `interfaces.Session` for a loaded model under a KV policy."""
+
+    model: LoadedModel
+    policy: KVPolicy
+    cache: TreeCache = field(init=False)
+    _parents: Tensor = field(init=False, factory=lambda: torch.zeros(0, dtype=torch.long))
+    _depths: Tensor = field(init=False, factory=lambda: torch.zeros(0, dtype=torch.long))
+
+    def __attrs_post_init__(self) -> None:
+        self.cache = TreeCache(self.model.layers)
+
+    @property
+    def length(self) -> int:
+        return self.cache.length
+
+    @property
+    def scratch(self) -> int:
+        return self.cache.scratch
+
+    @property
+    def vocabulary(self) -> int:
+        return self.model.vocabulary
+
+    @property
+    def positions(self) -> int:
+        return self.model.positions
+
+    def prefill(self, tokens: Tensor) -> Tensor:
+        logits = torch.zeros(0)
+        for chunk in tokens.split(CHUNK):
+            rows = torch.arange(chunk.shape[0])
+            logits = self.forward(chunk, rows - 1)
+            self.commit(rows)
+        return logits[-1]
+
+    @torch.no_grad()
+    def forward(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        count, device = tokens.shape[0], self.model.device
+        self._append(parents)
+        self.cache.extend(count)
+        committed = torch.arange(self.length)
+        positions = self.length + self._depths
+        now = visibility(
+            self.policy,
+            positions[-count:].to(device),
+            torch.cat([committed, positions]).to(device),
+            ancestors(self._parents)[-count:].to(device),
+        )
+        return self.model.executor.forward(tokens.to(device), now, self.cache)
+
+    def _append(self, parents: Tensor) -> None:
+        """Add rows to the scratch tree: a row is one deeper than its parent, wherever it stands."""
+        first = self._parents.shape[0]
+        self._parents = torch.cat([self._parents, parents.cpu()])
+        depths = ancestors(self._parents)[first:].sum(1) - 1
+        self._depths = torch.cat([self._depths, depths])
+
+    def commit(self, rows: Tensor) -> None:
+        self.cache.commit(rows.cpu())
+        self._parents, self._depths = self._parents[:0], self._depths[:0]

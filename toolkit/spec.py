@@ -1,0 +1,171 @@
+"""Spec strings: "adaptive:nodes=64" ↔ Choice. Option types come from the class's own attrs fields.
+
+    spec   = name [":" option ("," option)*]
+    option = key "=" value | value        a bare first value binds to the first option
+    value  = scalar | 4x2x1 | "[" spec "]"
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any, Union, get_args, get_origin
+
+import attrs
+import cattrs
+
+from toolkit.errors import SpecError
+from toolkit.interfaces import Strategy
+
+
+@attrs.frozen
+class Choice:
+    """A strategy class and the options given for it: hashable, printable, buildable; no state."""
+
+    cls: type[Strategy]
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, strategy: Strategy | type[Strategy]) -> Choice:
+        """The choice that builds a strategy like this one: its class and non-default options."""
+        if isinstance(strategy, type):
+            return cls(strategy)
+        given = ((f.name, getattr(strategy, f.name)) for f in options_of(type(strategy)))
+        defaults = {f.name: f.default for f in options_of(type(strategy))}
+        return cls(type(strategy), tuple((k, v) for k, v in given if v != defaults[k]))
+
+    def build(self) -> Strategy:
+        """A fresh strategy for one request."""
+        return self.cls(**dict(self.options))
+
+    def __getitem__(self, name: str) -> Any:
+        """The value that option `name` will have."""
+        field = next(f for f in options_of(self.cls) if f.name == name)
+        return dict(self.options).get(name, field.default)
+
+    def __str__(self) -> str:
+        shown = ",".join(f"{key}={show(value)}" for key, value in self.options)
+        return self.cls.name + (f":{shown}" if shown else "")
+
+
+def options_of(cls: type[Strategy]) -> list[attrs.Attribute[Any]]:
+    """The attrs fields of a strategy class that are options, in order, types resolved."""
+    return [f for f in attrs.fields(attrs.resolve_types(cls)) if f.init]
+
+
+def show(value: Any) -> str:
+    """A value as it is written in a spec."""
+    if isinstance(value, Choice):
+        return f"[{value}]"
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str) and any(sign in value for sign in ",[]"):
+        return f"[{value}]"
+    return str(value)
+
+
+def parse(kind: str, text: str, find: Callable[[str, str], type[Strategy]]) -> Choice:
+    """Resolve a spec string. `find(kind, name)` gives the class or raises `SpecError`."""
+    name, colon, rest = text.partition(":")
+    cls = find(kind, name)
+    fields = {f.name: f for f in options_of(cls)}
+    given: dict[str, Any] = {}
+    for index, part in enumerate(_split(rest, text) if colon else []):
+        key, equals, raw = part.partition("=")
+        if (not equals or "[" in key) and index == 0 and fields:
+            key, raw = next(iter(fields)), part
+        if key not in fields:
+            known = ", ".join(describe(f) for f in fields.values()) or "none"
+            raise SpecError(f"{kind} {name!r} has no option {key!r}; it has: {known}")
+        if key in given:
+            raise SpecError(f"{kind} {name!r}: option {key!r} is given twice, write it once")
+        given[key] = _value(kind, name, fields[key], raw, find)
+    return checked(kind, Choice(cls, tuple(given.items())))
+
+
+def checked(kind: str, choice: Choice) -> Choice:
+    """The choice, after its validators have spoken; raises `SpecError`."""
+    fields, given = options_of(choice.cls), dict(choice.options)
+    missing = [f.name for f in fields if f.default is attrs.NOTHING and f.name not in given]
+    if missing:
+        wanted = ", ".join(f"{key}=…" for key in missing)
+        raise SpecError(f"{kind} {str(choice)!r} needs {wanted}: write {choice.cls.name}:{wanted}")
+    try:
+        choice.build()
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{kind} {str(choice)!r}: {error.args[0]}") from error
+    return choice
+
+
+def describe(field: attrs.Attribute[Any]) -> str:
+    """`name (type, default 4)` for messages and help."""
+    if field.default is attrs.NOTHING:
+        return f"{field.name} ({type_name(field)}, required)"
+    return f"{field.name} ({type_name(field)}, default {show(field.default) or 'chosen for you'})"
+
+
+def type_name(field: attrs.Attribute[Any]) -> str:
+    """An option's type in the user's words."""
+    if field.metadata.get("kind"):
+        return f"a {field.metadata['kind']} as [spec]"
+    if field.metadata.get("model"):
+        return "model"
+    if get_origin(field.type) is tuple:
+        return "integers joined by x, as 4x2x1"
+    return {int: "int", float: "float", bool: "true or false", str: "text"}.get(
+        _bare(field.type), str(field.type)
+    )
+
+
+def _split(text: str, whole: str) -> list[str]:
+    """Split on commas outside brackets; `whole` is quoted when brackets do not match."""
+    parts, depth = [""], 0
+    for char in text:
+        depth += (char == "[") - (char == "]")
+        if depth < 0:
+            break
+        if char == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += char
+    if depth:
+        raise SpecError(f"the brackets of {whole!r} do not match: every [ needs its ]")
+    return parts
+
+
+def _value(
+    kind: str, name: str, field: attrs.Attribute[Any], raw: str,
+    find: Callable[[str, str], type[Strategy]],
+) -> Any:
+    bare = raw[1:-1] if raw.startswith("[") and raw.endswith("]") else raw
+    if field.metadata.get("kind"):
+        return parse(field.metadata["kind"], bare, find)
+    try:
+        return _converter.structure(bare, field.type)
+    except Exception as error:
+        raise SpecError(
+            f"{kind} {name!r}: option {field.name!r} takes {type_name(field)}, got {raw!r}"
+        ) from error
+
+
+def _bare(kind: Any) -> Any:
+    """`int` of `int | None`."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return next(arg for arg in get_args(kind) if arg is not type(None))
+    return kind
+
+
+def _bool(text: str, _: Any) -> bool:
+    return {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}[
+        text.lower()
+    ]
+
+
+_converter = cattrs.Converter()
+_converter.register_structure_hook(int, lambda text, _: int(text))
+_converter.register_structure_hook(bool, _bool)
+_converter.register_structure_hook_func(
+    lambda kind: get_origin(kind) is tuple, lambda text, _: tuple(int(part) for part in text.split("x"))
+)
