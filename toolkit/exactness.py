@@ -54,6 +54,7 @@ class Watch(Verifier):
 
     name = "watch"
     exactness = "greedy"
+    assumes = frozenset({"fixed", "sampled"})
 
     expected: list[int]
     seen: int = 0

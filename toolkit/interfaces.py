@@ -24,6 +24,7 @@ from toolkit.tree import Candidates, TokenTree, Verdict
 
 Expand = Callable[[TokenTree, Tensor, int], Candidates]
 Exactness = Literal["greedy", "distribution", "lossy"]
+Proposal = Literal["fixed", "sampled"]
 Kind = Literal["drafter", "shaper", "verifier", "kv"]
 
 
@@ -97,6 +98,8 @@ class Drafter(Strategy):
     """
 
     kind = "drafter"
+    proposals: ClassVar[frozenset[Proposal]] = frozenset({"fixed"})
+    """How it can choose candidates: `fixed`, without chance (top-k, look-up), or `sampled`."""
 
     @abstractmethod
     def start(self, prompt: Tensor, runtime: Runtime) -> None:
@@ -119,10 +122,12 @@ class Drafter(Strategy):
 class TreeShaper(Strategy):
     """Which nodes to grow, which to send to verification, when to stop?
 
-    A shaper can be slow or useless, but never make the output wrong.
+    A shaper can be slow or useless, but under `greedy` verification never make the output wrong.
     """
 
     kind = "shaper"
+    prunes: ClassVar[bool] = True
+    """Whether it may drop, stop at or reorder candidates once it has seen them."""
     nodes: int
     """The most nodes, root included, that `grow` may return: an option or a property."""
 
@@ -143,6 +148,8 @@ class Verifier(Strategy):
     kind = "verifier"
     exactness: ClassVar[Exactness]
     """`greedy`: token-identical to AR; `distribution`: the law of sampling; `lossy`: neither."""
+    assumes: ClassVar[frozenset[Proposal]]
+    """The proposals that its proof covers."""
 
     @abstractmethod
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:

@@ -69,6 +69,7 @@ class Pipeline:
         self.verifier = self.registry.resolve("verifier", verifier)
         self.kv = self.registry.resolve("kv", kv)
         self.draft_kv = self.registry.resolve("kv", draft_kv)
+        fits(self.drafter, self.shaper, self.verifier)
         found = self.pool.find(self.target)
         for name in models_of(self.drafter):
             same_tokens(found, self.pool.find(name))
@@ -189,7 +190,7 @@ class Stream:
             prompt_ids=self.prompt.tolist(),
             stop_reason=self._stop_reason(ids),
             specs=self.pipeline.specs,
-            numerics="fp32" if model.dtype in (torch.float32, torch.float64) else "tie",
+            numerics=model.numerics,
             ttft_ms=self.ttft_ms,
             kv_bytes=self.target.cache.bytes,
             draft_kv_bytes=self.drafts.bytes,
@@ -221,6 +222,25 @@ class DraftRuntime:
     @property
     def bytes(self) -> int:
         return sum(session.cache.bytes for session in self.sessions)
+
+
+def fits(drafter: Choice, shaper: Choice, verifier: Choice) -> None:
+    """Raise `MismatchError` when the verifier's proof does not cover how drafts are made."""
+    gives, assumes = cast("type[Drafter]", drafter.cls).proposals, cast(
+        "type[Verifier]", verifier.cls
+    ).assumes
+    if not gives & assumes:
+        raise MismatchError(
+            f"cannot use verifier {verifier.cls.name!r} with drafter {drafter.cls.name!r}: the drafter "
+            f"gives {', '.join(sorted(gives))} proposals, and the verifier's proof covers "
+            f"{', '.join(sorted(assumes))}; `--verifier greedy` fits any drafter"
+        )
+    law = cast("type[Verifier]", verifier.cls).exactness == "distribution" and "sampled" in assumes
+    if law and "sampled" in gives and cast("type[TreeShaper]", shaper.cls).prunes:
+        raise MismatchError(
+            f"cannot use verifier {verifier.cls.name!r} with shaper {shaper.cls.name!r}: its proof "
+            f"needs every drawn candidate, and this shaper drops some; `--verifier greedy` fits"
+        )
 
 
 def models_of(choice: Choice) -> list[str]:

@@ -44,13 +44,25 @@ class Choice:
         return dict(self.options).get(name, field.default)
 
     def __str__(self) -> str:
-        shown = ",".join(f"{key}={show(value)}" for key, value in self.options)
-        return self.cls.name + (f":{shown}" if shown else "")
+        parts = [f"{key}={show(value)}" for key, value in self.options]
+        if self.options and self._starts_bare():
+            parts[0] = parts[0].partition("=")[2]
+        return self.cls.name + (":" if parts else "") + ",".join(parts)
+
+    def _starts_bare(self) -> bool:
+        """Whether the first option given is a model, and the class's first: `model:pythia-70m`."""
+        (name, value), first = self.options[0], options_of(self.cls)[0]
+        return name == first.name and bool(first.metadata.get("model")) and "=" not in value
 
 
 def options_of(cls: type[Strategy]) -> list[attrs.Attribute[Any]]:
     """The attrs fields of a strategy class that are options, in order, types resolved."""
     return [f for f in attrs.fields(attrs.resolve_types(cls)) if f.init]
+
+
+def needs_options(cls: type[Strategy]) -> bool:
+    """Whether a name alone is not enough."""
+    return any(f.default is attrs.NOTHING for f in options_of(cls))
 
 
 def show(value: Any) -> str:

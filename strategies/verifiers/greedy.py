@@ -19,6 +19,7 @@ class Greedy(Verifier):
 
     name = "greedy"
     exactness = "greedy"
+    assumes = frozenset({"fixed", "sampled"})
 
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
         choice = logits.argmax(-1).to(tree.tokens.device)

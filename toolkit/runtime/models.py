@@ -7,12 +7,13 @@ the architecture is built on the meta device and asked.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import field, frozen
+from attrs import frozen
 from huggingface_hub import constants
 from transformers import (
     AutoConfig,
@@ -46,10 +47,15 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     stop_ids: frozenset[int]
-    executor: ModuleExecutor = field(init=False)
 
-    def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "executor", ModuleExecutor(self.module))
+    @property
+    def executor(self) -> ModuleExecutor:
+        return ModuleExecutor(self.module)
+
+    @property
+    def numerics(self) -> str:
+        """How equality with AR is meant: `fp32`, token-identical, or `tie`, up to numerical ties."""
+        return "fp32" if self.dtype in (torch.float32, torch.float64) else "tie"
 
 
 @frozen(eq=False)
@@ -64,6 +70,12 @@ class FoundModel:
     @property
     def vocabulary(self) -> int:
         return int(self.config.vocab_size)
+
+    @property
+    def revision(self) -> str | None:
+        """The hub's commit, or a sha256 over a local folder's config and weights."""
+        commit: str | None = getattr(self.config, "_commit_hash", None)
+        return commit or _digest(Path(self.place))
 
     @property
     def positions(self) -> int:
@@ -82,6 +94,17 @@ def place_of(name: str, aliases: dict[str, str]) -> str:
     near = difflib.get_close_matches(place, aliases, 3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`toolkit models` lists the known names"
     raise ModelError(f"no model called {place!r}: it is no folder, alias or hub id (owner/name); {hint}")
+
+
+def _digest(folder: Path) -> str | None:
+    files = sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")])
+    if not files:
+        return None
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return f"sha256:{total.hexdigest()}"
 
 
 def _is_path(text: str) -> bool:

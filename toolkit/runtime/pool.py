@@ -65,3 +65,15 @@ class Pool:
                 else prepared(name, self.modules[name])
             )
         return self._loaded[name]
+
+    def revision(self, name: str) -> str | None:
+        """What weights a name stands for; None for a module that was given in memory."""
+        found = None if name in self.modules else self.find(name)
+        return found.revision if isinstance(found, FoundModel) else None
+
+    def place(self, name: str) -> str:
+        """Where a model comes from: a folder, a hub id, this package or memory."""
+        if name in self.modules:
+            return "in memory"
+        place = self.aliases.get(name, name)
+        return "in this package" if place.startswith("package:") else place

@@ -1,0 +1,53 @@
+"""`toolkit models`: which models have short names, which are here, how to get the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from toolkit.cli.run import plugin_option, registry
+
+if TYPE_CHECKING:
+    from toolkit import Family
+
+
+@click.command()
+@plugin_option
+def models(plugins: tuple[Path, ...]) -> None:
+    """Model aliases, what they stand for, and whether the weights are here.
+
+    Any Hugging Face causal LM works by folder or hub id; an alias also knows its usual partner.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("alias", "model", "here", "role", box=None, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    for family in registry(plugins).families:
+        for alias, place in family.models.items():
+            table.add_row(alias, _shown(place), _here(place), _role(family, alias))
+        table.add_section()
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("\nTo get one: hf download OWNER/NAME. Any other: --target FOLDER or OWNER/NAME.")
+
+
+def _role(family: Family, alias: str) -> str:
+    return {family.target: "target", family.drafter: "drafter"}.get(alias, "")
+
+
+def _shown(place: str) -> str:
+    return "in this package" if place.startswith("package:") else place
+
+
+def _here(place: str) -> str:
+    if place.startswith("package:"):
+        from toolkit import embedded
+
+        return "yes" if (embedded.folder(place[8:]) / "config.json").is_file() else "no"
+    from huggingface_hub import try_to_load_from_cache
+
+    return "yes" if isinstance(try_to_load_from_cache(place, "config.json"), str) else "no"

@@ -1,0 +1,112 @@
+"""`toolkit plugins`: which strategies there are, where they come from, what they take."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.cli.run import plugin_option, registry
+from toolkit.errors import SpecError
+
+if TYPE_CHECKING:
+    from toolkit import Registry, Strategy
+
+
+@click.group()
+def plugins() -> None:
+    """Strategies: list them, show one."""
+
+
+@plugins.command("list")
+@click.option("--json", "as_json", is_flag=True, help="A JSON array on stdout.")
+@plugin_option
+def list_(as_json: bool, plugins: tuple[Path, ...]) -> None:
+    """Every strategy, and every plugin that did not load, with the reason."""
+    rows = listed(registry(plugins))
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("kind", "name", "summary", "from", box=None, pad_edge=False)
+    for row in rows:
+        origin = f"{row['distribution']} {row['version']}".strip()
+        what = row["summary"] if row["status"] == "ok" else f"[red]did not load:[/] {row['reason']}"
+        table.add_row(row["kind"] or "–", row["name"], what, origin)
+    Console(highlight=False).print(table)
+
+
+@plugins.command()
+@click.argument("name")
+@plugin_option
+def show(name: str, plugins: tuple[Path, ...]) -> None:
+    """What NAME is, its options with defaults, and what it declares."""
+    found = registry(plugins)
+    classes = [e.cls for (kind, known), e in found.entries.items() if known == name]
+    if not classes:
+        raise SpecError(_unknown(name, found))
+    for cls in classes:
+        click.echo(described(cls))
+
+
+def listed(found: Registry) -> list[dict[str, Any]]:
+    """One object per strategy, then one per plugin that did not load."""
+    from toolkit.spec import needs_options
+
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name, "kind": kind, "summary": summary(entry.cls),
+            "distribution": entry.distribution, "version": entry.version,
+            "status": "ok", "reason": None, "needs_options": needs_options(entry.cls),
+        }
+        for (kind, name), entry in sorted(found.entries.items())
+    ]
+    return rows + [
+        {
+            "name": plugin, "kind": None, "summary": None, "distribution": plugin, "version": "",
+            "status": "broken", "reason": reason, "needs_options": False,
+        }
+        for plugin, reason in sorted(found.broken.items())
+    ]
+
+
+def summary(cls: type[Strategy]) -> str:
+    """The first sentence of a class's docstring."""
+    return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def described(cls: type[Strategy]) -> str:
+    """A strategy's page: docstring, options, declarations."""
+    from toolkit.spec import describe, options_of
+
+    lines = [f"{cls.kind} {cls.name}", "", inspect.getdoc(cls) or "", ""]
+    options = options_of(cls)
+    lines += ["options:" if options else "no options"]
+    lines += [f"  {describe(option)}\n      {option.metadata.get('help', '')}" for option in options]
+    return "\n".join([*lines, *_declared(cls), ""])
+
+
+def _declared(cls: type[Strategy]) -> list[str]:
+    """What the class declares to others: its laws and its exactness."""
+    lines = []
+    for name, label in (("proposals", "proposals that it gives"), ("assumes", "proposals its proof "
+                        "covers"), ("prunes", "drops drafted nodes"), ("exactness", "exactness")):
+        if hasattr(cls, name):
+            value = getattr(cls, name)
+            shown = ", ".join(sorted(value)) if isinstance(value, frozenset) else value
+            lines.append(f"{label}: {shown if not isinstance(shown, bool) else 'yes' if shown else 'no'}")
+    return lines
+
+
+def _unknown(name: str, found: Registry) -> str:
+    import difflib
+
+    names = sorted({known for _, known in found.entries})
+    near = difflib.get_close_matches(name, names, 3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
+    return f"no strategy called {name!r}: {hint}"

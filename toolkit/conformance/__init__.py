@@ -1,0 +1,1 @@
+"""The kit that proves a strategy exact: tiny models, generators, properties, saboteurs."""

@@ -1,0 +1,83 @@
+"""Tiny random models of every tested family: float64, made on the spot, no download.
+
+At most two layers, width 32 and a vocabulary of 97, so that exactness can be tested in exact-enough
+arithmetic and thousands of times.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+import transformers as hf
+from transformers import PreTrainedModel
+
+VOCABULARY = 97
+WINDOW = 8  # sliding layers, where the family has them: small enough to bite in every test
+POSITIONS = 256
+
+_LLAMA: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": POSITIONS,
+    "vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 0, "pad_token_id": None,
+}
+_NEOX = {k: v for k, v in _LLAMA.items() if k not in ("num_key_value_heads", "head_dim")}
+_LAYERS = ["sliding_attention", "full_attention"]
+_GEMMA = {
+    **_LLAMA, "tie_word_embeddings": False, "sliding_window": WINDOW, "layer_types": _LAYERS, "query_pre_attn_scalar": 8,
+}
+
+FAMILIES: dict[str, Callable[[], hf.PretrainedConfig]] = {
+    "llama": lambda: hf.LlamaConfig(**_LLAMA),
+    "mistral": lambda: hf.MistralConfig(**_LLAMA, sliding_window=WINDOW),
+    "qwen2": lambda: hf.Qwen2Config(
+        **_LLAMA, use_sliding_window=True, sliding_window=WINDOW, layer_types=_LAYERS
+    ),
+    "qwen3": lambda: hf.Qwen3Config(**_LLAMA),
+    "gemma2": lambda: hf.Gemma2Config(
+        **_GEMMA, attn_logit_softcapping=5.0, final_logit_softcapping=8.0
+    ),
+    "gemma3": lambda: hf.Gemma3TextConfig(**_GEMMA),
+    "gpt_neox": lambda: hf.GPTNeoXConfig(**_NEOX),
+    "gpt2": lambda: hf.GPT2Config(
+        n_embd=32, n_layer=2, n_head=4, n_positions=POSITIONS, vocab_size=VOCABULARY,
+        bos_token_id=1, eos_token_id=0,
+    ),
+    "opt": lambda: hf.OPTConfig(
+        hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=POSITIONS, vocab_size=VOCABULARY, word_embed_proj_dim=32,
+        bos_token_id=1, eos_token_id=0, pad_token_id=None,
+    ),
+    "phi": lambda: hf.PhiConfig(
+        **{k: v for k, v in _NEOX.items() if k != "num_key_value_heads"}, num_key_value_heads=4
+    ),
+}
+
+
+@lru_cache(maxsize=64)
+def tiny(family: str, seed: int = 0) -> PreTrainedModel:
+    """A random model of a family, float64, in eval mode. Weights are drawn wide, so that its
+    distributions are peaked and its greedy text does not loop at once."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = hf.AutoModelForCausalLM.from_config(FAMILIES[family]())
+        model = model.double().eval()
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.data.normal_(0.0, 0.35)
+    model.generation_config = hf.GenerationConfig(eos_token_id=0, bos_token_id=1)
+    return model
+
+
+@lru_cache(maxsize=64)
+def noisy(family: str, seed: int = 0, noise: float = 0.02) -> PreTrainedModel:
+    """A copy of `tiny(family, seed)` with noise on its weights: a drafter that is sometimes right."""
+    model = copy.deepcopy(tiny(family, seed))
+    rng = torch.Generator().manual_seed(seed + 1)
+    for parameter in model.parameters():
+        if parameter.ndim >= 2:
+            parameter.data += noise * torch.randn(parameter.shape, generator=rng, dtype=torch.double)
+    return model

@@ -1,0 +1,272 @@
+"""Results as data: four tables, schemas derived from attrs classes, files that survive a crash.
+
+A part file is written under a temporary name, synced, then renamed: a Parquet file is either whole
+or not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import types
+import uuid
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import attrs
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from attrs import field, frozen
+
+from toolkit.engine import Step
+from toolkit.errors import ToolkitError
+from toolkit.generation import Generation, Outcome, StopReason
+from toolkit.pipeline import Pipeline
+from toolkit.tree import TokenTree, Verdict
+
+
+def column(text: str) -> Any:
+    """A column with its one line of documentation, which is also stored in the Parquet schema."""
+    return field(metadata={"help": text})
+
+
+@frozen(kw_only=True)
+class Run:
+    """The environment and the choices that a run's requests share."""
+
+    run_id: str = column("random id, in every table")
+    created: str = column("UTC, ISO 8601")
+    toolkit_version: str = column("version of speculative-toolkit")
+    git_revision: str | None = column("of the checkout in the working directory, null outside one")
+    python: str = column("version")
+    torch: str = column("version")
+    transformers: str = column("version")
+    platform: str = column("operating system and machine")
+    device: str = column("cpu, or the GPU's name")
+    threads: int = column("CPU threads of torch")
+    dtype: str = column("of the target's weights")
+    numerics: str = column("bitwise, fp32 or tie: how exact equality with AR is meant")
+    target: str = column("target as given")
+    target_revision: str | None = column("hub commit, or sha256 over the folder's config and weights")
+    drafter: str = column("spec")
+    shaper: str = column("spec")
+    verifier: str = column("spec")
+    kv: str = column("spec of the target's KV policy")
+    draft_kv: str = column("spec of the drafter's KV policy")
+
+
+@frozen(kw_only=True)
+class Request:
+    """One prompt decoded. Times are wall-clock."""
+
+    run_id: str = column("of the run")
+    request_id: int = column("number within the run")
+    prompt_id: str = column("sha256 of the prompt's token ids, 16 hex digits")
+    prompt_tokens: int = column("P")
+    token_ids: list[int] = column("emitted tokens, the stop id included")
+    text: str = column("emitted text")
+    stop_reason: StopReason = column("eos, length (max_new_tokens) or positions (the model's limit)")
+    steps: int = column("target forwards, prefill excluded")
+    tau: float | None = column("tokens committed per target forward")
+    ttft_ms: float = column("time to first token: the target's prefill")
+    decode_ms: float = column("from the first token to the last, the drafter's prefill included")
+    tokens_per_s: float | None = column("tokens after the first, per second of decoding")
+    tokens_per_s_end_to_end: float | None = column("all tokens, per second of ttft and decoding")
+    tpot_ms: float | None = column("decode_ms per token after the first")
+    drafted: int = column("nodes drafted, all steps")
+    accepted: int = column("drafted tokens accepted, all steps")
+    acceptance: float | None = column("accepted over the depths of the trees: at most 1")
+    nodes_mean: float | None = column("mean tree size N, root included")
+    draft_share: float | None = column("of decode_ms in the drafter")
+    verify_share: float | None = column("of decode_ms in target forward and verifier")
+    commit_share: float | None = column("of decode_ms in shaping and commit")
+    kv_bytes: int = column("bytes of the target's KV buffers at the end")
+    draft_kv_bytes: int = column("bytes of the drafter's KV buffers at the end")
+    peak_memory_bytes: int | None = column("CUDA's peak, or the process's; null where unknown")
+    verdict: Outcome | None = column("exact, tie, divergent, inconclusive; null: not compared")
+    ties: int | None = column("numerical ties with AR; null: not compared")
+
+
+@frozen(kw_only=True)
+class Node:
+    """One drafted node of one step."""
+
+    run_id: str = column("of the run")
+    request_id: int = column("of the request")
+    step: int = column("number within the request")
+    node: int = column("index in the tree; 0 is the root")
+    parent: int = column("index of the parent; −1 at the root")
+    depth: int = column("0 at the root")
+    token: int = column("token id")
+    logprob: float = column("drafter's conditional log-probability, natural log")
+    path_logprob: float = column("sum from the root")
+    accepted: bool = column("on the committed path")
+
+
+STEP_KEYS = (("run_id", pa.string()), ("request_id", pa.int64()), ("step", pa.int64()))
+
+
+def schema(cls: type[Any]) -> pa.Schema:
+    """The Arrow schema of a record class; each field carries its help."""
+    keys = [pa.field(name, kind, nullable=False) for name, kind in STEP_KEYS] if cls is Step else []
+    return pa.schema(keys + [
+        pa.field(f.name, *_arrow(f.type), metadata={"help": f.metadata["help"]})
+        for f in attrs.fields(attrs.resolve_types(cls))
+    ])
+
+
+def _arrow(kind: Any) -> tuple[pa.DataType, bool]:
+    """Arrow type and nullability of a Python type."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return _arrow(next(a for a in get_args(kind) if a is not type(None)))[0], True
+    plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    if kind in plain:
+        return plain[kind], False
+    if get_origin(kind) is list:
+        return pa.list_(_arrow(get_args(kind)[0])[0]), False
+    return pa.string(), False  # a Literal of strings
+
+
+TABLES: dict[str, type[Any]] = {"runs": Run, "requests": Request, "steps": Step, "nodes": Node}
+
+
+def run_record(pipeline: Pipeline) -> Run:
+    """The run's row: environment, versions and choices of a loaded pipeline."""
+    model = pipeline.pool.load(pipeline.target)
+    cuda = model.device.type == "cuda"
+    return Run(
+        run_id=uuid.uuid4().hex[:16],
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        toolkit_version=version("speculative-toolkit"),
+        git_revision=_git_revision(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=version("transformers"),
+        platform=platform.platform(),
+        device=torch.cuda.get_device_name(model.device) if cuda else "cpu",
+        threads=torch.get_num_threads(),
+        dtype=str(model.dtype).removeprefix("torch."),
+        numerics=model.numerics,
+        target_revision=pipeline.pool.revision(pipeline.target),
+        **pipeline.specs,
+    )
+
+
+def request_record(run: Run, request_id: int, generation: Generation) -> Request:
+    """A request's row."""
+    metrics: dict[str, Any] = dict(generation.metrics)
+    columns = {f.name for f in attrs.fields(Request)}
+    prompt = ",".join(map(str, generation.prompt_ids)).encode()
+    return Request(
+        run_id=run.run_id,
+        request_id=request_id,
+        prompt_id=hashlib.sha256(prompt).hexdigest()[:16],
+        prompt_tokens=len(generation.prompt_ids),
+        token_ids=generation.token_ids,
+        text=generation.text,
+        stop_reason=generation.stop_reason,
+        steps=len(generation.steps),
+        tau=generation.tau,
+        ttft_ms=generation.ttft_ms,
+        tokens_per_s=generation.tokens_per_s,
+        verdict=generation.verdict,
+        ties=generation.verification.ties if generation.verification else None,
+        **{name: value for name, value in metrics.items() if name in columns},
+    )
+
+
+def step_rows(run: Run, request_id: int, generation: Generation) -> Iterator[dict[str, Any]]:
+    """The steps' rows of one request."""
+    for number, step in enumerate(generation.steps):
+        yield {"run_id": run.run_id, "request_id": request_id, "step": number, **attrs.asdict(step)}
+
+
+def node_rows(run: Run, request_id: int, generation: Generation) -> Iterator[dict[str, Any]]:
+    """The nodes' rows of one request."""
+    for number, event in enumerate(e for e in generation.events if e.step is not None):
+        if event.tree is not None and event.verdict is not None:
+            for node in _nodes(event.tree, event.verdict):
+                yield {"run_id": run.run_id, "request_id": request_id, "step": number, **node}
+
+
+def _nodes(tree: TokenTree, verdict: Verdict) -> Iterator[dict[str, Any]]:
+    kept = set(verdict.path.tolist())
+    rows = zip(
+        tree.parents.tolist(), tree.depths.tolist(), tree.tokens.tolist(),
+        tree.logprobs.tolist(), tree.path_logprobs.tolist(), strict=True,
+    )
+    for index, (parent, depth, token, logprob, path_logprob) in enumerate(rows):
+        yield {
+            "node": index, "parent": parent, "depth": depth, "token": token, "logprob": logprob,
+            "path_logprob": path_logprob, "accepted": index in kept,
+        }
+
+
+@frozen
+class Out:
+    """Where results go: a new folder with a sub-folder per table, or one .parquet file."""
+
+    path: Path
+
+    @classmethod
+    def checked(cls, path: Path) -> Out:
+        """Raise `ToolkitError` now rather than after decoding."""
+        if not path.absolute().parent.is_dir():
+            raise ToolkitError(f"no folder {path.parent} for --out {path}: make it first")
+        if path.is_dir():
+            raise ToolkitError(
+                f"--out {path} is a folder that is there already: name a new folder, or a file "
+                f"ending in .parquet"
+            )
+        if path.exists() and path.suffix != ".parquet":
+            raise ToolkitError(f"--out {path} is a file: name a new folder, or one ending in .parquet")
+        if not os.access(path.absolute().parent, os.W_OK):
+            raise ToolkitError(f"--out {path} cannot be written: no permission in {path.parent}")
+        return cls(path)
+
+    def write(self, run: Run, generations: list[Generation]) -> None:
+        """Write the tables of a run, each file whole or not at all."""
+        numbered = list(enumerate(generations))
+        requests = [attrs.asdict(request_record(run, i, g)) for i, g in numbered]
+        if self.path.suffix == ".parquet":
+            rows = [{**row, **attrs.asdict(run)} for row in requests]
+            fields = {f.name: f for cls in (Request, Run) for f in schema(cls)}
+            write_part(self.path, rows, pa.schema(list(fields.values())))
+            return
+        tables: dict[str, Iterable[dict[str, Any]]] = {
+            "runs": [attrs.asdict(run)],
+            "requests": requests,
+            "steps": (row for i, g in numbered for row in step_rows(run, i, g)),
+            "nodes": (row for i, g in numbered for row in node_rows(run, i, g)),
+        }
+        for name, rows in tables.items():
+            folder = self.path / name
+            folder.mkdir(parents=True)
+            write_part(folder / "part-00000.parquet", list(rows), schema(TABLES[name]))
+
+
+def write_part(path: Path, rows: list[dict[str, Any]], as_schema: pa.Schema) -> None:
+    """Write one Parquet file so that it is either whole or not there."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        pq.write_table(pa.Table.from_pylist(rows, as_schema), file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _git_revision() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607 the user's git
+            capture_output=True, text=True, timeout=5, check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
