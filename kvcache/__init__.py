@@ -18,5 +18,10 @@ def strategies() -> Iterable[type[Strategy]]:
 def _walk() -> Iterator[type[Strategy]]:
     for info in iter_modules(__path__, __name__ + "."):
         members = vars(import_module(info.name)).values()
-        yield from (m for m in members if getattr(m, "__module__", "") == info.name
-                    and isinstance(m, type) and issubclass(m, Strategy))
+        yield from (
+            m
+            for m in members
+            if getattr(m, "__module__", "") == info.name
+            and isinstance(m, type)
+            and issubclass(m, Strategy)
+        )

@@ -21,5 +21,10 @@ def _walk() -> Iterator[type[Strategy]]:
     for package in (drafters, shapers, verifiers):
         for info in iter_modules(package.__path__, package.__name__ + "."):
             members = vars(import_module(info.name)).values()
-            yield from (m for m in members if getattr(m, "__module__", "") == info.name
-                        and isinstance(m, type) and issubclass(m, Strategy))
+            yield from (
+                m
+                for m in members
+                if getattr(m, "__module__", "") == info.name
+                and isinstance(m, type)
+                and issubclass(m, Strategy)
+            )

@@ -39,7 +39,9 @@ class Step:
     shape_ms: float = field(metadata={"help": "in the shaper, the drafter apart"})
     verify_ms: float = field(metadata={"help": "target forward and verifier"})
     commit_ms: float = field(metadata={"help": "keeping the accepted path's KV, feedback"})
-    margin: float = field(metadata={"help": "target's first less its second logit at the path's end"})
+    margin: float = field(
+        metadata={"help": "target's first less its second logit at the path's end"}
+    )
 
     @property
     def total_ms(self) -> float:

@@ -61,7 +61,7 @@ class Watch(Verifier):
     ties: list[Difference] = attrs.field(factory=list)
     divergent: Difference | None = None
 
-    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:  # noqa: ARG002
+    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
         index, row = self.seen, logits[0]
         token, wanted = int(row.argmax()), self.expected[self.seen]
         self.seen += 1

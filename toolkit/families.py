@@ -24,7 +24,9 @@ class Family:
 
 
 STORIES = Family(
-    "stories", target="stories-11m", drafter="stories-1m",
+    "stories",
+    target="stories-11m",
+    drafter="stories-1m",
     models={
         "stories-11m": "package:target",
         "stories-3m": "package:middle",
@@ -41,11 +43,15 @@ def _sizes(prefix: str, hub: str, sizes: str) -> dict[str, str]:
 BUILT_IN = (
     STORIES,
     Family(
-        "pythia", target="pythia-2.8b", drafter="pythia-70m",
+        "pythia",
+        target="pythia-2.8b",
+        drafter="pythia-70m",
         models=_sizes("pythia", "EleutherAI/pythia-{}", "70m 160m 410m 1b 1.4b 2.8b 6.9b 12b"),
     ),
     Family(
-        "llama", target="llama-7b", drafter="llama-68m",
+        "llama",
+        target="llama-7b",
+        drafter="llama-68m",
         models={
             "llama-68m": "JackFram/llama-68m",
             "llama-160m": "JackFram/llama-160m",
@@ -54,25 +60,32 @@ BUILT_IN = (
         },
     ),
     Family(
-        "qwen2.5-instruct", target="qwen2.5-7b-instruct", drafter="qwen2.5-0.5b-instruct",
+        "qwen2.5-instruct",
+        target="qwen2.5-7b-instruct",
+        drafter="qwen2.5-0.5b-instruct",
         models={
             f"qwen2.5-{size.lower()}-instruct": f"Qwen/Qwen2.5-{size}-Instruct"
             for size in "0.5B 1.5B 3B 7B 14B 32B 72B".split()
         },
     ),
     Family(
-        "qwen3", target="qwen3-8b", drafter="qwen3-0.6b",
+        "qwen3",
+        target="qwen3-8b",
+        drafter="qwen3-0.6b",
         models=_sizes("qwen3", "Qwen/Qwen3-{}", "0.6B 1.7B 4B 8B 14B 32B"),
     ),
     Family(
         "deepseek-r1-distill-qwen",
-        target="deepseek-r1-distill-qwen-7b", drafter="deepseek-r1-distill-qwen-1.5b",
+        target="deepseek-r1-distill-qwen-7b",
+        drafter="deepseek-r1-distill-qwen-1.5b",
         models=_sizes(
             "deepseek-r1-distill-qwen", "deepseek-ai/DeepSeek-R1-Distill-Qwen-{}", "1.5B 7B 14B 32B"
         ),
     ),
     Family(
-        "llama-3", target="llama-3.1-8b-instruct", drafter="llama-3.2-1b-instruct",
+        "llama-3",
+        target="llama-3.1-8b-instruct",
+        drafter="llama-3.2-1b-instruct",
         models={
             "llama-3.2-1b-instruct": "meta-llama/Llama-3.2-1B-Instruct",
             "llama-3.2-3b-instruct": "meta-llama/Llama-3.2-3B-Instruct",

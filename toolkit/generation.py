@@ -85,9 +85,7 @@ class Generation:
         return {
             "decode_ms": decode_ms,
             "tpot_ms": _ratio(decode_ms, len(self.token_ids) - 1),
-            "tokens_per_s_end_to_end": _ratio(
-                1e3 * len(self.token_ids), self.ttft_ms + decode_ms
-            ),
+            "tokens_per_s_end_to_end": _ratio(1e3 * len(self.token_ids), self.ttft_ms + decode_ms),
             "target_forwards": len(steps),
             "target_forwards_saved": len(self.token_ids) - 1 - len(steps),
             "drafted": drafted,

@@ -128,8 +128,11 @@ class TreeShaper(Strategy):
     kind = "shaper"
     prunes: ClassVar[bool] = True
     """Whether it may drop, stop at or reorder candidates once it has seen them."""
-    nodes: int
-    """The most nodes, root included, that `grow` may return: an option or a property."""
+
+    @property
+    @abstractmethod
+    def nodes(self) -> int:
+        """The most nodes, root included, that `grow` may return: an option or a property."""
 
     @abstractmethod
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:

@@ -90,8 +90,12 @@ class Pipeline:
     def autoregressive(self) -> Pipeline:
         """AR of the same target under the same KV policy: the same loop, drafting nothing."""
         return Pipeline(
-            self.target, drafter="none", shaper="chain", kv=self.kv,
-            pool=self.pool, registry=self.registry,
+            self.target,
+            drafter="none",
+            shaper="chain",
+            kv=self.kv,
+            pool=self.pool,
+            registry=self.registry,
         )
 
     def encode(self, prompt: Prompt) -> Tensor:
@@ -152,9 +156,7 @@ class Stream:
         model = self.pipeline.pool.load(self.pipeline.target)
         self.max_new_tokens = min(self.max_new_tokens, model.positions - len(self.prompt) + 1)
         self.target = ModelSession(model, cast("KVPolicy", self.pipeline.kv.build()))
-        self.drafts = DraftRuntime(
-            self.pipeline.pool, model.vocabulary, self.pipeline.draft_kv
-        )
+        self.drafts = DraftRuntime(self.pipeline.pool, model.vocabulary, self.pipeline.draft_kv)
 
     def __iter__(self) -> Iterator[str]:
         text = Detokenizer(self.target.model.tokenizer, self.prompt.tolist())
@@ -172,8 +174,13 @@ class Stream:
         )
         began = perf_counter()
         for event in decode(
-            self.target, self.drafts, strategies, self.prompt,
-            max_new_tokens=self.max_new_tokens, stop_ids=model.stop_ids, rng=self.rng,
+            self.target,
+            self.drafts,
+            strategies,
+            self.prompt,
+            max_new_tokens=self.max_new_tokens,
+            stop_ids=model.stop_ids,
+            rng=self.rng,
         ):
             if not self.events:
                 self.ttft_ms = 1e3 * (perf_counter() - began)
@@ -226,9 +233,10 @@ class DraftRuntime:
 
 def fits(drafter: Choice, shaper: Choice, verifier: Choice) -> None:
     """Raise `MismatchError` when the verifier's proof does not cover how drafts are made."""
-    gives, assumes = cast("type[Drafter]", drafter.cls).proposals, cast(
-        "type[Verifier]", verifier.cls
-    ).assumes
+    gives, assumes = (
+        cast("type[Drafter]", drafter.cls).proposals,
+        cast("type[Verifier]", verifier.cls).assumes,
+    )
     if not gives & assumes:
         raise MismatchError(
             f"cannot use verifier {verifier.cls.name!r} with drafter {drafter.cls.name!r}: the drafter "
@@ -276,4 +284,3 @@ def _named(choice: Choice, family: Family | None) -> Choice:
                 )
             given[option.name] = family.drafter
     return evolve(choice, options=tuple(given.items()))
-

@@ -53,7 +53,9 @@ class Run:
     dtype: str = column("of the target's weights")
     numerics: str = column("bitwise, fp32 or tie: how exact equality with AR is meant")
     target: str = column("target as given")
-    target_revision: str | None = column("hub commit, or sha256 over the folder's config and weights")
+    target_revision: str | None = column(
+        "hub commit, or sha256 over the folder's config and weights"
+    )
     drafter: str = column("spec")
     shaper: str = column("spec")
     verifier: str = column("spec")
@@ -71,7 +73,9 @@ class Request:
     prompt_tokens: int = column("P")
     token_ids: list[int] = column("emitted tokens, the stop id included")
     text: str = column("emitted text")
-    stop_reason: StopReason = column("eos, length (max_new_tokens) or positions (the model's limit)")
+    stop_reason: StopReason = column(
+        "eos, length (max_new_tokens) or positions (the model's limit)"
+    )
     steps: int = column("target forwards, prefill excluded")
     tau: float | None = column("tokens committed per target forward")
     ttft_ms: float = column("time to first token: the target's prefill")
@@ -115,10 +119,13 @@ STEP_KEYS = (("run_id", pa.string()), ("request_id", pa.int64()), ("step", pa.in
 def schema(cls: type[Any]) -> pa.Schema:
     """The Arrow schema of a record class; each field carries its help."""
     keys = [pa.field(name, kind, nullable=False) for name, kind in STEP_KEYS] if cls is Step else []
-    return pa.schema(keys + [
-        pa.field(f.name, *_arrow(f.type), metadata={"help": f.metadata["help"]})
-        for f in attrs.fields(attrs.resolve_types(cls))
-    ])
+    return pa.schema(
+        keys
+        + [
+            pa.field(f.name, *_arrow(f.type), metadata={"help": f.metadata["help"]})
+            for f in attrs.fields(attrs.resolve_types(cls))
+        ]
+    )
 
 
 def _arrow(kind: Any) -> tuple[pa.DataType, bool]:
@@ -198,13 +205,22 @@ def node_rows(run: Run, request_id: int, generation: Generation) -> Iterator[dic
 def _nodes(tree: TokenTree, verdict: Verdict) -> Iterator[dict[str, Any]]:
     kept = set(verdict.path.tolist())
     rows = zip(
-        tree.parents.tolist(), tree.depths.tolist(), tree.tokens.tolist(),
-        tree.logprobs.tolist(), tree.path_logprobs.tolist(), strict=True,
+        tree.parents.tolist(),
+        tree.depths.tolist(),
+        tree.tokens.tolist(),
+        tree.logprobs.tolist(),
+        tree.path_logprobs.tolist(),
+        strict=True,
     )
     for index, (parent, depth, token, logprob, path_logprob) in enumerate(rows):
         yield {
-            "node": index, "parent": parent, "depth": depth, "token": token, "logprob": logprob,
-            "path_logprob": path_logprob, "accepted": index in kept,
+            "node": index,
+            "parent": parent,
+            "depth": depth,
+            "token": token,
+            "logprob": logprob,
+            "path_logprob": path_logprob,
+            "accepted": index in kept,
         }
 
 
@@ -225,7 +241,9 @@ class Out:
                 f"ending in .parquet"
             )
         if path.exists() and path.suffix != ".parquet":
-            raise ToolkitError(f"--out {path} is a file: name a new folder, or one ending in .parquet")
+            raise ToolkitError(
+                f"--out {path} is a file: name a new folder, or one ending in .parquet"
+            )
         if not os.access(path.absolute().parent, os.W_OK):
             raise ToolkitError(f"--out {path} cannot be written: no permission in {path.parent}")
         return cls(path)
@@ -245,10 +263,10 @@ class Out:
             "steps": (row for i, g in numbered for row in step_rows(run, i, g)),
             "nodes": (row for i, g in numbered for row in node_rows(run, i, g)),
         }
-        for name, rows in tables.items():
+        for name, records in tables.items():
             folder = self.path / name
             folder.mkdir(parents=True)
-            write_part(folder / "part-00000.parquet", list(rows), schema(TABLES[name]))
+            write_part(folder / "part-00000.parquet", list(records), schema(TABLES[name]))
 
 
 def write_part(path: Path, rows: list[dict[str, Any]], as_schema: pa.Schema) -> None:
@@ -265,7 +283,10 @@ def _git_revision() -> str | None:
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607 the user's git
-            capture_output=True, text=True, timeout=5, check=True,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

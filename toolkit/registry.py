@@ -54,7 +54,9 @@ class Registry:
     def installed(cls) -> Registry:
         """A registry of every installed plugin, ours first so that their names are taken."""
         registry = cls()
-        for point in sorted(entry_points(group=GROUP), key=lambda p: (_owner(p)[0] != OURS, p.name)):
+        for point in sorted(
+            entry_points(group=GROUP), key=lambda p: (_owner(p)[0] != OURS, p.name)
+        ):
             registry._load(point)
         return registry
 
@@ -111,7 +113,7 @@ class Registry:
                 f"plugin {distribution} offers {cls!r}, which is no strategy: "
                 f"inherit from one of {', '.join(base.__name__ for base in KINDS.values())}"
             )
-        if not attrs.has(cls) or "name" not in vars(cls):
+        if not hasattr(cls, "__attrs_attrs__") or "name" not in vars(cls):
             raise PluginError(
                 f"plugin {distribution}: {cls.__name__} must be an attrs class (@attrs.define) with "
                 f"a class attribute `name`"
@@ -131,7 +133,9 @@ class Registry:
 
     def _add_family(self, family: object, distribution: str) -> None:
         if not isinstance(family, Family):
-            raise PluginError(f"plugin {distribution} offers {family!r}: families() gives Family rows")
+            raise PluginError(
+                f"plugin {distribution} offers {family!r}: families() gives Family rows"
+            )
         for other in self.families:
             shared = sorted(set(family.models) & set(other.models))
             if shared:
@@ -185,7 +189,9 @@ class Registry:
 def reason(error: BaseException) -> str:
     """An exception in one line."""
     lines = str(error).strip().splitlines()
-    return lines[0] if isinstance(error, PluginError) and lines else f"{type(error).__name__}: {error}"
+    return (
+        lines[0] if isinstance(error, PluginError) and lines else f"{type(error).__name__}: {error}"
+    )
 
 
 def _owner(point: EntryPoint) -> tuple[str, str]:

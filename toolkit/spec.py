@@ -1,15 +1,15 @@
 """Spec strings: "adaptive:nodes=64" ↔ Choice. Option types come from the class's own attrs fields.
 
-    spec   = name [":" option ("," option)*]
-    option = key "=" value | value        a bare first value binds to the first option
-    value  = scalar | 4x2x1 | "[" spec "]"
+spec   = name [":" option ("," option)*]
+option = key "=" value | value        a bare first value binds to the first option
+value  = scalar | 4x2x1 | "[" spec "]"
 """
 
 from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, cast, get_args, get_origin
 
 import attrs
 import cattrs
@@ -57,7 +57,8 @@ class Choice:
 
 def options_of(cls: type[Strategy]) -> list[attrs.Attribute[Any]]:
     """The attrs fields of a strategy class that are options, in order, types resolved."""
-    return [f for f in attrs.fields(attrs.resolve_types(cls)) if f.init]
+    resolved = attrs.resolve_types(cast("type[attrs.AttrsInstance]", cls))
+    return [f for f in attrs.fields(resolved) if f.init]
 
 
 def needs_options(cls: type[Strategy]) -> bool:
@@ -148,14 +149,17 @@ def _split(text: str, whole: str) -> list[str]:
 
 
 def _value(
-    kind: str, name: str, field: attrs.Attribute[Any], raw: str,
+    kind: str,
+    name: str,
+    field: attrs.Attribute[Any],
+    raw: str,
     find: Callable[[str, str], type[Strategy]],
 ) -> Any:
     bare = raw[1:-1] if raw.startswith("[") and raw.endswith("]") else raw
     if field.metadata.get("kind"):
         return parse(field.metadata["kind"], bare, find)
     try:
-        return _converter.structure(bare, field.type)
+        return _converter.structure(bare, cast("type[Any]", field.type))
     except Exception as error:
         raise SpecError(
             f"{kind} {name!r}: option {field.name!r} takes {type_name(field)}, got {raw!r}"
@@ -179,5 +183,6 @@ _converter = cattrs.Converter()
 _converter.register_structure_hook(int, lambda text, _: int(text))
 _converter.register_structure_hook(bool, _bool)
 _converter.register_structure_hook_func(
-    lambda kind: get_origin(kind) is tuple, lambda text, _: tuple(int(part) for part in text.split("x"))
+    lambda kind: str(kind).startswith("tuple["),
+    lambda text, _: tuple(int(part) for part in text.split("x")),
 )

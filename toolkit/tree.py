@@ -62,7 +62,9 @@ class TokenTree:
         """The deepest node's depth; 0 for the root alone."""
         return int(self.depths.max())
 
-    def grow(self, frontier: Tensor, candidates: Candidates, keep: Tensor | None = None) -> TokenTree:
+    def grow(
+        self, frontier: Tensor, candidates: Candidates, keep: Tensor | None = None
+    ) -> TokenTree:
         """Append candidates as children of `frontier[F]`; ids of existing nodes do not change.
 
         `keep[F, K]` bool selects which candidates become nodes (default: all); a candidate of

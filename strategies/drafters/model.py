@@ -18,8 +18,9 @@ class ModelDrafter(Drafter):
     """
 
     name = "model"
-    id: str = option("", help="alias, folder or hub id; the target family's drafter when left out",
-                     model=True)
+    id: str = option(
+        "", help="alias, folder or hub id; the target family's drafter when left out", model=True
+    )
 
     _runtime: Runtime = attrs.field(init=False)
     _session: Session = attrs.field(init=False)

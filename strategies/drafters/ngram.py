@@ -54,7 +54,9 @@ class NgramDrafter(Drafter):
         while node >= 0 and len(path) < self.n:
             path.append(tokens[node])
             node = parents[node]
-        return self._text[len(self._text) - (self.n - len(path)):] * (len(path) < self.n) + path[::-1]
+        return (
+            self._text[len(self._text) - (self.n - len(path)) :] * (len(path) < self.n) + path[::-1]
+        )
 
     def _after(self, tail: list[int], k: int) -> list[tuple[int, float]]:
         """Up to `k` (token, probability) pairs, likeliest first."""

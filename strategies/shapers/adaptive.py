@@ -38,11 +38,13 @@ class Adaptive(TreeShaper):
     b_min: int = option(1, help="children of a confident node", validator=ge(1))
     b_mid: int = option(2, help="children of any other node", validator=ge(1))
     b_max: int = option(3, help="children of an uncertain node", validator=ge(1))
-    stop: float = option(0.1, help="path probability below which nothing is expanded",
-                         validator=PROBABILITY)
+    stop: float = option(
+        0.1, help="path probability below which nothing is expanded", validator=PROBABILITY
+    )
     deep: float = option(0.5, help="path probability needed below `depth`", validator=PROBABILITY)
-    prune: float = option(0.05, help="path probability below which a child is dropped",
-                          validator=PROBABILITY)
+    prune: float = option(
+        0.05, help="path probability below which a child is dropped", validator=PROBABILITY
+    )
     nodes: int = option(64, help="most nodes, root included, breadth first", validator=ge(1))
     window: int = option(10, help="steps of history", validator=ge(1))
     goal: float = option(0.7, help="acceptance to steer for", validator=PROBABILITY)
@@ -56,7 +58,9 @@ class Adaptive(TreeShaper):
 
     def __attrs_post_init__(self) -> None:
         if self.depth > self.max_depth:
-            raise ValueError(f"'depth' must be at most 'max_depth' ({self.max_depth}): {self.depth}")
+            raise ValueError(
+                f"'depth' must be at most 'max_depth' ({self.max_depth}): {self.depth}"
+            )
         self._now = _Thresholds(self.depth, self.high, self.deep)
         self._past = deque(maxlen=self.window)
 

@@ -24,8 +24,9 @@ class Budget(TreeShaper):
     nodes: int = option(24, help="most nodes to verify, root included", validator=ge(1))
     depth: int = option(6, help="levels below the root", validator=ge(1))
     width: int = option(4, help="nodes expanded per level, and children of each", validator=ge(1))
-    seconds: float = option(math.inf, help="time after which no further level is grown, per step",
-                            validator=gt(0))
+    seconds: float = option(
+        math.inf, help="time after which no further level is grown, per step", validator=gt(0)
+    )
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
         tree, frontier = root, torch.zeros(1, dtype=torch.long)

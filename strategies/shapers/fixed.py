@@ -16,8 +16,11 @@ class Fixed(TreeShaper):
     name = "fixed"
     depth: int = option(4, help="levels below the root", validator=ge(1))
     branch: int = option(2, help="children per node", validator=ge(1))
-    threshold: float = option(0.05, help="path probability below which a node is not expanded",
-                              validator=and_(ge(0), le(1)))
+    threshold: float = option(
+        0.05,
+        help="path probability below which a node is not expanded",
+        validator=and_(ge(0), le(1)),
+    )
     nodes: int = option(64, help="most nodes, root included, breadth first", validator=ge(1))
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:

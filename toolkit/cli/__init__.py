@@ -15,28 +15,28 @@ from toolkit.errors import StrategyError, ToolkitError
 
 
 class UserError(click.ClickException):
-    """A `ToolkitError` as the command line shows it: one line, exit 2, or 1 once decoding began."""
+    """A `ToolkitError` as the command line shows it: one line, exit 2."""
 
-    def __init__(self, error: ToolkitError) -> None:
-        super().__init__(str(error))
-        self.exit_code = 1 if isinstance(error, StrategyError) else 2
+    exit_code = 2
 
 
 class Commands(click.Group):
     """A group whose commands are listed from metadata and imported when called."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_points())
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         point = _points().get(cmd_name)
         return point.load() if point else None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except StrategyError as error:  # work had begun
+            raise click.ClickException(str(error)) from error
         except ToolkitError as error:
-            raise UserError(error) from error
+            raise UserError(str(error)) from error
 
 
 def _points() -> dict[str, EntryPoint]:

@@ -7,7 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.generation import Difference, Generation
+from toolkit.generation import Difference, Generation, Verification
 from toolkit.pipeline import Pipeline
 
 COLOURS = {"exact": "green", "tie": "yellow", "inconclusive": "yellow", "divergent": "red"}
@@ -27,24 +27,30 @@ def show(generation: Generation, pipeline: Pipeline) -> None:
 
 def _rows(generation: Generation, pipeline: Pipeline) -> list[tuple[str, str | Text]]:
     m, specs = generation.metrics, generation.specs
-    shares = [f"{name} {_number(m[f'{name}_share'], 100)} %" for name in ("draft", "verify", "commit")]
+    shares = [
+        f"{name} {_number(m[f'{name}_share'], 100)} %" for name in ("draft", "verify", "commit")
+    ]
     rows: list[tuple[str, str | Text]] = [
         ("speed", f"{_number(generation.tokens_per_s)} tokens/s, TTFT {generation.ttft_ms:.1f} ms"),
         ("τ", f"{_number(generation.tau, places=2)} tokens per target forward"),
         ("time", ", ".join(shares)),
         ("forwards", f"{m['target_forwards']} of the target, {m['target_forwards_saved']} saved"),
-        ("KV", f"target {_bytes(generation.kv_bytes)}, drafter {_bytes(generation.draft_kv_bytes)}"),
+        (
+            "KV",
+            f"target {_bytes(generation.kv_bytes)}, drafter {_bytes(generation.draft_kv_bytes)}",
+        ),
         ("target", f"{specs['target']} ({pipeline.pool.place(specs['target'])})"),
-        ("specs", " ".join(f"--{k.replace('_', '-')} {v}" for k, v in specs.items() if k != "target")),
+        (
+            "specs",
+            " ".join(f"--{k.replace('_', '-')} {v}" for k, v in specs.items() if k != "target"),
+        ),
     ]
     if generation.verification:
-        rows.append(("against AR", _verdict(generation, pipeline)))
+        rows.append(("against AR", _verdict(generation, generation.verification, pipeline)))
     return rows
 
 
-def _verdict(generation: Generation, pipeline: Pipeline) -> Text:
-    found = generation.verification
-    assert found is not None
+def _verdict(generation: Generation, found: Verification, pipeline: Pipeline) -> Text:
     text = Text(found.verdict, style=f"bold {COLOURS[found.verdict]}")
     count = len(generation.token_ids)
     text.append(

@@ -60,16 +60,27 @@ def listed(found: Registry) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = [
         {
-            "name": name, "kind": kind, "summary": summary(entry.cls),
-            "distribution": entry.distribution, "version": entry.version,
-            "status": "ok", "reason": None, "needs_options": needs_options(entry.cls),
+            "name": name,
+            "kind": kind,
+            "summary": summary(entry.cls),
+            "distribution": entry.distribution,
+            "version": entry.version,
+            "status": "ok",
+            "reason": None,
+            "needs_options": needs_options(entry.cls),
         }
         for (kind, name), entry in sorted(found.entries.items())
     ]
     return rows + [
         {
-            "name": plugin, "kind": None, "summary": None, "distribution": plugin, "version": "",
-            "status": "broken", "reason": reason, "needs_options": False,
+            "name": plugin,
+            "kind": None,
+            "summary": None,
+            "distribution": plugin,
+            "version": "",
+            "status": "broken",
+            "reason": reason,
+            "needs_options": False,
         }
         for plugin, reason in sorted(found.broken.items())
     ]
@@ -87,19 +98,27 @@ def described(cls: type[Strategy]) -> str:
     lines = [f"{cls.kind} {cls.name}", "", inspect.getdoc(cls) or "", ""]
     options = options_of(cls)
     lines += ["options:" if options else "no options"]
-    lines += [f"  {describe(option)}\n      {option.metadata.get('help', '')}" for option in options]
+    lines += [
+        f"  {describe(option)}\n      {option.metadata.get('help', '')}" for option in options
+    ]
     return "\n".join([*lines, *_declared(cls), ""])
 
 
 def _declared(cls: type[Strategy]) -> list[str]:
     """What the class declares to others: its laws and its exactness."""
     lines = []
-    for name, label in (("proposals", "proposals that it gives"), ("assumes", "proposals its proof "
-                        "covers"), ("prunes", "drops drafted nodes"), ("exactness", "exactness")):
+    for name, label in (
+        ("proposals", "proposals that it gives"),
+        ("assumes", "proposals its proof covers"),
+        ("prunes", "drops drafted nodes"),
+        ("exactness", "exactness"),
+    ):
         if hasattr(cls, name):
             value = getattr(cls, name)
             shown = ", ".join(sorted(value)) if isinstance(value, frozenset) else value
-            lines.append(f"{label}: {shown if not isinstance(shown, bool) else 'yes' if shown else 'no'}")
+            lines.append(
+                f"{label}: {shown if not isinstance(shown, bool) else 'yes' if shown else 'no'}"
+            )
     return lines
 
 

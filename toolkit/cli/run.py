@@ -21,7 +21,12 @@ FILE = click.Path(path_type=Path)
 def plugin_option(command: Any) -> Any:
     """`--plugin FILE`, for every command that takes specs."""
     return click.option(
-        "--plugin", "plugins", multiple=True, is_eager=True, type=FILE, metavar="FILE",
+        "--plugin",
+        "plugins",
+        multiple=True,
+        is_eager=True,
+        type=FILE,
+        metavar="FILE",
         help="A Python file with strategies of your own; may be repeated.",
     )(command)
 
@@ -30,28 +35,69 @@ def plugin_option(command: Any) -> Any:
 @click.argument("prompt", required=False)
 @click.option("--target", metavar="MODEL", help="Alias, folder or hub id of the model to decode.")
 @click.option("--drafter", metavar="SPEC", help="Drafter, or a model that drafts.")
-@click.option("--shaper", metavar="SPEC", default="adaptive", show_default=True, help="Tree shaper.")
+@click.option(
+    "--shaper", metavar="SPEC", default="adaptive", show_default=True, help="Tree shaper."
+)
 @click.option("--verifier", metavar="SPEC", default="greedy", show_default=True, help="Verifier.")
-@click.option("--kv", metavar="SPEC", default="full", show_default=True,
-              help="KV policy of the target; the output is AR's under the same policy.")
-@click.option("--draft-kv", metavar="SPEC", default="full", show_default=True,
-              help="KV policy of the drafter's own cache; never changes the output.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True,
-              help="Tokens to decode at most.")
-@click.option("--prompt-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="Read the prompt from a file; one final line break is dropped.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
-              show_default=True, help="Where to run.")
-@click.option("--dtype", type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp64"]), default="auto",
-              show_default=True, help="auto: fp32 on CPU, the checkpoint's own on CUDA.")
+@click.option(
+    "--kv",
+    metavar="SPEC",
+    default="full",
+    show_default=True,
+    help="KV policy of the target; the output is AR's under the same policy.",
+)
+@click.option(
+    "--draft-kv",
+    metavar="SPEC",
+    default="full",
+    show_default=True,
+    help="KV policy of the drafter's own cache; never changes the output.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    help="Tokens to decode at most.",
+)
+@click.option(
+    "--prompt-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Read the prompt from a file; one final line break is dropped.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to run.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp64"]),
+    default="auto",
+    show_default=True,
+    help="auto: fp32 on CPU, the checkpoint's own on CUDA.",
+)
 @click.option("--verify", "verifying", is_flag=True, help="Run AR too and compare token by token.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, text on stderr.")
-@click.option("--out", type=FILE,
-              help="Results as Parquet: one .parquet file, or a new folder with every table.")
+@click.option(
+    "--out",
+    type=FILE,
+    help="Results as Parquet: one .parquet file, or a new folder with every table.",
+)
 @plugin_option
 def run(
-    prompt: str | None, prompt_file: Path | None, max_new_tokens: int, verifying: bool, as_json: bool,
-    out: Path | None, plugins: tuple[Path, ...], device: str, dtype: str, **specs: str | None,
+    prompt: str | None,
+    prompt_file: Path | None,
+    max_new_tokens: int,
+    verifying: bool,
+    as_json: bool,
+    out: Path | None,
+    plugins: tuple[Path, ...],
+    device: str,
+    dtype: str,
+    **specs: str | None,
 ) -> None:
     """Decode PROMPT by speculation and print the text as it is committed.
 
@@ -89,12 +135,10 @@ def _prepared(
         from toolkit.records import Out
 
         place = Out.checked(out)
-    from transformers.utils import logging
-
     from toolkit import Pipeline, Pool
+    from toolkit.runtime.models import quiet
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    quiet()
     pool = Pool(device=device, dtype=dtype)
     target = specs.pop("target")
     return Pipeline(target, **specs, pool=pool, registry=registry(plugins)), place

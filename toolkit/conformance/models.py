@@ -20,14 +20,26 @@ WINDOW = 8  # sliding layers, where the family has them: small enough to bite in
 POSITIONS = 256
 
 _LLAMA: dict[str, Any] = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": POSITIONS,
-    "vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 0, "pad_token_id": None,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": POSITIONS,
+    "vocab_size": VOCABULARY,
+    "bos_token_id": 1,
+    "eos_token_id": 0,
+    "pad_token_id": None,
 }
 _NEOX = {k: v for k, v in _LLAMA.items() if k not in ("num_key_value_heads", "head_dim")}
 _LAYERS = ["sliding_attention", "full_attention"]
 _GEMMA = {
-    **_LLAMA, "tie_word_embeddings": False, "sliding_window": WINDOW, "layer_types": _LAYERS, "query_pre_attn_scalar": 8,
+    **_LLAMA,
+    "tie_word_embeddings": False,
+    "sliding_window": WINDOW,
+    "layer_types": _LAYERS,
+    "query_pre_attn_scalar": 8,
 }
 
 FAMILIES: dict[str, Callable[[], hf.PretrainedConfig]] = {
@@ -43,13 +55,25 @@ FAMILIES: dict[str, Callable[[], hf.PretrainedConfig]] = {
     "gemma3": lambda: hf.Gemma3TextConfig(**_GEMMA),
     "gpt_neox": lambda: hf.GPTNeoXConfig(**_NEOX),
     "gpt2": lambda: hf.GPT2Config(
-        n_embd=32, n_layer=2, n_head=4, n_positions=POSITIONS, vocab_size=VOCABULARY,
-        bos_token_id=1, eos_token_id=0,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=POSITIONS,
+        vocab_size=VOCABULARY,
+        bos_token_id=1,
+        eos_token_id=0,
     ),
     "opt": lambda: hf.OPTConfig(
-        hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=POSITIONS, vocab_size=VOCABULARY, word_embed_proj_dim=32,
-        bos_token_id=1, eos_token_id=0, pad_token_id=None,
+        hidden_size=32,
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=POSITIONS,
+        vocab_size=VOCABULARY,
+        word_embed_proj_dim=32,
+        bos_token_id=1,
+        eos_token_id=0,
+        pad_token_id=None,
     ),
     "phi": lambda: hf.PhiConfig(
         **{k: v for k, v in _NEOX.items() if k != "num_key_value_heads"}, num_key_value_heads=4
@@ -79,5 +103,7 @@ def noisy(family: str, seed: int = 0, noise: float = 0.02) -> PreTrainedModel:
     rng = torch.Generator().manual_seed(seed + 1)
     for parameter in model.parameters():
         if parameter.ndim >= 2:
-            parameter.data += noise * torch.randn(parameter.shape, generator=rng, dtype=torch.double)
+            parameter.data += noise * torch.randn(
+                parameter.shape, generator=rng, dtype=torch.double
+            )
     return model

@@ -60,7 +60,9 @@ def build(size: Size) -> GPTNeoXForCausalLM:
         bos_token_id=0,
         eos_token_id=0,
         rope_parameters={
-            "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25,
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.25,
         },
     )
     torch.manual_seed(size.layers)
@@ -101,7 +103,9 @@ def distillation_loss(teacher: torch.nn.Module) -> Loss:
         with torch.no_grad():
             wanted = teacher(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
         given = model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
-        return F.kl_div(given.flatten(0, 1), wanted.flatten(0, 1), log_target=True, reduction="batchmean")
+        return F.kl_div(
+            given.flatten(0, 1), wanted.flatten(0, 1), log_target=True, reduction="batchmean"
+        )
 
     return loss
 
@@ -140,16 +144,23 @@ class Trainer:
                 )
             if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
                 state = {
-                    "model": model.state_dict(), "optimizers": [o.state_dict() for o in opts],
-                    "step": step + 1, "seconds": seen + time.perf_counter() - began,
+                    "model": model.state_dict(),
+                    "optimizers": [o.state_dict() for o in opts],
+                    "step": step + 1,
+                    "seconds": seen + time.perf_counter() - began,
                 }
                 torch.save(state, checkpoint.with_suffix(".tmp"))
                 checkpoint.with_suffix(".tmp").replace(checkpoint)
         return model.eval()
 
     def _step(
-        self, step: int, steps: int, batch: Batch, loss: Loss,
-        model: torch.nn.Module, opts: list[torch.optim.Optimizer],
+        self,
+        step: int,
+        steps: int,
+        batch: Batch,
+        loss: Loss,
+        model: torch.nn.Module,
+        opts: list[torch.optim.Optimizer],
     ) -> float:
         """One update. The batch depends on the step alone, so a resumed run sees the same text."""
         rng = torch.Generator().manual_seed(step)
@@ -174,7 +185,9 @@ def mixture(stories: Tensor, books: Tensor) -> Batch:
         n = round(count * STORY_SHARE + float(torch.rand(1, generator=rng)) - 0.5)
         n = count if not len(books) else 0 if not len(stories) else min(n, count)
         rows = [corpus.windows(stories, n, length, rng)] if n else []
-        return torch.cat(rows + ([corpus.windows(books, count - n, length, rng)] if n < count else []))
+        return torch.cat(
+            rows + ([corpus.windows(books, count - n, length, rng)] if n < count else [])
+        )
 
     return batch
 
@@ -204,8 +217,13 @@ def continuations(target: GPTNeoXForCausalLM, row: Tensor, count: int, seed: int
         prompt = row[(begin + torch.arange(length)) % len(row)].long().to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             out = target.generate(
-                prompt, attention_mask=torch.ones_like(prompt), do_sample=False,
-                max_length=SHORT, min_length=SHORT, eos_token_id=None, pad_token_id=0,
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                do_sample=False,
+                max_length=SHORT,
+                min_length=SHORT,
+                eos_token_id=None,
+                pad_token_id=0,
             )
         rows.append(out.to(torch.int16).cpu())
     return torch.cat(rows)[:count]
@@ -223,20 +241,41 @@ def export(model: GPTNeoXForCausalLM, tokenizer: Tokenizer, folder: Path) -> Non
     """Write a folder that `AutoModelForCausalLM.from_pretrained` reads: bf16 safetensors."""
     model.to(torch.bfloat16).save_pretrained(folder)
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=corpus.END, eos_token=corpus.END,
-        pad_token=corpus.END, model_max_length=2048,
+        tokenizer_object=tokenizer,
+        bos_token=corpus.END,
+        eos_token=corpus.END,
+        pad_token=corpus.END,
+        model_max_length=2048,
     ).save_pretrained(folder)
 
 
 @click.command()
-@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True,
-              help="Folder of .txt files to train on.")
-@click.option("--work", type=click.Path(file_okay=False, path_type=Path), default=Path("train-work"),
-              show_default=True, help="Folder for checkpoints; the same folder resumes.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
-              default=Path(__file__).parent, help="Where the three model folders go.  [default: the package]")
-@click.option("--scale", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
-              help="Multiplies the training steps of every model.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of .txt files to train on.",
+)
+@click.option(
+    "--work",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("train-work"),
+    show_default=True,
+    help="Folder for checkpoints; the same folder resumes.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(__file__).parent,
+    help="Where the three model folders go.  [default: the package]",
+)
+@click.option(
+    "--scale",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Multiplies the training steps of every model.",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 def main(data: Path, work: Path, out: Path, scale: float, device: str) -> None:
     """Train target, drafter and middle model, and write them as Hugging Face folders."""
@@ -254,7 +293,9 @@ def main(data: Path, work: Path, out: Path, scale: float, device: str) -> None:
     target = trainer.fit(TARGET, text, next_token_loss)
     own = cached(
         work / "own.safetensors",
-        lambda: continuations(target, stories if len(stories) else books, round(4096 * min(1, scale))),
+        lambda: continuations(
+            target, stories if len(stories) else books, round(4096 * min(1, scale))
+        ),
     ).flatten()
     study = halves(text, lambda count, length, rng: corpus.windows(own, count, length, rng))
     drafter = trainer.fit(DRAFTER, study, distillation_loss(target))

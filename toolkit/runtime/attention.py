@@ -64,11 +64,13 @@ def visibility(policy: KVPolicy, query_pos: Tensor, key_pos: Tensor, ancestors: 
     """
     prefix = ancestors.new_ones(query_pos.shape[0], key_pos.shape[0] - ancestors.shape[1])
     reachable = torch.cat([prefix, ancestors], 1)
-    return Pass(reachable & policy.visible(query_pos[:, None], key_pos[None, :]), query_pos, key_pos)
+    return Pass(
+        reachable & policy.visible(query_pos[:, None], key_pos[None, :]), query_pos, key_pos
+    )
 
 
 def tree_attention(
-    module: torch.nn.Module,
+    module: torch.nn.Module,  # noqa: ARG001 the interface passes it
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -99,8 +101,13 @@ def tree_attention(
 
 
 def _explicit(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor,
-    scaling: float | None, softcap: float | None, s_aux: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scaling: float | None,
+    softcap: float | None,
+    s_aux: Tensor | None,
 ) -> Tensor:
     """Attention with capped scores (Gemma 2) or a learned sink per head (gpt-oss)."""
     groups = query.shape[1] // key.shape[1]

@@ -64,7 +64,7 @@ class TreeLayer(CacheLayerMixin):
         self.keys[:, :, target:end] = self.keys.index_select(2, source)
         self.values[:, :, target:end] = self.values.index_select(2, source)
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.owner.end, 0
 
     def get_seq_length(self) -> int:

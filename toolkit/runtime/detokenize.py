@@ -9,12 +9,16 @@ CONTEXT = 6  # ids decoded again before new ones: a piece's spaces depend on wha
 UNFINISHED = "\ufffd"  # a character whose bytes are not all here yet
 
 
+def _tail(ids: list[int]) -> list[int]:
+    return ids[-CONTEXT:]
+
+
 @define
 class Detokenizer:
     """Turns committed ids into text as soon as it is certain. Without a tokenizer: empty text."""
 
     tokenizer: PreTrainedTokenizerBase | None
-    before: list[int] = field(converter=lambda ids: ids[-CONTEXT:])
+    before: list[int] = field(converter=_tail)
     _waiting: list[int] = field(factory=list, init=False)
 
     def add(self, ids: list[int]) -> str:
@@ -31,13 +35,10 @@ class Detokenizer:
         """The text that `ids` add after `before`."""
         if self.tokenizer is None or not ids:
             return ""
-        head = self._decode(self.before)
-        return self._decode(self.before + ids)[len(head) :]
-
-    def _decode(self, ids: list[int]) -> str:
-        assert self.tokenizer is not None
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        decode = self.tokenizer.decode
+        head = decode(self.before, skip_special_tokens=True)
+        return str(decode(self.before + ids, skip_special_tokens=True))[len(head) :]
 
     def _flush(self, text: str) -> str:
-        self.before, self._waiting = (self.before + self._waiting)[-CONTEXT:], []
+        self.before, self._waiting = _tail(self.before + self._waiting), []
         return text

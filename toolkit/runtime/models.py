@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import logging
 
 from toolkit import embedded
 from toolkit.errors import ModelError
@@ -82,6 +83,12 @@ class FoundModel:
         return positions_of(self.config)
 
 
+def quiet() -> None:
+    """No progress bars and no advice from transformers: what matters, we say ourselves."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
 def place_of(name: str, aliases: dict[str, str]) -> str:
     """Alias, folder or hub id → folder or hub id. Raises `ModelError` for a bare unknown word."""
     place = aliases.get(name, name)
@@ -92,8 +99,12 @@ def place_of(name: str, aliases: dict[str, str]) -> str:
     if _is_path(place):
         raise ModelError(f"no model folder {place}: looked for a folder with a config.json")
     near = difflib.get_close_matches(place, aliases, 3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`toolkit models` lists the known names"
-    raise ModelError(f"no model called {place!r}: it is no folder, alias or hub id (owner/name); {hint}")
+    hint = (
+        f"did you mean {' or '.join(near)}?" if near else "`toolkit models` lists the known names"
+    )
+    raise ModelError(
+        f"no model called {place!r}: it is no folder, alias or hub id (owner/name); {hint}"
+    )
 
 
 def _digest(folder: Path) -> str | None:
@@ -115,7 +126,9 @@ def find(name: str, aliases: dict[str, str]) -> FoundModel:
     """Config and tokenizer of a model. Raises `ModelError`: not here, not reachable, or refused."""
     place = place_of(name, aliases)
     if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
-        raise ModelError(f"no config.json in {place}: a model folder is what save_pretrained writes")
+        raise ModelError(
+            f"no config.json in {place}: a model folder is what save_pretrained writes"
+        )
     try:
         config = AutoConfig.from_pretrained(place)
     except (OSError, ValueError, KeyError) as error:
@@ -157,7 +170,9 @@ def _reason_against(config: PretrainedConfig) -> str | None:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return "transformers knows no decoder-only language model of this type"
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = {rope.get("rope_type")} | {r.get("rope_type") for r in rope.values() if isinstance(r, dict)}
+    kinds = {rope.get("rope_type")} | {
+        r.get("rope_type") for r in rope.values() if isinstance(r, dict)
+    }
     if kinds & set(MOVING_ROTARY):
         return "its rotary frequencies move with the longest position of a pass, so a tree changes them"
     if "chunked_attention" in (getattr(config, "layer_types", None) or []):

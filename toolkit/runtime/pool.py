@@ -10,7 +10,10 @@ from toolkit.errors import ModelError
 from toolkit.runtime.models import FoundModel, LoadedModel, find, load, prepared
 
 DTYPES = {
-    "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp64": torch.float64,
 }
 
 
@@ -32,7 +35,9 @@ class Pool:
 
     def __attrs_post_init__(self) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise ModelError("no cuda device is here: use --device cpu, or auto to take what there is")
+            raise ModelError(
+                "no cuda device is here: use --device cpu, or auto to take what there is"
+            )
 
     @property
     def torch_device(self) -> torch.device:

@@ -1,0 +1,197 @@
+"""The promise, one property a function, one sentence each. A broken property raises `Broken`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from toolkit.conformance.generators import Case
+from toolkit.errors import StrategyError
+from toolkit.interfaces import Drafter, Session, Verifier
+from toolkit.pipeline import Pipeline, Stream
+from toolkit.registry import Registry
+from toolkit.tree import TokenTree
+
+TOLERANCE = 1e-9  # float64: schedules differ by 1e-14, bugs by far more
+Forward = Callable[[list[int]], Tensor]  # token ids → logits [T, V], without a cache
+
+
+class Broken(AssertionError):
+    """A property does not hold; the message says where."""
+
+
+def decoded(pipeline: Pipeline, case: Case) -> Stream:
+    """The case decoded to its end."""
+    stream = pipeline.stream(case.prompt, max_new_tokens=case.max_new_tokens)
+    for _ in stream.decode():
+        pass
+    return stream
+
+
+def tokens_equal_ar(case: Case, registry: Registry) -> None:
+    """The tokens are exactly those of AR under the same KV policy."""
+    pipeline = case.pipeline(registry)
+    ours = decoded(pipeline, case).result.token_ids
+    ar = decoded(pipeline.autoregressive, case).result.token_ids
+    if ours != ar:
+        at = next((i for i, (a, b) in enumerate(zip(ours, ar, strict=False)) if a != b), None)
+        raise Broken(f"token {at} differs, in {case}: ours {ours}, AR {ar}")
+
+
+def cache_equals_ar(case: Case, registry: Registry) -> None:
+    """After every commit, the target holds the keys and values that AR holds at the same length."""
+    pipeline = case.pipeline(registry)
+    ar = decoded(pipeline.autoregressive, case)
+    stream = pipeline.stream(case.prompt, max_new_tokens=case.max_new_tokens)
+    emitted = 0
+    for event in stream.decode():
+        emitted += len(event.tokens)
+        length = stream.target.length
+        if length != len(case.prompt) + emitted - 1:
+            raise Broken(f"{length} rows cached after {emitted} tokens, in {case}")
+        pairs = zip(stream.target.cache.committed(), ar.target.cache.committed(), strict=True)
+        for layer, (held, wanted) in enumerate(pairs):
+            for ours, theirs in zip(held, wanted, strict=True):
+                _close(ours, theirs[:, :length], f"layer {layer} at length {length}, in {case}")
+
+
+def stops_in_time(case: Case, registry: Registry) -> None:
+    """Nothing is emitted past a stop id or past `max_new_tokens`, and the loop ends at either."""
+    stream = decoded(case.pipeline(registry), case)
+    ids, stop_ids = stream.result.token_ids, stream.target.model.stop_ids
+    if any(token in stop_ids for token in ids[:-1]):
+        raise Broken(f"tokens after a stop id, in {case}: {ids}")
+    if len(ids) > case.max_new_tokens:
+        raise Broken(f"{len(ids)} tokens, {case.max_new_tokens} asked for, in {case}")
+    if len(ids) < case.max_new_tokens and ids[-1] not in stop_ids:
+        raise Broken(f"stopped after {len(ids)} of {case.max_new_tokens} tokens, in {case}")
+
+
+def trees_within_budget(case: Case, registry: Registry) -> None:
+    """No tree has more nodes than its shaper declares."""
+    try:
+        decoded(case.pipeline(registry), case)
+    except StrategyError as error:
+        raise Broken(f"{error}, in {case}") from error
+
+
+def requests_are_independent(case: Case, registry: Registry) -> None:
+    """Two requests through one pipeline equal two pipelines: same tokens, same trees."""
+    pipeline = case.pipeline(registry)
+    decoded(pipeline, case)
+    second, alone = decoded(pipeline, case), decoded(case.pipeline(registry), case)
+    for ours, theirs in zip(second.events, alone.events, strict=True):
+        if ours.tokens != theirs.tokens:
+            raise Broken(f"a second request emitted other tokens, in {case}")
+        if ours.tree is not None and theirs.tree is not None:
+            same = torch.equal(ours.tree.tokens, theirs.tree.tokens)
+            if not same or not torch.equal(ours.tree.parents, theirs.tree.parents):
+                raise Broken(f"a second request grew another tree, in {case}")
+
+
+def node_sees_its_path(session: Session, tree: TokenTree, prefix: list[int], full: Forward) -> None:
+    """Every node's logits are those of its own path alone: position is depth, siblings unseen."""
+    logits = session.forward(tree.tokens, tree.parents)
+    lineage = tree.ancestors()
+    for node in range(len(tree)):
+        path = tree.tokens[lineage[node].nonzero().flatten()].tolist()
+        _close(logits[node], full(prefix + path)[-1], f"node {node} of {tree.parents.tolist()}")
+
+
+def branches_drafted_alone(
+    make: Callable[[], Drafter], prompt: Tensor, root: Tensor, depth: int = 3
+) -> None:
+    """A drafter answers a node in a branching tree as it does when the node's path is all there is.
+
+    `make` gives a started drafter, each time a fresh one.
+    """
+    drafter, tree = make(), TokenTree.root(root)
+    frontier = torch.zeros(1, dtype=torch.long)
+    for _ in range(depth):
+        candidates = drafter.expand(tree, frontier, 2)
+        for row, node in enumerate(frontier.tolist()):
+            tokens, logprobs = _alone(make(), tree, node)
+            count = min(len(tokens), candidates.tokens.shape[1])
+            if candidates.tokens[row, :count].tolist() != tokens[:count]:
+                raise Broken(
+                    f"node {node} of {tree.parents.tolist()} drafted {candidates.tokens[row]}"
+                    f", alone {tokens}, after {prompt.tolist()}"
+                )
+            _close(candidates.logprobs[row, :count], logprobs[:count], f"node {node}", 1e-4)
+        first = len(tree)
+        tree = tree.grow(frontier, candidates)
+        frontier = torch.arange(first, len(tree))
+        if not len(frontier):
+            return
+
+
+def _alone(drafter: Drafter, tree: TokenTree, node: int) -> tuple[list[int], Tensor]:
+    """What a fresh drafter proposes after a node when its path is the whole tree."""
+    path = tree.subtree(tree.ancestors()[node].nonzero().flatten())
+    frontier = torch.zeros(1, dtype=torch.long)
+    for tip in range(len(path)):
+        frontier = torch.tensor([tip])
+        answer = drafter.expand(path.first(tip + 1), frontier, 2)
+    return answer.tokens[0].tolist(), answer.logprobs[0]
+
+
+def drafts_from_committed_only(
+    make: Callable[[Tensor], Drafter], prompt: Tensor, steps: list[tuple[TokenTree, Tensor]]
+) -> None:
+    """After any trees and commits, a drafter answers as a fresh one that was given the same text.
+
+    `make` gives a drafter started on a prompt; each step is a tree to expand everywhere and the
+    path of its nodes that is committed.
+    """
+    drafter, text = make(prompt), prompt
+    for tree, path in steps:
+        for level in range(tree.depth + 1):
+            drafter.expand(tree, (tree.depths == level).nonzero().flatten(), 2)
+        drafter.commit(tree.tokens[path])
+        text = torch.cat([text, tree.tokens[path]])
+        root, frontier = TokenTree.root(tree.tokens[0]), torch.zeros(1, dtype=torch.long)
+        ours, fresh = drafter.expand(root, frontier, 3), make(text).expand(root, frontier, 3)
+        if ours.tokens.tolist() != fresh.tokens.tolist():
+            raise Broken(
+                f"after {text.tolist()}: {ours.tokens.tolist()}, fresh {fresh.tokens.tolist()}"
+            )
+        _close(ours.logprobs, fresh.logprobs, f"after {text.tolist()}", 1e-4)
+        drafter.commit(tree.tokens[:1])
+        text = torch.cat([text, tree.tokens[:1]])
+
+
+def accepts_what_ar_says(verifier: Verifier, tree: TokenTree, logits: Tensor) -> None:
+    """The path is the longest that follows the target's argmax, and the bonus its argmax there."""
+    verdict = verifier.judge(tree, logits, torch.Generator())
+    choice = logits.argmax(-1).tolist()
+    reached = {0: 1}
+    for node in range(1, len(tree)):
+        parent = int(tree.parents[node])
+        if parent in reached and int(tree.tokens[node]) == choice[parent]:
+            reached[node] = reached[parent] + 1
+    path = verdict.path.tolist()
+    steps = zip([-1, *path[:-1]], path, strict=True)
+    if not path or any(n not in reached or int(tree.parents[n]) != p for p, n in steps):
+        raise Broken(f"path {path} is not one that AR takes: {sorted(reached)}")
+    if len(path) != max(reached.values()):
+        raise Broken(f"path {path} stops early, {max(reached.values())} nodes were right")
+    if int(verdict.bonus) != choice[path[-1]]:
+        raise Broken(f"bonus {int(verdict.bonus)}, the target says {choice[path[-1]]}")
+
+
+def _close(ours: Tensor, theirs: Tensor, where: str, tolerance: float = TOLERANCE) -> None:
+    finite = torch.isfinite(theirs)
+    worst = float((ours - theirs)[finite].abs().max()) if finite.any() else 0.0
+    if worst > tolerance or not torch.equal(torch.isfinite(ours), finite):
+        raise Broken(f"off by {worst:.2g}: {where}")
+
+
+PER_CASE = (
+    tokens_equal_ar,
+    cache_equals_ar,
+    stops_in_time,
+    trees_within_budget,
+    requests_are_independent,
+)
