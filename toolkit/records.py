@@ -113,18 +113,23 @@ class Node:
     accepted: bool = column("on the committed path")
 
 
-STEP_KEYS = (("run_id", pa.string()), ("request_id", pa.int64()), ("step", pa.int64()))
+@frozen(kw_only=True)
+class StepKey:
+    """What a step's row holds before the engine's own `Step` fields."""
+
+    run_id: str = column("of the run")
+    request_id: int = column("of the request")
+    step: int = column("number within the request")
 
 
-def schema(cls: type[Any]) -> pa.Schema:
-    """The Arrow schema of a record class; each field carries its help."""
-    keys = [pa.field(name, kind, nullable=False) for name, kind in STEP_KEYS] if cls is Step else []
+def schema(*classes: type[Any]) -> pa.Schema:
+    """The Arrow schema of record classes, one after another; each field carries its help."""
+    fields = [f for cls in classes for f in attrs.fields(attrs.resolve_types(cls))]
     return pa.schema(
-        keys
-        + [
-            pa.field(f.name, *_arrow(f.type), metadata={"help": f.metadata["help"]})
-            for f in attrs.fields(attrs.resolve_types(cls))
-        ]
+        {
+            f.name: pa.field(f.name, *_arrow(f.type), metadata={"help": f.metadata["help"]})
+            for f in fields
+        }.values()
     )
 
 
@@ -140,7 +145,12 @@ def _arrow(kind: Any) -> tuple[pa.DataType, bool]:
     return pa.string(), False  # a Literal of strings
 
 
-TABLES: dict[str, type[Any]] = {"runs": Run, "requests": Request, "steps": Step, "nodes": Node}
+TABLES = {
+    "runs": schema(Run),
+    "requests": schema(Request),
+    "steps": schema(StepKey, Step),
+    "nodes": schema(Node),
+}
 
 
 def run_record(pipeline: Pipeline) -> Run:
@@ -254,8 +264,7 @@ class Out:
         requests = [attrs.asdict(request_record(run, i, g)) for i, g in numbered]
         if self.path.suffix == ".parquet":
             rows = [{**row, **attrs.asdict(run)} for row in requests]
-            fields = {f.name: f for cls in (Request, Run) for f in schema(cls)}
-            write_part(self.path, rows, pa.schema(list(fields.values())))
+            write_part(self.path, rows, schema(Request, Run))
             return
         tables: dict[str, Iterable[dict[str, Any]]] = {
             "runs": [attrs.asdict(run)],
@@ -266,7 +275,7 @@ class Out:
         for name, records in tables.items():
             folder = self.path / name
             folder.mkdir(parents=True)
-            write_part(folder / "part-00000.parquet", list(records), schema(TABLES[name]))
+            write_part(folder / "part-00000.parquet", list(records), TABLES[name])
 
 
 def write_part(path: Path, rows: list[dict[str, Any]], as_schema: pa.Schema) -> None:

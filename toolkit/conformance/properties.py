@@ -18,7 +18,7 @@ TOLERANCE = 1e-9  # float64: schedules differ by 1e-14, bugs by far more
 Forward = Callable[[list[int]], Tensor]  # token ids → logits [T, V], without a cache
 
 
-class Broken(AssertionError):
+class Broken(AssertionError):  # noqa: N818 a property is broken, not in error
     """A property does not hold; the message says where."""
 
 

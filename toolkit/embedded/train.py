@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
@@ -240,6 +241,9 @@ def cached(path: Path, make: Callable[[], Tensor]) -> Tensor:
 def export(model: GPTNeoXForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` reads: bf16 safetensors."""
     model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{corpus.END} $A", special_tokens=[(corpus.END, 0)]
+    )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=corpus.END,

@@ -1,0 +1,92 @@
+"""`toolkit plugins` and `toolkit models`."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from toolkit import Registry
+from toolkit.cli import main
+from toolkit.cli.plugins import listed
+
+
+def call(*args):
+    return CliRunner().invoke(main, [*map(str, args)])
+
+
+def test_list_as_json_has_every_strategy():
+    rows = json.loads(call("plugins", "list", "--json").stdout)
+    assert {(r["kind"], r["name"]) for r in rows} == set(Registry.installed().entries)
+    for row in rows:
+        assert list(row) == [
+            "name", "kind", "summary", "distribution", "version", "status", "reason", "needs_options",
+        ]
+        assert row["status"] == "ok"
+        assert row["summary"]
+
+
+def test_list_as_a_table():
+    result = call("plugins", "list")
+    assert result.exit_code == 0
+    for name in ("adaptive", "ngram", "greedy", "window"):
+        assert name in result.output
+
+
+def test_a_broken_plugin_is_listed_with_its_reason():
+    registry = Registry()
+    registry.broken["mine (mine:plugin)"] = "ModuleNotFoundError: No module named 'gone'"
+    (row,) = listed(registry)
+    assert row["status"] == "broken"
+    assert "gone" in row["reason"]
+    assert row["kind"] is None
+
+
+@pytest.mark.parametrize(("kind", "name"), sorted(Registry.installed().entries))
+def test_show_tells_options_and_declarations(kind, name):
+    result = call("plugins", "show", name)
+    assert result.exit_code == 0
+    assert f"{kind} {name}" in result.output
+    assert "option" in result.output
+    if kind == "verifier":
+        assert "exactness: greedy" in result.output
+
+
+def test_show_has_defaults_and_help():
+    output = call("plugins", "show", "adaptive").output
+    assert "nodes (int, default 64)" in output
+    assert "most nodes, root included" in output
+
+
+def test_show_suggests():
+    result = call("plugins", "show", "adaptve")
+    assert result.exit_code == 2
+    assert "did you mean adaptive" in result.output
+
+
+def test_a_file_is_listed_too(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import attrs, toolkit\n"
+        "@attrs.define\n"
+        "class Wide(toolkit.KVPolicy):\n"
+        "    '''Everything, as in full.'''\n"
+        "    name = 'wide'\n"
+        "    size: int = toolkit.option(help='how wide')\n"
+        "    def visible(self, query_pos, key_pos):\n"
+        "        return query_pos - key_pos < self.size\n"
+        "@toolkit.hookimpl\n"
+        "def strategies():\n"
+        "    return [Wide]\n"
+    )
+    rows = json.loads(call("plugins", "list", "--json", "--plugin", file).stdout)
+    (mine,) = [r for r in rows if r["name"] == "wide"]
+    assert mine["needs_options"] is True
+    assert mine["distribution"] == str(file)
+
+
+def test_models_lists_every_alias():
+    result = call("models")
+    assert result.exit_code == 0
+    for alias in Registry.installed().aliases:
+        assert alias in result.output
+    assert "hf download" in result.output

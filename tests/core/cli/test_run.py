@@ -1,0 +1,250 @@
+"""`toolkit run` through Click's runner, and once as a real process."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from toolkit.cli import main
+from toolkit.conformance.models import VOCABULARY, noisy, tiny
+
+PROMPT = "w5 w9 w33 w4 w9 w33"
+
+
+def save(model, folder, words=VOCABULARY):
+    """A model folder with a tokenizer whose words are w1, w2, …"""
+    model.save_pretrained(folder)
+    vocabulary = {"<end>": 0, **{f"w{i}": i for i in range(1, words)}}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="w1"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory):
+    return save(tiny("gpt_neox", 3), tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture(scope="session")
+def drafter(tmp_path_factory):
+    return save(noisy("gpt_neox", 3), tmp_path_factory.mktemp("drafter"))
+
+
+@pytest.fixture
+def run():
+    def call(*args, stdin=""):
+        return CliRunner().invoke(main, ["run", *map(str, args)], input=stdin)
+
+    return call
+
+
+@pytest.fixture
+def pair(target, drafter):
+    return ["--target", target, "--drafter", drafter, "--dtype", "fp64", "--max-new-tokens", "24"]
+
+
+def test_streams_text_and_ends_with_a_panel(run, pair):
+    result = run(PROMPT, *pair, "--verify")
+    assert result.exit_code == 0, result.output
+    for word in ("tokens/s", "TTFT", "τ", "draft", "verify", "commit", "saved", "KV", "--shaper adaptive"):
+        assert word in " ".join(result.output.replace("│", " ").split())
+    assert "exact: all" in result.output
+
+
+def test_json_is_one_object_on_stdout(run, pair):
+    result = run(PROMPT, *pair, "--verify", "--json")
+    found = json.loads(result.stdout)
+    assert list(found) == [
+        "text", "token_ids", "stop_reason", "tau", "steps", "tokens_per_s", "ttft_ms", "verdict",
+        "numerics", "specs", "metrics",
+    ]
+    assert found["verdict"] == "exact"
+    assert found["text"].split() == [f"w{i}" for i in found["token_ids"] if i]
+    assert found["text"] in result.stderr
+
+
+def test_without_verify_there_is_no_verdict(run, pair):
+    assert json.loads(run(PROMPT, *pair, "--json").stdout)["verdict"] is None
+
+
+def test_ar_is_inconclusive_and_has_tau_1(run, pair):
+    found = json.loads(run(PROMPT, *pair, "--drafter", "none", "--verify", "--json").stdout)
+    assert found["verdict"] == "inconclusive"
+    assert found["tau"] == 1
+
+
+def test_a_divergence_is_shown_and_fails(run, pair, tmp_path):
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(
+        "import toolkit\nfrom toolkit.conformance.saboteurs import OneTooMany\n"
+        "@toolkit.hookimpl\ndef strategies():\n    return [OneTooMany]\n"
+    )
+    result = run(PROMPT, *pair, "--plugin", wrong, "--verifier", "one-too-many", "--verify")
+    assert result.exit_code == 1
+    assert "first difference at token" in result.output
+    assert "margin" in result.output
+    assert "'w" in result.output
+
+
+@pytest.mark.parametrize("by", ["argument", "file", "stdin"])
+def test_a_prompt_comes_three_ways(run, pair, tmp_path, by):
+    file = tmp_path / "prompt.txt"
+    file.write_text(PROMPT + "\n")
+    result = {
+        "argument": lambda: run(PROMPT, *pair, "--json"),
+        "file": lambda: run("--prompt-file", file, *pair, "--json"),
+        "stdin": lambda: run(*pair, "--json", stdin=PROMPT + "\n"),
+    }[by]()
+    assert json.loads(result.stdout)["token_ids"] == json.loads(
+        run(PROMPT, *pair, "--json").stdout
+    )["token_ids"]
+
+
+def test_no_prompt_at_all_runs_on_the_built_in_one(run, pair):
+    assert run(*pair).exit_code == 0
+
+
+def test_out_is_one_parquet_file(run, pair, tmp_path):
+    out = tmp_path / "r.parquet"
+    assert run(PROMPT, *pair, "--verify", "--out", out).exit_code == 0
+    row = pq.read_table(out).to_pylist()[0]
+    assert row["verdict"] == "exact"
+    assert row["shaper"] == "adaptive"
+    assert row["kv"] == "full"
+    assert len(row["token_ids"]) == row["accepted"] + row["steps"] + 1
+
+
+def test_out_is_a_folder_of_tables(run, pair, tmp_path):
+    assert run(PROMPT, *pair, "--out", tmp_path / "results").exit_code == 0
+    tables = {f.name: pq.read_table(f) for f in (tmp_path / "results").iterdir()}
+    assert {name: len(t) for name, t in tables.items() if name in ("runs", "requests")} == {
+        "runs": 1, "requests": 1,
+    }
+    request = tables["requests"].to_pylist()[0]
+    assert len(tables["steps"]) == request["steps"]
+    assert len(tables["nodes"]) == request["drafted"] + request["steps"]
+    assert sum(tables["nodes"]["accepted"].to_pylist()) == request["accepted"] + request["steps"]
+
+
+BAD = {
+    "unknown shaper": (["hi", "--shaper", "adaptve"], "did you mean adaptive"),
+    "unknown option": (["hi", "--shaper", "adaptive:budgt=3"], "has no option 'budgt'; it has: depth"),
+    "ill-typed option": (["hi", "--shaper", "fixed:depth=x"], "'depth' takes int, got 'x'"),
+    "out of range": (["hi", "--shaper", "fixed:depth=0"], "depth"),
+    "given twice": (["hi", "--shaper", "fixed:depth=1,depth=2"], "twice"),
+    "unknown policy": (["hi", "--kv", "windo"], "window"),
+    "unknown verifier": (["hi", "--verifier", "gredy"], "greedy"),
+    "brackets": (["hi", "--drafter", "model:["], "brackets"),
+    "missing folder": (["hi", "--target", "./nowhere"], "no model folder ./nowhere"),
+    "unknown model": (["hi", "--target", "pythia-70"], "did you mean pythia-70m"),
+    "unreachable model": (["hi", "--target", "nobody/nothing"], "not here and not reachable"),
+    "empty prompt": ([""], "empty"),
+    "missing prompt file": (["--prompt-file", "/nowhere/p.txt"], "/nowhere/p.txt"),
+    "no tokens": (["hi", "--max-new-tokens", "0"], "max-new-tokens"),
+    "no such device": (["hi", "--device", "tpu"], "tpu"),
+    "no such dtype": (["hi", "--dtype", "int3"], "int3"),
+    "missing parent": (["hi", "--out", "/nowhere/r.parquet"], "no folder /nowhere"),
+    "missing plugin": (["hi", "--plugin", "/nowhere/p.py"], "no plugin file /nowhere/p.py"),
+}
+
+
+@pytest.mark.parametrize(("args", "word"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_clear_error(run, args, word):
+    result = run(*args)
+    assert result.exit_code == 2
+    assert word in result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert len(result.output.splitlines()) <= 5
+
+
+def test_a_folder_without_a_model_is_refused(run, tmp_path):
+    result = run("hi", "--target", tmp_path)
+    assert result.exit_code == 2
+    assert "no config.json" in result.output
+
+
+def test_a_config_without_weights_is_refused(run, target, tmp_path):
+    for file in Path(target).glob("*.json"):
+        shutil.copy(file, tmp_path)
+    result = run(PROMPT, "--target", tmp_path)
+    assert result.exit_code == 2
+    assert "no weights" in result.output
+
+
+def test_another_vocabulary_is_refused(run, target, tmp_path):
+    other = save(noisy("gpt_neox", 3), tmp_path / "other", words=60)
+    text = (tmp_path / "other" / "tokenizer.json").read_text().replace('"w7"', '"x7"')
+    (tmp_path / "other" / "tokenizer.json").write_text(text)
+    result = run(PROMPT, "--target", target, "--drafter", other)
+    assert result.exit_code == 2
+    assert "vocabulary" in result.output
+
+
+def test_a_prompt_longer_than_the_positions_is_refused(run, target):
+    result = run("w1 " * 300, "--target", target)
+    assert result.exit_code == 2
+    assert "300 tokens" in result.output
+    assert "256 positions" in result.output
+
+
+def test_an_empty_prompt_file_is_refused(run, tmp_path):
+    (tmp_path / "empty").touch()
+    result = run("--prompt-file", tmp_path / "empty")
+    assert result.exit_code == 2
+    assert "empty" in result.output
+
+
+def test_an_existing_folder_is_not_written_into(run, tmp_path):
+    result = run("hi", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "folder" in result.output
+
+
+def test_a_plugin_that_does_not_import_is_named(run, tmp_path):
+    (tmp_path / "broken.py").write_text("import nothing_like_this\n")
+    result = run("hi", "--plugin", tmp_path / "broken.py")
+    assert result.exit_code == 2
+    assert "nothing_like_this" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_missing_device_is_refused(run, target):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("a cuda device is here")
+    result = run("hi", "--target", target, "--device", "cuda")
+    assert result.exit_code == 2
+    assert "no cuda device" in result.output
+
+
+@pytest.mark.installed
+def test_the_promised_command_works_as_written(target, drafter, tmp_path):
+    """`toolkit run --drafter pythia-70m --shaper adaptive --kv window`, in a process of its own.
+
+    Tiny models stand behind the aliases, in a hub cache such as a download leaves.
+    """
+    hub = tmp_path / "hub"
+    for name, folder in (("pythia-70m", drafter), ("pythia-2.8b", target)):
+        repo = hub / f"models--EleutherAI--{name}"
+        shutil.copytree(folder, repo / "snapshots" / "0123abcd")
+        (repo / "refs").mkdir()
+        (repo / "refs" / "main").write_text("0123abcd")
+    toolkit = shutil.which("toolkit", path=str(Path(sys.executable).parent))
+    done = subprocess.run(
+        [toolkit, *"run --drafter pythia-70m --shaper adaptive --kv window".split()],
+        capture_output=True, text=True, timeout=120, cwd=tmp_path, stdin=subprocess.DEVNULL,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HF_HUB_CACHE": str(hub),
+             "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "pythia-2.8b (EleutherAI/pythia-2.8b)" in done.stdout
+    assert "--drafter model:pythia-70m --shaper adaptive" in done.stdout

@@ -1,0 +1,145 @@
+"""Negative controls: every property catches the bug that it is there for."""
+
+import itertools
+
+import pytest
+import torch
+
+from toolkit import Candidates, Choice, Pool, Registry, TokenTree
+from toolkit.conformance import properties, saboteurs
+from toolkit.conformance.generators import Case
+from toolkit.conformance.models import VOCABULARY, noisy, tiny
+from toolkit.conformance.properties import Broken
+from toolkit.pipeline import DraftRuntime
+from toolkit.runtime.session import ModelSession
+
+REGISTRY = Registry.installed()
+
+
+def cases(**changed):
+    """A few fixed cases with mixed acceptance; `changed` replaces choices."""
+    specs = {
+        "drafter": "model:noisy",
+        "shaper": "budget",
+        "verifier": "greedy",
+        "kv": "full",
+        "draft_kv": "full",
+    }
+    chosen = {k: REGISTRY.resolve("kv" if "kv" in k else k, v) for k, v in specs.items()}
+    for family, seed in itertools.product(("llama", "gpt_neox", "gpt2"), range(3)):
+        yield Case(
+            family=family,
+            seed=seed,
+            noise=0.02,
+            prompt=(5, 9, 33, 4, 9, 33),
+            max_new_tokens=24,
+            **{**chosen, **changed},
+        )
+
+
+def caught(law, **changed):
+    """Whether some case breaks the law."""
+    for case in cases(**changed):
+        try:
+            law(case, REGISTRY)
+        except Broken:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("law", properties.PER_CASE, ids=lambda law: law.__name__)
+def test_honest_cases_pass(law):
+    assert not caught(law)
+
+
+@pytest.mark.parametrize(
+    ("saboteur", "law"),
+    [
+        (saboteurs.position_by_index, properties.tokens_equal_ar),
+        (saboteurs.position_by_index, properties.cache_equals_ar),
+        (saboteurs.sibling_visible, properties.tokens_equal_ar),
+        (saboteurs.wrong_row_kept, properties.tokens_equal_ar),
+        (saboteurs.wrong_row_kept, properties.cache_equals_ar),
+        (saboteurs.past_the_end, properties.stops_in_time),
+    ],
+    ids=lambda thing: thing.__name__,
+)
+def test_broken_machinery_is_caught(saboteur, law):
+    with saboteur():
+        assert caught(law)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cls", "law"),
+    [
+        ("verifier", saboteurs.OneTooMany, properties.tokens_equal_ar),
+        ("shaper", saboteurs.OverBudget, properties.trees_within_budget),
+        ("shaper", saboteurs.KeepsState, properties.requests_are_independent),
+    ],
+    ids=lambda thing: getattr(thing, "__name__", thing),
+)
+def test_sabotaged_strategies_are_caught(kind, cls, law):
+    assert caught(law, **{kind: Choice(cls)})
+
+
+def test_acceptance_past_a_stop_id_is_caught():
+    """Most cases end by length; these end by a stop id inside an accepted path."""
+    ends = [
+        case
+        for case in cases()
+        if properties.decoded(case.pipeline(REGISTRY), case).result.stop_reason == "eos"
+    ]
+    inside = 0
+    with saboteurs.past_the_end():
+        for case in ends:
+            ids = properties.decoded(case.pipeline(REGISTRY), case).result.token_ids
+            inside += 0 in ids[:-1]
+    assert inside
+
+
+@pytest.mark.parametrize("saboteur", [saboteurs.position_by_index, saboteurs.sibling_visible])
+def test_a_node_that_sees_more_than_its_path_is_caught(saboteur):
+    def session():
+        pool = Pool(modules={"it": tiny("llama", 0)})
+        return ModelSession(pool.load("it"), REGISTRY.resolve("kv", "full").build())
+
+    def full(ids):
+        return session().forward(torch.tensor(ids), torch.arange(len(ids)) - 1)
+
+    tree = TokenTree.root(torch.tensor(7)).grow(
+        torch.tensor([0]), Candidates(torch.tensor([[3, 4]]), torch.zeros(1, 2))
+    )
+    it, full_logits = session(), {}
+    for ids in ([1, 2, 7], [1, 2, 7, 3], [1, 2, 7, 4]):
+        full_logits[tuple(ids)] = full(ids)
+    it.prefill(torch.tensor([1, 2]))
+    with saboteur(), pytest.raises(Broken):
+        properties.node_sees_its_path(it, tree, [1, 2], lambda ids: full_logits[tuple(ids)])
+
+
+def started(cls, prompt, **options):
+    drafter = cls(**options)
+    pool = Pool(modules={"noisy": noisy("llama", 0)})
+    drafter.start(prompt, DraftRuntime(pool, VOCABULARY, REGISTRY.resolve("kv", "full")))
+    return drafter
+
+
+def test_siblings_sharing_a_cache_are_caught():
+    prompt = torch.tensor([5, 9, 33, 4])
+    with pytest.raises(Broken):
+        properties.branches_drafted_alone(
+            lambda: started(saboteurs.SharedBranch, prompt, id="noisy"), prompt, torch.tensor(8)
+        )
+
+
+def test_state_from_rejected_drafts_is_caught():
+    prompt = torch.tensor([5, 9, 33, 4])
+    tree = TokenTree.root(torch.tensor(7)).grow(
+        torch.tensor([0]), Candidates(torch.tensor([[3, 4]]), torch.zeros(1, 2))
+    )
+    with pytest.raises(Broken):
+        properties.drafts_from_committed_only(
+            lambda text: started(saboteurs.RemembersRejected, text),
+            prompt,
+            [(tree, torch.tensor([0]))],
+        )

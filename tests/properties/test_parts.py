@@ -1,0 +1,132 @@
+"""Properties of one part at a time: forwards of trees, drafters, verifiers."""
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+
+from toolkit import Pool, Registry, TokenTree
+from toolkit.conformance import properties
+from toolkit.conformance.models import FAMILIES, VOCABULARY, noisy, tiny
+from toolkit.conformance.trees import trees
+from toolkit.pipeline import DraftRuntime
+from toolkit.runtime.session import ModelSession
+
+REGISTRY = Registry.installed()
+DRAFTERS = REGISTRY.names("drafter")
+TOKENS = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=20)
+
+
+def session(family, seed=0, policy="full"):
+    pool = Pool(modules={"it": tiny(family, seed)})
+    return ModelSession(pool.load("it"), REGISTRY.resolve("kv", policy).build())
+
+
+def uncached(family, seed=0):
+    """A forward over a whole text, each row a chain on the one before: no cache is involved."""
+
+    def full(ids):
+        return session(family, seed).forward(torch.tensor(ids), torch.arange(len(ids)) - 1)
+
+    return full
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_node_sees_its_path_alone(family):
+    @given(TOKENS, trees())
+    def holds(prefix, tree):
+        it = session(family)
+        it.prefill(torch.tensor(prefix))
+        properties.node_sees_its_path(it, tree, prefix, uncached(family))
+
+    holds()
+
+
+def started(name, prompt):
+    choice = REGISTRY.resolve("drafter", f"{name}:noisy" if name == "model" else name)
+    drafter = choice.build()
+    pool = Pool(modules={"noisy": noisy("llama", 0)})
+    drafter.start(prompt, DraftRuntime(pool, VOCABULARY, REGISTRY.resolve("kv", "full")))
+    return drafter
+
+
+@pytest.mark.parametrize("name", DRAFTERS)
+def test_branches_are_drafted_alone(name):
+    @given(TOKENS, st.integers(0, VOCABULARY - 1))
+    def holds(prompt, root):
+        ids = torch.tensor(prompt)
+        properties.branches_drafted_alone(lambda: started(name, ids), ids, torch.tensor(root))
+
+    holds()
+
+
+@st.composite
+def steps(draw):
+    """Trees and, in each, the path to some node."""
+    made = []
+    for tree in draw(st.lists(trees(8), min_size=1, max_size=3)):
+        node = draw(st.integers(0, len(tree) - 1))
+        made.append((tree, tree.ancestors()[node].nonzero().flatten()))
+    return made
+
+
+@pytest.mark.parametrize("name", DRAFTERS)
+def test_drafts_depend_on_committed_text_alone(name):
+    @given(TOKENS, steps())
+    def holds(prompt, done):
+        ids = torch.tensor(prompt)
+        properties.drafts_from_committed_only(lambda text: started(name, text), ids, done)
+
+    holds()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n in REGISTRY.names("verifier") if REGISTRY.find("verifier", n).exactness == "greedy"],
+)
+def test_a_greedy_verifier_accepts_what_ar_says(name):
+    @given(trees(vocabulary=4), st.integers(0, 2**31))
+    def holds(tree, seed):
+        rng = torch.Generator().manual_seed(seed)
+        logits = torch.randn(len(tree), 4, generator=rng).round()  # rounded: ties happen
+        verifier = REGISTRY.resolve("verifier", name).build()
+        properties.accepts_what_ar_says(verifier, tree, logits)
+
+    holds()
+
+
+@given(trees(vocabulary=5), st.randoms(use_true_random=False))
+def test_the_order_of_siblings_does_not_matter(tree, random):
+    """Under greedy verification a tree and its mirror commit the same tokens."""
+    choice = {}
+    logits = torch.zeros(len(tree), 5)
+    lineage = tree.ancestors()
+    for node in range(len(tree)):
+        path = tuple(tree.tokens[lineage[node].nonzero().flatten()].tolist())
+        logits[node, choice.setdefault(path, random.randrange(5))] = 1.0
+    order = shuffled(tree, random)
+    where = {old: new for new, old in enumerate(order)}
+    parents = [where.get(int(tree.parents[old]), -1) for old in order]
+    mirror = TokenTree(
+        tree.tokens[order],
+        torch.tensor(parents),
+        tree.depths[order],
+        tree.logprobs[order],
+        tree.path_logprobs[order],
+    )
+    verifier = REGISTRY.resolve("verifier", "greedy").build()
+    rng = torch.Generator()
+    ours, theirs = verifier.judge(tree, logits, rng), verifier.judge(mirror, logits[order], rng)
+    assert tree.tokens[ours.path].tolist() == mirror.tokens[theirs.path].tolist()
+    assert int(ours.bonus) == int(theirs.bonus)
+
+
+def shuffled(tree, random):
+    """Node ids in another order that still has parents first."""
+    order, waiting = [0], [n for n in range(1, len(tree))]
+    while waiting:
+        ready = [n for n in waiting if int(tree.parents[n]) in order]
+        pick = random.choice(ready)
+        order.append(pick)
+        waiting.remove(pick)
+    return order

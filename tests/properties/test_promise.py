@@ -1,0 +1,85 @@
+"""The promise: every registered combination emits exactly AR's tokens and holds exactly AR's cache.
+
+In CI a pairwise covering array, each with random cases, and random draws from the whole product;
+the whole product in the `nightly` profile (TOOLKIT_PROFILE=nightly).
+"""
+
+import os
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from toolkit import Registry
+from toolkit.conformance import generators, properties
+
+REGISTRY = Registry.installed()
+PRODUCT = generators.product(REGISTRY)
+NIGHTLY = os.environ.get("TOOLKIT_PROFILE") == "nightly"
+COMBINATIONS = PRODUCT if NIGHTLY else generators.pairwise(PRODUCT)
+
+
+def named(combination):
+    return "-".join(combination.values())
+
+
+def test_every_kind_is_covered():
+    assert not REGISTRY.broken
+    for kind in generators.KINDS:
+        assert {c[kind] for c in COMBINATIONS} == set(REGISTRY.names(kind)) != set()
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS, ids=named)
+def test_tokens_equal_ar(combination):
+    @given(generators.cases(REGISTRY, combination))
+    def holds(case):
+        properties.tokens_equal_ar(case, REGISTRY)
+
+    holds()
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS, ids=named)
+def test_cache_equals_ar(combination):
+    @given(generators.cases(REGISTRY, combination))
+    def holds(case):
+        properties.cache_equals_ar(case, REGISTRY)
+
+    holds()
+
+
+@pytest.mark.parametrize("law", properties.PER_CASE, ids=lambda law: law.__name__)
+def test_anything_goes(law):
+    @settings(max_examples=3 * settings.default.max_examples)
+    @given(st.sampled_from(PRODUCT).flatmap(lambda c: generators.cases(REGISTRY, c)))
+    def holds(case):
+        law(case, REGISTRY)
+
+    holds()
+
+
+def test_acceptances_are_mixed():
+    """The cases mean something: some drafts are accepted and some rejected."""
+    accepted = rejected = 0
+    for seed in range(6):
+        case = generators.Case(
+            family="llama",
+            seed=seed,
+            noise=0.02,
+            prompt=(5, 9, 33, 4),
+            max_new_tokens=32,
+            **{
+                k: REGISTRY.resolve(k, v)
+                for k, v in {
+                    "drafter": "model:noisy",
+                    "shaper": "budget",
+                    "verifier": "greedy",
+                    "kv": "full",
+                }.items()
+            },
+            draft_kv=REGISTRY.resolve("kv", "full"),
+        )
+        for step in properties.decoded(case.pipeline(REGISTRY), case).result.steps:
+            accepted += step.accepted
+            rejected += step.nodes - 1 - step.accepted
+    assert accepted > 20
+    assert rejected > 20
