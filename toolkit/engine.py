@@ -139,9 +139,15 @@ class Draft:
         self.start_ms = 1e3 * (perf_counter() - began)
 
     def tree(self, shaper: TreeShaper, root: Tensor, depth: int) -> TokenTree:
-        """Grow one step's tree, at most `depth` deep. Raises `StrategyError` when it is too big."""
+        """Grow one step's tree, at most `depth` deep. Raises `StrategyError` when it is no tree on
+        this root, or a bigger one than declared."""
         self.ms, self.depth = 0.0, depth
         tree = shaper.grow(TokenTree.root(root), self)
+        if not tree.sound() or int(tree.tokens[0]) != int(root):
+            raise StrategyError(
+                f"shaper {shaper.name!r} returned no tree on the root that it was given: grow it with "
+                f"`TokenTree.grow` and cut it with `best`, `first`, `within` or `subtree`"
+            )
         if len(tree) > shaper.nodes:
             raise StrategyError(
                 f"shaper {shaper.name!r} grew {len(tree)} nodes, but declares at most {shaper.nodes} "

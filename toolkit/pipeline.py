@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 Spec = str | Strategy | type[Strategy] | Choice
 Prompt = str | Sequence[int] | Tensor
-TARGET = "target"  # the pool's name for a target that is given as a module
 
 
 class Pipeline:
@@ -58,8 +57,7 @@ class Pipeline:
         self.pool = pool or Pool()
         self.pool.aliases |= self.registry.aliases
         if target is not None and not isinstance(target, str):
-            self.pool.modules[TARGET] = target
-            target = TARGET
+            target = self.pool.hold(target)
         if drafter is None:
             drafter = "model" if target is None else "ngram"
         choice = self.registry.resolve("drafter", drafter)

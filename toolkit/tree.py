@@ -68,14 +68,15 @@ class TokenTree:
         """Append candidates as children of `frontier[F]`; ids of existing nodes do not change.
 
         `keep[F, K]` bool selects which candidates become nodes (default: all); a candidate of
-        log-probability −inf never does. New nodes are in frontier order, then candidate order.
+        log-probability −inf never does, and none counts as likelier than certain. New nodes are in
+        frontier order, then candidate order.
         """
         kept = candidates.logprobs > -torch.inf
         if keep is not None:
             kept = kept & keep
         row, column = kept.nonzero(as_tuple=True)
         parents = frontier[row]
-        logprobs = candidates.logprobs[row, column].to(self.logprobs.dtype)
+        logprobs = candidates.logprobs[row, column].to(self.logprobs.dtype).clamp(max=0.0)
         return TokenTree(
             torch.cat([self.tokens, candidates.tokens[row, column]]),
             torch.cat([self.parents, parents]),
@@ -91,6 +92,12 @@ class TokenTree:
         """
         order = self.path_logprobs.sort(descending=True, stable=True).indices[:nodes]
         return self.subtree(order.sort().values)
+
+    def sound(self) -> bool:
+        """Whether this is a tree: one root, parents before children, depths to match."""
+        parents, ids = self.parents[1:], torch.arange(1, len(self), device=self.parents.device)
+        ordered = ((parents >= 0) & (parents < ids)).all() & (self.parents[0] == -1)
+        return bool(ordered) and torch.equal(self.depths[1:], self.depths[parents] + 1)
 
     def first(self, nodes: int) -> TokenTree:
         """The `nodes` nodes that came first; the tree itself when it has no more."""

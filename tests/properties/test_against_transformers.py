@@ -20,8 +20,12 @@ def test_greedy_generate_gives_the_same_tokens(family):
     )
     for prompt in PROMPTS:
         wanted = theirs.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=40, do_sample=False, eos_token_id=0, pad_token_id=0,
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=40,
+            do_sample=False,
+            eos_token_id=0,
+            pad_token_id=0,
         )[0, len(prompt) :].tolist()
         for arm in (pipeline.autoregressive, pipeline):
             assert arm.generate(prompt, max_new_tokens=40).token_ids == wanted

@@ -2,10 +2,11 @@
 
 import itertools
 
+import attrs
 import pytest
 import torch
 
-from toolkit import Candidates, Choice, Pool, Registry, TokenTree
+from toolkit import Candidates, Choice, Pool, Registry, TokenTree, ToolkitError, TreeShaper
 from toolkit.conformance import properties, saboteurs
 from toolkit.conformance.generators import Case
 from toolkit.conformance.models import VOCABULARY, noisy, tiny
@@ -143,3 +144,31 @@ def test_state_from_rejected_drafts_is_caught():
             prompt,
             [(tree, torch.tensor([0]))],
         )
+
+
+@attrs.define
+class Malformed(TreeShaper):
+    """Hangs a second node on the prefix, or starts from another root."""
+
+    name = "malformed"
+    how: str = "root"
+
+    @property
+    def nodes(self):
+        return 8
+
+    def grow(self, root, expand):
+        frontier = torch.zeros(1, dtype=torch.long)
+        tree = root.grow(frontier, expand(root, frontier, 2))
+        if self.how == "root":
+            return attrs.evolve(tree, tokens=(tree.tokens + 1) % VOCABULARY)
+        if self.how == "orphan":
+            return attrs.evolve(tree, parents=torch.full_like(tree.parents, -1))
+        return attrs.evolve(tree, depths=tree.depths * 2)
+
+
+@pytest.mark.parametrize("how", ["root", "orphan", "depth"])
+def test_what_is_no_tree_is_refused(how):
+    case = next(cases(shaper=Choice(Malformed, (("how", how),))))
+    with pytest.raises(ToolkitError, match="no tree on the root"):
+        properties.decoded(case.pipeline(REGISTRY), case)

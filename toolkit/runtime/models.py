@@ -6,15 +6,13 @@ the architecture is built on the meta device and asked.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import frozen
-from huggingface_hub import constants
+from huggingface_hub.utils import logging as hub_logging
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,16 +21,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.cache_utils import DynamicCache, DynamicLayer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging
 
-from toolkit import embedded
 from toolkit.errors import ModelError
 from toolkit.runtime.attention import NAME
 from toolkit.runtime.executors.module import ModuleExecutor
-
-MOVING_ROTARY = ("dynamic", "longrope")  # frequencies depend on the deepest position of a pass
+from toolkit.runtime.places import only_here, place_of, shown
+from toolkit.runtime.refusals import refuse
 
 
 @frozen(eq=False)
@@ -65,6 +60,7 @@ class FoundModel:
 
     name: str
     place: str  # folder or hub id
+    local: bool  # whether the hub is to be left alone
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase | None
 
@@ -87,24 +83,7 @@ def quiet() -> None:
     """No progress bars and no advice from transformers: what matters, we say ourselves."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-
-
-def place_of(name: str, aliases: dict[str, str]) -> str:
-    """Alias, folder or hub id → folder or hub id. Raises `ModelError` for a bare unknown word."""
-    place = aliases.get(name, name)
-    if place.startswith("package:"):
-        return str(embedded.folder(place.removeprefix("package:")))
-    if Path(place).is_dir() or ("/" in place and not _is_path(place)):
-        return place
-    if _is_path(place):
-        raise ModelError(f"no model folder {place}: looked for a folder with a config.json")
-    near = difflib.get_close_matches(place, aliases, 3)
-    hint = (
-        f"did you mean {' or '.join(near)}?" if near else "`toolkit models` lists the known names"
-    )
-    raise ModelError(
-        f"no model called {place!r}: it is no folder, alias or hub id (owner/name); {hint}"
-    )
+    hub_logging.set_verbosity_error()
 
 
 def _digest(folder: Path) -> str | None:
@@ -118,10 +97,6 @@ def _digest(folder: Path) -> str | None:
     return f"sha256:{total.hexdigest()}"
 
 
-def _is_path(text: str) -> bool:
-    return text.startswith((".", "/", "~"))
-
-
 def find(name: str, aliases: dict[str, str]) -> FoundModel:
     """Config and tokenizer of a model. Raises `ModelError`: not here, not reachable, or refused."""
     place = place_of(name, aliases)
@@ -129,84 +104,38 @@ def find(name: str, aliases: dict[str, str]) -> FoundModel:
         raise ModelError(
             f"no config.json in {place}: a model folder is what save_pretrained writes"
         )
+    local = only_here(name, place)
     try:
-        config = AutoConfig.from_pretrained(place)
+        config = AutoConfig.from_pretrained(place, local_files_only=local)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(_unreachable(name, place, error)) from error
+        raise ModelError(
+            f"model {shown(name, place)} cannot be used: {str(error).splitlines()[0]}"
+        ) from error
     config = config.get_text_config(decoder=True)
     refuse(config, name)
-    return FoundModel(name, place, config, _tokenizer(place))
+    return FoundModel(name, place, local, config, _tokenizer(place, local))
 
 
-def _unreachable(name: str, place: str, error: Exception) -> str:
-    shown = repr(name) if name == place else f"{name!r} ({place})"
-    if Path(place).is_dir():
-        return f"model folder {place} cannot be read: {str(error).splitlines()[0]}"
-    if isinstance(error, (ValueError, KeyError)):
-        return f"model {shown} cannot be used: {str(error).splitlines()[0]}"
-    return (
-        f"model {shown} is not here and not reachable: looked in {constants.HF_HUB_CACHE} and on the "
-        f"Hugging Face hub; get it with `hf download {place}`, or give a local folder"
-    )
-
-
-def _tokenizer(place: str) -> PreTrainedTokenizerBase | None:
+def _tokenizer(place: str, local: bool = True) -> PreTrainedTokenizerBase | None:
     """The model's tokenizer, or None where there is none: then prompts are token ids."""
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            place, local_files_only=local
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return tokenizer if len(tokenizer) else None
-
-
-def refuse(config: PretrainedConfig, name: str) -> None:
-    """Raise `ModelError` with the reason when trees cannot be decoded on this architecture."""
-    because = _reason_against(config)
-    if because:
-        raise ModelError(f"model {name!r} ({config.model_type}) cannot decode trees: {because}")
-
-
-def _reason_against(config: PretrainedConfig) -> str | None:
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return "transformers knows no decoder-only language model of this type"
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = {rope.get("rope_type")} | {
-        r.get("rope_type") for r in rope.values() if isinstance(r, dict)
-    }
-    if kinds & set(MOVING_ROTARY):
-        return "its rotary frequencies move with the longest position of a pass, so a tree changes them"
-    if "chunked_attention" in (getattr(config, "layer_types", None) or []):
-        return "it attends in chunks, which the tree attention does not know"
-    cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    if getattr(cls, "_is_stateful", False):
-        return "it keeps a recurrent state, which cannot forget a rejected token"
-    if "position_ids" not in inspect.signature(cls.forward).parameters:
-        return "it takes no position_ids, so a node's position cannot be its depth"
-    if any(not isinstance(layer, DynamicLayer) for layer in DynamicCache(config=config).layers):
-        return "some of its layers keep a state other than keys and values"
-    return _reason_against_attention(config)
-
-
-def _reason_against_attention(config: PretrainedConfig) -> str | None:
-    """Build the architecture without weights and see whether it takes our attention."""
-    with torch.device("meta"):
-        try:
-            module = AutoModelForCausalLM.from_config(config)
-        except (ImportError, RuntimeError, ValueError) as error:
-            return f"it cannot be built ({str(error).splitlines()[0]})"
-    if not module._can_set_attn_implementation():
-        return "its attention cannot be replaced"
-    module.set_attn_implementation(NAME)
-    if module.config._attn_implementation != NAME:
-        return "its attention cannot be replaced"
-    return None
 
 
 def load(found: FoundModel, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
     """Load the weights; `dtype` None keeps the checkpoint's own."""
     try:
         module = AutoModelForCausalLM.from_pretrained(
-            found.place, config=found.config, dtype=dtype or "auto", attn_implementation=NAME
+            found.place,
+            config=found.config,
+            dtype=dtype or "auto",
+            attn_implementation=NAME,
+            local_files_only=found.local,
         )
     except OSError as error:
         raise ModelError(

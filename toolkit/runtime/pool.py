@@ -52,6 +52,16 @@ class Pool:
             return torch.float32 if self.torch_device.type == "cpu" else None
         return DTYPES[self.dtype]
 
+    def hold(self, module: PreTrainedModel) -> str:
+        """The name of a module in memory: its class's, numbered when another has it."""
+        base, count = type(module).__name__, 1
+        name = base
+        while self.modules.get(name, module) is not module:
+            count += 1
+            name = f"{base}-{count}"
+        self.modules[name] = module
+        return name
+
     def find(self, name: str) -> FoundModel | LoadedModel:
         """A model without its weights. Raises `ModelError`."""
         if name in self.modules:

@@ -1,0 +1,67 @@
+"""Where a model is: an alias, a folder, the hub's cache, or the hub."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from toolkit import embedded
+from toolkit.errors import ModelError
+
+PATIENCE = 5  # seconds to wait for the hub before looking at what is here
+
+
+def place_of(name: str, aliases: dict[str, str]) -> str:
+    """Alias, folder or hub id → folder or hub id. Raises `ModelError` for a bare unknown word."""
+    place = aliases.get(name, name)
+    if place.startswith("package:"):
+        return str(embedded.folder(place.removeprefix("package:")))
+    if Path(place).is_dir() or ("/" in place and not _is_path(place)):
+        return place
+    if _is_path(place):
+        raise ModelError(f"no model folder {place}: looked for a folder with a config.json")
+    near = difflib.get_close_matches(place, aliases, 3)
+    hint = (
+        f"did you mean {' or '.join(near)}?" if near else "`toolkit models` lists the known names"
+    )
+    raise ModelError(
+        f"no model called {place!r}: it is no folder, alias or hub id (owner/name); {hint}"
+    )
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith((".", "/", "~"))
+
+
+def only_here(name: str, place: str) -> bool:
+    """Whether to use local files alone: a folder, or a cached model whose hub does not answer.
+
+    Asked once and with little patience, because transformers would try for half a minute. Raises
+    `ModelError` for a model that is neither here nor reachable.
+    """
+    if Path(place).is_dir():
+        return True
+    try:
+        HfApi().model_info(place, timeout=PATIENCE)
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"no model {shown(name, place)} on the Hugging Face hub, or it is private: check the id, "
+            f"or log in with `hf auth login`"
+        ) from error
+    except Exception as error:  # whatever the hub's HTTP client raises
+        if isinstance(try_to_load_from_cache(place, "config.json"), str):
+            return True
+        raise ModelError(
+            f"model {shown(name, place)} is not here and not reachable: looked in "
+            f"{constants.HF_HUB_CACHE} and on the Hugging Face hub; get it with "
+            f"`hf download {place}`, or give a local folder"
+        ) from error
+    return False
+
+
+def shown(name: str, place: str) -> str:
+    """A model in a message: as it was named, and what the name stands for."""
+    return repr(name) if name == place else f"{name!r} ({place})"
