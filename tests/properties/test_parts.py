@@ -123,7 +123,7 @@ def test_the_order_of_siblings_does_not_matter(tree, random):
 
 def shuffled(tree, random):
     """Node ids in another order that still has parents first."""
-    order, waiting = [0], [n for n in range(1, len(tree))]
+    order, waiting = [0], list(range(1, len(tree)))
     while waiting:
         ready = [n for n in waiting if int(tree.parents[n]) in order]
         pick = random.choice(ready)

@@ -15,11 +15,19 @@ import torch
 from torch import Tensor
 
 from toolkit import engine
-from toolkit.interfaces import Drafter, Expand, Runtime, Session, TreeShaper, Verifier
+from toolkit.interfaces import (
+    Drafter,
+    Expand,
+    KVPolicy,
+    Runtime,
+    Session,
+    TreeShaper,
+    Verifier,
+)
 from toolkit.runtime import session as sessions
+from toolkit.runtime.attention import Pass, visibility
 from toolkit.runtime.cache import TreeCache
-from toolkit.runtime.session import ModelSession
-from toolkit.tree import Candidates, TokenTree, Verdict, ancestors
+from toolkit.tree import Candidates, TokenTree, Verdict
 
 Saboteur = Callable[[], "Iterator[None]"]
 
@@ -27,12 +35,7 @@ Saboteur = Callable[[], "Iterator[None]"]
 @contextmanager
 def position_by_index() -> Iterator[None]:
     """A node's position is its index in the tree, not its depth (DynaTree's published code)."""
-
-    def append(self: ModelSession, parents: Tensor) -> None:
-        self._parents = torch.cat([self._parents, parents.cpu()])
-        self._depths = torch.arange(len(self._parents))
-
-    with patch.object(ModelSession, "_append", append):
+    with patch.object(sessions, "depths", lambda lineage: torch.arange(len(lineage))):
         yield
 
 
@@ -40,16 +43,12 @@ def position_by_index() -> Iterator[None]:
 def sibling_visible() -> Iterator[None]:
     """The mask is causal over the rows: a node sees the siblings before it."""
 
-    def causal(parents: Tensor) -> Tensor:
-        return torch.ones(len(parents), len(parents)).tril().bool()
+    def causal(policy: KVPolicy, query_pos: Tensor, key_pos: Tensor, ancestors: Tensor) -> Pass:
+        count = ancestors.shape[1]
+        earlier = torch.ones(count, count).tril().bool()[-len(ancestors) :]
+        return visibility(policy, query_pos, key_pos, earlier)
 
-    honest = ModelSession._append
-
-    def append(self: ModelSession, parents: Tensor) -> None:
-        with patch.object(sessions, "ancestors", ancestors):
-            honest(self, parents)
-
-    with patch.object(sessions, "ancestors", causal), patch.object(ModelSession, "_append", append):
+    with patch.object(sessions, "visibility", causal):
         yield
 
 

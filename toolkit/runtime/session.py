@@ -23,7 +23,6 @@ class ModelSession:
     policy: KVPolicy
     cache: TreeCache = field(init=False)
     _parents: Tensor = field(init=False, factory=lambda: torch.zeros(0, dtype=torch.long))
-    _depths: Tensor = field(init=False, factory=lambda: torch.zeros(0, dtype=torch.long))
 
     def __attrs_post_init__(self) -> None:
         self.cache = TreeCache(self.model.layers)
@@ -55,25 +54,23 @@ class ModelSession:
     @torch.no_grad()
     def forward(self, tokens: Tensor, parents: Tensor) -> Tensor:
         count, device = tokens.shape[0], self.model.device
-        self._append(parents)
+        self._parents = torch.cat([self._parents, parents.cpu()])
+        lineage = ancestors(self._parents)
+        positions = self.length + depths(lineage)
         self.cache.extend(count)
-        committed = torch.arange(self.length)
-        positions = self.length + self._depths
         now = visibility(
             self.policy,
             positions[-count:].to(device),
-            torch.cat([committed, positions]).to(device),
-            ancestors(self._parents)[-count:].to(device),
+            torch.cat([torch.arange(self.length), positions]).to(device),
+            lineage[-count:].to(device),
         )
         return self.model.executor.forward(tokens.to(device), now, self.cache)
 
-    def _append(self, parents: Tensor) -> None:
-        """Add rows to the scratch tree: a row is one deeper than its parent, wherever it stands."""
-        first = self._parents.shape[0]
-        self._parents = torch.cat([self._parents, parents.cpu()])
-        depths = ancestors(self._parents)[first:].sum(1) - 1
-        self._depths = torch.cat([self._depths, depths])
-
     def commit(self, rows: Tensor) -> None:
         self.cache.commit(rows.cpu())
-        self._parents, self._depths = self._parents[:0], self._depths[:0]
+        self._parents = self._parents[:0]
+
+
+def depths(lineage: Tensor) -> Tensor:
+    """Depth of each scratch row [S]: its ancestors' number, wherever the row stands."""
+    return lineage.sum(1) - 1
