@@ -51,7 +51,7 @@ class Run:
     device: str = column("cpu, or the GPU's name")
     threads: int = column("CPU threads of torch")
     dtype: str = column("of the target's weights")
-    numerics: str = column("bitwise, fp32 or tie: how exact equality with AR is meant")
+    numerics: str = column("equality with AR is meant as fp32: identical, or tie: up to rounding")
     target: str = column("target as given")
     target_revision: str | None = column(
         "hub commit, or sha256 over the folder's config and weights"
@@ -83,7 +83,7 @@ class Request:
     tokens_per_s: float | None = column("tokens after the first, per second of decoding")
     tokens_per_s_end_to_end: float | None = column("all tokens, per second of ttft and decoding")
     tpot_ms: float | None = column("decode_ms per token after the first")
-    drafted: int = column("nodes drafted, all steps")
+    drafted: int = column("drafted nodes sent to verification, all steps")
     accepted: int = column("drafted tokens accepted, all steps")
     acceptance: float | None = column("accepted over the depths of the trees: at most 1")
     nodes_mean: float | None = column("mean tree size N, root included")

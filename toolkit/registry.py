@@ -188,10 +188,8 @@ class Registry:
 
 def reason(error: BaseException) -> str:
     """An exception in one line."""
-    lines = str(error).strip().splitlines()
-    return (
-        lines[0] if isinstance(error, PluginError) and lines else f"{type(error).__name__}: {error}"
-    )
+    text = next(iter(str(error).strip().splitlines()), "")
+    return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
 
 
 def _owner(point: EntryPoint) -> tuple[str, str]:

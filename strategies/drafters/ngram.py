@@ -54,9 +54,8 @@ class NgramDrafter(Drafter):
         while node >= 0 and len(path) < self.n:
             path.append(tokens[node])
             node = parents[node]
-        return (
-            self._text[len(self._text) - (self.n - len(path)) :] * (len(path) < self.n) + path[::-1]
-        )
+        missing = self.n - len(path)
+        return self._text[max(0, len(self._text) - missing) :] * (missing > 0) + path[::-1]
 
     def _after(self, tail: list[int], k: int) -> list[tuple[int, float]]:
         """Up to `k` (token, probability) pairs, likeliest first."""

@@ -14,6 +14,7 @@ class Chain(TreeShaper):
     """A linear draft: the likeliest continuation, `k` tokens long."""
 
     name = "chain"
+    prunes = False
     k: int = option(5, help="drafted tokens", validator=ge(1))
 
     @property

@@ -39,7 +39,7 @@ def _rows(generation: Generation, pipeline: Pipeline) -> list[tuple[str, str | T
             "KV",
             f"target {_bytes(generation.kv_bytes)}, drafter {_bytes(generation.draft_kv_bytes)}",
         ),
-        ("target", f"{specs['target']} ({pipeline.pool.place(specs['target'])})"),
+        ("target", _target(specs["target"], pipeline.pool.place(specs["target"]))),
         (
             "specs",
             " ".join(f"--{k.replace('_', '-')} {v}" for k, v in specs.items() if k != "target"),
@@ -48,6 +48,10 @@ def _rows(generation: Generation, pipeline: Pipeline) -> list[tuple[str, str | T
     if generation.verification:
         rows.append(("against AR", _verdict(generation, generation.verification, pipeline)))
     return rows
+
+
+def _target(name: str, place: str) -> str:
+    return name if name == place else f"{name} ({place})"
 
 
 def _verdict(generation: Generation, found: Verification, pipeline: Pipeline) -> Text:

@@ -87,7 +87,7 @@ def listed(found: Registry) -> list[dict[str, Any]]:
 
 
 def summary(cls: type[Strategy]) -> str:
-    """The first sentence of a class's docstring."""
+    """The first paragraph of a class's docstring."""
     return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
 
 

@@ -19,7 +19,14 @@ def test_list_as_json_has_every_strategy():
     assert {(r["kind"], r["name"]) for r in rows} == set(Registry.installed().entries)
     for row in rows:
         assert list(row) == [
-            "name", "kind", "summary", "distribution", "version", "status", "reason", "needs_options",
+            "name",
+            "kind",
+            "summary",
+            "distribution",
+            "version",
+            "status",
+            "reason",
+            "needs_options",
         ]
         assert row["status"] == "ok"
         assert row["summary"]

@@ -54,7 +54,17 @@ def pair(target, drafter):
 def test_streams_text_and_ends_with_a_panel(run, pair):
     result = run(PROMPT, *pair, "--verify")
     assert result.exit_code == 0, result.output
-    for word in ("tokens/s", "TTFT", "τ", "draft", "verify", "commit", "saved", "KV", "--shaper adaptive"):
+    for word in (
+        "tokens/s",
+        "TTFT",
+        "τ",
+        "draft",
+        "verify",
+        "commit",
+        "saved",
+        "KV",
+        "--shaper adaptive",
+    ):
         assert word in " ".join(result.output.replace("│", " ").split())
     assert "exact: all" in result.output
 
@@ -63,8 +73,17 @@ def test_json_is_one_object_on_stdout(run, pair):
     result = run(PROMPT, *pair, "--verify", "--json")
     found = json.loads(result.stdout)
     assert list(found) == [
-        "text", "token_ids", "stop_reason", "tau", "steps", "tokens_per_s", "ttft_ms", "verdict",
-        "numerics", "specs", "metrics",
+        "text",
+        "token_ids",
+        "stop_reason",
+        "tau",
+        "steps",
+        "tokens_per_s",
+        "ttft_ms",
+        "verdict",
+        "numerics",
+        "specs",
+        "metrics",
     ]
     assert found["verdict"] == "exact"
     assert found["text"].split() == [f"w{i}" for i in found["token_ids"] if i]
@@ -103,9 +122,10 @@ def test_a_prompt_comes_three_ways(run, pair, tmp_path, by):
         "file": lambda: run("--prompt-file", file, *pair, "--json"),
         "stdin": lambda: run(*pair, "--json", stdin=PROMPT + "\n"),
     }[by]()
-    assert json.loads(result.stdout)["token_ids"] == json.loads(
-        run(PROMPT, *pair, "--json").stdout
-    )["token_ids"]
+    assert (
+        json.loads(result.stdout)["token_ids"]
+        == json.loads(run(PROMPT, *pair, "--json").stdout)["token_ids"]
+    )
 
 
 def test_no_prompt_at_all_runs_on_the_built_in_one(run, pair):
@@ -126,7 +146,8 @@ def test_out_is_a_folder_of_tables(run, pair, tmp_path):
     assert run(PROMPT, *pair, "--out", tmp_path / "results").exit_code == 0
     tables = {f.name: pq.read_table(f) for f in (tmp_path / "results").iterdir()}
     assert {name: len(t) for name, t in tables.items() if name in ("runs", "requests")} == {
-        "runs": 1, "requests": 1,
+        "runs": 1,
+        "requests": 1,
     }
     request = tables["requests"].to_pylist()[0]
     assert len(tables["steps"]) == request["steps"]
@@ -136,7 +157,10 @@ def test_out_is_a_folder_of_tables(run, pair, tmp_path):
 
 BAD = {
     "unknown shaper": (["hi", "--shaper", "adaptve"], "did you mean adaptive"),
-    "unknown option": (["hi", "--shaper", "adaptive:budgt=3"], "has no option 'budgt'; it has: depth"),
+    "unknown option": (
+        ["hi", "--shaper", "adaptive:budgt=3"],
+        "has no option 'budgt'; it has: depth",
+    ),
     "ill-typed option": (["hi", "--shaper", "fixed:depth=x"], "'depth' takes int, got 'x'"),
     "out of range": (["hi", "--shaper", "fixed:depth=0"], "depth"),
     "given twice": (["hi", "--shaper", "fixed:depth=1,depth=2"], "twice"),
@@ -241,9 +265,18 @@ def test_the_promised_command_works_as_written(target, drafter, tmp_path):
     toolkit = shutil.which("toolkit", path=str(Path(sys.executable).parent))
     done = subprocess.run(
         [toolkit, *"run --drafter pythia-70m --shaper adaptive --kv window".split()],
-        capture_output=True, text=True, timeout=120, cwd=tmp_path, stdin=subprocess.DEVNULL,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HF_HUB_CACHE": str(hub),
-             "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "HF_HUB_CACHE": str(hub),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+        },
     )
     assert done.returncode == 0, done.stderr
     assert "pythia-2.8b (EleutherAI/pythia-2.8b)" in done.stdout

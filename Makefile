@@ -1,0 +1,48 @@
+# Everything is installed into .venv, in this folder. Python 3.11 or newer and make are all it takes.
+# With another Python: make setup PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.set-up
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+
+# The same pins for the environments that pip builds in: the first for pip before 25.3, the second since.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo test lint clean
+
+help:
+	@echo "make setup   create .venv with everything pinned"
+	@echo "make demo    decode a prompt with the shipped models and check it against plain decoding"
+	@echo "make test    run the tests"
+	@echo "make lint    run the linters and the type checker"
+	@echo "make clean   remove builds and caches, keep .venv"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt $(PLUGINS:=/pyproject.toml)
+	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or newer is needed, this is %d.%d: make setup PYTHON=python3.12' % sys.version_info[:2])"
+	@echo "Setting up .venv (once; PyTorch is large)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0
+	@$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@$(BIN)/pip install --quiet --no-deps $(PLUGINS:%=-e ./%)
+	@touch $@
+
+demo: setup
+	@$(BIN)/toolkit run "The old sailor looked at the sea and" --max-new-tokens 96 --verify
+
+test: setup
+	@$(BIN)/pytest -q tests plugins
+
+lint: setup
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports
+
+clean:
+	@rm -rf build dist .test-wheel .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@rm -rf ./*.egg-info plugins/*/*.egg-info plugins/*/build
+	@find $(filter-out .venv .git,$(wildcard *)) -name __pycache__ -type d -prune -exec rm -rf {} +

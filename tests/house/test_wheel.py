@@ -1,0 +1,111 @@
+"""The wheel holds what the tree holds, under one name."""
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import files as installed_files
+from pathlib import Path
+
+import pytest
+
+import toolkit
+
+MAPPED = {
+    "toolkit": "toolkit",
+    "strategies": "toolkit/strategies",
+    "kvcache": "toolkit/kvcache",
+    "bench": "toolkit/bench",
+}
+DATA = ("*.json", "*.safetensors")
+
+
+def place(path):
+    """Where a file of the tree lies in the wheel."""
+    return Path(MAPPED[path.parts[0]], *path.parts[1:])
+
+
+@pytest.fixture(scope="module")
+def source(files):
+    """The files of the four folders."""
+    return [path for path in files if path.parts[0] in MAPPED and len(path.parts) > 1]
+
+
+@pytest.fixture(scope="module")
+def settings(root):
+    return tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+
+
+@pytest.fixture(scope="module")
+def wheel(root, files, tmp_path_factory):
+    """The names in a wheel that is built from a clean copy of the tree."""
+    copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("wheel")
+    for path in files:
+        if path.parts[0] in MAPPED or len(path.parts) == 1:
+            (copy / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / path, copy / path)
+    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(out)], cwd=copy, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(out.glob("*.whl"))) as archive:
+        return {Path(name) for name in archive.namelist()}
+
+
+def test_the_plan_lists_every_package(settings, source):
+    packages = {".".join(place(path).parent.parts) for path in source if path.suffix == ".py"}
+    assert sorted(settings["packages"]) == sorted(packages)
+
+
+def test_every_package_has_its_sentence(source):
+    folders = {path.parent for path in source if path.suffix == ".py"}
+    assert {folder for folder in folders if folder / "__init__.py" not in source} == set()
+
+
+def test_the_wheel_holds_every_module_and_no_other(wheel, source):
+    modules = {place(path) for path in source if path.suffix == ".py"}
+    assert {name for name in wheel if name.suffix == ".py"} == modules
+
+
+def test_the_wheel_has_one_top_level(wheel):
+    tops = {name.parts[0] for name in wheel}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"toolkit"}
+
+
+def test_the_wheel_is_typed_and_licensed(wheel):
+    assert Path("toolkit/py.typed") in wheel
+    assert [name for name in wheel if name.name == "LICENSE"]
+
+
+def test_the_wheel_holds_the_models(wheel, source):
+    """Weights, configurations, tokenizers and the card, as far as the tree has them."""
+    embedded = [path for path in source if path.parts[:2] == ("toolkit", "embedded")]
+    data = {path for path in embedded if path.name == "CARD.md" or any(map(path.match, DATA))}
+    assert {place(path) for path in data} <= wheel
+
+
+def test_the_wheel_holds_nothing_else(wheel, source):
+    inside = {name for name in wheel if name.parts[0] == "toolkit"}
+    assert inside <= {place(path) for path in source}
+
+
+@pytest.mark.installed
+def test_the_tests_see_what_is_installed(root):
+    """The checkout where it is installed as such, and never in the place of a wheel."""
+    names = map(str, installed_files("speculative-toolkit"))
+    editable = any("__editable__" in name for name in names)
+    home = root if editable else Path(sys.prefix).resolve()
+    assert Path(toolkit.__file__).resolve().is_relative_to(home)
+
+
+@pytest.mark.installed
+def test_what_is_installed_has_one_top_level():
+    names = [
+        Path(path).parts[0]
+        for path in installed_files("speculative-toolkit")
+        if ".." not in str(path)
+    ]
+    names = [name for name in names if not name.startswith("__editable__")]
+    assert {n for n in names if not n.endswith(".dist-info") and n != "__pycache__"} <= {"toolkit"}

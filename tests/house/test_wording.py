@@ -1,0 +1,36 @@
+"""The files speak of the project alone: no paths of some machine, no private package index."""
+
+import re
+
+PATHS = "home root mnt work tmp/bash Users".split()  # folders that exist on one machine only
+WORDS = ["index-url", "find-links", "trusted-host"]
+FORBIDDEN = re.compile(
+    "|".join([*(rf"(?<![\w.~/-])/{path}[/_.]" for path in PATHS), *WORDS]), re.IGNORECASE
+)
+BINARY = {".safetensors", ".parquet", ".png"}
+HERE = "test_wording.py"
+
+
+def test_no_file_speaks_of_a_machine(root, files):
+    found = {}
+    for path in files:
+        if path.suffix in BINARY or path.name in (HERE, "tokenizer.json"):
+            continue
+        hits = FORBIDDEN.findall((root / path).read_text(encoding="utf-8"))
+        if hits:
+            found[str(path)] = hits
+    assert found == {}
+
+
+def test_the_pattern_would_notice():
+    for text in ("cd /" + "work/main", "'/" + "tmp/bash_jobs'", "--extra-" + "index-url x"):
+        assert FORBIDDEN.search(text)
+    for text in ("strategies/work/x", "https://a.b/home/x", "~/work/x", "./work/x"):
+        assert not FORBIDDEN.search(text)
+
+
+def test_every_text_ends_with_a_line_break(root, files):
+    for path in files:
+        if path.suffix in {".py", ".md", ".toml", ".txt"}:
+            data = (root / path).read_bytes()
+            assert not data or (data.endswith(b"\n") and b"\r" not in data), path
