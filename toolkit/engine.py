@@ -157,15 +157,17 @@ class Draft:
 
     def __call__(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
         """`expand`: asks the drafter, unless nothing below `frontier` could be emitted."""
-        if not len(frontier) or int(tree.depths[frontier].max()) >= self.depth:
+        if not len(frontier) or int(tree.depths[frontier].min()) >= self.depth:
             return Candidates.none(len(frontier), tree.tokens.device)
         began = perf_counter()
         candidates = self.drafter.expand(tree, frontier, k)
         self.ms += 1e3 * (perf_counter() - began)
-        if candidates.tokens.numel() and int(candidates.tokens.max()) >= self.vocabulary:
+        proposed = candidates.tokens[candidates.logprobs > -torch.inf]
+        unknown = proposed[(proposed < 0) | (proposed >= self.vocabulary)]
+        if len(unknown):
             raise StrategyError(
-                f"drafter {self.drafter.name!r} proposed token {int(candidates.tokens.max())}, but "
-                f"the target knows ids below {self.vocabulary}: see runtime.vocabulary"
+                f"drafter {self.drafter.name!r} proposed token {int(unknown[0])}, but the target "
+                f"knows ids from 0 to {self.vocabulary - 1}: see runtime.vocabulary"
             )
         return candidates
 

@@ -35,7 +35,8 @@ def verify(pipeline: Pipeline, generation: Generation) -> Verification:
             break
     ar = stream.result
     if not watch.divergent and len(ar.token_ids) != len(generation.token_ids):
-        watch.divergent = Difference(len(ar.token_ids), -1, ar.token_ids[-1], math.inf, 0.0)
+        index = len(ar.token_ids)  # AR has ended where we go on
+        watch.divergent = Difference(index, generation.token_ids[index], -1, math.inf, 0.0)
     first = watch.divergent or next(iter(watch.ties), None)
     return Verification(_outcome(watch, generation), len(watch.ties), first, ar.tokens_per_s)
 

@@ -22,6 +22,10 @@ class Family:
     drafter: str
     models: dict[str, str]  # alias → hub id, or "package:FOLDER" for a model that ships
 
+    def __attrs_post_init__(self) -> None:
+        if not {self.target, self.drafter} <= set(self.models):
+            raise ValueError(f"family {self.name!r}: target and drafter must be among its models")
+
 
 STORIES = Family(
     "stories",

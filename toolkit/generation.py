@@ -17,7 +17,10 @@ StopReason = Literal["eos", "length", "positions"]
 
 @frozen
 class Difference:
-    """Where our tokens and AR's part. `margin`: AR's logit of its token less that of ours."""
+    """Where our tokens and AR's part; −1 stands for AR's end.
+
+    `margin`: AR's logit of its token less that of ours.
+    """
 
     index: int
     our_token: int

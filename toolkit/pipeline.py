@@ -107,8 +107,15 @@ class Pipeline:
             ids = torch.tensor(found.tokenizer(prompt).input_ids, dtype=torch.long)
         else:
             ids = torch.as_tensor(prompt, dtype=torch.long).cpu()
-        if not len(ids):
+        if not ids.numel():
             raise MismatchError("the prompt is empty: give at least one token")
+        strange = ids[(ids < 0) | (ids >= found.vocabulary)]
+        if ids.ndim != 1 or len(strange):
+            raise MismatchError(
+                f"a prompt is one row of ids from 0 to {found.vocabulary - 1}, the vocabulary of "
+                f"target {self.target!r}; this one has shape {list(ids.shape)} and holds "
+                f"{strange.tolist()[:3]}"
+            )
         if len(ids) >= found.positions:
             raise MismatchError(
                 f"the prompt has {len(ids)} tokens, but target {self.target!r} has only "
@@ -190,7 +197,7 @@ class Stream:
         """What was decoded so far."""
         model, ids = self.target.model, [t for event in self.events for t in event.tokens]
         return Generation(
-            text=Detokenizer(model.tokenizer, self.prompt.tolist()).all(ids),
+            text=self._text(),
             token_ids=ids,
             prompt_ids=self.prompt.tolist(),
             stop_reason=self._stop_reason(ids),
@@ -202,6 +209,11 @@ class Stream:
             peak_memory_bytes=peak_memory(model.device),
             events=self.events,
         )
+
+    def _text(self) -> str:
+        """The pieces that iterating yields, joined."""
+        text = Detokenizer(self.target.model.tokenizer, self.prompt.tolist())
+        return "".join([text.add(event.tokens) for event in self.events] + [text.rest()])
 
     def _stop_reason(self, ids: list[int]) -> StopReason:
         if ids and ids[-1] in self.target.model.stop_ids:

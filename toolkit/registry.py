@@ -88,6 +88,8 @@ class Registry:
         """Register one plugin's strategies and families, all or none. Raises `PluginError`."""
         before = dict(self.entries), list(self.families)
         name = f"{distribution}:{plugin.__name__}"
+        if self._plugins.is_registered(plugin) or self._plugins.has_plugin(name):
+            raise PluginError(f"plugin {distribution} is given twice: give it once")
         self._plugins.register(plugin, name)
         try:
             self._plugins.check_pending()  # a misspelt hook is an error, not silence
@@ -113,7 +115,7 @@ class Registry:
                 f"plugin {distribution} offers {cls!r}, which is no strategy: "
                 f"inherit from one of {', '.join(base.__name__ for base in KINDS.values())}"
             )
-        if not hasattr(cls, "__attrs_attrs__") or "name" not in vars(cls):
+        if "__attrs_attrs__" not in vars(cls) or "name" not in vars(cls):
             raise PluginError(
                 f"plugin {distribution}: {cls.__name__} must be an attrs class (@attrs.define) with "
                 f"a class attribute `name`"
@@ -160,7 +162,8 @@ class Registry:
         names = self.names(kind)
         if not names:
             raise SpecError(f"no {kind} is registered: in a checkout, run `pip install -e .`")
-        near = difflib.get_close_matches(name, names, 3)
+        models = list(self.aliases) if kind == "drafter" else []
+        near = difflib.get_close_matches(name, names + models, 3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
         failed = f" (did not load: {'; '.join(self.broken)})" if self.broken else ""
         raise SpecError(f"no {kind} called {name!r}: {hint}{failed}")
@@ -181,7 +184,7 @@ class Registry:
 
     def _names_a_model(self, text: str) -> bool:
         name = text.partition(":")[0]
-        if ("drafter", name) in self.entries:
+        if not text or ("drafter", name) in self.entries:
             return False
         return text in self.aliases or "/" in name or Path(text).is_dir()
 

@@ -103,8 +103,10 @@ def checked(kind: str, choice: Choice) -> Choice:
     fields, given = options_of(choice.cls), dict(choice.options)
     missing = [f.name for f in fields if f.default is attrs.NOTHING and f.name not in given]
     if missing:
-        wanted = ", ".join(f"{key}=…" for key in missing)
-        raise SpecError(f"{kind} {str(choice)!r} needs {wanted}: write {choice.cls.name}:{wanted}")
+        wanted = ",".join(f"{key}=…" for key in missing)
+        raise SpecError(
+            f"{kind} {str(choice)!r} needs {', '.join(missing)}: write {choice.cls.name}:{wanted}"
+        )
     try:
         choice.build()
     except (TypeError, ValueError) as error:

@@ -39,8 +39,8 @@ class ModelDrafter(Drafter):
             self._pending = prompt[:0]
 
     def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        depth = int(tree.depths[frontier].max())
-        if self._session.length + len(self._pending) + depth >= self._session.positions:
+        root = self._session.length + len(self._pending) - (0 in self._rows)  # its position
+        if root + int(tree.depths[frontier].max()) >= self._session.positions:
             return Candidates.none(len(frontier), tree.tokens.device)
         nodes = frontier.tolist()
         if 0 in nodes and 0 not in self._logits:

@@ -30,6 +30,10 @@ class NgramDrafter(Drafter):
         init=False, factory=lambda: defaultdict(Counter)
     )
 
+    def __attrs_post_init__(self) -> None:
+        if self.shortest > self.n:
+            raise ValueError(f"'shortest' must be at most 'n' ({self.n}): {self.shortest}")
+
     def start(self, prompt: Tensor, runtime: Runtime) -> None:
         self.commit(prompt)
 

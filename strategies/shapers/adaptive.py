@@ -61,6 +61,8 @@ class Adaptive(TreeShaper):
             raise ValueError(
                 f"'depth' must be at most 'max_depth' ({self.max_depth}): {self.depth}"
             )
+        if self.low > self.high:
+            raise ValueError(f"'low' must be at most 'high' ({self.high}): {self.low}")
         self._now = _Thresholds(self.depth, self.high, self.deep)
         self._past = deque(maxlen=self.window)
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 from attrs import define, field
 from transformers import PreTrainedTokenizerBase
 
-CONTEXT = 6  # ids decoded again before new ones: a piece's spaces depend on what is before it
-UNFINISHED = "\ufffd"  # a character whose bytes are not all here yet
-
-
-def _tail(ids: list[int]) -> list[int]:
-    return ids[-CONTEXT:]
+CONTEXT = 6  # prompt ids decoded again before the first new ones: a space depends on what precedes
+UNFINISHED = "\ufffd"  # a character whose bytes are not all here
 
 
 @define
@@ -18,27 +14,34 @@ class Detokenizer:
     """Turns committed ids into text as soon as it is certain. Without a tokenizer: empty text."""
 
     tokenizer: PreTrainedTokenizerBase | None
-    before: list[int] = field(converter=_tail)
+    prompt: list[int]
+    _before: list[int] = field(init=False)  # ids that begin and end at a character's border
     _waiting: list[int] = field(factory=list, init=False)
 
+    def __attrs_post_init__(self) -> None:
+        self._before = self.prompt[-CONTEXT:]
+        while self._before and self._decode(self._before).startswith(UNFINISHED):
+            self._before = self._before[1:]
+
     def add(self, ids: list[int]) -> str:
-        """The text that `ids` complete."""
+        """The text that `ids` complete; what they leave unfinished waits."""
         self._waiting += ids
-        text = self.all(self._waiting)
+        text = self._new()
         return "" if text.endswith(UNFINISHED) else self._flush(text)
 
     def rest(self) -> str:
         """What is left at the end, unfinished characters included."""
-        return self._flush(self.all(self._waiting))
+        return self._flush(self._new())
 
-    def all(self, ids: list[int]) -> str:
-        """The text that `ids` add after `before`."""
-        if self.tokenizer is None or not ids:
+    def _new(self) -> str:
+        return self._decode(self._before + self._waiting)[len(self._decode(self._before)) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        if self.tokenizer is None:
             return ""
-        decode = self.tokenizer.decode
-        head = decode(self.before, skip_special_tokens=True)
-        return str(decode(self.before + ids, skip_special_tokens=True))[len(head) :]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _flush(self, text: str) -> str:
-        self.before, self._waiting = _tail(self.before + self._waiting), []
+        if self._waiting:
+            self._before, self._waiting = self._waiting, []
         return text

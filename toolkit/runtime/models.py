@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from attrs import frozen
 from huggingface_hub.utils import logging as hub_logging
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -137,7 +138,7 @@ def load(found: FoundModel, device: torch.device, dtype: torch.dtype | None) -> 
             attn_implementation=NAME,
             local_files_only=found.local,
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ModelError(
             f"model {found.name!r} has a config but no weights that load: {str(error).splitlines()[0]}"
         ) from error

@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from toolkit import embedded
 from toolkit.errors import ModelError
@@ -17,6 +17,8 @@ PATIENCE = 5  # seconds to wait for the hub before looking at what is here
 def place_of(name: str, aliases: dict[str, str]) -> str:
     """Alias, folder or hub id → folder or hub id. Raises `ModelError` for a bare unknown word."""
     place = aliases.get(name, name)
+    if place.startswith("~"):
+        place = str(Path(place).expanduser())
     if place.startswith("package:"):
         return str(embedded.folder(place.removeprefix("package:")))
     if Path(place).is_dir() or ("/" in place and not _is_path(place)):
@@ -33,7 +35,7 @@ def place_of(name: str, aliases: dict[str, str]) -> str:
 
 
 def _is_path(text: str) -> bool:
-    return text.startswith((".", "/", "~"))
+    return text.startswith((".", "/"))
 
 
 def only_here(name: str, place: str) -> bool:
@@ -46,6 +48,10 @@ def only_here(name: str, place: str) -> bool:
         return True
     try:
         HfApi().model_info(place, timeout=PATIENCE)
+    except HFValidationError as error:
+        raise ModelError(
+            f"{place!r} is neither a folder nor a hub id: a hub id is owner/name"
+        ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"no model {shown(name, place)} on the Hugging Face hub, or it is private: check the id, "

@@ -25,6 +25,8 @@ def refuse(config: PretrainedConfig, name: str) -> None:
 def _reason_against(config: PretrainedConfig) -> str | None:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return "transformers knows no decoder-only language model of this type"
+    if hasattr(config, "type_vocab_size"):
+        return "it is built as an encoder, which reads both ways or counts positions its own way"
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = {rope.get("rope_type")} | {
         r.get("rope_type") for r in rope.values() if isinstance(r, dict)

@@ -1,0 +1,184 @@
+"""What all tests share: quick settings, tiny models, and a language model made of hashes."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Collection, Sequence
+from itertools import pairwise
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+import attrs
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from torch import Tensor
+
+from toolkit import Candidates, Registry, Strategy, TokenTree
+
+torch.set_num_threads(1)
+for name, examples in {"quick": 25, "thorough": 250, "nightly": 2500}.items():
+    settings.register_profile(
+        name, deadline=None, max_examples=examples, suppress_health_check=[HealthCheck.too_slow],
+        stateful_step_count=20,
+    )
+settings.load_profile(os.environ.get("TOOLKIT_PROFILE", "quick"))
+
+
+@attrs.frozen
+class HashModel:
+    """A language model without weights: logits are drawn by a hash of the last tokens."""
+
+    seed: int = 0
+    vocabulary: int = 11
+    order: int = 3
+
+    def logits(self, text: Sequence[int]) -> Tensor:
+        rng = random.Random(f"{self.seed} {list(text[-self.order:])}")
+        return torch.tensor([rng.gauss(0, 2) for _ in range(self.vocabulary)], dtype=torch.float64)
+
+    def greedy(self, prompt: Sequence[int], count: int, stop: Collection[int] = ()) -> list[int]:
+        """The slow reference: one token after another."""
+        new: list[int] = []
+        while len(new) < count and not (new and new[-1] in stop):
+            new.append(int(self.logits([*prompt, *new]).argmax()))
+        return new
+
+
+@attrs.define(eq=False)
+class HashSession:
+    """`Session` over a `HashModel`, which remembers every row that it was asked to forward."""
+
+    model: HashModel
+    positions: int = 1 << 30
+    committed: list[int] = attrs.field(factory=list)
+    rows: list[tuple[int, ...]] = attrs.field(factory=list)  # scratch: tokens after the prefix
+    forwarded: list[tuple[int, ...]] = attrs.field(factory=list)  # whole texts, of all forwards
+    forwards: int = 0
+
+    @property
+    def length(self) -> int:
+        return len(self.committed)
+
+    @property
+    def scratch(self) -> int:
+        return len(self.rows)
+
+    @property
+    def vocabulary(self) -> int:
+        return self.model.vocabulary
+
+    def prefill(self, tokens: Tensor) -> Tensor:
+        logits = self.forward(tokens, torch.arange(len(tokens)) - 1)
+        self.commit(torch.arange(len(tokens)))
+        return logits[-1]
+
+    def forward(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        self.forwards += 1
+        first = len(self.rows)
+        for token, parent in zip(tokens.tolist(), parents.tolist(), strict=True):
+            assert 0 <= token < self.vocabulary
+            above = self.rows[parent] if parent >= 0 else ()
+            self.rows.append((*above, token))
+        texts = [(*self.committed, *row) for row in self.rows[first:]]
+        assert max(map(len, texts)) <= self.positions
+        self.forwarded += texts
+        return torch.stack([self.model.logits(text) for text in texts])
+
+    def commit(self, rows: Tensor) -> None:
+        path = [self.rows[row] for row in rows.tolist()]
+        assert [len(row) for row in path] == list(range(1, len(path) + 1))
+        assert all(longer[:-1] == row for row, longer in pairwise(path))
+        self.committed += path[-1] if path else ()
+        self.rows = []
+
+
+@attrs.define(eq=False)
+class HashRuntime:
+    """`Runtime` that lends sessions of one `HashModel`."""
+
+    model: HashModel
+    vocabulary: int
+    positions: int = 1 << 30
+    sessions: list[HashSession] = attrs.field(factory=list)
+
+    def session(self, model: str) -> HashSession:
+        self.sessions.append(HashSession(self.model, self.positions))
+        return self.sessions[-1]
+
+
+@attrs.define(eq=False)
+class Oracle:
+    """`expand` by a function from a node's path to its candidates' probabilities, likeliest first."""
+
+    after: Callable[[tuple[int, ...]], dict[int, float]]
+    frontiers: list[list[int]] = attrs.field(factory=list)
+
+    def __call__(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+        self.frontiers.append(frontier.tolist())
+        rows = [list(self.after(path_of(tree, node)).items())[:k] for node in frontier.tolist()]
+        width = max(map(len, rows))
+        padded = [row + [(0, 0.0)] * (width - len(row)) for row in rows]
+        pairs = torch.tensor(padded, dtype=torch.float64).reshape(len(rows), width, 2)
+        return Candidates(pairs[..., 0].long(), pairs[..., 1].log())
+
+
+def path_of(tree: TokenTree, node: int) -> tuple[int, ...]:
+    """The tokens from the root to a node."""
+    path: list[int] = []
+    while node >= 0:
+        path.append(int(tree.tokens[node]))
+        node = int(tree.parents[node])
+    return tuple(path[::-1])
+
+
+def plant(rows: Sequence[tuple[int, int, float]], root: int = 0) -> TokenTree:
+    """A tree of a root and (parent, token, log-probability) rows; parents wrap around."""
+    tree = TokenTree.root(torch.tensor(root))
+    for parent, token, logprob in rows:
+        one = Candidates(torch.tensor([[token]]), torch.tensor([[logprob]]))
+        tree = tree.grow(torch.tensor([parent % len(tree)]), one)
+    return tree
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return Registry.installed()
+
+
+@pytest.fixture(scope="session")
+def make(registry: Registry) -> Callable[[str, str], Strategy]:
+    """`make("shaper", "chain:k=3")`: a fresh strategy."""
+    return lambda kind, spec: registry.resolve(kind, spec).build()
+
+
+@pytest.fixture(scope="session", name="plant")
+def _plant() -> Callable[..., TokenTree]:
+    return plant
+
+
+@pytest.fixture(scope="session", name="path_of")
+def _path_of() -> Callable[[TokenTree, int], tuple[int, ...]]:
+    return path_of
+
+
+@pytest.fixture(scope="session", name="hash_model")
+def _hash_model() -> type[HashModel]:
+    return HashModel
+
+
+@pytest.fixture(scope="session", name="hash_session")
+def _hash_session() -> type[HashSession]:
+    return HashSession
+
+
+@pytest.fixture(scope="session", name="hash_runtime")
+def _hash_runtime() -> type[HashRuntime]:
+    return HashRuntime
+
+
+@pytest.fixture(scope="session", name="oracle_of")
+def _oracle() -> type[Oracle]:
+    return Oracle

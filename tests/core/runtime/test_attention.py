@@ -1,0 +1,95 @@
+"""The one attention function against a slow one, option by option."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from toolkit.conformance.models import tiny
+from toolkit.errors import ModelError
+from toolkit.runtime.attention import Pass, bound, tree_attention, visibility
+from toolkit.runtime.models import prepared
+
+H, H_KV, D = 4, 2, 8
+POSITIONS = torch.tensor([0, 1, 2, 3, 4, 4, 5])  # five committed, then a root's two children, one's
+ROWS = torch.tensor([4, 4, 5])
+TABLE = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 1, 1]]).bool()
+
+
+def slow(query, key, value, visible, scaling, softcap=None, sinks=None):
+    """Attention by a loop over heads and rows."""
+    out = torch.zeros(query.shape[2], H, D, dtype=query.dtype)
+    for head in range(H):
+        shared = head // (H // H_KV)
+        for row in range(query.shape[2]):
+            seen = visible[row].nonzero().flatten()
+            scores = key[0, shared, seen] @ query[0, head, row] * scaling
+            if softcap is not None:
+                scores = softcap * torch.tanh(scores / softcap)
+            weights = scores.exp()
+            total = weights.sum() + (0 if sinks is None else sinks[head].exp())
+            out[row, head] = (weights / total) @ value[0, shared, seen]
+    return out[None]
+
+
+@pytest.fixture(scope="module")
+def states():
+    rng = torch.Generator().manual_seed(0)
+    shapes = [(1, H, 3, D), (1, H_KV, 7, D), (1, H_KV, 7, D)]
+    return [torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes]
+
+
+@pytest.mark.parametrize("scaling", [None, 0.5])
+@pytest.mark.parametrize("window", [None, 1, 3])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("sinks", [None, torch.tensor([0.5, -1.0, 2.0, 0.0]).double()])
+@pytest.mark.parametrize("policy", ["full", "window:budget=4"])
+def test_attention(make, states, scaling, window, softcap, sinks, policy):
+    now = visibility(make("kv", policy), ROWS, POSITIONS, TABLE)
+    with bound(now):
+        out, weights = tree_attention(
+            torch.nn.Identity(), *states, None, scaling=scaling, softcap=softcap,
+            sliding_window=window, s_aux=sinks, dropout=0.0,
+        )
+    visible = torch.cat([torch.ones(3, 4).bool(), TABLE], 1)
+    limit = min(window or 99, 99 if policy == "full" else 4)
+    visible &= ROWS[:, None] - POSITIONS[None] < limit
+    expected = slow(*states, visible, scaling or 1 / math.sqrt(D), softcap, sinks)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+    assert weights is None
+    assert now.calls == 1
+
+
+@pytest.mark.parametrize("window", [1, 2, 5, 99])
+def test_a_window_counts_the_rows_own_position(make, window):
+    now = visibility(make("kv", "full"), ROWS, POSITIONS, TABLE)
+    mask = now.mask(window)
+    assert mask.sum(1).tolist() == [min(window, 5), min(window, 5), min(window, 6)]
+    assert torch.equal(now.mask(None), now.visible)
+    assert now.mask(window) is mask
+
+
+def test_outside_a_pipeline_the_model_says_what_happened():
+    model = prepared("mine", copy.deepcopy(tiny("llama"))).module
+    with pytest.raises(ModelError, match="call it through a toolkit pipeline, or load it anew"):
+        model(input_ids=torch.tensor([[1, 2, 3]]))
+
+
+def test_a_pass_is_bound_for_one_forward_only(states):
+    now = Pass(torch.ones(3, 7).bool(), ROWS, POSITIONS)
+    with bound(now):
+        tree_attention(torch.nn.Identity(), *states, None)
+    with pytest.raises(RuntimeError), bound(now):
+        raise RuntimeError
+    with pytest.raises(ModelError):
+        tree_attention(torch.nn.Identity(), *states, None)
+
+
+def test_a_model_that_ignores_our_attention_is_found_out(make):
+    from toolkit.runtime.session import ModelSession
+
+    loaded = prepared("mine", copy.deepcopy(tiny("llama")))
+    loaded.module.config._attn_implementation = "eager"
+    with pytest.raises(ModelError, match="LlamaForCausalLM does not use the attention that was set"):
+        ModelSession(loaded, make("kv", "full")).prefill(torch.tensor([1, 2, 3]))

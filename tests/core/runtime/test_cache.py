@@ -1,0 +1,96 @@
+"""TreeCache against a list: rows are numbers, and the list says which must be held where."""
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from toolkit.runtime.cache import GROWTH, TreeCache
+
+HEADS, WIDTH, LAYERS = 2, 3, 2
+
+
+def states(ids, layer):
+    """Keys whose every number is the row's own, and values that are their negatives."""
+    keys = torch.tensor(ids, dtype=torch.float64).reshape(1, 1, -1, 1) + layer / 4
+    keys = keys.expand(1, HEADS, -1, WIDTH) + torch.arange(HEADS).reshape(1, -1, 1, 1) / 16
+    return keys, -keys
+
+
+class Machine(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.cache = TreeCache(LAYERS)
+        self.committed, self.scratch, self.next = [], [], 1
+        self.seen = None
+
+    def forward(self, count):
+        ids = list(range(self.next, self.next + count))
+        self.next += count
+        self.cache.extend(count)
+        self.scratch += ids
+        self.seen = [self.cache.update(*states(ids, layer), layer) for layer in range(LAYERS)]
+
+    @rule(count=st.integers(1, 5))
+    def forward_a_level(self, count):
+        self.forward(count)
+
+    @rule(count=st.integers(GROWTH - 3, 2 * GROWTH + 3))
+    def forward_beyond_what_is_reserved(self, count):
+        self.forward(count)
+
+    @precondition(lambda self: self.scratch)
+    @rule(data=st.data())
+    def commit_a_path(self, data):
+        indices = st.integers(0, min(len(self.scratch), 12) - 1) | st.integers(0, len(self.scratch) - 1)
+        rows = sorted(data.draw(st.sets(indices, max_size=6)))
+        self.commit(rows)
+
+    @precondition(lambda self: self.scratch)
+    @rule()
+    def commit_everything(self):
+        self.commit(list(range(len(self.scratch))))
+
+    @rule()
+    def commit_nothing(self):
+        self.commit([])
+
+    def commit(self, rows):
+        self.cache.commit(torch.tensor(rows, dtype=torch.long))
+        self.committed += [self.scratch[row] for row in rows]
+        self.scratch, self.seen = [], None
+
+    @invariant()
+    def committed_rows_are_those_of_the_list(self):
+        assert (self.cache.length, self.cache.scratch) == (len(self.committed), len(self.scratch))
+        assert self.cache.get_seq_length() == len(self.committed)
+        for layer, (keys, values) in enumerate(self.cache.committed()):
+            expected, negative = states(self.committed, layer)
+            assert torch.equal(keys, expected[0])
+            assert torch.equal(values, negative[0])
+
+    @invariant()
+    def a_forward_sees_committed_then_scratch_rows(self):
+        for layer, (keys, values) in enumerate(self.seen or []):
+            expected, negative = states(self.committed + self.scratch, layer)
+            assert torch.equal(keys, expected)
+            assert torch.equal(values, negative)
+
+    @invariant()
+    def bytes_are_those_of_the_buffers(self):
+        one = 2 * HEADS * WIDTH * 8 * LAYERS
+        used = one * (len(self.committed) + len(self.scratch))
+        assert used <= self.cache.bytes <= one * self.cache.rows
+        assert self.cache.rows % GROWTH == 0
+
+
+TestCache = Machine.TestCase
+
+
+def test_a_forward_after_a_rejection_overwrites_what_was_rejected():
+    cache = TreeCache(1)
+    for ids, kept in (([1, 2, 3], [0, 2]), ([4, 5], [1])):
+        cache.extend(len(ids))
+        keys, _ = cache.update(*states(ids, 0), 0)
+        cache.commit(torch.tensor(kept))
+    assert keys[0, 0, :, 0].tolist() == [1, 3, 5, 5]  # row 2 was committed in place
+    assert cache.committed()[0][0][0, :, 0].tolist() == [1, 3, 5]

@@ -1,0 +1,84 @@
+"""Each model is found and loaded once, where and as the pool says."""
+
+import copy
+
+import pytest
+import torch
+
+from toolkit import Pool
+from toolkit.conformance.models import tiny
+from toolkit.errors import ModelError
+
+ALIASES = {"stories-1m": "package:drafter"}
+on_cpu_only = pytest.mark.skipif(torch.cuda.is_available(), reason="a cuda device is here")
+
+
+def test_a_model_is_found_and_loaded_once():
+    pool = Pool(aliases=ALIASES)
+    assert pool.find("stories-1m") is pool.find("stories-1m")
+    assert not pool._loaded
+    assert pool.load("stories-1m") is pool.load("stories-1m")
+
+
+def test_pools_share_nothing():
+    assert Pool(aliases=ALIASES).load("stories-1m") is not Pool(aliases=ALIASES).load("stories-1m")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "found"),
+    [("fp32", torch.float32), ("fp64", torch.float64), ("bf16", torch.bfloat16), ("fp16", torch.half)],
+)
+def test_dtype(dtype, found):
+    loaded = Pool("cpu", dtype, aliases=ALIASES).load("stories-1m")
+    assert loaded.dtype == found
+    assert {p.dtype for p in loaded.module.parameters()} == {found}
+    assert loaded.device.type == "cpu"
+
+
+@on_cpu_only
+def test_auto_is_fp32_on_cpu():
+    assert (Pool().torch_device, Pool().torch_dtype) == (torch.device("cpu"), torch.float32)
+
+
+def test_auto_keeps_the_checkpoints_dtype_on_cuda(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert (Pool().torch_device.type, Pool().torch_dtype) == ("cuda", None)
+    assert Pool("cpu").torch_dtype == torch.float32
+
+
+@on_cpu_only
+def test_cuda_that_is_not_here():
+    with pytest.raises(ModelError, match="no cuda device is here: use --device cpu"):
+        Pool("cuda")
+
+
+def test_a_module_in_memory_keeps_its_dtype():
+    module = copy.deepcopy(tiny("llama"))
+    pool = Pool(modules={"mine": module})
+    loaded = pool.load("mine")
+    assert (loaded.module, loaded.dtype, loaded.name) == (module, torch.float64, "mine")
+    assert pool.find("mine") is loaded
+    assert pool.place("mine") == "in memory"
+    assert pool.revision("mine") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("stories-1m", "in this package"), ("owner/name", "owner/name"), ("./folder", "./folder")],
+)
+def test_place(name, place):
+    assert Pool(aliases=ALIASES).place(name) == place
+
+
+def test_revision_changes_with_the_weights(tmp_path):
+    copy.deepcopy(tiny("llama", 1)).save_pretrained(tmp_path / "one")
+    copy.deepcopy(tiny("llama", 2)).save_pretrained(tmp_path / "two")
+    one, two = (Pool().revision(str(tmp_path / name)) for name in ("one", "two"))
+    assert one != two
+    assert one == Pool().revision(str(tmp_path / "one"))
+    assert one.startswith("sha256:")
+
+
+def test_an_unknown_name_is_a_model_error():
+    with pytest.raises(ModelError, match="no model called 'storeis-1m'"):
+        Pool(aliases=ALIASES).load("storeis-1m")

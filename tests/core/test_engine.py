@@ -1,0 +1,249 @@
+"""The loop, over a language model made of hashes: no transformers, no numerics, only logic."""
+
+import random
+
+import attrs
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolkit import Candidates, Drafter, TokenTree, TreeShaper, Verdict, option
+from toolkit.engine import Draft, Strategies, decode, settle
+from toolkit.errors import StrategyError
+
+RNG = torch.Generator()
+
+
+@attrs.define(eq=False)
+class Adversary(Drafter):
+    """Drafts by a function from the whole text to tokens; keeps the text by `commit`."""
+
+    name = "adversary"
+    after: object = option()
+    text: list = attrs.field(init=False)
+    log: list = attrs.field(init=False, factory=list)
+
+    def start(self, prompt, runtime):
+        self.text = prompt.tolist()
+
+    def expand(self, tree, frontier, k):
+        paths = [tree.tokens[line].tolist() for line in tree.ancestors()[frontier]]
+        rows = [self.after([*self.text, *path], k) for path in paths]
+        width = min(map(len, rows))
+        tokens = torch.tensor([row[:width] for row in rows]).reshape(len(rows), width).long()
+        return Candidates(tokens, torch.full(tokens.shape, -0.5))
+
+    def commit(self, tokens):
+        self.log.append(tokens.tolist())
+        self.text += tokens.tolist()
+
+
+def wrong(model):
+    """Never the target's token, each candidate twice."""
+    return lambda text, k: [
+        t for t in range(model.vocabulary) if t != int(model.logits(text).argmax()) for _ in "ab"
+    ][:k]
+
+
+def oracle(model):
+    return lambda text, k: [int(model.logits(text).argmax())]
+
+
+def noise(model):
+    """Anything, the right token and duplicate siblings included."""
+    dice = random.Random(0)
+    return lambda text, k: dice.choices([*range(4), *oracle(model)(text, k) * 8], k=k)
+
+
+def repeating(model):
+    return lambda text, k: [text[-1]] * k
+
+
+def run(model, session, drafter, shaper, verifier, prompt, count, stop=frozenset()):
+    return list(decode(
+        session, None, Strategies(drafter, shaper, verifier), torch.tensor(prompt),
+        max_new_tokens=count, stop_ids=frozenset(stop), rng=RNG,
+    ))
+
+
+SHAPERS = ["chain:k=3", "chain:k=40", "fixed:depth=3,branch=2", "adaptive", "budget:nodes=6"]
+
+
+@pytest.mark.parametrize("shaper", SHAPERS)
+@pytest.mark.parametrize("adversary", [wrong, oracle, noise, repeating])
+@given(
+    seed=st.integers(0, 99),
+    prompt=st.lists(st.integers(0, 10), min_size=1, max_size=6),
+    count=st.integers(1, 20),
+    stop=st.sets(st.integers(0, 10), max_size=2),
+)
+def test_whatever_is_drafted_the_tokens_are_those_of_ar(
+    hash_model, hash_session, make, shaper, adversary, seed, prompt, count, stop
+):
+    model = hash_model(seed)
+    session, drafter = hash_session(model), Adversary(adversary(model))
+    events = run(model, session, drafter, make("shaper", shaper), make("verifier", "greedy"),
+                 prompt, count, stop)
+    tokens = [token for event in events for token in event.tokens]
+    assert tokens == model.greedy(prompt, count, stop)
+    assert session.committed == [*prompt, *tokens[:-1]]
+    assert [*prompt, *(t for log in drafter.log for t in log)] == session.committed
+    steps = [event.step for event in events[1:]]
+    assert len(events[0].tokens) == 1
+    assert [len(event.tokens) for event in events[1:]] == [step.committed for step in steps]
+    assert all(step.accepted == len(event.verdict.path) - 1
+               for step, event in zip(steps, events[1:], strict=True))
+    assert [step.length for step in steps] == [
+        len(prompt) + sum(len(e.tokens) for e in events[:i]) - 1 for i in range(1, len(events))
+    ]
+    if adversary is wrong:
+        assert all(step.accepted == 0 and step.committed == 1 for step in steps)
+    if adversary is oracle and not stop and shaper == "chain:k=40":
+        assert len(steps) == (count > 1)
+
+
+def test_nothing_is_drafted_that_could_not_be_emitted(hash_model, hash_session, make):
+    model = hash_model()
+    events = run(model, hash_session(model), Adversary(oracle(model)), make("shaper", "chain:k=40"),
+                 make("verifier", "greedy"), [1, 2], 6)
+    assert [event.tree.depth for event in events[1:]] == [4]
+    assert [event.step.nodes for event in events[1:]] == [5]
+
+
+def test_one_token_asks_no_drafter(hash_model, hash_session, make):
+    model, drafter = hash_model(), Adversary(None)
+    events = run(model, hash_session(model), drafter, make("shaper", "chain"),
+                 make("verifier", "greedy"), [1, 2], 1)
+    assert [event.tokens for event in events] == [model.greedy([1, 2], 1)]
+    assert not hasattr(drafter, "text")
+
+
+@pytest.mark.parametrize(
+    ("path", "bonus", "room", "stop", "kept", "tokens"),
+    [
+        ([0, 1, 2], 9, 9, set(), [0, 1, 2], [5, 6, 9]),
+        ([0], 9, 9, set(), [0], [9]),
+        ([0, 1, 2], 9, 9, {5}, [0], [5]),
+        ([0, 1, 2], 9, 9, {6}, [0, 1], [5, 6]),
+        ([0, 1, 2], 9, 9, {9}, [0, 1, 2], [5, 6, 9]),
+        ([0, 1, 2], 9, 9, {9, 6}, [0, 1], [5, 6]),
+        ([0, 1, 2], 9, 2, set(), [0, 1], [5, 6]),
+        ([0, 1, 2], 9, 1, set(), [0], [5]),
+        ([0, 1, 2], 9, 1, {6}, [0], [5]),
+        ([0, 3, 4], 9, 2, set(), [0, 3], [7, 8]),
+    ],
+)
+def test_settle_cuts_after_a_stop_id_and_to_the_room(plant, path, bonus, room, stop, kept, tokens):
+    tree = plant([(0, 5, 0.0), (1, 6, 0.0), (0, 7, 0.0), (3, 8, 0.0)], root=4)
+    judged = Verdict(torch.tensor(path), torch.tensor(bonus))
+    verdict, emitted = settle(judged, tree, room, frozenset(stop))
+    assert (verdict.path.tolist(), emitted) == (kept, tokens)
+    assert int(verdict.bonus) == emitted[-1]
+
+
+@attrs.define(eq=False)
+class Broad(TreeShaper):
+    """Grows `levels` levels, and whatever it is given."""
+
+    name = "broad"
+    nodes: int = option(4)
+    levels: int = option(1)
+    asked: list = attrs.field(init=False, factory=list)
+
+    def grow(self, root, expand):
+        tree, frontier = root, torch.zeros(1, dtype=torch.long)
+        for _ in range(self.levels):
+            candidates = expand(tree, frontier, 3)
+            self.asked.append(candidates.tokens.shape[1])
+            first = len(tree)
+            tree = tree.grow(frontier, candidates)
+            frontier = torch.arange(first, len(tree))
+        return tree
+
+
+@pytest.mark.parametrize(("nodes", "fine"), [(4, True), (3, False)])
+def test_a_shaper_keeps_to_its_nodes(nodes, fine):
+    draft = Draft(Adversary(lambda text, k: [1, 2, 3]), 11)
+    draft.drafter.text = []
+    grow = lambda: draft.tree(Broad(nodes), torch.tensor(0), 5)  # noqa: E731
+    if fine:
+        assert len(grow()) == 4
+    else:
+        with pytest.raises(StrategyError, match=r"shaper 'broad' grew 4 nodes, but declares at most 3"):
+            grow()
+
+
+@given(levels=st.integers(0, 6), depth=st.integers(0, 6))
+def test_expand_ends_where_nothing_could_be_emitted(levels, depth):
+    drafter, shaper = Adversary(lambda text, k: [1]), Broad(99, levels)
+    drafter.text = []
+    draft = Draft(drafter, 11)
+    assert draft.tree(shaper, torch.tensor(0), depth).depth == min(levels, depth)
+    assert shaper.asked == ([1] * depth + [0] * levels)[:levels]
+
+
+def test_a_shaper_that_invents_depth_is_cut():
+    class Deep(Broad):
+        def grow(self, root, expand):
+            tree = root
+            for tip in range(5):
+                own = Candidates(torch.tensor([[tip]]), torch.zeros(1, 1))
+                tree = tree.grow(torch.tensor([tip]), own)
+            return tree
+
+    draft = Draft(Adversary(None), 11)
+    assert draft.tree(Deep(9), torch.tensor(7), 2).tokens.tolist() == [7, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "change", [{"tokens": torch.tensor([8, 1])}, {"parents": torch.tensor([-1, 1])}]
+)
+def test_a_shaper_returns_a_tree_on_its_root(plant, change):
+    class Odd(Broad):
+        def grow(self, root, expand):
+            return attrs.evolve(plant([(0, 1, -1.0)], root=7), **change)
+
+    with pytest.raises(StrategyError, match="shaper 'broad' returned no tree on the root"):
+        Draft(Adversary(None), 11).tree(Odd(9), torch.tensor(7), 5)
+
+
+@pytest.mark.parametrize("token", [11, 4096, -1])
+def test_a_drafter_keeps_to_the_vocabulary(token):
+    drafter = Adversary(lambda text, k: [1, token])
+    drafter.text = []
+    draft = Draft(drafter, 11, depth=3)
+    with pytest.raises(StrategyError, match=f"drafter 'adversary' proposed token {token}"):
+        draft(TokenTree.root(torch.tensor(0)), torch.tensor([0]), 2)
+
+
+def test_the_last_id_is_within_the_vocabulary():
+    drafter = Adversary(lambda text, k: [10])
+    drafter.text = []
+    candidates = Draft(drafter, 11, depth=3)(TokenTree.root(torch.tensor(0)), torch.tensor([0]), 2)
+    assert candidates.tokens.tolist() == [[10]]
+
+
+def test_feedback_comes_once_per_step(hash_model, hash_session, make):
+    seen = []
+
+    class Watching(Broad):
+        def observe(self, tree, verdict):
+            seen.append((tree, verdict))
+
+    model = hash_model(3)
+    events = run(model, hash_session(model), Adversary(noise(model)), Watching(9, 1),
+                 make("verifier", "greedy"), [1, 2], 12)
+    assert [(e.tree, e.verdict) for e in events[1:]] == seen
+
+
+def test_margin_is_first_less_second_at_the_paths_end(hash_model, hash_session, make):
+    model, prompt = hash_model(5), [1, 2]
+    events = run(model, hash_session(model), Adversary(noise(model)), make("shaper", "chain:k=2"),
+                 make("verifier", "greedy"), prompt, 10)
+    text = [*prompt, *events[0].tokens]
+    for event in events[1:]:
+        text += event.tokens
+        first, second = model.logits(text[:-1]).topk(2).values.tolist()
+        if event is not events[-1]:  # the last may be cut to the room
+            assert event.step.margin == first - second

@@ -1,0 +1,286 @@
+"""Plugins: what registers, what is refused, and what the user is told."""
+
+import sys
+from types import ModuleType
+
+import attrs
+import pytest
+
+from toolkit import Family, Registry, TreeShaper, hookimpl, option
+from toolkit.errors import PluginError, SpecError
+
+
+@attrs.define
+class Mine(TreeShaper):
+    name = "mine"
+    nodes: int = option(4)
+
+    def grow(self, root, expand):
+        return root
+
+
+def shaper(name="mine", module=__name__, base=TreeShaper):
+    """A fresh shaper class."""
+    body = {"name": name, "__annotations__": {"nodes": int}, "nodes": option(4), "grow": Mine.grow}
+    return attrs.define(type("Fresh", (base,), {**body, "__module__": module}))
+
+
+def none():
+    return []
+
+
+def plugin(classes=(), families=(), name="a_plugin", **extra):
+    module = ModuleType(name)
+    module.strategies = hookimpl(specname="strategies")(lambda: list(classes))
+    module.families = hookimpl(specname="families")(lambda: list(families))
+    vars(module).update(extra)
+    return module
+
+
+def family(name="f", **models):
+    first = next(iter(models))
+    return Family(name, target=first, drafter=first, models=models)
+
+
+@pytest.fixture
+def empty():
+    return Registry()
+
+
+def test_a_plugin_registers(empty):
+    empty.add(plugin([Mine], [family(one="a/b")]), "theirs", "1.0")
+    assert empty.names("shaper") == ["mine"]
+    assert empty.find("shaper", "mine") is Mine
+    assert empty.entries["shaper", "mine"].version == "1.0"
+    assert empty.aliases == {"one": "a/b"}
+
+
+def test_registries_share_nothing(empty):
+    empty.add(plugin([Mine]), "theirs", "1.0")
+    assert Registry().names("shaper") == []
+
+
+def test_a_collision_names_both_and_adds_nothing(empty):
+    empty.add(plugin([Mine]), "first-one", "1")
+    with pytest.raises(PluginError) as caught:
+        empty.add(plugin([shaper("other"), shaper("mine")], [family(x="a/x")]), "second-one", "1")
+    assert str(caught.value) == (
+        "shaper 'mine' of second-one is already provided by first-one: rename one of them"
+    )
+    assert empty.names("shaper") == ["mine"]
+    assert empty.find("shaper", "mine") is Mine
+    assert empty.aliases == {}
+
+
+def test_a_built_in_name_cannot_be_taken():
+    registry = Registry.installed()
+    with pytest.raises(PluginError, match="is already provided by speculative-toolkit"):
+        registry.add(plugin([shaper("chain")]), "greedy-plugin", "1")
+
+
+def test_after_a_refusal_the_next_plugin_loads(empty):
+    with pytest.raises(PluginError):
+        empty.add(plugin([int]), "bad", "1")
+    with pytest.raises(PluginError):
+        empty.add(plugin(strategeis=hookimpl(none)), "misspelt", "1")
+    empty.add(plugin([Mine]), "good", "1")
+    assert empty.names("shaper") == ["mine"]
+
+
+class NoAttrs(TreeShaper):
+    name = "bare"
+
+
+@attrs.define
+class NoName(TreeShaper):
+    nodes: int = option(4)
+
+
+@attrs.define
+class Inherited(Mine):
+    pass
+
+
+def raises():
+    raise RuntimeError("on a bad day")
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (plugin([int]), "plugin theirs offers <class 'int'>, which is no strategy: inherit from"),
+        (plugin(["chain"]), "plugin theirs offers 'chain', which is no strategy"),
+        (plugin([TreeShaper]), "plugin theirs: TreeShaper must be an attrs class"),
+        (plugin([NoAttrs]), "plugin theirs: NoAttrs must be an attrs class (@attrs.define) with a"),
+        (plugin([NoName]), "plugin theirs: NoName must be an attrs class"),
+        (plugin([Inherited]), "plugin theirs: Inherited must be an attrs class"),
+        (plugin([shaper(module="strategies.shapers.chain")]),
+         "plugin theirs: strategies.shapers.chain is a second copy of a built-in, import "
+         "toolkit.strategies.shapers.chain instead"),
+        (plugin([shaper(module="kvcache.full")]), "plugin theirs: kvcache.full is a second copy"),
+        (plugin(strategeis=hookimpl(none)), "plugin theirs cannot be used: PluginValidation"),
+        (plugin(strategies=hookimpl(specname="strategies")(raises)),
+         "plugin theirs cannot be used: RuntimeError: on a bad day"),
+        (plugin(strategies=hookimpl(specname="strategies")(lambda: None)),
+         "plugin theirs cannot be used: TypeError"),
+        (plugin(families=["llama"]), "plugin theirs offers 'llama': families() gives Family rows"),
+    ],
+)
+def test_what_is_refused_and_why(empty, module, said):
+    with pytest.raises(PluginError) as caught:
+        empty.add(module, "theirs", "1")
+    assert str(caught.value).startswith(said)
+    assert (empty.entries, empty.families) == ({}, [])
+
+
+def test_an_alias_belongs_to_one_family(empty):
+    empty.add(plugin(families=[family("ours", one="a/b", two="a/c")]), "first", "1")
+    with pytest.raises(PluginError) as caught:
+        empty.add(plugin(families=[family("theirs", two="x/y")]), "second", "1")
+    assert str(caught.value) == "alias 'two' of second is already in family 'ours'"
+    assert empty.aliases == {"one": "a/b", "two": "a/c"}
+
+
+GOOD_FILE = """
+import attrs
+from toolkit import TreeShaper, hookimpl, option
+
+@attrs.define
+class Filed(TreeShaper):
+    name = "filed"
+    nodes: int = option(4)
+    def grow(self, root, expand):
+        return root
+
+@hookimpl
+def strategies():
+    return [Filed]
+"""
+
+
+def test_a_file_is_a_plugin(empty, tmp_path):
+    path = tmp_path / "filed.py"
+    path.write_text(GOOD_FILE)
+    empty.add_file(path)
+    assert str(empty.resolve("shaper", "filed:nodes=2")) == "filed:nodes=2"
+    assert empty.entries["shaper", "filed"].distribution == str(path)
+
+
+def test_a_file_given_twice_is_said_so(empty, tmp_path):
+    path = tmp_path / "twice.py"
+    path.write_text(GOOD_FILE)
+    empty.add_file(path)
+    with pytest.raises(PluginError):
+        empty.add_file(path)
+    assert empty.names("shaper") == ["filed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("missing.py", None, "no plugin file"),
+        ("notes.txt", "", "is not a Python file: its name must end in .py"),
+        ("syntax.py", "def", "does not import: SyntaxError"),
+        ("imports.py", "import no_such_module_anywhere", "does not import: ModuleNotFoundError"),
+        ("lines.py", "raise RuntimeError('one\\ntwo')", "does not import: RuntimeError: one"),
+        ("hooks.py", "from toolkit import hookimpl\n@hookimpl\ndef strategeis(): return []",
+         "cannot be used: PluginValidationError"),
+    ],
+)
+def test_a_file_that_is_no_plugin(empty, tmp_path, name, text, said):
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(PluginError) as caught:
+        empty.add_file(path)
+    message = str(caught.value)
+    assert said in message
+    assert str(path) in message
+    assert "\n" not in message
+    assert empty.entries == {}
+    assert "toolkit_plugin_syntax" not in sys.modules
+
+
+class Point:
+    """An entry point of a distribution that breaks, or not."""
+
+    group, dist = "toolkit", None
+
+    def __init__(self, name, load):
+        self.name = self.value = name
+        self.load = load
+
+
+def test_a_broken_distribution_breaks_only_what_asks_for_it(monkeypatch):
+    points = [Point("broken", raises), Point("good", lambda: plugin([Mine]))]
+    monkeypatch.setattr("toolkit.registry.entry_points", lambda group: points)
+    registry = Registry.installed()
+    assert registry.broken == {"unknown (broken)": "RuntimeError: on a bad day"}
+    assert registry.find("shaper", "mine") is Mine
+    with pytest.raises(SpecError, match=r"no shaper called 'mime': did you mean mine\?") as caught:
+        registry.find("shaper", "mime")
+    assert "(did not load: unknown (broken))" in str(caught.value)
+
+
+def test_built_ins_are_installed_and_whole(registry):
+    assert registry.broken == {}
+    assert {"none", "model", "ngram"} <= set(registry.names("drafter"))
+    assert {"chain", "fixed", "adaptive", "budget"} <= set(registry.names("shaper"))
+    assert "greedy" in registry.names("verifier")
+    assert {"full", "window"} <= set(registry.names("kv"))
+
+
+def test_an_empty_registry_says_what_to_do(empty):
+    with pytest.raises(SpecError, match="no shaper is registered: in a checkout, run `pip install -e"):
+        empty.find("shaper", "chain")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("chian", "did you mean chain"), ("zzz", "there are: adaptive, budget, chain, ")],
+)
+def test_suggestions(registry, name, said):
+    with pytest.raises(SpecError, match=f"no shaper called '{name}'") as caught:
+        registry.find("shaper", name)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "spec"),
+    [
+        ("pythia-70m", "model:pythia-70m"),
+        ("EleutherAI/pythia-70m", "model:EleutherAI/pythia-70m"),
+        ("model:pythia-70m", "model:pythia-70m"),
+        ("ngram", "ngram"),
+        ("ngram:3", "ngram:n=3"),
+    ],
+)
+def test_a_model_is_shorthand_for_a_model_drafter(registry, typed, spec):
+    assert str(registry.resolve("drafter", typed)) == spec
+
+
+def test_a_folder_is_shorthand_and_a_registered_name_wins(registry, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "ngram"):
+        (tmp_path / name).mkdir()
+    assert str(registry.resolve("drafter", "mine")) == "model:mine"
+    assert str(registry.resolve("drafter", str(tmp_path))) == f"model:{tmp_path}"
+    assert str(registry.resolve("drafter", "ngram")) == "ngram"
+
+
+@pytest.mark.parametrize("typed", ["pythia-7m", "", "pythia-70m:n=3"])
+def test_what_is_neither_model_nor_drafter(registry, typed):
+    with pytest.raises(SpecError, match="no drafter called"):
+        registry.resolve("drafter", typed)
+
+
+def test_shorthand_is_for_drafters_alone(registry):
+    with pytest.raises(SpecError, match="no shaper called 'pythia-70m'"):
+        registry.resolve("shaper", "pythia-70m")
+
+
+def test_objects_and_classes_resolve_and_kinds_are_checked(registry):
+    assert str(registry.resolve("shaper", Mine(nodes=9))) == "mine:nodes=9"
+    assert str(registry.resolve("shaper", Mine)) == "mine"
+    with pytest.raises(SpecError, match="mine is a shaper, but a verifier is wanted here"):
+        registry.resolve("verifier", Mine)

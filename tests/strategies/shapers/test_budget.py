@@ -1,0 +1,66 @@
+"""Best-first: with width enough, the N likeliest nodes of all."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolkit import TokenTree
+
+ROOT = TokenTree.root(torch.tensor(0))
+
+
+def law(seed):
+    """Three candidates after any path, of random probabilities, likeliest first."""
+
+    def after(path):
+        rng = random.Random(f"{seed} {path}")
+        shares = sorted((rng.random() for _ in range(4)), reverse=True)
+        return {token: share / sum(shares) for token, share in enumerate(shares[:3])}
+
+    return after
+
+
+def exhaustive(after, depth, nodes):
+    """The probabilities of the `nodes` likeliest paths of at most `depth` drafts."""
+    paths, level = [((0,), 1.0)], [((0,), 1.0)]
+    for _ in range(depth):
+        level = [((*path, t), p * q) for path, p in level for t, q in after(path).items()]
+        paths += level
+    return sorted((p for _, p in paths), reverse=True)[:nodes]
+
+
+@given(seed=st.integers(0, 999), nodes=st.integers(1, 12), depth=st.integers(1, 3))
+def test_wide_enough_it_is_the_best_tree_of_all(make, oracle_of, seed, nodes, depth):
+    spec = f"budget:nodes={nodes},depth={depth},width=27"
+    tree = make("shaper", spec).grow(ROOT, oracle_of(law(seed)))
+    best = exhaustive(law(seed), depth, nodes)
+    assert sorted(tree.path_logprobs.exp().tolist(), reverse=True) == pytest.approx(best)
+
+
+@given(seed=st.integers(0, 999), width=st.integers(1, 4))
+def test_the_likeliest_of_each_level_are_expanded(make, oracle_of, path_of, seed, width):
+    expand, after = oracle_of(law(seed)), law(seed)
+    tree = make("shaper", f"budget:nodes=999,depth=3,width={width}").grow(ROOT, expand)
+    assert len(expand.frontiers) == 3  # one call per level
+    for depth, frontier in enumerate(expand.frontiers):
+        level = (tree.depths == depth).nonzero().flatten().tolist()
+        likeliest = sorted(level, key=lambda node: -float(tree.path_logprobs[node]))[:width]
+        assert frontier == sorted(likeliest)
+        for node in frontier:
+            children = (tree.parents == node).nonzero().flatten()
+            assert tree.tokens[children].tolist() == list(after(path_of(tree, node)))[:width]
+
+
+def test_time_that_is_up_ends_the_tree(make, oracle_of):
+    expand = oracle_of(law(0))
+    tree = make("shaper", "budget:depth=5,seconds=1e-9").grow(ROOT, expand)
+    assert (tree.depth, expand.frontiers) == (1, [[0]])
+
+
+def test_no_candidates_end_the_tree(make, oracle_of):
+    expand = oracle_of(lambda path: {1: 0.5} if len(path) < 3 else {})
+    assert make("shaper", "budget:depth=9").grow(ROOT, expand).depth == 2
+    assert len(expand.frontiers) == 3
