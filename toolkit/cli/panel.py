@@ -59,7 +59,7 @@ def _verdict(generation: Generation, found: Verification, pipeline: Pipeline) ->
     count = len(generation.token_ids)
     text.append(
         {
-            "exact": f": all {count} tokens equal ({generation.numerics})",
+            "exact": f": all {count} tokens equal, at numerics level {generation.numerics}",
             "inconclusive": ": nothing was drafted, so there was nothing to go wrong",
             "tie": f": {found.ties} numerical tie{'s' * (found.ties != 1)}, else equal",
             "divergent": "",
