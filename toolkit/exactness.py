@@ -26,11 +26,11 @@ def verify(pipeline: Pipeline, generation: Generation) -> Verification:
     it is a numerical tie: AR takes our token and goes on. Beyond, the outcome is `divergent`. A
     generation that drafted nothing is AR itself, and its outcome `inconclusive`.
     """
-    watch = Watch(generation.token_ids)
     stream = pipeline.autoregressive.stream(
         generation.prompt_ids, max_new_tokens=len(generation.token_ids)
     )
-    for _ in stream.decode(verifier=watch):
+    stream.verifier = watch = Watch(generation.token_ids, stream.target.model.dtype)
+    for _ in stream.decode():
         if watch.divergent:
             break
     ar = stream.result
@@ -58,6 +58,7 @@ class Watch(Verifier):
     assumes = frozenset({"fixed", "sampled"})
 
     expected: list[int]
+    dtype: torch.dtype  # of the target's weights; its logits may be wider
     seen: int = 0
     ties: list[Difference] = attrs.field(factory=list)
     divergent: Difference | None = None
@@ -67,7 +68,10 @@ class Watch(Verifier):
         token, wanted = int(row.argmax()), self.expected[self.seen]
         self.seen += 1
         if token != wanted:
-            margin, allowed = float(row[token] - row[wanted]), ULPS * ulp(row[token])
+            margin, allowed = (
+                float(row[token] - row[wanted]),
+                ULPS * ulp(float(row[token]), self.dtype),
+            )
             difference = Difference(index, wanted, token, margin, allowed)
             if margin <= allowed:
                 self.ties.append(difference)
@@ -77,7 +81,7 @@ class Watch(Verifier):
         return Verdict(torch.zeros(1, dtype=torch.long), torch.tensor(token))
 
 
-def ulp(value: Tensor) -> float:
-    """The spacing of numbers of this dtype at the magnitude of a scalar."""
-    exponent = math.frexp(abs(float(value)))[1] - 1 if float(value) else 0
-    return float(torch.finfo(value.dtype).eps) * 2.0**exponent
+def ulp(value: float, dtype: torch.dtype) -> float:
+    """The spacing of a dtype's numbers at the magnitude of `value`."""
+    exponent = math.frexp(value)[1] - 1 if value else 0
+    return float(torch.finfo(dtype).eps) * 2.0**exponent

@@ -12,7 +12,7 @@ from attrs import evolve, field, frozen
 from toolkit.engine import Event, Step
 
 Outcome = Literal["exact", "tie", "divergent", "inconclusive"]
-StopReason = Literal["eos", "length", "positions"]
+StopReason = Literal["eos", "length", "positions", "interrupted"]
 
 
 @frozen

@@ -172,7 +172,7 @@ class KVPolicy(Strategy):
         """Whether queries at `query_pos[Q, 1]` may see keys at `key_pos[1, C]`: bool [Q, C].
 
         A function of positions alone, asked for every layer and every query, the prompt's too;
-        causality and the tree are the engine's. A position that sees nothing is an error.
+        causality and the tree are the engine's, and a query always sees itself.
         """
 
 

@@ -17,7 +17,7 @@ from toolkit.generation import Generation, StopReason
 from toolkit.interfaces import Drafter, KVPolicy, Strategy, TreeShaper, Verifier
 from toolkit.registry import Registry
 from toolkit.runtime.detokenize import Detokenizer
-from toolkit.runtime.memory import peak_memory
+from toolkit.runtime.memory import forget_peak, peak_memory
 from toolkit.runtime.pool import Pool
 from toolkit.runtime.session import ModelSession
 from toolkit.runtime.vocabulary import same_tokens
@@ -53,6 +53,10 @@ class Pipeline:
         pool: Pool | None = None,
         registry: Registry | None = None,
     ) -> None:
+        if target == "":
+            raise SpecError(
+                "the target is empty: give an alias, a folder or a hub id, or none at all"
+            )
         self.registry = registry or Registry.installed()
         self.pool = pool or Pool()
         self.pool.aliases |= self.registry.aliases
@@ -146,37 +150,48 @@ class Pipeline:
 
 @define(eq=False)
 class Stream:
-    """One request being decoded. Iterating yields text pieces as they are committed."""
+    """One request being decoded. Iterating yields text pieces as they are committed.
+
+    A request runs once: an iteration that was broken off is continued by the next.
+    """
 
     pipeline: Pipeline
     prompt: Tensor
     max_new_tokens: int
     rng: torch.Generator
+    verifier: Verifier | None = None  # stands in for the pipeline's
     events: list[Event] = field(factory=list, init=False)
     ttft_ms: float = field(default=0.0, init=False)
     target: ModelSession = field(init=False)
     drafts: DraftRuntime = field(init=False)
+    _running: Iterator[Event] = field(init=False)
+    _text: Detokenizer = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         model = self.pipeline.pool.load(self.pipeline.target)
         self.max_new_tokens = min(self.max_new_tokens, model.positions - len(self.prompt) + 1)
         self.target = ModelSession(model, cast("KVPolicy", self.pipeline.kv.build()))
         self.drafts = DraftRuntime(self.pipeline.pool, model.vocabulary, self.pipeline.draft_kv)
+        self._running = self._decoding()
+        self._text = Detokenizer(model.tokenizer, self.prompt.tolist())
 
     def __iter__(self) -> Iterator[str]:
-        text = Detokenizer(self.target.model.tokenizer, self.prompt.tolist())
-        for event in self.decode():
-            yield text.add(event.tokens)
-        yield text.rest()
+        for event in self._running:
+            yield self._text.add(event.tokens)
+        yield self._text.rest()
 
-    def decode(self, verifier: Verifier | None = None) -> Iterator[Event]:
-        """The engine's events, kept for `result`; `verifier` stands in for the pipeline's."""
+    def decode(self) -> Iterator[Event]:
+        """The engine's events, kept for `result`."""
+        return self._running
+
+    def _decoding(self) -> Iterator[Event]:
         chosen, model = self.pipeline, self.target.model
         strategies = Strategies(
             cast("Drafter", chosen.drafter.build()),
             cast("TreeShaper", chosen.shaper.build()),
-            verifier or cast("Verifier", chosen.verifier.build()),
+            self.verifier or cast("Verifier", chosen.verifier.build()),
         )
+        forget_peak(model.device)
         began = perf_counter()
         for event in decode(
             self.target,
@@ -197,7 +212,7 @@ class Stream:
         """What was decoded so far."""
         model, ids = self.target.model, [t for event in self.events for t in event.tokens]
         return Generation(
-            text=self._text(),
+            text=self._whole_text(),
             token_ids=ids,
             prompt_ids=self.prompt.tolist(),
             stop_reason=self._stop_reason(ids),
@@ -210,7 +225,7 @@ class Stream:
             events=self.events,
         )
 
-    def _text(self) -> str:
+    def _whole_text(self) -> str:
         """The pieces that iterating yields, joined."""
         text = Detokenizer(self.target.model.tokenizer, self.prompt.tolist())
         return "".join([text.add(event.tokens) for event in self.events] + [text.rest()])
@@ -218,6 +233,8 @@ class Stream:
     def _stop_reason(self, ids: list[int]) -> StopReason:
         if ids and ids[-1] in self.target.model.stop_ids:
             return "eos"
+        if len(ids) < self.max_new_tokens:
+            return "interrupted"
         full = len(self.prompt) + len(ids) > self.target.positions
         return "positions" if full else "length"
 

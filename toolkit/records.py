@@ -74,7 +74,7 @@ class Request:
     token_ids: list[int] = column("emitted tokens, the stop id included")
     text: str = column("emitted text")
     stop_reason: StopReason = column(
-        "eos, length (max_new_tokens) or positions (the model's limit)"
+        "eos, length (max_new_tokens), positions (the model's limit) or interrupted"
     )
     steps: int = column("target forwards, prefill excluded")
     tau: float | None = column("tokens committed per target forward")
@@ -92,7 +92,9 @@ class Request:
     commit_share: float | None = column("of decode_ms in shaping and commit")
     kv_bytes: int = column("bytes of the target's KV buffers at the end")
     draft_kv_bytes: int = column("bytes of the drafter's KV buffers at the end")
-    peak_memory_bytes: int | None = column("CUDA's peak, or the process's; null where unknown")
+    peak_memory_bytes: int | None = column(
+        "the request's peak on CUDA, the process's so far on CPU; null: unknown"
+    )
     verdict: Outcome | None = column("exact, tie, divergent, inconclusive; null: not compared")
     ties: int | None = column("numerical ties with AR; null: not compared")
 

@@ -117,7 +117,7 @@ def test_tokens_after_the_end_are_divergent():
 def test_two_units_in_the_last_place_are_a_tie(dtype, gap, tie, top):
     spacing = torch.finfo(dtype).eps * 2.0 ** math.floor(math.log2(abs(top)))
     row = torch.tensor([-50.0, top, top - gap * spacing], dtype=dtype)
-    watch = Watch([2])
+    watch = Watch([2], dtype)
     verdict = watch.judge(ROOT, row[None], torch.Generator())
     if gap == 0:  # the wanted token is not the lowest id
         assert int(row.argmax()) == 1
@@ -129,7 +129,7 @@ def test_two_units_in_the_last_place_are_a_tie(dtype, gap, tie, top):
 
 
 def test_equal_tokens_are_no_difference():
-    watch = Watch([1, 2])
+    watch = Watch([1, 2], torch.float32)
     for row in ([0.0, 5.0, 1.0], [0.0, 1.0, 5.0]):
         watch.judge(ROOT, torch.tensor([row]), torch.Generator())
     assert (watch.seen, watch.ties, watch.divergent) == (2, [], None)
@@ -137,7 +137,7 @@ def test_equal_tokens_are_no_difference():
 
 @given(st.floats(2.0**-900, 2.0**900) | st.floats(-(2.0**900), -(2.0**-900)))
 def test_ulp_is_the_spacing_of_float64(value):
-    assert ulp(torch.tensor(value, dtype=torch.float64)) == math.ulp(value)
+    assert ulp(value, torch.float64) == math.ulp(value)
 
 
 @pytest.mark.parametrize("value", [1.0, 1.99, 2.0, 127.0, 128.0, -0.3])
@@ -147,4 +147,4 @@ def test_ulp_is_the_distance_to_the_next_number(value, dtype):
     above = torch.nextafter(here, torch.tensor(math.inf, dtype=dtype)) if dtype != torch.float16 else (
         (here.view(torch.int16) + 1).view(torch.float16)
     )
-    assert ulp(-here) == ulp(here) == float(above) - float(here)
+    assert ulp(-float(here), dtype) == ulp(float(here), dtype) == float(above) - float(here)

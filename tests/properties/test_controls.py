@@ -29,12 +29,16 @@ def cases(**changed):
     chosen = {k: REGISTRY.resolve("kv" if "kv" in k else k, v) for k, v in specs.items()}
     for family, seed in itertools.product(("llama", "gpt_neox", "gpt2"), range(3)):
         yield Case(
-            family=family,
-            seed=seed,
-            noise=0.02,
-            prompt=(5, 9, 33, 4, 9, 33),
-            max_new_tokens=24,
-            **{**chosen, **changed},
+            **{
+                "family": family,
+                "seed": seed,
+                "noise": 0.02,
+                "prompt": (5, 9, 33, 4, 9, 33),
+                "max_new_tokens": 24,
+                "stops": (0,),
+                **chosen,
+                **changed,
+            }
         )
 
 
@@ -83,19 +87,33 @@ def test_sabotaged_strategies_are_caught(kind, cls, law):
     assert caught(law, **{kind: Choice(cls)})
 
 
+def broken(case, saboteur, law):
+    with saboteur():
+        try:
+            law(case, REGISTRY)
+        except Broken as error:
+            return str(error)
+    return ""
+
+
 def test_acceptance_past_a_stop_id_is_caught():
-    """Most cases end by length; these end by a stop id inside an accepted path."""
+    """Some honest cases end by a stop id; of these, some end inside an accepted path."""
     ends = [
         case
-        for case in cases()
+        for case in cases(max_new_tokens=60, stops=(0, 20, 21, 22, 23, 24, 25))
         if properties.decoded(case.pipeline(REGISTRY), case).result.stop_reason == "eos"
     ]
-    inside = 0
-    with saboteurs.past_the_end():
-        for case in ends:
-            ids = properties.decoded(case.pipeline(REGISTRY), case).result.token_ids
-            inside += 0 in ids[:-1]
-    assert inside
+    found = [broken(case, saboteurs.past_the_end, properties.stops_in_time) for case in ends]
+    assert any("after a stop id" in message for message in found)
+
+
+def test_acceptance_past_max_new_tokens_is_caught():
+    found = [
+        broken(case, saboteurs.past_the_end, properties.stops_in_time)
+        for count in (2, 3, 4)
+        for case in cases(max_new_tokens=count, stops=())
+    ]
+    assert any("asked for" in message for message in found)
 
 
 @pytest.mark.parametrize("saboteur", [saboteurs.position_by_index, saboteurs.sibling_visible])

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 
 from toolkit import Registry
 from toolkit.conformance import generators, properties
+from toolkit.runtime import cache, session
 
 REGISTRY = Registry.installed()
 PRODUCT = generators.product(REGISTRY)
@@ -67,6 +68,7 @@ def test_acceptances_are_mixed():
             noise=0.02,
             prompt=(5, 9, 33, 4),
             max_new_tokens=32,
+            stops=(0,),
             **{
                 k: REGISTRY.resolve(k, v)
                 for k, v in {
@@ -83,3 +85,16 @@ def test_acceptances_are_mixed():
             rejected += step.nodes - 1 - step.accepted
     assert accepted > 20
     assert rejected > 20
+
+
+def test_chunks_and_growth_do_not_matter(monkeypatch):
+    """A prompt in chunks of four and a cache that grows by eight rows give the same tokens."""
+    monkeypatch.setattr(session, "CHUNK", 4)
+    monkeypatch.setattr(cache, "GROWTH", 8)
+
+    @given(st.sampled_from(PRODUCT).flatmap(lambda c: generators.cases(REGISTRY, c)))
+    def holds(case):
+        properties.tokens_equal_ar(case, REGISTRY)
+        properties.cache_equals_ar(case, REGISTRY)
+
+    holds()

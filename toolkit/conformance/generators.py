@@ -29,6 +29,7 @@ class Case:
     noise: float
     prompt: tuple[int, ...]
     max_new_tokens: int
+    stops: tuple[int, ...]
     drafter: Choice
     shaper: Choice
     verifier: Choice
@@ -39,7 +40,7 @@ class Case:
         """The pipeline of this case, with models of its own pool."""
         draft_model = noisy(self.family, self.seed, self.noise)
         return Pipeline(
-            tiny(self.family, self.seed),
+            tiny(self.family, self.seed, self.stops),
             drafter=self.drafter,
             shaper=self.shaper,
             verifier=self.verifier,
@@ -102,6 +103,7 @@ def cases(registry: Registry, names: dict[str, str]) -> st.SearchStrategy[Case]:
         noise=st.sampled_from([0.0, 0.01, 0.02, 0.05]),
         prompt=prompts(),
         max_new_tokens=st.integers(1, 32),
+        stops=st.sampled_from([(0,), (), (0, 7, 19, 31, 43, 55, 67, 79, 91)]),
         draft_kv=choices("kv", registry),
         **chosen,
     )

@@ -82,9 +82,11 @@ FAMILIES: dict[str, Callable[[], hf.PretrainedConfig]] = {
 
 
 @lru_cache(maxsize=64)
-def tiny(family: str, seed: int = 0) -> PreTrainedModel:
-    """A random model of a family, float64, in eval mode. Weights are drawn wide, so that its
-    distributions are peaked and its greedy text does not loop at once."""
+def tiny(family: str, seed: int = 0, stops: tuple[int, ...] = (0,)) -> PreTrainedModel:
+    """A random model of a family, float64, in eval mode, with these stop ids.
+
+    Weights are drawn wide, so that distributions are peaked and greedy text does not loop at once.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = hf.AutoModelForCausalLM.from_config(FAMILIES[family]())
@@ -92,7 +94,7 @@ def tiny(family: str, seed: int = 0) -> PreTrainedModel:
         for parameter in model.parameters():
             if parameter.ndim >= 2:
                 parameter.data.normal_(0.0, 0.35)
-    model.generation_config = hf.GenerationConfig(eos_token_id=0, bos_token_id=1)
+    model.generation_config = hf.GenerationConfig(eos_token_id=list(stops), bos_token_id=1)
     return model
 
 

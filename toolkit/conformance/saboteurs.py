@@ -75,10 +75,12 @@ def past_the_end() -> Iterator[None]:
         tokens = [*tree.tokens[path[1:]].tolist(), int(judged.bonus)]
         return Verdict(path, torch.tensor(tokens[-1])), tokens
 
-    def deep(tree: TokenTree, depth: int) -> TokenTree:
-        return tree
+    honest = engine.Draft.tree
 
-    with patch.object(engine, "settle", settle), patch.object(TokenTree, "within", deep):
+    def deep(self: engine.Draft, shaper: TreeShaper, root: Tensor, depth: int) -> TokenTree:
+        return honest(self, shaper, root, 1000)
+
+    with patch.object(engine, "settle", settle), patch.object(engine.Draft, "tree", deep):
         yield
 
 

@@ -298,7 +298,7 @@ def main(data: Path, work: Path, out: Path, scale: float, device: str) -> None:
     own = cached(
         work / "own.safetensors",
         lambda: continuations(
-            target, stories if len(stories) else books, round(4096 * min(1, scale))
+            target, stories if len(stories) else books, round(1024 * min(1, scale))
         ),
     ).flatten()
     study = halves(text, lambda count, length, rng: corpus.windows(own, count, length, rng))

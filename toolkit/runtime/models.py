@@ -7,13 +7,13 @@ the architecture is built on the meta device and asked.
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import frozen
 from huggingface_hub.utils import logging as hub_logging
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,10 +28,10 @@ from toolkit.errors import ModelError
 from toolkit.runtime.attention import NAME
 from toolkit.runtime.executors.module import ModuleExecutor
 from toolkit.runtime.places import only_here, place_of, shown
-from toolkit.runtime.refusals import refuse
+from toolkit.runtime.refusals import first_line, refuse, windows_of
 
 
-@frozen(eq=False)
+@frozen(eq=False, slots=False)
 class LoadedModel:
     """A module ready for tree passes, and what the rest of the toolkit needs to know of it."""
 
@@ -45,9 +45,9 @@ class LoadedModel:
     dtype: torch.dtype
     stop_ids: frozenset[int]
 
-    @property
+    @cached_property
     def executor(self) -> ModuleExecutor:
-        return ModuleExecutor(self.module)
+        return ModuleExecutor.of(self.module, windows_of(self.module.config))
 
     @property
     def numerics(self) -> str:
@@ -107,10 +107,10 @@ def find(name: str, aliases: dict[str, str]) -> FoundModel:
         )
     local = only_here(name, place)
     try:
-        config = AutoConfig.from_pretrained(place, local_files_only=local)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(place, local_files_only=local, trust_remote_code=False)
+    except Exception as error:  # whatever a config can do to its reader
         raise ModelError(
-            f"model {shown(name, place)} cannot be used: {str(error).splitlines()[0]}"
+            f"model {shown(name, place)} cannot be used: {first_line(error)}"
         ) from error
     config = config.get_text_config(decoder=True)
     refuse(config, name)
@@ -121,28 +121,38 @@ def _tokenizer(place: str, local: bool = True) -> PreTrainedTokenizerBase | None
     """The model's tokenizer, or None where there is none: then prompts are token ids."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            place, local_files_only=local
+            place, local_files_only=local, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except Exception:  # noqa: BLE001 of many kinds: no files, no code for them, no library
         return None
-    return tokenizer if len(tokenizer) else None
+    made_up = len(tokenizer) <= len(tokenizer.all_special_tokens)  # of a folder without files
+    return None if made_up else tokenizer
 
 
 def load(found: FoundModel, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
-    """Load the weights; `dtype` None keeps the checkpoint's own."""
+    """Load the weights; `dtype` None keeps the checkpoint's own. Raises `ModelError`."""
     try:
-        module = AutoModelForCausalLM.from_pretrained(
+        module, report = AutoModelForCausalLM.from_pretrained(
             found.place,
             config=found.config,
             dtype=dtype or "auto",
             attn_implementation=NAME,
             local_files_only=found.local,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, SafetensorError) as error:
+        module = module.to(device)
+    except Exception as error:  # whatever weights can do to their reader
         raise ModelError(
-            f"model {found.name!r} has a config but no weights that load: {str(error).splitlines()[0]}"
+            f"model {found.name!r} has a config but no weights that load: {first_line(error)}"
         ) from error
-    return prepared(found.name, module.to(device), found.tokenizer)
+    absent = sorted(report["missing_keys"])
+    if absent:
+        raise ModelError(
+            f"model {found.name!r} lacks {len(absent)} of its weights ({absent[0]}, …): the checkpoint "
+            f"is incomplete or of another architecture, get it anew"
+        )
+    return prepared(found.name, module, found.tokenizer)
 
 
 def prepared(

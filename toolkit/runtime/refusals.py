@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 
 import torch
@@ -10,28 +11,42 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from toolkit.errors import ModelError
-from toolkit.runtime.attention import NAME
+from toolkit.runtime.attention import NAME, Pass, bound
+from toolkit.runtime.cache import TreeCache
 
 MOVING_ROTARY = ("dynamic", "longrope")  # frequencies depend on the deepest position of a pass
 
 
+_reasons: dict[tuple[type, str], str | None] = {}  # found out once per config
+
+
 def refuse(config: PretrainedConfig, name: str) -> None:
     """Raise `ModelError` with the reason when trees cannot be decoded on this architecture."""
-    because = _reason_against(config)
-    if because:
-        raise ModelError(f"model {name!r} ({config.model_type}) cannot decode trees: {because}")
+    key = type(config), config.to_json_string()
+    if key not in _reasons:
+        _reasons[key] = _reason_against(copy.deepcopy(config))
+    if _reasons[key]:
+        raise ModelError(
+            f"model {name!r} ({config.model_type}) cannot decode trees: {_reasons[key]}"
+        )
 
 
 def _reason_against(config: PretrainedConfig) -> str | None:
+    try:
+        return _stated(config) or _trial(config)
+    except Exception as error:  # noqa: BLE001 whatever an architecture can do to its builder
+        return f"it cannot be built without weights ({type(error).__name__}: {first_line(error)})"
+
+
+def _stated(config: PretrainedConfig) -> str | None:
+    """A reason that the config or the class states."""
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return "transformers knows no decoder-only language model of this type"
     if hasattr(config, "type_vocab_size"):
         return "it is built as an encoder, which reads both ways or counts positions its own way"
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = {rope.get("rope_type")} | {
-        r.get("rope_type") for r in rope.values() if isinstance(r, dict)
-    }
-    if kinds & set(MOVING_ROTARY):
+    nested = [r.get("rope_type") for r in rope.values() if isinstance(r, dict)]
+    if {rope.get("rope_type"), *nested} & set(MOVING_ROTARY):
         return "its rotary frequencies move with the longest position of a pass, so a tree changes them"
     if "chunked_attention" in (getattr(config, "layer_types", None) or []):
         return "it attends in chunks, which the tree attention does not know"
@@ -42,19 +57,41 @@ def _reason_against(config: PretrainedConfig) -> str | None:
         return "it takes no position_ids, so a node's position cannot be its depth"
     if any(not isinstance(layer, DynamicLayer) for layer in DynamicCache(config=config).layers):
         return "some of its layers keep a state other than keys and values"
-    return _reason_against_attention(config)
-
-
-def _reason_against_attention(config: PretrainedConfig) -> str | None:
-    """Build the architecture without weights and see whether it takes our attention."""
-    with torch.device("meta"):
-        try:
-            module = AutoModelForCausalLM.from_config(config)
-        except (ImportError, RuntimeError, ValueError) as error:
-            return f"it cannot be built ({str(error).splitlines()[0]})"
-    if not module._can_set_attn_implementation():
-        return "its attention cannot be replaced"
-    module.set_attn_implementation(NAME)
-    if module.config._attn_implementation != NAME:
-        return "its attention cannot be replaced"
     return None
+
+
+def _trial(config: PretrainedConfig) -> str | None:
+    """Build the architecture without weights and send two rows through our attention."""
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(config)
+        if not module._can_set_attn_implementation():
+            return "its attention cannot be replaced"
+        module.set_attn_implementation(NAME)
+        cache, rows = TreeCache(config.num_hidden_layers), torch.arange(2)
+        cache.extend(2)
+        now = Pass(torch.ones(2, 2, dtype=torch.bool), rows, rows, windows_of(config))
+        try:
+            with bound(now):
+                module(
+                    input_ids=rows[None],
+                    position_ids=rows[None],
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+        except ModelError as error:
+            return str(error)
+    if now.calls != config.num_hidden_layers:
+        return f"only {now.calls} of its {config.num_hidden_layers} layers use the attention set for it"
+    return None
+
+
+def windows_of(config: PretrainedConfig) -> tuple[int | None, ...]:
+    """The sliding window of each layer, None where it sees everything."""
+    return tuple(
+        getattr(layer, "sliding_window", None) for layer in DynamicCache(config=config).layers
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

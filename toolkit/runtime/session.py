@@ -47,12 +47,15 @@ class ModelSession:
         logits = torch.zeros(0)
         for chunk in tokens.split(CHUNK):
             rows = torch.arange(chunk.shape[0])
-            logits = self.forward(chunk, rows - 1)
+            logits = self._forward(chunk, rows - 1, keep=1)
             self.commit(rows)
         return logits[-1]
 
-    @torch.no_grad()
     def forward(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        return self._forward(tokens, parents)
+
+    @torch.no_grad()
+    def _forward(self, tokens: Tensor, parents: Tensor, keep: int = 0) -> Tensor:
         count, device = tokens.shape[0], self.model.device
         self._parents = torch.cat([self._parents, parents.cpu()])
         lineage = ancestors(self._parents)
@@ -64,7 +67,7 @@ class ModelSession:
             torch.cat([torch.arange(self.length), positions]).to(device),
             lineage[-count:].to(device),
         )
-        return self.model.executor.forward(tokens.to(device), now, self.cache)
+        return self.model.executor.forward(tokens.to(device), now, self.cache, keep)
 
     def commit(self, rows: Tensor) -> None:
         self.cache.commit(rows.cpu())

@@ -141,9 +141,9 @@ def test_a_prefill_in_chunks_equals_one(open_session, models, monkeypatch, famil
 def test_a_long_prompt_is_forwarded_in_chunks(open_session, monkeypatch):
     monkeypatch.setattr("toolkit.runtime.session.CHUNK", 4)
     session, sizes = open_session("llama"), []
-    whole = ModelSession.forward
+    whole = ModelSession._forward
     monkeypatch.setattr(
-        ModelSession, "forward", lambda self, t, p: sizes.append(len(t)) or whole(self, t, p)
+        ModelSession, "_forward", lambda self, t, p, keep: sizes.append(len(t)) or whole(self, t, p, keep)
     )
     session.prefill(torch.tensor(PROMPT))
     assert sizes == [4, 4, 3]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import torch
 from attrs import frozen
 from torch import Tensor
@@ -16,19 +18,31 @@ class ModuleExecutor:
     """Runs `module` over rows of tokens; the cache has room for them already."""
 
     module: torch.nn.Module
+    windows: tuple[int | None, ...]  # each layer's sliding window
+    lasts: bool  # whether the module can give the logits of the last rows alone
 
-    def forward(self, tokens: Tensor, now: Pass, cache: TreeCache) -> Tensor:
-        """Logits [N, V] of `tokens[N]`; their K/V become the cache's last N rows."""
+    @classmethod
+    def of(cls, module: torch.nn.Module, windows: tuple[int | None, ...]) -> ModuleExecutor:
+        """An executor of a module whose layers have these sliding windows."""
+        return cls(module, windows, "logits_to_keep" in signature(module.forward).parameters)
+
+    def forward(self, tokens: Tensor, now: Pass, cache: TreeCache, keep: int = 0) -> Tensor:
+        """Logits [N, V] of `tokens[N]`; their K/V become the cache's last N rows.
+
+        `keep` asks for the last rows' logits alone, [keep, V]; 0 for all.
+        """
+        now.windows = self.windows
         with bound(now):
             logits: Tensor = self.module(
                 input_ids=tokens[None],
                 position_ids=now.query_pos[None],
                 past_key_values=cache,
                 use_cache=True,
+                **({"logits_to_keep": keep} if keep and self.lasts else {}),
             ).logits[0]
         if not now.calls:
             raise ModelError(
-                f"{type(self.module).__name__} does not use the attention that was set for it, so it "
-                f"cannot decode trees: use another model"
+                f"{type(self.module).__name__} does not use the attention that was set for it: leave "
+                f"its attention alone while a pipeline uses it"
             )
-        return logits
+        return logits[-keep:]
