@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import subprocess
+import tempfile
 import types
 import uuid
 from collections.abc import Iterable, Iterator
@@ -256,8 +257,13 @@ class Out:
             raise ToolkitError(
                 f"--out {path} is a file: name a new folder, or one ending in .parquet"
             )
-        if not os.access(path.absolute().parent, os.W_OK):
-            raise ToolkitError(f"--out {path} cannot be written: no permission in {path.parent}")
+        try:
+            with tempfile.TemporaryFile(dir=path.absolute().parent):
+                pass
+        except OSError as error:
+            raise ToolkitError(
+                f"--out {path} cannot be written in {path.parent} ({error.strerror}): name another"
+            ) from error
         return cls(path)
 
     def write(self, run: Run, generations: list[Generation]) -> None:

@@ -20,7 +20,7 @@ from toolkit import hookspecs
 from toolkit.errors import PluginError, SpecError
 from toolkit.families import Family
 from toolkit.interfaces import KINDS, Strategy
-from toolkit.spec import Choice, checked, parse
+from toolkit.spec import Choice, checked, options_of, parse
 
 GROUP = "toolkit"
 OURS = "speculative-toolkit"
@@ -64,7 +64,7 @@ class Registry:
         distribution, version = _owner(point)
         try:
             self.add(point.load(), distribution, version)
-        except Exception as error:  # noqa: BLE001 a plugin may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 a plugin may raise anything
             self.broken[f"{distribution} ({point.value})"] = reason(error)
 
     def add_file(self, path: Path) -> None:
@@ -79,10 +79,15 @@ class Registry:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[name]
             raise PluginError(f"plugin {path} does not import: {reason(error)}") from error
         self.add(module, str(path), "file")
+        if not self._plugins.get_hookcallers(module):
+            raise PluginError(
+                f"plugin {path} offers nothing: it needs a function `strategies` marked "
+                f"@toolkit.hookimpl"
+            )
 
     def add(self, plugin: ModuleType, distribution: str, version: str) -> None:
         """Register one plugin's strategies and families, all or none. Raises `PluginError`."""
@@ -125,6 +130,7 @@ class Registry:
                 f"plugin {distribution}: {cls.__module__} is a second copy of a built-in, import "
                 f"toolkit.{cls.__module__} instead"
             )
+        options_of(cls)  # their types must be known by now
         taken = self.entries.get((cls.kind, cls.name))
         if taken:
             raise PluginError(
@@ -186,7 +192,15 @@ class Registry:
         name = text.partition(":")[0]
         if not text or ("drafter", name) in self.entries:
             return False
-        return text in self.aliases or "/" in name or Path(text).is_dir()
+        return text in self.aliases or "/" in name or is_folder(text)
+
+
+def is_folder(text: str) -> bool:
+    """Whether a folder is called so; what cannot be a file's name is none."""
+    try:
+        return Path(text).is_dir()
+    except OSError:
+        return False
 
 
 def reason(error: BaseException) -> str:

@@ -7,9 +7,11 @@ value  = scalar | 4x2x1 | "[" spec "]"
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable
-from typing import Any, Union, cast, get_args, get_origin
+from functools import lru_cache
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 import attrs
 import cattrs
@@ -55,10 +57,16 @@ class Choice:
         return name == first.name and bool(first.metadata.get("model")) and "=" not in value
 
 
-def options_of(cls: type[Strategy]) -> list[attrs.Attribute[Any]]:
-    """The attrs fields of a strategy class that are options, in order, types resolved."""
-    resolved = attrs.resolve_types(cast("type[attrs.AttrsInstance]", cls))
-    return [f for f in attrs.fields(resolved) if f.init]
+@lru_cache(maxsize=1024)
+def options_of(cls: Any) -> list[attrs.Attribute[Any]]:
+    """The attrs fields of a strategy class that are options, in order, types resolved.
+
+    Private fields are left alone: their types may exist for type checkers only.
+    """
+    fields = [f for f in attrs.fields(cls) if f.init]
+    holder = types.SimpleNamespace(__annotations__={f.name: f.type for f in fields})
+    known = get_type_hints(holder, vars(sys.modules[cls.__module__]))
+    return [f.evolve(type=known[f.name]) for f in fields]
 
 
 def needs_options(cls: type[Strategy]) -> bool:
@@ -109,7 +117,7 @@ def checked(kind: str, choice: Choice) -> Choice:
         )
     try:
         choice.build()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise SpecError(f"{kind} {str(choice)!r}: {error.args[0]}") from error
     return choice
 
@@ -175,6 +183,13 @@ def _bare(kind: Any) -> Any:
     return kind
 
 
+def _int(text: str, _: Any) -> int:
+    value = int(text)
+    if abs(value) >= 2**31:
+        raise ValueError("no option needs a number of this size")
+    return value
+
+
 def _bool(text: str, _: Any) -> bool:
     return {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}[
         text.lower()
@@ -182,7 +197,7 @@ def _bool(text: str, _: Any) -> bool:
 
 
 _converter = cattrs.Converter()
-_converter.register_structure_hook(int, lambda text, _: int(text))
+_converter.register_structure_hook(int, _int)
 _converter.register_structure_hook(bool, _bool)
 _converter.register_structure_hook_func(
     lambda kind: str(kind).startswith("tuple["),

@@ -26,8 +26,8 @@ class Adaptive(TreeShaper):
     Branches: `b_min` if c ≥ `high`, `b_max` if c < `low`, else `b_mid`. A node is expanded iff it is
     above `max_depth`, p ≥ `stop`, and it is above `depth` or p > `deep`. A child is kept iff its own
     p ≥ `prune`. After every step the acceptance (accepted drafted tokens over the tree's depth,
-    which is what could have been accepted) enters a window; from five steps on, a mean above
-    `goal` + 0.1 makes trees deeper and thinner, one below `goal` − 0.1 the reverse.
+    which is what could have been accepted) enters a window. Once it holds five steps, or is full, a
+    mean above `goal` + 0.1 makes trees deeper and thinner, one below `goal` − 0.1 the reverse.
     """
 
     name = "adaptive"

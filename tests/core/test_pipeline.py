@@ -278,3 +278,15 @@ class Sampling(Verifier):
 def test_a_verifier_whose_proof_does_not_cover_the_drafts(registry):
     with pytest.raises(MismatchError, match="cannot use verifier 'sampling' with drafter 'ngram'"):
         Pipeline(tiny("llama"), verifier=Sampling, registry=registry)
+
+
+def test_a_stream_runs_once(pipeline):
+    """Broken off and taken up again, or asked for again, it goes on where it was."""
+    whole = pipeline.generate([5, 9, 33], max_new_tokens=20)
+    stream = pipeline.stream([5, 9, 33], max_new_tokens=20)
+    for _ in stream.decode():
+        break
+    assert stream.result.stop_reason == "interrupted"
+    for _ in range(2):
+        list(stream)
+    assert stream.result.token_ids == whole.token_ids

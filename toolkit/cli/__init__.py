@@ -6,6 +6,8 @@ torch, and a package can bring a command of its own.
 
 from __future__ import annotations
 
+import io
+import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -47,3 +49,6 @@ def _points() -> dict[str, EntryPoint]:
 @click.version_option(package_name="speculative-toolkit", prog_name="toolkit")
 def main() -> None:
     """Speculative decoding of Hugging Face language models, exact by construction."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has no τ gets a ? for it
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

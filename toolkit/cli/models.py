@@ -48,6 +48,6 @@ def _here(place: str) -> str:
         from toolkit import embedded
 
         return "yes" if (embedded.folder(place[8:]) / "config.json").is_file() else "no"
-    from huggingface_hub import try_to_load_from_cache
+    from toolkit.runtime.places import cached
 
-    return "yes" if isinstance(try_to_load_from_cache(place, "config.json"), str) else "no"
+    return "yes" if cached(place) else "no"

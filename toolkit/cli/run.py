@@ -161,14 +161,25 @@ def _prompt(argument: str | None, file: Path | None) -> str:
     if argument is not None:
         if not argument:
             raise ToolkitError("the prompt is empty: give some text, or no argument at all")
-        return argument
+        return _text(argument.encode("utf-8", "surrogateescape"), "the prompt")
     if file is not None:
-        text = file.read_text(encoding="utf-8").removesuffix("\n")
+        text = _text(file.read_bytes(), f"prompt file {file}")
         if not text:
             raise ToolkitError(f"prompt file {file} is empty: put some text into it")
         return text
-    piped = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
-    return piped or BUILT_IN_PROMPT
+    if sys.stdin is None or sys.stdin.isatty():
+        return BUILT_IN_PROMPT
+    return _text(sys.stdin.buffer.read(), "the piped prompt") or BUILT_IN_PROMPT
+
+
+def _text(data: bytes, what: str) -> str:
+    """Bytes as text, without one final line break. Raises `ToolkitError`."""
+    try:
+        return data.decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise ToolkitError(
+            f"{what} is not UTF-8 text (byte {error.start}): convert it first"
+        ) from error
 
 
 def _decoded(pipeline: Pipeline, text: str, max_new_tokens: int, stream: Any) -> Generation:

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import logging
 
 from toolkit.errors import ModelError
+from toolkit.registry import is_folder
 from toolkit.runtime.attention import NAME
 from toolkit.runtime.executors.module import ModuleExecutor
 from toolkit.runtime.places import only_here, place_of, shown
@@ -101,7 +102,7 @@ def _digest(folder: Path) -> str | None:
 def find(name: str, aliases: dict[str, str]) -> FoundModel:
     """Config and tokenizer of a model. Raises `ModelError`: not here, not reachable, or refused."""
     place = place_of(name, aliases)
-    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
+    if is_folder(place) and not (Path(place) / "config.json").is_file():
         raise ModelError(
             f"no config.json in {place}: a model folder is what save_pretrained writes"
         )

@@ -10,7 +10,15 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from toolkit import embedded
 from toolkit.errors import ModelError
+from toolkit.registry import is_folder
 
+CONFIG = "config.json"
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 PATIENCE = 5  # seconds to wait for the hub before looking at what is here
 
 
@@ -21,7 +29,7 @@ def place_of(name: str, aliases: dict[str, str]) -> str:
         place = str(Path(place).expanduser())
     if place.startswith("package:"):
         return str(embedded.folder(place.removeprefix("package:")))
-    if Path(place).is_dir() or ("/" in place and not _is_path(place)):
+    if is_folder(place) or ("/" in place and not _is_path(place)):
         return place
     if _is_path(place):
         raise ModelError(f"no model folder {place}: looked for a folder with a config.json")
@@ -44,7 +52,7 @@ def only_here(name: str, place: str) -> bool:
     Asked once and with little patience, because transformers would try for half a minute. Raises
     `ModelError` for a model that is neither here nor reachable.
     """
-    if Path(place).is_dir():
+    if is_folder(place):
         return True
     try:
         HfApi().model_info(place, timeout=PATIENCE)
@@ -58,7 +66,7 @@ def only_here(name: str, place: str) -> bool:
             f"or log in with `hf auth login`"
         ) from error
     except Exception as error:  # whatever the hub's HTTP client raises
-        if isinstance(try_to_load_from_cache(place, "config.json"), str):
+        if cached(place):
             return True
         raise ModelError(
             f"model {shown(name, place)} is not here and not reachable: looked in "
@@ -66,6 +74,12 @@ def only_here(name: str, place: str) -> bool:
             f"`hf download {place}`, or give a local folder"
         ) from error
     return False
+
+
+def cached(place: str) -> bool:
+    """Whether the hub's cache holds a model's config and weights, or their index."""
+    held = [isinstance(try_to_load_from_cache(place, file), str) for file in (CONFIG, *WEIGHTS)]
+    return held[0] and any(held[1:])
 
 
 def shown(name: str, place: str) -> str:

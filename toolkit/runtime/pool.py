@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from toolkit.errors import ModelError
 from toolkit.runtime.models import FoundModel, LoadedModel, find, load, prepared
 
+DEVICES = ("auto", "cpu", "cuda")
 DTYPES = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -34,6 +35,10 @@ class Pool:
     _loaded: dict[str, LoadedModel] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise ModelError(f"no device {self.device!r}: there are {', '.join(DEVICES)}")
+        if self.dtype != "auto" and self.dtype not in DTYPES:
+            raise ModelError(f"no dtype {self.dtype!r}: there are auto, {', '.join(DTYPES)}")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ModelError(
                 "no cuda device is here: use --device cpu, or auto to take what there is"

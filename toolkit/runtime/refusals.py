@@ -63,7 +63,7 @@ def _stated(config: PretrainedConfig) -> str | None:
 def _trial(config: PretrainedConfig) -> str | None:
     """Build the architecture without weights and send two rows through our attention."""
     with torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(config)
+        module = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # experts want it
         if not module._can_set_attn_implementation():
             return "its attention cannot be replaced"
         module.set_attn_implementation(NAME)

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from toolkit import Registry
 from toolkit.cli import main
 from toolkit.cli.plugins import listed
+from toolkit.spec import options_of
 
 
 def call(*args):
@@ -53,7 +54,8 @@ def test_show_tells_options_and_declarations(kind, name):
     result = call("plugins", "show", name)
     assert result.exit_code == 0
     assert f"{kind} {name}" in result.output
-    assert "option" in result.output
+    options = options_of(Registry.installed().find(kind, name))
+    assert all(f"  {option.name} (" in result.output for option in options)
     if kind == "verifier":
         assert "exactness: greedy" in result.output
 
@@ -89,6 +91,50 @@ def test_a_file_is_listed_too(tmp_path):
     (mine,) = [r for r in rows if r["name"] == "wide"]
     assert mine["needs_options"] is True
     assert mine["distribution"] == str(file)
+
+
+def test_types_for_type_checkers_alone_break_nothing(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from __future__ import annotations\n"
+        "from typing import TYPE_CHECKING\n"
+        "import attrs, toolkit\n"
+        "if TYPE_CHECKING:\n"
+        "    from toolkit import Runtime\n"
+        "@attrs.define\n"
+        "class Quiet(toolkit.Drafter):\n"
+        "    'Proposes nothing.'\n"
+        "    name = 'quiet'\n"
+        "    often: int = toolkit.option(1, help='how often')\n"
+        "    _runtime: Runtime = attrs.field(init=False)\n"
+        "    def start(self, prompt, runtime):\n"
+        "        self._runtime = runtime\n"
+        "    def expand(self, tree, frontier, k):\n"
+        "        return toolkit.Candidates.none(len(frontier))\n"
+        "    def commit(self, tokens):\n"
+        "        pass\n"
+        "@toolkit.hookimpl\n"
+        "def strategies():\n"
+        "    return [Quiet]\n"
+    )
+    result = call("plugins", "show", "quiet", "--plugin", file)
+    assert result.exit_code == 0, result.output
+    assert "often (int, default 1)" in result.output
+
+
+def test_models_says_which_weights_are_here(tmp_path, monkeypatch):
+    """A config alone, as an interrupted download leaves, is no model."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "models--EleutherAI--pythia-70m" / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0123abcd")
+    (snapshot / "config.json").write_text("{}")
+    row = next(r for r in call("models").output.splitlines() if r.startswith("pythia-70m"))
+    assert row.split()[2] == "no"
+    (snapshot / "model.safetensors").write_text("")
+    row = next(r for r in call("models").output.splitlines() if r.startswith("pythia-70m"))
+    assert row.split()[2] == "yes"
 
 
 def test_models_lists_every_alias():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -238,6 +239,108 @@ def test_a_plugin_that_does_not_import_is_named(run, tmp_path):
     assert result.exit_code == 2
     assert "nothing_like_this" in result.output
     assert "Traceback" not in result.output
+
+
+def edited(model, folder, **changes):
+    """A copy of a model folder with other values in its config."""
+    shutil.copytree(model, folder, dirs_exist_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return folder
+
+
+def refused(result, word):
+    assert result.exit_code == 2, result.output
+    assert word in result.output
+    assert isinstance(result.exception, SystemExit)
+    assert len(result.output.splitlines()) <= 3
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(run, target, tmp_path):
+    folder = edited(target, tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    (gone, *_) = [name for name in weights if "layers.1" in name]
+    del weights[gone]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(run(PROMPT, "--target", folder), "lacks 1 of its weights")
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"intermediate_size": 40}, "no weights that load"),
+        ({"num_attention_heads": 0}, "cannot be used"),
+        ({"model_type": "nothing-known"}, "cannot be used"),
+        ({"model_type": "mamba"}, "recurrent state"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(run, target, tmp_path, changes, word):
+    refused(run(PROMPT, "--target", edited(target, tmp_path / "m", **changes)), word)
+
+
+def test_truncated_weights_are_refused(run, target, tmp_path):
+    folder = edited(target, tmp_path / "m")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-100])
+    refused(run(PROMPT, "--target", folder), "no weights that load")
+
+
+def test_a_models_own_code_is_never_run(run, target, tmp_path):
+    auto = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    folder = edited(target, tmp_path / "m", auto_map=auto, model_type="evil")
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    result = run(PROMPT, "--target", folder, stdin="y\n")
+    assert result.exit_code == 2
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_model_without_a_tokenizer_says_so(run, target, tmp_path):
+    folder = edited(target, tmp_path / "m")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    refused(run(PROMPT, "--target", folder), "has no tokenizer")
+
+
+def test_bytes_that_are_no_text_are_refused(run, tmp_path):
+    (tmp_path / "p.txt").write_bytes(b"caf\xe9")
+    refused(run("--prompt-file", tmp_path / "p.txt"), "not UTF-8")
+    refused(run(stdin=b"caf\xe9"), "not UTF-8")
+    refused(run("caf\udce9"), "not UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ("import sys; sys.exit(0)", "does not import"),
+        ("x = 1", "offers nothing"),
+        ("import toolkit\n@toolkit.hookimpl\ndef strategies():\n    return [int]", "no strategy"),
+    ],
+)
+def test_a_plugin_file_that_is_none_is_refused(run, tmp_path, body, word):
+    (tmp_path / "p.py").write_text(body + "\n")
+    refused(run("hi", "--plugin", tmp_path / "p.py"), word)
+
+
+def test_an_unwritable_place_is_refused(run):
+    if not Path("/proc").is_dir():
+        pytest.skip("no /proc here")
+    refused(run("hi", "--out", "/proc/x.parquet"), "cannot be written")
+
+
+@pytest.mark.parametrize("option", ["--target", "--drafter"])
+def test_a_name_of_any_length_is_an_error_and_no_crash(run, option):
+    result = run("hi", option, "x" * 5000)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize(
+    "args", [["--shaper", "adaptive:window=99999999999999999999"], ["--target", ""], ["--drafter", ""]]
+)
+def test_odd_values_are_refused(run, args):
+    result = run("hi", *args)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
 
 
 def test_a_missing_device_is_refused(run, target):

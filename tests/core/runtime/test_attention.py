@@ -5,11 +5,14 @@ import math
 
 import pytest
 import torch
+import transformers as hf
 
+from toolkit import Registry
 from toolkit.conformance.models import tiny
 from toolkit.errors import ModelError
 from toolkit.runtime.attention import Pass, bound, tree_attention, visibility
 from toolkit.runtime.models import prepared
+from toolkit.runtime.session import ModelSession
 
 H, H_KV, D = 4, 2, 8
 POSITIONS = torch.tensor([0, 1, 2, 3, 4, 4, 5])  # five committed, then a root's two children, one's
@@ -93,3 +96,24 @@ def test_a_model_that_ignores_our_attention_is_found_out(make):
     loaded.module.config._attn_implementation = "eager"
     with pytest.raises(ModelError, match="LlamaForCausalLM does not use the attention that was set"):
         ModelSession(loaded, make("kv", "full")).prefill(torch.tensor([1, 2, 3]))
+
+
+def test_a_window_that_only_the_config_knows_is_kept():
+    """Some models put their window into the mask alone, which we replace."""
+    config = hf.Qwen2MoeConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, moe_intermediate_size=16,
+        shared_expert_intermediate_size=16, num_experts=2, num_experts_per_tok=1,
+        use_sliding_window=True, sliding_window=4, max_window_layers=0,
+    )
+    torch.manual_seed(0)
+    stock = hf.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    ids = torch.tensor([[5, 9, 33, 4, 7, 8, 1, 2, 60, 61]])
+    with torch.no_grad():
+        wanted = stock(input_ids=ids, use_cache=False).logits[0]
+    policy = Registry.installed().resolve("kv", "full").build()
+    session = ModelSession(prepared("mine", stock), policy)
+    ours = session.forward(ids[0], torch.arange(10) - 1)
+    assert (ours - wanted).abs().max() < 1e-5
+    now = session.model.executor.windows
+    assert now == (4, 4)

@@ -43,6 +43,10 @@ ROPE = {"rope_theta": 1e4, "factor": 2.0}
         (lambda: hf.RobertaConfig(vocab_size=97, hidden_size=32, num_attention_heads=4,
                                   is_decoder=True),
          "cannot decode trees"),  # its positions start at padding_idx + 1
+        (lambda: hf.BertGenerationConfig(vocab_size=97, hidden_size=32, num_attention_heads=4,
+                                         num_hidden_layers=1, intermediate_size=48),
+         "it reads both ways"),
+        (lambda: hf.DogeConfig(**SMALL), "it makes an attention mask of its own"),
         (lambda: hf.T5Config(vocab_size=97), "transformers knows no decoder-only language model"),
         (hf.CLIPVisionConfig, "transformers knows no decoder-only language model"),
     ],

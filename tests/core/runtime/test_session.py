@@ -143,7 +143,8 @@ def test_a_long_prompt_is_forwarded_in_chunks(open_session, monkeypatch):
     session, sizes = open_session("llama"), []
     whole = ModelSession._forward
     monkeypatch.setattr(
-        ModelSession, "_forward", lambda self, t, p, keep: sizes.append(len(t)) or whole(self, t, p, keep)
+        ModelSession, "_forward",
+        lambda self, t, p, keep: sizes.append(len(t)) or whole(self, t, p, keep),
     )
     session.prefill(torch.tensor(PROMPT))
     assert sizes == [4, 4, 3]
