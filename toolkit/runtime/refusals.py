@@ -80,7 +80,11 @@ def _trial(config: PretrainedConfig) -> str | None:
                 )
         except ModelError as error:
             return str(error)
-    if now.calls != config.num_hidden_layers:
+        except (NotImplementedError, RuntimeError) as error:
+            if "meta" in str(error):  # it reads values, as some experts do: the trial tells nothing
+                return None
+            raise
+    if now.calls < config.num_hidden_layers:
         return f"only {now.calls} of its {config.num_hidden_layers} layers use the attention set for it"
     return None
 
