@@ -11,8 +11,8 @@ from toolkit.conformance import properties, saboteurs
 from toolkit.conformance.generators import Case
 from toolkit.conformance.models import VOCABULARY, noisy, tiny
 from toolkit.conformance.properties import Broken
-from toolkit.pipeline import DraftRuntime
 from toolkit.runtime.session import ModelSession
+from toolkit.stream import DraftRuntime
 
 REGISTRY = Registry.installed()
 

@@ -9,8 +9,8 @@ from toolkit import Pool, Registry, TokenTree
 from toolkit.conformance import properties
 from toolkit.conformance.models import FAMILIES, VOCABULARY, noisy, tiny
 from toolkit.conformance.trees import trees
-from toolkit.pipeline import DraftRuntime
 from toolkit.runtime.session import ModelSession
+from toolkit.stream import DraftRuntime
 
 REGISTRY = Registry.installed()
 DRAFTERS = REGISTRY.names("drafter")

@@ -10,8 +10,9 @@ from torch import Tensor
 from toolkit.conformance.generators import Case
 from toolkit.errors import StrategyError
 from toolkit.interfaces import Drafter, Session, Verifier
-from toolkit.pipeline import Pipeline, Stream
+from toolkit.pipeline import Pipeline
 from toolkit.registry import Registry
+from toolkit.stream import Stream
 from toolkit.tree import TokenTree
 
 TOLERANCE = 1e-9  # float64: schedules differ by 1e-14, bugs by far more
