@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import files as installed_files
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -91,10 +91,17 @@ def test_the_wheel_holds_nothing_else(wheel, source):
     assert inside <= {place(path) for path in source}
 
 
+def installed_files():
+    """The files of our distribution in this environment; a checkout's own metadata does not count."""
+    site = Path(sys.prefix).resolve()
+    found = distributions(name="speculative-toolkit")
+    return [f for d in found if Path(d.locate_file("")).resolve().is_relative_to(site) for f in d.files]
+
+
 @pytest.mark.installed
 def test_the_tests_see_what_is_installed(root):
     """The checkout where it is installed as such, and never in the place of a wheel."""
-    names = map(str, installed_files("speculative-toolkit"))
+    names = map(str, installed_files())
     editable = any("__editable__" in name for name in names)
     home = root if editable else Path(sys.prefix).resolve()
     assert Path(toolkit.__file__).resolve().is_relative_to(home)
@@ -104,7 +111,7 @@ def test_the_tests_see_what_is_installed(root):
 def test_what_is_installed_has_one_top_level():
     names = [
         Path(path).parts[0]
-        for path in installed_files("speculative-toolkit")
+        for path in installed_files()
         if ".." not in str(path)
     ]
     names = [name for name in names if not name.startswith("__editable__")]
