@@ -45,7 +45,7 @@ class Size:
 
 TARGET = Size("target", layers=8, width=320, heads=5, steps=4200)
 DRAFTER = Size("drafter", layers=2, width=128, heads=2, steps=2000)
-MIDDLE = Size("middle", layers=4, width=192, heads=3, steps=800)
+MIDDLE = Size("middle", layers=4, width=192, heads=3, steps=1800)
 
 
 def build(size: Size) -> GPTNeoXForCausalLM:
