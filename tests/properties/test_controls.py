@@ -190,3 +190,12 @@ def test_what_is_no_tree_is_refused(how):
     case = next(cases(shaper=Choice(Malformed, (("how", how),))))
     with pytest.raises(ToolkitError, match="no tree on the root"):
         properties.decoded(case.pipeline(REGISTRY), case)
+
+
+def test_a_verifier_that_accepts_too_much_is_caught_by_itself():
+    tree = TokenTree.root(torch.tensor(7)).grow(
+        torch.tensor([0]), Candidates(torch.tensor([[1]]), torch.zeros(1, 1))
+    )
+    logits = torch.eye(4)[[2, 3]]  # the target says 2 after the root, and 1 was drafted
+    with pytest.raises(Broken, match="not one that AR takes"):
+        properties.accepts_what_ar_says(saboteurs.OneTooMany(), tree, logits)

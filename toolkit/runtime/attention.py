@@ -72,13 +72,9 @@ def visibility(policy: KVPolicy, query_pos: Tensor, key_pos: Tensor, ancestors: 
     """
     prefix = ancestors.new_ones(query_pos.shape[0], key_pos.shape[0] - ancestors.shape[1])
     reachable = torch.cat([prefix, ancestors], 1)
-    kept = policy.visible(query_pos[:, None], key_pos[None, :])
-    itself = (
-        torch.ones_like(reachable)
-        .triu(reachable.shape[1] - len(query_pos))
-        .tril(reachable.shape[1] - len(query_pos))
-    )
-    return Pass(reachable & (kept | itself), query_pos, key_pos)
+    query, key = query_pos[:, None], key_pos[None, :]
+    itself = query == key  # a sibling's position too, but no sibling is reachable
+    return Pass(reachable & (policy.visible(query, key) | itself), query_pos, key_pos)
 
 
 def tree_attention(

@@ -116,3 +116,14 @@ def test_a_window_that_only_the_config_knows_is_kept():
     ours = session.forward(ids[0], torch.arange(10) - 1)
     assert (ours - wanted).abs().max() < 1e-5
     assert session.model.executor.windows == (4, None)
+
+
+def test_a_row_sees_itself_under_any_policy():
+    """A policy that hides everything leaves each row itself, and no sibling at its position."""
+
+    class Blind:
+        def visible(self, query_pos, key_pos):
+            return torch.zeros(len(query_pos), key_pos.shape[1], dtype=torch.bool)
+
+    now = visibility(Blind(), ROWS, POSITIONS, TABLE)
+    assert now.visible.tolist() == [[False] * 4 + row for row in torch.eye(3).bool().tolist()]

@@ -82,3 +82,9 @@ def test_revision_changes_with_the_weights(tmp_path):
 def test_an_unknown_name_is_a_model_error():
     with pytest.raises(ModelError, match="no model called 'storeis-1m'"):
         Pool(aliases=ALIASES).load("storeis-1m")
+
+
+@pytest.mark.parametrize("given", [{"device": "tpu"}, {"dtype": "float16"}])
+def test_a_device_or_dtype_that_is_none_is_refused(given):
+    with pytest.raises(ModelError, match="there are"):
+        Pool(**given)
