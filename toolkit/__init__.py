@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from toolkit.tree import Candidates as Candidates
     from toolkit.tree import TokenTree as TokenTree
     from toolkit.tree import Verdict as Verdict
+    from toolkit.view import KVView as KVView
 
 _HOMES = {
     "Candidates": "tree",
@@ -39,6 +40,7 @@ _HOMES = {
     "Family": "families",
     "Generation": "generation",
     "KVPolicy": "interfaces",
+    "KVView": "view",
     "Pipeline": "pipeline",
     "Pool": "runtime.pool",
     "Registry": "registry",

@@ -82,7 +82,7 @@ def decode(
         draft.start(prompt, runtime)
     while emitted < max_new_tokens and int(root) not in stop_ids:
         clock, length = Clock(), target.length
-        tree = draft.tree(shaper, root, max_new_tokens - emitted - 1)
+        tree = draft.tree(shaper, root, min(max_new_tokens - emitted - 1, target.reach))
         clock.lap("draft")
         logits = target.forward(tree.tokens, tree.parents)
         judged = verifier.judge(tree, logits, rng)

@@ -6,7 +6,7 @@ attrs fields with `init=False`, cannot leak into the next request. Inherit once,
 share code by functions.
 
 Letters: N tree nodes, F frontier nodes, K candidates per node, V vocabulary, P prompt length,
-L cached length (committed tokens whose KV is stored). The root, node 0 of every tree, is committed
+L cached length (committed tokens whose KV was stored). The root, node 0 of every tree, is committed
 but not yet cached: its position is L.
 """
 
@@ -14,13 +14,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import attrs
 import torch
 from torch import Tensor
 
 from toolkit.tree import Candidates, TokenTree, Verdict
+from toolkit.view import KVView
+
+if TYPE_CHECKING:
+    from toolkit.spec import Choice
 
 Expand = Callable[[TokenTree, Tensor, int], Candidates]
 Exactness = Literal["greedy", "distribution", "lossy"]
@@ -58,6 +62,10 @@ class Session(Protocol):
     def positions(self) -> int:
         """How many positions the model can address."""
 
+    @property
+    def reach(self) -> int:
+        """The most drafted tokens that the next commit may keep: a tree need not be deeper."""
+
     def prefill(self, tokens: Tensor) -> Tensor:
         """Forward and commit `tokens[T]` in fixed chunks; returns the last token's logits [V]."""
 
@@ -81,6 +89,13 @@ class Runtime(Protocol):
 
     def session(self, model: str) -> Session:
         """A fresh session of a model by name, folder or hub id; weights are loaded once."""
+
+    def mirror(self, kv: Choice) -> Session:
+        """A session of the target itself under another KV policy, sharing weights.
+
+        Its committed rows are the target's own, taken over whenever it is asked to commit: `commit`
+        forgets the scratch rows, and none of them can be kept.
+        """
 
 
 class Strategy(ABC):
@@ -163,17 +178,74 @@ class Verifier(Strategy):
 
 
 class KVPolicy(Strategy):
-    """Which cached positions stay visible?"""
+    """Which cached positions stay visible?
+
+    Implement exactly one method: `visible`, where positions alone decide, or `score`, where the
+    policy chooses by what was computed. The engine owns the rest. It decides at fixed committed
+    lengths: at the end of the prompt P, with effect at once, then at P+W, P+2W, … (W is `epoch`),
+    with effect W tokens later, so that a tree that crosses a boundary knows both keep-sets. It
+    reads committed tokens alone, so AR and every speculation schedule see the same cache.
+
+    A policy whose `score` decides keeps `capacity` positions per KV head: the first `sinks` and the
+    last `recent` of them whatever their score, then the highest scores, rounded, newer positions
+    first among equals. Layers with a sliding window of their own keep to that window instead.
+    """
 
     kind = "kv"
+    budget: int  # positions kept at a decision, sinks and recent ones included; an option of yours
+    sinks: int = 0
+    recent: int = 0
+    epoch: int = 64
+    once: ClassVar[bool] = False
+    """Whether `score` decides at the end of the prompt only."""
+    logs: ClassVar[bool] = True
+    """Whether `score` reads queries (`rows`, `colsum`, `queries`); False spares the log of them."""
+    rotates: ClassVar[bool] = False
+    """Whether `score` calls `view.rotate`."""
 
-    @abstractmethod
+    def __attrs_post_init__(self) -> None:
+        if self.chooses() and self.sinks + self.recent > self.budget:
+            raise ValueError(
+                f"sinks={self.sinks} and recent={self.recent} do not fit into budget={self.budget}: "
+                f"raise the budget or lower them"
+            )
+
+    @property
+    def reindexes(self) -> bool:
+        """Whether the sinks move up to the window as it goes, so that text may outgrow the model's
+        positions. Only for `visible`, and for rotary models."""
+        return False
+
     def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
         """Whether queries at `query_pos[Q, 1]` may see keys at `key_pos[1, C]`: bool [Q, C].
 
         A function of positions alone, asked for every layer and every query, the prompt's too;
-        causality and the tree are the engine's, and a query always sees itself.
+        causality and the tree are the engine's, and a query always sees itself. What is hidden at a
+        boundary is freed, and stays hidden.
         """
+        raise NotImplementedError
+
+    def score(self, view: KVView) -> Tensor:
+        """The worth of each row of one layer: float [H_kv, C], or [1, C] for all heads alike.
+
+        Larger stays. The prompt attends to itself in full before the first decision.
+        """
+        raise NotImplementedError
+
+    def capacity(self, view: KVView) -> int | Tensor:
+        """Positions to keep in this layer, or int64 [H_kv] for each KV head. By default `budget`."""
+        return self.budget
+
+    @classmethod
+    def chooses(cls) -> bool:
+        """Whether `score` decides, and not `visible`. Raises `TypeError` for both or neither."""
+        mask, score = cls.visible is not KVPolicy.visible, cls.score is not KVPolicy.score
+        if mask == score:
+            raise TypeError(
+                f"{cls.__name__} implements {'both' if mask else 'neither'} of `visible` and `score`: "
+                f"a KV policy has exactly one of them"
+            )
+        return score
 
 
 KINDS: dict[str, type[Strategy]] = {

@@ -12,9 +12,10 @@ from torch import Tensor
 from toolkit.errors import MismatchError, SpecError
 from toolkit.families import STORIES, Family, of_model
 from toolkit.generation import Generation
-from toolkit.interfaces import Drafter, Strategy, TreeShaper, Verifier
+from toolkit.interfaces import Drafter, KVPolicy, Strategy, TreeShaper, Verifier
 from toolkit.registry import Registry
 from toolkit.runtime.pool import Pool
+from toolkit.runtime.refusals import kv_fits, positions_under
 from toolkit.runtime.vocabulary import same_tokens
 from toolkit.spec import Choice, options_of
 from toolkit.stream import Stream
@@ -69,8 +70,14 @@ class Pipeline:
         self.draft_kv = self.registry.resolve("kv", draft_kv)
         fits(self.drafter, self.shaper, self.verifier)
         found = self.pool.find(self.target)
+        kv_fits(self.kv, found)
         for name in models_of(self.drafter):
-            same_tokens(found, self.pool.find(name))
+            model = self.pool.find(name)
+            same_tokens(found, model)
+            kv_fits(self.draft_kv, model)
+        for policy in policies_of(self.drafter):
+            mirrored(policy)
+            kv_fits(policy, found)
 
     @property
     def specs(self) -> dict[str, str]:
@@ -116,10 +123,11 @@ class Pipeline:
                 f"target {self.target!r}; this one has shape {list(ids.shape)} and holds "
                 f"{strange.tolist()[:3]}"
             )
-        if len(ids) >= found.positions:
+        positions = positions_under(cast("KVPolicy", self.kv.build()), found.positions)
+        if len(ids) >= positions:
             raise MismatchError(
                 f"the prompt has {len(ids)} tokens, but target {self.target!r} has only "
-                f"{found.positions} positions: shorten it"
+                f"{positions} positions: shorten it"
             )
         return ids
 
@@ -162,6 +170,22 @@ def fits(drafter: Choice, shaper: Choice, verifier: Choice) -> None:
             f"cannot use verifier {verifier.cls.name!r} with shaper {shaper.cls.name!r}: its proof "
             f"needs every drawn candidate, and this shaper drops some; `--verifier greedy` fits"
         )
+
+
+def mirrored(choice: Choice) -> None:
+    """Raise `MismatchError` when a policy cannot choose among rows that another cache holds."""
+    policy = cast("type[KVPolicy]", choice.cls)
+    if policy.chooses() and policy.logs:
+        raise MismatchError(
+            f"cannot draft under KV policy {policy.name!r}: it reads queries, and a drafter that shares "
+            f"the target's KV has none; streaming, window, knorm, keydiff and lagkv read none"
+        )
+
+
+def policies_of(choice: Choice) -> list[Choice]:
+    """KV policies among a choice's options."""
+    values = (choice[option.name] for option in options_of(choice.cls))
+    return [v for v in values if isinstance(v, Choice) and v.cls.kind == "kv"]
 
 
 def models_of(choice: Choice) -> list[str]:

@@ -19,7 +19,7 @@ import pluggy
 from toolkit import hookspecs
 from toolkit.errors import PluginError, SpecError
 from toolkit.families import Family
-from toolkit.interfaces import KINDS, Strategy
+from toolkit.interfaces import KINDS, KVPolicy, Strategy
 from toolkit.spec import Choice, checked, options_of, parse
 
 GROUP = "toolkit"
@@ -131,6 +131,8 @@ class Registry:
                 f"toolkit.{cls.__module__} instead"
             )
         options_of(cls)  # their types must be known by now
+        if issubclass(cls, KVPolicy):
+            cls.chooses()
         taken = self.entries.get((cls.kind, cls.name))
         if taken:
             raise PluginError(
@@ -182,11 +184,20 @@ class Registry:
         if isinstance(spec, str):
             if kind == "drafter" and self._names_a_model(spec):
                 return Choice(self.find("drafter", "model"), (("id", spec),))
-            return parse(kind, spec, self.find)
+            return self._whole(parse(kind, spec, self.find))
         choice = spec if isinstance(spec, Choice) else Choice.of(spec)
         if choice.cls.kind != kind:
             raise SpecError(f"{choice} is a {choice.cls.kind}, but a {kind} is wanted here")
-        return checked(kind, choice)
+        return self._whole(checked(kind, choice))
+
+    def _whole(self, choice: Choice) -> Choice:
+        """The choice with strategies in place of the specs that are its options' defaults."""
+        given = dict(choice.options)
+        for field in options_of(choice.cls):
+            inner, value = field.metadata.get("kind"), choice[field.name]
+            if inner and isinstance(value, (str, Choice)):
+                given[field.name] = self.resolve(inner, value)
+        return attrs.evolve(choice, options=tuple(given.items()))
 
     def _names_a_model(self, text: str) -> bool:
         name = text.partition(":")[0]

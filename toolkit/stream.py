@@ -15,6 +15,7 @@ from toolkit.generation import Generation, StopReason
 from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
 from toolkit.runtime.detokenize import Detokenizer
 from toolkit.runtime.memory import forget_peak, peak_memory
+from toolkit.runtime.mirror import MirrorSession
 from toolkit.runtime.pool import Pool
 from toolkit.runtime.session import ModelSession
 from toolkit.spec import Choice
@@ -44,9 +45,10 @@ class Stream:
 
     def __attrs_post_init__(self) -> None:
         model = self.pipeline.pool.load(self.pipeline.target)
-        self.max_new_tokens = min(self.max_new_tokens, model.positions - len(self.prompt) + 1)
         self.target = ModelSession(model, cast("KVPolicy", self.pipeline.kv.build()))
-        self.drafts = DraftRuntime(self.pipeline.pool, model.vocabulary, self.pipeline.draft_kv)
+        room = self.target.positions - len(self.prompt) + 1
+        self.max_new_tokens = min(self.max_new_tokens, room)
+        self.drafts = DraftRuntime(self.pipeline.pool, self.target, self.pipeline.draft_kv)
         self._running = self._decoding()
         self._text = Detokenizer(model.tokenizer, self.prompt.tolist())
 
@@ -119,13 +121,22 @@ class DraftRuntime:
     """What a drafter may ask for: sessions of models under the draft KV policy."""
 
     pool: Pool
-    vocabulary: int
+    target: ModelSession
     policy: Choice
     sessions: list[ModelSession] = field(factory=list)
+
+    @property
+    def vocabulary(self) -> int:
+        return self.target.vocabulary
 
     def session(self, model: str) -> ModelSession:
         policy = cast("KVPolicy", self.policy.build())
         self.sessions.append(ModelSession(self.pool.load(model), policy))
+        return self.sessions[-1]
+
+    def mirror(self, kv: Choice) -> ModelSession:
+        policy = cast("KVPolicy", kv.build())
+        self.sessions.append(MirrorSession(self.target.model, policy, target=self.target))
         return self.sessions[-1]
 
     @property

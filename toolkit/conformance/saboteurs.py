@@ -18,14 +18,13 @@ from toolkit import engine
 from toolkit.interfaces import (
     Drafter,
     Expand,
-    KVPolicy,
     Runtime,
     Session,
     TreeShaper,
     Verifier,
 )
 from toolkit.runtime import session as sessions
-from toolkit.runtime.attention import Pass, visibility
+from toolkit.runtime.attention import Pass
 from toolkit.runtime.cache import TreeCache
 from toolkit.tree import Candidates, TokenTree, Verdict
 
@@ -43,12 +42,11 @@ def position_by_index() -> Iterator[None]:
 def sibling_visible() -> Iterator[None]:
     """The mask is causal over the rows: a node sees the siblings before it."""
 
-    def causal(policy: KVPolicy, query_pos: Tensor, key_pos: Tensor, ancestors: Tensor) -> Pass:
-        count = ancestors.shape[1]
-        earlier = torch.ones(count, count).tril().bool()[-len(ancestors) :]
-        return visibility(policy, query_pos, key_pos, earlier)
+    def causal(self: Pass) -> None:
+        rows, scratch = self.lineage.shape
+        self.lineage = torch.ones(scratch, scratch).tril().bool()[scratch - rows :]
 
-    with patch.object(sessions, "visibility", causal):
+    with patch.object(Pass, "__attrs_post_init__", causal, create=True):
         yield
 
 

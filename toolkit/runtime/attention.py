@@ -18,37 +18,67 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from toolkit.errors import ModelError
-from toolkit.interfaces import KVPolicy
+from toolkit.runtime.cache import TreeCache, TreeLayer
+from toolkit.runtime.eviction import Evictor
+from toolkit.view import Attend
 
 NAME = "toolkit_tree"
 HARMLESS = ("position_ids", "cache_position")  # already in the rotated queries and keys
+BLOCK = 512  # queries of a whole prompt that attend at a time: its mask is never P × P
 
 
 @define(eq=False)
 class Pass:
-    """What one forward's rows may see: `visible[N, L+S]` bool, before a layer's own window."""
+    """One forward of N rows over the committed rows and S scratch rows, its own the last of them.
 
-    visible: Tensor
-    query_pos: Tensor  # [N]
-    key_pos: Tensor  # [L+S]
-    windows: tuple[int | None, ...] = ()  # of each layer, where its config knows one
+    `lineage[N, S]` bool: the scratch rows on each row's path, itself included; a prompt that is
+    scored has none, its rows are a chain. `deepest` is the greatest of `positions[S]`.
+    """
+
+    cache: TreeCache
+    positions: Tensor  # [S], of the scratch rows
+    lineage: Tensor
+    deepest: int
+    evictor: Evictor | None = None
     calls: int = 0  # layers that came by: a model that never asks has ignored us
-    _masks: dict[int, Tensor] = field(factory=dict, init=False)
+    _masks: dict[tuple[int, int | None], Tensor] = field(factory=dict, init=False)
 
-    def window(self, layer: int | None, given: int | None) -> int | None:
-        """A layer's sliding window: the one that it gives, else the one that its config knows."""
-        if given is not None or layer is None or layer >= len(self.windows):
-            return given
-        return self.windows[layer]
+    @property
+    def query_pos(self) -> Tensor:
+        """Positions [N] of the forward's own rows."""
+        return self.positions[len(self.positions) - len(self.lineage) :]
 
-    def mask(self, window: int | None) -> Tensor:
-        """`visible` cut to a sliding window of `window` positions, the row's own included."""
-        if window is None:
-            return self.visible
-        if window not in self._masks:
-            near = self.query_pos[:, None] - self.key_pos[None, :] < window
-            self._masks[window] = self.visible & near
-        return self._masks[window]
+    def mask(self, layer: TreeLayer, window: int | None) -> Tensor:
+        """What each row sees of a layer's rows: bool [N, C+S], or [H_kv, N, C+S] where heads differ.
+
+        The policy rules over prefix and path alike, by position; a row always sees itself.
+        """
+        key = id(layer.slots), window
+        if key not in self._masks:
+            policy = self.cache.policy
+            if policy is not None and policy.chooses():
+                policy = None  # it has evicted what it hides
+            seen = layer.slots.seen(policy, self.query_pos, self.deepest)
+            query, held = self.query_pos[:, None], self.positions[None, :]
+            path = self.lineage
+            if policy is not None:  # a sibling has the same position, but none is on the path
+                path = path & (policy.visible(query, held) | (query == held))
+            if window is not None:
+                path = path & (query - held < window)
+                if layer.slots.window is None:
+                    near = query - layer.slots.positions[:, None, :] < window
+                    seen = seen & (near[0] if len(near) == 1 else near)
+            self._masks[key] = torch.cat([seen, path.expand(*seen.shape[:-1], -1)], -1)
+        return self._masks[key]
+
+    def attended(self, layer: TreeLayer, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Keep what the policy will ask for: a prompt's rows at once, committed queries later."""
+        if layer.scores and self.evictor is not None:
+            if self.cache.prompting:
+                layer.slots.append(0, key.shape[2])
+                self.evictor.settle(layer, query[0], key, value, key.shape[2])
+            elif self.evictor.logging:
+                layer.drafted.append(query[0])
 
 
 _current: ContextVar[Pass] = ContextVar("toolkit_tree_pass")
@@ -64,19 +94,6 @@ def bound(now: Pass) -> Iterator[None]:
         _current.reset(token)
 
 
-def visibility(policy: KVPolicy, query_pos: Tensor, key_pos: Tensor, ancestors: Tensor) -> Pass:
-    """The pass of N rows at `query_pos[N]` over L committed rows, then S scratch rows.
-
-    `key_pos[L+S]`; `ancestors[N, S]` bool: the scratch rows on each row's path, itself included.
-    The policy rules over prefix and path alike, by position; a row always sees itself.
-    """
-    prefix = ancestors.new_ones(query_pos.shape[0], key_pos.shape[0] - ancestors.shape[1])
-    reachable = torch.cat([prefix, ancestors], 1)
-    query, key = query_pos[:, None], key_pos[None, :]
-    itself = query == key  # a sibling's position too, but no sibling is reachable
-    return Pass(reachable & (policy.visible(query, key) | itself), query_pos, key_pos)
-
-
 def tree_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -89,7 +106,7 @@ def tree_attention(
     s_aux: Tensor | None = None,
     **other: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of query [1, H, N, D] over key and value [1, H_kv, L+S, D] → [1, N, H, D]."""
+    """Attention of query [1, H, N, D] over key and value [1, H_kv, C+S, D] → [1, N, H, D]."""
     now = _current.get(None)
     if now is None:
         raise ModelError(
@@ -98,14 +115,15 @@ def tree_attention(
         )
     _refuse_what_we_ignore(module, attention_mask, other)
     now.calls += 1
-    mask = now.mask(now.window(getattr(module, "layer_idx", None), sliding_window))
-    if softcap is None and s_aux is None:
-        grouped = query.shape[1] != key.shape[1]
-        out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=scaling, enable_gqa=grouped
-        )
+    layer: TreeLayer = now.cache.layers[module.layer_idx]
+    window = layer.window if sliding_window is None else sliding_window
+    attend = Attend(scaling or query.shape[-1] ** -0.5, softcap, s_aux, window)
+    layer.attend = attend
+    if now.cache.prompting:
+        out = _causal(query, key, value, attend)
     else:
-        out = _explicit(query, key, value, mask, scaling, softcap, s_aux)
+        out = _attention(query, key, value, now.mask(layer, window), attend)
+    now.attended(layer, query, key, value)
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -120,30 +138,38 @@ def _refuse_what_we_ignore(
     unknown = [k for k, v in other.items() if isinstance(v, Tensor) and k not in HARMLESS]
     if unknown:
         raise ModelError(f"its attention also takes {', '.join(unknown)}")
+    if not hasattr(module, "layer_idx"):
+        raise ModelError("its attention does not know which layer it is")
 
 
-def _explicit(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor,
-    scaling: float | None,
-    softcap: float | None,
-    s_aux: Tensor | None,
-) -> Tensor:
-    """Attention with capped scores (Gemma 2) or a learned sink per head (gpt-oss)."""
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, attend: Attend) -> Tensor:
+    """Attention [1, H, N, D] under a mask [N, K] or [H_kv, N, K]."""
     groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scores = query @ key.transpose(-1, -2) * (scaling or query.shape[-1] ** -0.5)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    scores = scores.masked_fill(~mask, -torch.inf)
-    if s_aux is not None:
-        sinks = s_aux.reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1).to(scores.dtype)
-        scores = torch.cat([scores, sinks], -1)
-    exact = torch.promote_types(scores.dtype, torch.float32)
-    weights = scores.softmax(-1, dtype=exact)[..., : key.shape[2]]
-    return weights.to(value.dtype) @ value
+    if attend.softcap is None and attend.s_aux is None:
+        if mask.ndim == 3:
+            mask = mask.repeat_interleave(groups, 0)
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=attend.scaling, enable_gqa=groups > 1
+        )
+    grouped = query[0].reshape(key.shape[1], groups, *query.shape[2:])
+    scores = attend.scores(grouped, key[0, :, None])
+    weights = attend.weights(scores, mask if mask.ndim == 2 else mask[:, None])
+    return (weights.to(value.dtype) @ value[0, :, None]).reshape(
+        1, query.shape[1], -1, value.shape[3]
+    )
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, attend: Attend) -> Tensor:
+    """A whole prompt over itself, a block of queries at a time."""
+    at, blocks = torch.arange(query.shape[2], device=query.device), []
+    for block in at.split(BLOCK):
+        first, last = int(block[0]), int(block[0]) + len(block)
+        mask = at[None, :last] <= block[:, None]
+        if attend.window is not None:
+            mask &= block[:, None] - at[None, :last] < attend.window
+        part = query[:, :, first:last]
+        blocks.append(_attention(part, key[:, :, :last], value[:, :, :last], mask, attend))
+    return torch.cat(blocks, 2)
 
 
 AttentionInterface.register(NAME, tree_attention)

@@ -1,9 +1,10 @@
 """TreeCache: K/V rows of committed tokens, followed by the scratch rows of one tree.
 
-Rows 0…L−1 are committed, in position order. A forward appends its nodes as scratch rows L…L+S−1;
-a commit moves the accepted path down to L…L+A−1 and forgets the rest. Sliding layers keep all
-their rows: the window is a matter of visibility, so that a rejected branch can never have pushed a
-needed row out.
+Rows 0…C−1 of a layer are committed, in position order. A forward appends its nodes as scratch rows
+C…C+S−1; a commit moves the accepted path down to C… and forgets the rest. What a KV policy evicts is
+moved out at boundaries (`eviction.py`), so buffers are sized by the policy, not by the text. Sliding
+layers evict what left their window at the same boundaries and no sooner, so that a rejected branch
+can never have pushed a needed row out.
 """
 
 from __future__ import annotations
@@ -14,49 +15,77 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-GROWTH = 256  # rows added at a time: few copies, little slack
+from toolkit.interfaces import KVPolicy
+from toolkit.runtime.slots import Slots
+from toolkit.view import Attend
+
+GROWTH = 64  # rows added at a time: few copies, little slack
 
 
 class TreeLayer(CacheLayerMixin):
-    """Keys and values of one layer: two buffers [1, H_kv, rows, D]."""
+    """Keys and values of one layer: two buffers [1, H_kv, rows, D], and what the policy needs."""
 
     is_sliding = False
     is_compileable = False
 
-    def __init__(self, owner: TreeCache) -> None:
+    def __init__(self, owner: TreeCache, index: int, window: int | None) -> None:
         super().__init__()
-        self.owner = owner
+        self.owner, self.index, self.window = owner, index, window
+        self.slots = Slots(1, window, torch.device("cpu"))
+        self.attend: Attend | None = None  # known once the layer has attended
+        self.drafted: list[Tensor] = []  # queries [H, N, D] of the scratch rows, forward by forward
+        self.log: Tensor | None = None  # queries [H, T, D] of the last committed positions
+        self.carry: Tensor | None = None  # [H_kv, ≤C]: the policy's scores at the last boundary
+        self.sinks: Tensor | None = None  # keys [H_kv, sinks, D] as first written, when re-indexing
+
+    @property
+    def scores(self) -> bool:
+        """Whether the policy scores this layer; a sliding layer keeps to its window instead."""
+        policy = self.owner.policy
+        return policy is not None and policy.chooses() and self.window is None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
         """Allocate on first use, when shapes, dtype and device are known."""
         value_states = key_states if value_states is None else value_states
-        self.keys, self.values = self._empty(key_states), self._empty(value_states)
+        self.keys = key_states.new_zeros((*key_states.shape[:2], 0, key_states.shape[3]))
+        self.values = value_states.new_zeros((*value_states.shape[:2], 0, value_states.shape[3]))
         self.dtype, self.device = key_states.dtype, key_states.device
+        self.slots = self.owner.slots_of(self)
         self.is_initialized = True
-
-    def _empty(self, like: Tensor) -> Tensor:
-        _, heads, _, width = like.shape
-        return like.new_zeros((1, heads, self.owner.rows, width))
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append one forward's K/V [1, H_kv, N, D] as scratch rows; returns every row in use."""
+        """Append one forward's K/V [1, H_kv, N, D] as scratch rows; returns every row in use.
+
+        A prompt that is scored is passed through whole: `eviction.settle` stores what stays.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        end = self.owner.end
+        if self.owner.prompting and self.scores:
+            return key_states, value_states
+        end = self.slots.count + self.owner.scratch
         start = end - key_states.shape[2]
-        self._reserve(self.owner.rows)
+        self.reserve(end)
         self.keys[:, :, start:end] = key_states
         self.values[:, :, start:end] = value_states
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def _reserve(self, rows: int) -> None:
-        held = self.keys.shape[2]
-        if rows > held:
-            old = self.keys, self.values
-            self.keys, self.values = self._empty(self.keys), self._empty(self.values)
-            self.keys[:, :, :held], self.values[:, :, :held] = old
+    def reserve(self, rows: int) -> None:
+        """Room for at least `rows` rows."""
+        if rows > self.keys.shape[2]:
+            self.fit(rows)
+
+    def fit(self, rows: int) -> None:
+        """Buffers of `rows` rows, rounded up, with what they hold."""
+        rows = -(-rows // GROWTH) * GROWTH
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = old.new_zeros((*old.shape[:2], rows, old.shape[3]))
+            kept = min(rows, old.shape[2])
+            new[:, :, :kept] = old[:, :, :kept]
+            setattr(self, name, new)
+        self.owner.measure()
 
     def move(self, source: Tensor, target: int) -> None:
         """Copy rows `source[A]` to `target`…; gathered first, so overlap is safe."""
@@ -64,8 +93,32 @@ class TreeLayer(CacheLayerMixin):
         self.keys[:, :, target:end] = self.keys.index_select(2, source)
         self.values[:, :, target:end] = self.values.index_select(2, source)
 
+    def remember(self, rows: Tensor) -> None:
+        """Log the queries of scratch rows `rows[A]`, which are committed, and forget the others."""
+        if self.drafted:
+            queries = torch.cat(self.drafted, 1)[:, rows.to(self.device)]
+            self.log = queries if self.log is None else torch.cat([self.log, queries], 1)
+            self.drafted = []
+
+    def store(self, keys: Tensor, values: Tensor) -> None:
+        """Make K/V [1, H_kv, A, D] the next committed rows, without a forward."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        start, end = self.slots.count, self.slots.count + keys.shape[2]
+        self.reserve(end)
+        self.keys[:, :, start:end], self.values[:, :, start:end] = keys, values
+
+    def keep(self, index: Tensor) -> None:
+        """Compact to the rows `index[h, C']`, in order."""
+        self.keys[:, :, : index.shape[1]] = _rows(self.keys, index)
+        self.values[:, :, : index.shape[1]] = _rows(self.values, index)
+
+    def take(self, keys: Tensor, values: Tensor, index: Tensor) -> None:
+        """Hold rows `index[h, C']` of K/V [1, H_kv, C, D] that lie elsewhere."""
+        self.keys, self.values = _rows(keys, index), _rows(values, index)
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.owner.end, 0
+        return self.owner.length + self.owner.scratch, 0
 
     def get_seq_length(self) -> int:
         return self.owner.length
@@ -75,47 +128,110 @@ class TreeLayer(CacheLayerMixin):
 
     get_max_cache_shape = get_max_length
 
+    @property
+    def held(self) -> list[Tensor]:
+        """Every tensor that this layer keeps."""
+        parts = [self.log, self.carry, self.sinks, *self.drafted]
+        buffers = [self.keys, self.values] if self.is_initialized else []
+        return buffers + [part for part in parts if part is not None]
+
+
+def _rows(buffer: Tensor, index: Tensor) -> Tensor:
+    return buffer.gather(2, index[None, :, :, None].expand(1, buffer.shape[1], -1, buffer.shape[3]))
+
 
 class TreeCache(Cache):
-    """A transformers cache for `layers` layers that can hold a tree and take any part of it back."""
+    """A transformers cache that can hold a tree and take any part of it back.
 
-    def __init__(self, layers: int) -> None:
-        self.length = 0  # L: committed rows
+    `windows` are the layers' own sliding windows; `policy` None keeps everything.
+    """
+
+    def __init__(
+        self, layers: int, policy: KVPolicy | None = None, windows: tuple[int | None, ...] = ()
+    ) -> None:
+        self.length = 0  # L: committed tokens
         self.scratch = 0  # S: rows forwarded since the last commit
-        self.rows = 0  # capacity
-        super().__init__(layers=[TreeLayer(self) for _ in range(layers)])
+        self.policy = policy
+        self.prompting = False  # during the forward of a prompt that is scored
+        self.peak = 0  # bytes held at most
+        self._slots: dict[int | None, Slots] = {}
+        windows = windows or (None,) * layers
+        super().__init__(layers=[TreeLayer(self, i, windows[i]) for i in range(layers)])
+
+    def slots_of(self, layer: TreeLayer) -> Slots:
+        """A table of its own for a layer that is scored, else one for all layers of one window."""
+        if layer.scores:
+            return Slots(layer.keys.shape[1], layer.window, layer.device)
+        if layer.window not in self._slots:
+            slots = self._slots[layer.window] = Slots(1, layer.window, layer.device)
+            slots.append(0, self.length)
+        return self._slots[layer.window]
 
     @property
-    def end(self) -> int:
-        """Rows in use, L + S."""
-        return self.length + self.scratch
+    def tables(self) -> list[Slots]:
+        """Every table of slots, each once."""
+        return list({id(layer.slots): layer.slots for layer in self.initialized}.values())
+
+    @property
+    def initialized(self) -> list[TreeLayer]:
+        """Layers that store K/V."""
+        return [layer for layer in self.layers if layer.is_initialized]
+
+    def adopt(self, source: TreeCache, count: int) -> None:
+        """Take over the last `count` committed rows of another cache of the same model."""
+        for mine, theirs in zip(self.layers, source.layers, strict=True):
+            if theirs.is_initialized:
+                end = theirs.slots.count
+                rows = slice(end - count, end)
+                mine.store(theirs.keys[:, :, rows], theirs.values[:, :, rows])
+        self._append(count)
+        self.measure()
 
     def extend(self, count: int) -> None:
-        """Make room for `count` more scratch rows; the coming forward fills them."""
+        """Announce `count` more scratch rows; the coming forward fills them."""
         self.scratch += count
-        if self.end > self.rows:
-            self.rows = -(-self.end // GROWTH) * GROWTH
 
     def commit(self, rows: Tensor) -> None:
         """Keep scratch rows `rows[A]` (host int64), a path in order, as the next committed rows."""
         count = rows.shape[0]
-        if not torch.equal(rows, torch.arange(count)):
-            for layer in self.layers:
-                if layer.is_initialized:
-                    layer.move(rows.to(layer.keys.device) + self.length, self.length)
+        moved = not torch.equal(rows, torch.arange(count))
+        for layer in self.initialized:
+            if moved:
+                layer.move(rows.to(layer.device) + layer.slots.count, layer.slots.count)
+            layer.remember(rows)
+        self._append(count)
+
+    def _append(self, count: int) -> None:
+        """Count `count` rows as committed; a scored prompt's have their places already."""
+        settled = [layer.slots for layer in self.initialized if self.prompting and layer.scores]
+        for slots in self.tables:
+            if slots not in settled:
+                slots.append(self.length, count)
         self.length += count
         self.scratch = 0
+        self.measure()
 
     @property
     def bytes(self) -> int:
-        """Bytes held by the buffers of all layers."""
-        held = [layer for layer in self.layers if layer.is_initialized]
-        return sum(t.nbytes for layer in held for t in (layer.keys, layer.values))
+        """Bytes held: buffers of all layers, and what the policy keeps beside them."""
+        return sum(part.nbytes for layer in self.layers for part in layer.held)
 
-    def committed(self) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values [H_kv, L, D] of every layer that stores any."""
+    def measure(self, transient: int = 0) -> None:
+        """Remember the most bytes held so far, with `transient` ones on top."""
+        self.peak = max(self.peak, self.bytes + transient)
+
+    @property
+    def evicted(self) -> int:
+        """Rows let go so far, over all layers and heads."""
+        return sum(slots.evicted for slots in self.tables)
+
+    def committed(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Positions [h, C], keys and values [H_kv, C, D] of every layer that stores any."""
         return [
-            (layer.keys[0, :, : self.length], layer.values[0, :, : self.length])
-            for layer in self.layers
-            if layer.is_initialized
+            (
+                layer.slots.positions,
+                layer.keys[0, :, : layer.slots.count],
+                layer.values[0, :, : layer.slots.count],
+            )
+            for layer in self.initialized
         ]

@@ -30,6 +30,7 @@ from toolkit.runtime.attention import NAME
 from toolkit.runtime.executors.module import ModuleExecutor
 from toolkit.runtime.places import only_here, place_of, shown
 from toolkit.runtime.refusals import first_line, refuse, windows_of
+from toolkit.runtime.rotary import Rotary
 
 
 @frozen(eq=False, slots=False)
@@ -48,7 +49,20 @@ class LoadedModel:
 
     @cached_property
     def executor(self) -> ModuleExecutor:
-        return ModuleExecutor.of(self.module, windows_of(self.module.config))
+        return ModuleExecutor.of(self.module)
+
+    @cached_property
+    def windows(self) -> tuple[int | None, ...]:
+        """The sliding window of each layer, None where it sees everything."""
+        return windows_of(self.module.config)
+
+    @cached_property
+    def rotary(self) -> Rotary:
+        return Rotary.of(self.module, self.module.config)
+
+    @property
+    def config(self) -> PretrainedConfig:
+        return self.module.config
 
     @property
     def numerics(self) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import inspect
+from typing import Protocol, cast
 
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from toolkit.errors import ModelError
+from toolkit.errors import MismatchError, ModelError
+from toolkit.interfaces import KVPolicy
 from toolkit.runtime.attention import NAME, Pass, bound
 from toolkit.runtime.cache import TreeCache
+from toolkit.runtime.rotary import has_rotary, rotation_known
+from toolkit.spec import Choice
 
 MOVING_ROTARY = ("dynamic", "longrope")  # frequencies depend on the deepest position of a pass
 
@@ -67,9 +71,10 @@ def _trial(config: PretrainedConfig) -> str | None:
         if not module._can_set_attn_implementation():
             return "its attention cannot be replaced"
         module.set_attn_implementation(NAME)
-        cache, rows = TreeCache(config.num_hidden_layers), torch.arange(2)
+        rows = torch.arange(2)
+        cache = TreeCache(config.num_hidden_layers, windows=windows_of(config))
         cache.extend(2)
-        now = Pass(torch.ones(2, 2, dtype=torch.bool), rows, rows, windows_of(config))
+        now = Pass(cache, rows, torch.ones(2, 2, dtype=torch.bool), deepest=1)
         try:
             with bound(now):
                 module(
@@ -87,6 +92,50 @@ def _trial(config: PretrainedConfig) -> str | None:
     if now.calls < config.num_hidden_layers:
         return f"only {now.calls} of its {config.num_hidden_layers} layers use the attention set for it"
     return None
+
+
+class Sized(Protocol):
+    """A model that was found or loaded."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def config(self) -> PretrainedConfig: ...
+    @property
+    def positions(self) -> int: ...
+
+
+def kv_fits(choice: Choice, model: Sized) -> None:
+    """Raise `MismatchError` with the reason when a KV policy cannot work on this model."""
+    policy = cast("KVPolicy", choice.build())
+    reason = _against_policy(policy, model.config, model.positions)
+    if reason:
+        raise MismatchError(
+            f"cannot use KV policy {str(choice)!r} on model {model.name!r}: {reason}"
+        )
+
+
+def _against_policy(policy: KVPolicy, config: PretrainedConfig, positions: int) -> str | None:
+    if policy.chooses() and getattr(config, "num_kv_shared_layers", 0):
+        return "some of its layers attend to another layer's KV, so no layer can choose alone"
+    if policy.reindexes and not has_rotary(config):
+        return (
+            "its positions are learned and are in the keys, so sinks cannot move; "
+            "positions=absolute works"
+        )
+    if (policy.reindexes or policy.rotates) and not rotation_known(config):
+        return f"how {config.model_type} rotates its keys is not known here"
+    if policy.reindexes and policy.budget + policy.epoch > positions:
+        return (
+            f"budget {policy.budget} and epoch {policy.epoch} reach further than its {positions} "
+            f"positions: lower one"
+        )
+    return None
+
+
+def positions_under(policy: KVPolicy, positions: int) -> int:
+    """How long a text may be: a policy that re-indexes reads on beyond the model's positions."""
+    return 1 << 30 if policy.reindexes else positions
 
 
 def windows_of(config: PretrainedConfig) -> tuple[int | None, ...]:

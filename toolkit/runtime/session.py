@@ -7,9 +7,11 @@ from attrs import define, field
 from torch import Tensor
 
 from toolkit.interfaces import KVPolicy
-from toolkit.runtime.attention import visibility
+from toolkit.runtime.attention import Pass
 from toolkit.runtime.cache import TreeCache
+from toolkit.runtime.eviction import Evictor
 from toolkit.runtime.models import LoadedModel
+from toolkit.runtime.refusals import positions_under
 from toolkit.tree import ancestors
 
 CHUNK = 512  # prompt tokens per forward; chunks start at 0, so a prompt is always cut alike
@@ -22,10 +24,12 @@ class ModelSession:
     model: LoadedModel
     policy: KVPolicy
     cache: TreeCache = field(init=False)
+    evictor: Evictor = field(init=False)
     _parents: Tensor = field(init=False, factory=lambda: torch.zeros(0, dtype=torch.long))
 
     def __attrs_post_init__(self) -> None:
-        self.cache = TreeCache(self.model.layers)
+        self.cache = TreeCache(self.model.layers, self.policy, self.model.windows)
+        self.evictor = Evictor(self.cache, self.policy, self.model.rotary)
 
     @property
     def length(self) -> int:
@@ -41,15 +45,47 @@ class ModelSession:
 
     @property
     def positions(self) -> int:
-        return self.model.positions
+        return positions_under(self.policy, self.model.positions)
+
+    @property
+    def reach(self) -> int:
+        return self.evictor.reach
 
     def prefill(self, tokens: Tensor) -> Tensor:
+        if self.length == 0:
+            logits = self._prompt(tokens)
+            self.evictor.start()
+            return logits
         logits = torch.zeros(0)
-        for chunk in tokens.split(CHUNK):
-            rows = torch.arange(chunk.shape[0])
-            logits = self._forward(chunk, rows - 1, keep=1)
-            self.commit(rows)
+        while len(tokens):
+            chunk, tokens = tokens.split([n := min(len(tokens), self.reach + 1), len(tokens) - n])
+            logits = self._append(chunk)
+            self.evictor.cross()
         return logits[-1]
+
+    def _prompt(self, tokens: Tensor) -> Tensor:
+        """A prompt that is scored attends to itself in full: layer by layer, in one forward."""
+        if self.policy.chooses():
+            self.cache.prompting = True
+            logits = self._append(tokens)
+            self.cache.prompting = False
+            self.evictor.forget(self.length)
+            return logits[-1]
+        logits = torch.zeros(0)
+        for chunk in tokens.split(
+            min(CHUNK, self.policy.epoch) if self.policy.reindexes else CHUNK
+        ):
+            logits = self._append(chunk)
+            self.evictor.forget(self.length)
+        return logits[-1]
+
+    def _append(self, tokens: Tensor) -> Tensor:
+        """Forward and commit a chain; returns the last logits [1, V]."""
+        rows = torch.arange(tokens.shape[0])
+        logits = self._forward(tokens, rows - 1, keep=1)
+        self.cache.commit(rows)
+        self._parents = self._parents[:0]
+        return logits
 
     def forward(self, tokens: Tensor, parents: Tensor) -> Tensor:
         return self._forward(tokens, parents)
@@ -57,21 +93,26 @@ class ModelSession:
     @torch.no_grad()
     def _forward(self, tokens: Tensor, parents: Tensor, keep: int = 0) -> Tensor:
         count, device = tokens.shape[0], self.model.device
-        self._parents = torch.cat([self._parents, parents.cpu()])
-        lineage = ancestors(self._parents)
-        positions = self.length + depths(lineage)
         self.cache.extend(count)
-        now = visibility(
-            self.policy,
-            positions[-count:].to(device),
-            torch.cat([torch.arange(self.length), positions]).to(device),
+        if self.cache.prompting:
+            lineage, positions = torch.ones(count, 0, dtype=torch.bool), torch.arange(count)
+        else:
+            self._parents = torch.cat([self._parents, parents.cpu()])
+            lineage = ancestors(self._parents)
+            positions = self.length + depths(lineage)
+        now = Pass(
+            self.cache,
+            positions.to(device),
             lineage[-count:].to(device),
+            deepest=int(positions.max()),
+            evictor=self.evictor,
         )
-        return self.model.executor.forward(tokens.to(device), now, self.cache, keep)
+        return self.model.executor.forward(tokens.to(device), now, keep)
 
     def commit(self, rows: Tensor) -> None:
         self.cache.commit(rows.cpu())
         self._parents = self._parents[:0]
+        self.evictor.cross()
 
 
 def depths(lineage: Tensor) -> Tensor:

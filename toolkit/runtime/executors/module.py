@@ -10,7 +10,6 @@ from torch import Tensor
 
 from toolkit.errors import ModelError
 from toolkit.runtime.attention import Pass, bound
-from toolkit.runtime.cache import TreeCache
 
 
 @frozen(eq=False)
@@ -18,25 +17,23 @@ class ModuleExecutor:
     """Runs `module` over rows of tokens; the cache has room for them already."""
 
     module: torch.nn.Module
-    windows: tuple[int | None, ...]  # each layer's sliding window
     lasts: bool  # whether the module can give the logits of the last rows alone
 
     @classmethod
-    def of(cls, module: torch.nn.Module, windows: tuple[int | None, ...]) -> ModuleExecutor:
-        """An executor of a module whose layers have these sliding windows."""
-        return cls(module, windows, "logits_to_keep" in signature(module.forward).parameters)
+    def of(cls, module: torch.nn.Module) -> ModuleExecutor:
+        """An executor of a module."""
+        return cls(module, "logits_to_keep" in signature(module.forward).parameters)
 
-    def forward(self, tokens: Tensor, now: Pass, cache: TreeCache, keep: int = 0) -> Tensor:
-        """Logits [N, V] of `tokens[N]`; their K/V become the cache's last N rows.
+    def forward(self, tokens: Tensor, now: Pass, keep: int = 0) -> Tensor:
+        """Logits [N, V] of `tokens[N]`; their K/V become the last N rows of the pass's cache.
 
         `keep` asks for the last rows' logits alone, [keep, V]; 0 for all.
         """
-        now.windows = self.windows
         with bound(now):
             logits: Tensor = self.module(
                 input_ids=tokens[None],
                 position_ids=now.query_pos[None],
-                past_key_values=cache,
+                past_key_values=now.cache,
                 use_cache=True,
                 **({"logits_to_keep": keep} if keep and self.lasts else {}),
             ).logits[0]

@@ -1,0 +1,52 @@
+"""Attention that coming queries are expected to pay (Expected Attention, Devoto et al. 2025)."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from attrs.validators import ge
+from torch import Tensor
+
+from toolkit import KVPolicy, KVView, option
+
+
+@attrs.define
+class Expected(KVPolicy):
+    """Queries are taken as normal, with the mean and covariance of the epoch's before rotation.
+
+    Rotated by the mean over the next `future` positions, they give each key an expected weight; that
+    times the value's norm is the score.
+    """
+
+    name = "expected"
+    rotates = True
+    budget: int = option(128, help="positions kept per KV head", validator=ge(1))
+    recent: int = option(32, help="last positions, always kept", validator=ge(0))
+    sinks: int = option(4, help="first positions, always kept", validator=ge(0))
+    epoch: int = option(16, help="tokens between decisions", validator=ge(1))
+    future: int = option(512, help="coming positions averaged over", validator=ge(1))
+
+    def score(self, view: KVView) -> Tensor:
+        keys = view.keys.to(view.carry.dtype)
+        heads, _, width = keys.shape
+        queries = view.rotate(view.queries.to(keys.dtype), -view.query_positions)
+        mean = queries.mean(1)
+        spread = queries - mean[:, None]
+        covariance = spread.transpose(1, 2) @ spread / max(1, queries.shape[1])
+        turn = self._turn(view, width)
+        mean = (mean @ turn).reshape(heads, -1, 1, width)  # [H_kv, G, 1, D]
+        covariance = (turn.T @ covariance @ turn).reshape(heads, -1, width, width)
+        keys = keys[:, None] * view.scaling
+        logits = (keys * mean).sum(-1) + ((keys @ covariance) * keys).sum(-1) / 2
+        logits = logits.masked_fill(view.positions[:, None] < 0, -torch.inf)
+        return logits.softmax(-1).mean(1) * view.values.to(keys.dtype).norm(dim=-1)
+
+    def _turn(self, view: KVView, width: int) -> Tensor:
+        """The mean rotation [D, D] over the coming positions, to be applied from the right."""
+        basis = torch.eye(width, dtype=view.carry.dtype, device=view.keys.device)
+        total = torch.zeros_like(basis)
+        for position in torch.arange(view.now, view.now + self.future, device=basis.device).split(
+            64
+        ):
+            total += view.rotate(basis.expand(len(position), -1, -1), position[:, None]).sum(0)
+        return total / self.future

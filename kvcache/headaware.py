@@ -1,0 +1,50 @@
+"""A window per head, as wide as the head looks back (after the head analysis of Xiao et al. 2024)."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from attrs.validators import ge, gt, le
+from torch import Tensor
+
+from toolkit import KVPolicy, KVView, option
+
+
+@attrs.define
+class HeadAware(KVPolicy):
+    """Local heads get a short window, heads that gather from afar a long one; all keep the sinks.
+
+    At the end of the prompt each KV head's attention, sinks apart, is measured: its window is the
+    least that holds a share `mass` of it. A layer's memory is that of its widest head.
+    """
+
+    name = "headaware"
+    budget: int = option(128, help="positions that the widest head keeps", validator=ge(1))
+    recent: int = option(8, help="positions that the narrowest window has", validator=ge(1))
+    sinks: int = option(4, help="first positions, always kept", validator=ge(0))
+    epoch: int = option(16, help="tokens between decisions", validator=ge(1))
+    mass: float = option(
+        0.8, help="share of its attention that a head's window holds", validator=[gt(0), le(1)]
+    )
+    observed: int = option(64, help="last prompt queries that are measured", validator=ge(1))
+
+    _windows: dict[int, Tensor] = attrs.field(init=False, factory=dict)  # layer → [H_kv]
+
+    def score(self, view: KVView) -> Tensor:
+        if view.layer not in self._windows:
+            self._windows[view.layer] = self._measured(view)
+        return view.positions.to(view.carry.dtype)
+
+    def capacity(self, view: KVView) -> Tensor:
+        return self._windows[view.layer]
+
+    def _measured(self, view: KVView) -> Tensor:
+        """Positions to keep [H_kv]: the sinks and the window that the prompt's queries ask for."""
+        rows = view.rows(self.observed).mean(1)  # [H_kv, w, C]
+        distance = view.query_positions[-rows.shape[1] :, None] - view.positions[:, None, :]
+        rows = rows.masked_fill((distance < 0) | (view.positions[:, None, :] < self.sinks), 0.0)
+        by_distance = rows.new_zeros(len(rows), self.budget + 1)
+        by_distance.scatter_add_(1, distance.clamp(0, self.budget).flatten(1), rows.flatten(1))
+        share = by_distance.cumsum(1) / by_distance.sum(1, keepdim=True).clamp(min=1e-12)
+        window = 1 + (share.to(torch.bfloat16) < self.mass).sum(1)
+        return (self.sinks + window.clamp(min=self.recent)).clamp(max=self.budget)

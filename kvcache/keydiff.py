@@ -1,0 +1,26 @@
+"""Keys unlike the others stay (KeyDiff, Park et al. 2025)."""
+
+from __future__ import annotations
+
+import attrs
+import torch.nn.functional as F
+from attrs.validators import ge
+from torch import Tensor
+
+from toolkit import KVPolicy, KVView, option
+
+
+@attrs.define
+class KeyDiff(KVPolicy):
+    """The more a key points where all keys point on average, the sooner it goes."""
+
+    name = "keydiff"
+    logs = False
+    budget: int = option(128, help="positions kept per KV head", validator=ge(1))
+    recent: int = option(32, help="last positions, always kept", validator=ge(0))
+    sinks: int = option(0, help="first positions, always kept", validator=ge(0))
+    epoch: int = option(16, help="tokens between decisions", validator=ge(1))
+
+    def score(self, view: KVView) -> Tensor:
+        direction = F.normalize(view.keys.float(), dim=-1).mean(1, keepdim=True)
+        return -F.cosine_similarity(view.keys.float(), direction, dim=-1)

@@ -1,0 +1,66 @@
+"""Keys of small norm stay (L2 norm, Devoto et al. 2024), and the controls that it is compared with."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import torch
+from attrs.validators import ge, in_, le
+from torch import Tensor
+
+from toolkit import KVPolicy, KVView, option
+
+
+@attrs.define
+class Knorm(KVPolicy):
+    """A key's norm decides, and rotation leaves it alone.
+
+    With `ratio`, that share of all positions is kept, and none is dropped before `prune_after`;
+    without, a fixed number. `high`, `random` and `latest` are the controls of the published tables.
+    """
+
+    name = "knorm"
+    logs = False
+    budget: int = option(128, help="positions kept per KV head", validator=ge(1))
+    recent: int = option(0, help="last positions, always kept", validator=ge(0))
+    sinks: int = option(0, help="first positions, always kept", validator=ge(0))
+    epoch: int = option(16, help="tokens between decisions", validator=ge(1))
+    keep: str = option(
+        "low",
+        help="low or high norms, random, or the latest",
+        validator=in_(("low", "high", "random", "latest")),
+    )
+    ratio: float = option(
+        0.0,
+        help="share of all positions to keep; 0: as many as the budget says",
+        validator=[ge(0), le(1)],
+    )
+    prune_after: int = option(
+        0, help="committed tokens before which everything is kept", validator=ge(0)
+    )
+    skip_layers: int = option(0, help="first layers, where everything is kept", validator=ge(0))
+    seed: int = option(0, help="of `random`")
+
+    def score(self, view: KVView) -> Tensor:
+        if self.keep == "latest":
+            return view.positions.float()
+        if self.keep == "random":
+            return drawn(view, self.seed)
+        norm = view.keys.float().norm(dim=-1)
+        return norm if self.keep == "high" else -norm
+
+    def capacity(self, view: KVView) -> int:
+        if view.layer < self.skip_layers or view.now <= self.prune_after:
+            return view.now
+        share = math.ceil(self.ratio * view.now)
+        return max(share, self.sinks + self.recent) if self.ratio else self.budget
+
+
+def drawn(view: KVView, seed: int) -> Tensor:
+    """Uniform numbers [H_kv, C] that depend on seed, layer, head and position alone."""
+    heads = torch.arange(len(view.positions), device=view.positions.device)[:, None]
+    state = view.positions + 1000003 * (heads + 1009 * (view.layer + 1009 * seed))
+    for _ in range(3):  # a mixing function on 31 bits
+        state = ((state ^ (state >> 15)) * 0x2C1B3C6D) % (1 << 31)
+    return state / (1 << 31)

@@ -1,0 +1,38 @@
+"""What the prompt's last queries look at (SnapKV, Li et al. 2024)."""
+
+from __future__ import annotations
+
+import attrs
+import torch.nn.functional as F
+from attrs.validators import ge
+from torch import Tensor
+
+from toolkit import KVPolicy, KVView, option
+
+
+@attrs.define
+class SnapKV(KVPolicy):
+    """Decides once, at the end of the prompt: what is generated later is all kept.
+
+    The attention of the last `recent` prompt queries, summed and smoothed over neighbours, says which
+    of the earlier positions stay. Per KV head, where the paper keeps a set per query head.
+    """
+
+    name = "snapkv"
+    once = True
+    budget: int = option(64, help="positions of the prompt kept per KV head", validator=ge(1))
+    recent: int = option(16, help="last positions: they observe, and are kept", validator=ge(1))
+    kernel: int = option(5, help="neighbours smoothed over, odd", validator=ge(1))
+
+    def score(self, view: KVView) -> Tensor:
+        return observed(view, self.recent, self.kernel)
+
+
+def observed(view: KVView, recent: int, kernel: int) -> Tensor:
+    """Attention [H_kv, C] of the last `recent` queries on what is older, smoothed; 0 on themselves."""
+    mass = view.rows(recent).sum(2).mean(1)
+    older = mass.shape[1] - recent
+    if older < 1:
+        return mass
+    smooth = F.avg_pool1d(mass[:, :older], 2 * (kernel // 2) + 1, 1, kernel // 2)
+    return F.pad(smooth, (0, recent))

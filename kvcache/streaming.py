@@ -1,0 +1,41 @@
+"""The first positions and the last ones (StreamingLLM, Xiao et al. 2023)."""
+
+from __future__ import annotations
+
+import attrs
+from attrs.validators import ge, in_
+from torch import Tensor
+
+from toolkit import KVPolicy, option
+
+
+@attrs.define
+class Streaming(KVPolicy):
+    """Attention sinks and a recent window; with `positions=cache`, text without end.
+
+    The paper counts positions within the cache, so that sinks stay next to the window however far it
+    has gone. Here the sinks' keys move up at every boundary, which is the same to a rotary model.
+    """
+
+    name = "streaming"
+    budget: int = option(128, help="visible positions, sinks included", validator=ge(2))
+    sinks: int = option(4, help="first positions, always visible", validator=ge(0))
+    positions: str = option(
+        "absolute",
+        help="absolute, or cache: sinks follow the window, beyond the model's own positions",
+        validator=in_(("absolute", "cache")),
+    )
+    epoch: int = option(64, help="tokens between boundaries, where rows are freed", validator=ge(1))
+
+    def __attrs_post_init__(self) -> None:
+        if self.sinks >= self.budget:
+            raise ValueError(
+                f"sinks={self.sinks} leave nothing of budget={self.budget} for recent positions"
+            )
+
+    @property
+    def reindexes(self) -> bool:
+        return self.positions == "cache"
+
+    def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
+        return (key_pos < self.sinks) | (query_pos - key_pos < self.budget - self.sinks)

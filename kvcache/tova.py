@@ -1,0 +1,26 @@
+"""Whatever the last query attends to least goes (TOVA, Oren et al. 2024)."""
+
+from __future__ import annotations
+
+import attrs
+from attrs.validators import ge
+from torch import Tensor
+
+from toolkit import KVPolicy, KVView, option
+
+
+@attrs.define
+class Tova(KVPolicy):
+    """The boundary's query decides for all heads of a layer together, by its mean attention.
+
+    The paper drops one position per token; here an epoch's worth goes at each boundary.
+    """
+
+    name = "tova"
+    budget: int = option(128, help="positions kept per layer", validator=ge(1))
+    recent: int = option(1, help="last positions, always kept", validator=ge(0))
+    sinks: int = option(0, help="first positions, always kept", validator=ge(0))
+    epoch: int = option(16, help="tokens between decisions", validator=ge(1))
+
+    def score(self, view: KVView) -> Tensor:
+        return view.rows(1).mean((0, 1))

@@ -1,0 +1,57 @@
+"""The target drafts for itself under a small KV policy (TriForce, Sun et al. 2024; MagicDec)."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from toolkit import Candidates, Choice, Drafter, Runtime, Session, TokenTree, option
+
+
+@attrs.define(eq=False)
+class SelfDrafter(Drafter):
+    """No second model: the target's own weights, over a small part of the target's own KV.
+
+    Drafts cost as much as the target's weights and a small cache, so this pays where the text is so
+    long that reading the KV outweighs reading the weights. After each step the verified KV is taken
+    over from the target; nothing drafted is kept.
+    """
+
+    name = "self"
+    kv: Choice = option(
+        "streaming:budget=256",
+        help="the policy to draft under; one that reads no queries",
+        kind="kv",
+    )
+
+    _session: Session = attrs.field(init=False)
+    _rows: dict[int, int] = attrs.field(init=False, factory=dict)  # tree node → scratch row
+    _logits: dict[int, Tensor] = attrs.field(init=False, factory=dict)  # tree node → [V]
+
+    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+        self._session = runtime.mirror(self.kv)
+
+    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+        deepest = self._session.length + int(tree.depths[frontier].max())
+        if deepest >= self._session.positions:
+            return Candidates.none(len(frontier), tree.tokens.device)
+        new = [node for node in frontier.tolist() if node not in self._logits]
+        if new:
+            self._forward(tree, new)
+        logits = torch.stack([self._logits[node] for node in frontier.tolist()])
+        logprobs, tokens = logits.float().log_softmax(-1).topk(min(k, logits.shape[1]))
+        return Candidates(tokens.to(frontier.device), logprobs.to(frontier.device))
+
+    def _forward(self, tree: TokenTree, nodes: list[int]) -> None:
+        """One forward over frontier nodes, as scratch rows below their parents' rows."""
+        first = self._session.scratch
+        above = [self._rows.get(parent, -1) for parent in tree.parents[nodes].tolist()]
+        logits = self._session.forward(tree.tokens[nodes], torch.tensor(above))
+        for row, node in enumerate(nodes):
+            self._rows[node], self._logits[node] = first + row, logits[row]
+
+    def commit(self, tokens: Tensor) -> None:
+        """The target holds these tokens' KV by now, and this session takes it over."""
+        self._session.commit(torch.zeros(0, dtype=torch.long))
+        self._rows, self._logits = {}, {}
