@@ -70,6 +70,10 @@ class HashSession:
     def vocabulary(self) -> int:
         return self.model.vocabulary
 
+    @property
+    def reach(self) -> int:
+        return 1 << 30
+
     def prefill(self, tokens: Tensor) -> Tensor:
         logits = self.forward(tokens, torch.arange(len(tokens)) - 1)
         self.commit(torch.arange(len(tokens)))

@@ -177,8 +177,8 @@ def mirrored(choice: Choice) -> None:
     policy = cast("type[KVPolicy]", choice.cls)
     if policy.chooses() and policy.logs:
         raise MismatchError(
-            f"cannot draft under KV policy {policy.name!r}: it reads queries, and a drafter that shares "
-            f"the target's KV has none; streaming, window, knorm, keydiff and lagkv read none"
+            f"cannot draft under KV policy {policy.name!r}: it reads queries, and a drafter that "
+            f"shares the target's KV has none; streaming, window, knorm, keydiff and lagkv read none"
         )
 
 

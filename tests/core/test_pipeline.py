@@ -5,7 +5,7 @@ import copy
 import attrs
 import pytest
 import torch
-from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig
 
 from toolkit import (
     Choice,
@@ -35,6 +35,7 @@ class Shelf(Pool):
         vocabulary = 97
         positions = 256
         tokenizer = None
+        config = LlamaConfig()
 
     def find(self, name):
         return self.Found(name)

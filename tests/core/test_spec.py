@@ -7,6 +7,7 @@ import pytest
 from attrs.validators import ge, in_
 from hypothesis import given
 from hypothesis import strategies as st
+from toolkit.kvcache.full import Full
 
 from toolkit import Choice, Drafter, TreeShaper, option
 from toolkit.errors import SpecError
@@ -168,9 +169,10 @@ def choices(draw: Any, classes: list[type]) -> Choice:
     required = [f for f in fields if f.default is attrs.NOTHING]
     others = [f for f in fields if f not in required]
     given = draw(st.lists(st.sampled_from(others), unique=True)) if others else []
-    nested = choices([Model, Ngram])
+    nested = {"drafter": choices([Model, Ngram]), "kv": st.just(Choice(Full))}
     return Choice(cls, tuple(
-        (f.name, draw(nested if f.metadata["kind"] else VALUES[f.type])) for f in [*required, *given]
+        (f.name, draw(nested[kind] if (kind := f.metadata["kind"]) else VALUES[f.type]))
+        for f in [*required, *given]
     ))
 
 

@@ -138,8 +138,10 @@ def test_a_node_that_sees_more_than_its_path_is_caught(saboteur):
 
 def started(cls, prompt, **options):
     drafter = cls(**options)
-    pool = Pool(modules={"noisy": noisy("llama", 0)})
-    drafter.start(prompt, DraftRuntime(pool, VOCABULARY, REGISTRY.resolve("kv", "full")))
+    pool = Pool(modules={"it": tiny("llama", 0), "noisy": noisy("llama", 0)})
+    full = REGISTRY.resolve("kv", "full")
+    target = ModelSession(pool.load("it"), full.build())
+    drafter.start(prompt, DraftRuntime(pool, target, full))
     return drafter
 
 

@@ -1,11 +1,12 @@
 """Properties of one part at a time: forwards of trees, drafters, verifiers."""
 
+import attrs
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given
 
-from toolkit import Pool, Registry, TokenTree
+from toolkit import Drafter, Pool, Registry, TokenTree
 from toolkit.conformance import properties
 from toolkit.conformance.models import FAMILIES, VOCABULARY, noisy, tiny
 from toolkit.conformance.trees import trees
@@ -42,12 +43,31 @@ def test_a_node_sees_its_path_alone(family):
     holds()
 
 
+@attrs.define(eq=False)
+class Following:
+    """A drafter with a target that commits what the drafter is told of."""
+
+    drafter: Drafter
+    target: ModelSession
+
+    def expand(self, tree, frontier, k):
+        return self.drafter.expand(tree, frontier, k)
+
+    def commit(self, tokens):
+        rows = torch.arange(len(tokens))
+        self.target.forward(tokens, rows - 1)
+        self.target.commit(rows)
+        self.drafter.commit(tokens)
+
+
 def started(name, prompt):
     choice = REGISTRY.resolve("drafter", f"{name}:noisy" if name == "model" else name)
+    pool = Pool(modules={"it": tiny("llama", 0), "noisy": noisy("llama", 0)})
+    target = session("llama")
+    target.prefill(prompt)
     drafter = choice.build()
-    pool = Pool(modules={"noisy": noisy("llama", 0)})
-    drafter.start(prompt, DraftRuntime(pool, VOCABULARY, REGISTRY.resolve("kv", "full")))
-    return drafter
+    drafter.start(prompt, DraftRuntime(pool, target, REGISTRY.resolve("kv", "full")))
+    return Following(drafter, target)
 
 
 @pytest.mark.parametrize("name", DRAFTERS)

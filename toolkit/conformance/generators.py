@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import hypothesis.strategies as st
 
-from toolkit.conformance.models import FAMILIES, VOCABULARY, noisy, tiny
-from toolkit.interfaces import Strategy
-from toolkit.pipeline import Pipeline
+from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, noisy, tiny
+from toolkit.errors import MismatchError
+from toolkit.interfaces import KVPolicy, Strategy
+from toolkit.pipeline import Pipeline, policies_of
 from toolkit.registry import Registry
 from toolkit.runtime.pool import Pool
+from toolkit.runtime.refusals import kv_fits
 from toolkit.spec import Choice, options_of
 
 DRAFT_MODEL = "noisy"  # the pool's name for a case's drafter: a noisy copy of the target
@@ -61,14 +63,28 @@ def options(cls: type[Strategy], registry: Registry) -> st.SearchStrategy[Choice
     """A class with its defaults, or with small random values for its options."""
     fields = options_of(cls)
     values = {f.name: _values(f, registry) for f in fields}
-    named = st.fixed_dictionaries({}, optional={k: v for k, v in values.items() if v is not None})
+    known = {name: value for name, value in values.items() if value is not None}
+    named = st.fixed_dictionaries(known) | st.fixed_dictionaries({}, optional=known)
     must = {f.name: DRAFT_MODEL for f in fields if f.metadata.get("model")}
-    return named.map(lambda given: Choice(cls, tuple({**must, **given}.items()))).filter(_builds)
+    made = named.map(lambda given: Choice(cls, tuple(_roomy(cls, {**must, **given}).items())))
+    return made.filter(_builds).map(lambda choice: registry.resolve(choice.cls.kind, choice))
+
+
+def _roomy(cls: type[Strategy], given: dict[str, Any]) -> dict[str, Any]:
+    """A KV budget that its sinks and recent positions fit into."""
+    values: dict[str, Any] = {f.name: given.get(f.name, f.default) for f in options_of(cls)}
+    if cls.kind == "kv" and "budget" in values:
+        protected = values.get("sinks", 0) + values.get("recent", 0)
+        given["budget"] = protected + values["budget"] % 10
+    return given
 
 
 def _values(field: attrs.Attribute[Any], registry: Registry) -> st.SearchStrategy[Any] | None:
     if field.metadata.get("kind"):
-        return choices(field.metadata["kind"], registry)
+        return choices(field.metadata["kind"], registry).filter(_mirrorable)
+    allowed = getattr(field.validator, "options", None)  # of attrs.validators.in_
+    if allowed is not None:
+        return st.sampled_from(sorted(allowed))
     by_type: dict[Any, Callable[[], st.SearchStrategy[Any]]] = {
         int: lambda: st.integers(1, 9),
         float: lambda: st.integers(0, 20).map(lambda twentieths: twentieths / 20),
@@ -87,6 +103,11 @@ def _builds(choice: Choice) -> bool:
     return True
 
 
+def _mirrorable(choice: Choice) -> bool:
+    policy = cast("type[KVPolicy]", choice.cls)
+    return choice.cls.kind != "kv" or not (policy.chooses() and policy.logs)
+
+
 def choices(kind: str, registry: Registry) -> st.SearchStrategy[Choice]:
     """Any registered strategy of a kind, with any options."""
     names = registry.names(kind)
@@ -96,7 +117,7 @@ def choices(kind: str, registry: Registry) -> st.SearchStrategy[Choice]:
 def cases(registry: Registry, names: dict[str, str]) -> st.SearchStrategy[Case]:
     """Cases of one combination of names (by kind), everything else random."""
     chosen = {kind: options(registry.find(kind, name), registry) for kind, name in names.items()}
-    return st.builds(
+    made = st.builds(
         Case,
         family=st.sampled_from(sorted(FAMILIES)),
         seed=st.integers(0, 5),
@@ -107,6 +128,34 @@ def cases(registry: Registry, names: dict[str, str]) -> st.SearchStrategy[Case]:
         draft_kv=choices("kv", registry),
         **chosen,
     )
+    return made.filter(_fits)
+
+
+def _fits(case: Case) -> bool:
+    """Whether every KV policy can work on the family's attention."""
+    policies = case.kv, case.draft_kv, *policies_of(case.drafter)
+    return all(works_on(choice, case.family) for choice in policies)
+
+
+def works_on(policy: Choice, family: str) -> bool:
+    """Whether a KV policy can work on a family's tiny model."""
+    try:
+        kv_fits(policy, Shape(family))
+    except MismatchError:
+        return False
+    return True
+
+
+@attrs.frozen
+class Shape:
+    """A family's tiny model as far as a policy asks for it."""
+
+    name: str
+    positions: int = POSITIONS
+
+    @property
+    def config(self) -> Any:
+        return FAMILIES[self.name]()
 
 
 def product(registry: Registry) -> list[dict[str, str]]:

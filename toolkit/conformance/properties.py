@@ -12,6 +12,7 @@ from toolkit.errors import StrategyError
 from toolkit.interfaces import Drafter, Session, Verifier
 from toolkit.pipeline import Pipeline
 from toolkit.registry import Registry
+from toolkit.runtime.cache import TreeCache
 from toolkit.stream import Stream
 from toolkit.tree import TokenTree
 
@@ -42,20 +43,43 @@ def tokens_equal_ar(case: Case, registry: Registry) -> None:
 
 
 def cache_equals_ar(case: Case, registry: Registry) -> None:
-    """After every commit, the target holds the keys and values that AR holds at the same length."""
+    """After every commit, the target holds the positions, keys and values that AR holds at the same
+    length."""
     pipeline = case.pipeline(registry)
-    ar = decoded(pipeline.autoregressive, case)
+    ar = pipeline.autoregressive.stream(case.prompt, max_new_tokens=case.max_new_tokens)
+    held = {}
+    for _ in ar.decode():
+        held[ar.target.length] = snapshot(ar.target.cache)
     stream = pipeline.stream(case.prompt, max_new_tokens=case.max_new_tokens)
     emitted = 0
     for event in stream.decode():
         emitted += len(event.tokens)
         length = stream.target.length
         if length != len(case.prompt) + emitted - 1:
-            raise Broken(f"{length} rows cached after {emitted} tokens, in {case}")
-        pairs = zip(stream.target.cache.committed(), ar.target.cache.committed(), strict=True)
-        for layer, (held, wanted) in enumerate(pairs):
-            for ours, theirs in zip(held, wanted, strict=True):
-                _close(ours, theirs[:, :length], f"layer {layer} at length {length}, in {case}")
+            raise Broken(f"{length} tokens cached after {emitted} were emitted, in {case}")
+        same_rows(snapshot(stream.target.cache), held[length], f"at length {length}, in {case}")
+
+
+Rows = list[tuple[Tensor, Tensor, Tensor]]  # of each layer: positions, keys and values
+
+
+def snapshot(cache: TreeCache) -> Rows:
+    """A copy of a cache's committed rows; empty ones are zero, whatever they hold."""
+    return [
+        (held.clone(), keys * (held >= 0)[..., None], values * (held >= 0)[..., None])
+        for held, keys, values in cache.committed()
+    ]
+
+
+def same_rows(ours: Rows, theirs: Rows, where: str, tolerance: float = TOLERANCE) -> None:
+    """Raise `Broken` when two snapshots differ."""
+    for layer, (mine, wanted) in enumerate(zip(ours, theirs, strict=True)):
+        if mine[0].tolist() != wanted[0].tolist():
+            raise Broken(
+                f"layer {layer} holds positions {mine[0].tolist()}, AR {wanted[0].tolist()}, {where}"
+            )
+        for held, right in zip(mine[1:], wanted[1:], strict=True):
+            close(held, right, f"layer {layer} {where}", tolerance)
 
 
 def stops_in_time(case: Case, registry: Registry) -> None:
@@ -79,10 +103,10 @@ def trees_within_budget(case: Case, registry: Registry) -> None:
 
 
 def requests_are_independent(case: Case, registry: Registry) -> None:
-    """Two requests through one pipeline equal two pipelines: same tokens, same trees."""
-    pipeline = case.pipeline(registry)
+    """Two requests through one pipeline equal two pipelines: same tokens, trees and caches."""
+    alone, pipeline = decoded(case.pipeline(registry), case), case.pipeline(registry)
     decoded(pipeline, case)
-    second, alone = decoded(pipeline, case), decoded(case.pipeline(registry), case)
+    second = decoded(pipeline, case)
     for ours, theirs in zip(second.events, alone.events, strict=True):
         if ours.tokens != theirs.tokens:
             raise Broken(f"a second request emitted other tokens, in {case}")
@@ -90,6 +114,8 @@ def requests_are_independent(case: Case, registry: Registry) -> None:
             same = torch.equal(ours.tree.tokens, theirs.tree.tokens)
             if not same or not torch.equal(ours.tree.parents, theirs.tree.parents):
                 raise Broken(f"a second request grew another tree, in {case}")
+    caches = snapshot(second.target.cache), snapshot(alone.target.cache)
+    same_rows(*caches, f"after a second request, in {case}")
 
 
 def node_sees_its_path(session: Session, tree: TokenTree, prefix: list[int], full: Forward) -> None:
@@ -98,7 +124,7 @@ def node_sees_its_path(session: Session, tree: TokenTree, prefix: list[int], ful
     lineage = tree.ancestors()
     for node in range(len(tree)):
         path = tree.tokens[lineage[node].nonzero().flatten()].tolist()
-        _close(logits[node], full(prefix + path)[-1], f"node {node} of {tree.parents.tolist()}")
+        close(logits[node], full(prefix + path)[-1], f"node {node} of {tree.parents.tolist()}")
 
 
 def branches_drafted_alone(
@@ -120,7 +146,7 @@ def branches_drafted_alone(
                     f"node {node} of {tree.parents.tolist()} drafted {candidates.tokens[row]}"
                     f", alone {tokens}, after {prompt.tolist()}"
                 )
-            _close(candidates.logprobs[row, :count], logprobs[:count], f"node {node}", 1e-4)
+            close(candidates.logprobs[row, :count], logprobs[:count], f"node {node}", 1e-4)
         first = len(tree)
         tree = tree.grow(frontier, candidates)
         frontier = torch.arange(first, len(tree))
@@ -158,7 +184,7 @@ def drafts_from_committed_only(
             raise Broken(
                 f"after {text.tolist()}: {ours.tokens.tolist()}, fresh {fresh.tokens.tolist()}"
             )
-        _close(ours.logprobs, fresh.logprobs, f"after {text.tolist()}", 1e-4)
+        close(ours.logprobs, fresh.logprobs, f"after {text.tolist()}", 1e-4)
         drafter.commit(tree.tokens[:1])
         text = torch.cat([text, tree.tokens[:1]])
 
@@ -182,7 +208,8 @@ def accepts_what_ar_says(verifier: Verifier, tree: TokenTree, logits: Tensor) ->
         raise Broken(f"bonus {int(verdict.bonus)}, the target says {choice[path[-1]]}")
 
 
-def _close(ours: Tensor, theirs: Tensor, where: str, tolerance: float = TOLERANCE) -> None:
+def close(ours: Tensor, theirs: Tensor, where: str, tolerance: float = TOLERANCE) -> None:
+    """Raise `Broken` when two tensors differ by more than `tolerance` somewhere."""
     finite = torch.isfinite(theirs)
     worst = float((ours - theirs)[finite].abs().max()) if finite.any() else 0.0
     if worst > tolerance or not torch.equal(torch.isfinite(ours), finite):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import attrs
@@ -42,11 +43,12 @@ def position_by_index() -> Iterator[None]:
 def sibling_visible() -> Iterator[None]:
     """The mask is causal over the rows: a node sees the siblings before it."""
 
-    def causal(self: Pass) -> None:
-        rows, scratch = self.lineage.shape
-        self.lineage = torch.ones(scratch, scratch).tril().bool()[scratch - rows :]
+    def causal(cache: TreeCache, positions: Tensor, lineage: Tensor, **rest: Any) -> Pass:
+        rows, scratch = lineage.shape
+        earlier = torch.ones(scratch, scratch).tril().bool()[scratch - rows :]
+        return Pass(cache, positions, earlier if scratch else lineage, **rest)
 
-    with patch.object(Pass, "__attrs_post_init__", causal, create=True):
+    with patch.object(sessions, "Pass", causal):
         yield
 
 

@@ -45,6 +45,10 @@ class Evictor:
             return self.boundary - self.cache.length - 1
         return self.policy.epoch - 1
 
+    def effect(self, now: int) -> int:
+        """When what is decided at boundary `now` is in force."""
+        return now + self.policy.epoch
+
     def start(self) -> None:
         """The prompt is over: start the clock, and give back what only the prompt needed."""
         self.boundary = self.cache.length + self.policy.epoch
@@ -90,7 +94,7 @@ class Evictor:
 
     def _by_position(self, slots: Slots, now: int) -> None:
         before = slots.count - (self.cache.length - now)
-        slots.doom(~self._seen(slots, now + self.policy.epoch, before), now + self.policy.epoch)
+        slots.doom(~self._seen(slots, self.effect(now), before), self.effect(now))
         self._bury(slots, now)
 
     def _bury(self, slots: Slots, now: int) -> None:
@@ -114,7 +118,7 @@ class Evictor:
         )
         scores = scores_of(self.policy, view)
         alive = slots.dies[:, :held] > now
-        slots.doom(alive & ~chosen(self.policy, view, scores, alive), now + self.policy.epoch)
+        slots.doom(alive & ~chosen(self.policy, view, scores, alive), self.effect(now))
         index = slots.bury(now)
         if index is not None:
             layer.keep(index)
@@ -183,9 +187,12 @@ class Evictor:
         )
 
     def _reindex(self, now: int) -> None:
-        """Move the sinks' keys up to the first position that the window still shows at `now`."""
+        """Move the sinks' keys up to the first position that the window still shows at `now`; a
+        layer with a window of its own has left them behind."""
         for layer in self.cache.initialized:
             slots = layer.slots
+            if slots.window is not None:
+                continue
             sinks = int((slots.positions[0] < self.policy.sinks).sum())
             if layer.sinks is None or layer.sinks.shape[1] < sinks:
                 layer.sinks = layer.keys[0, :, :sinks].clone()

@@ -116,7 +116,7 @@ def kv_fits(choice: Choice, model: Sized) -> None:
 
 
 def _against_policy(policy: KVPolicy, config: PretrainedConfig, positions: int) -> str | None:
-    if policy.chooses() and getattr(config, "num_kv_shared_layers", 0):
+    if policy.chooses() and getattr(config, "num_kv_shared_layers", None):
         return "some of its layers attend to another layer's KV, so no layer can choose alone"
     if policy.reindexes and not has_rotary(config):
         return (

@@ -6,6 +6,8 @@ needed. Any scaling of the rotary embedding is in the stored key already and sta
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from attrs import frozen
 from torch import Tensor, nn
@@ -41,7 +43,7 @@ class Rotary:
         layers = config.num_hidden_layers
         if not has_rotary(config) or not rotation_known(config):
             return cls((torch.zeros(0),) * layers)
-        holder = next(m for m in module.modules() if hasattr(m, "rotary_emb")).rotary_emb
+        holder: Any = next(m for m in module.modules() if hasattr(m, "rotary_emb")).rotary_emb
         kinds = getattr(config, "layer_types", None) or [""] * layers
         return cls(tuple(_frequencies(holder, kind) for kind in kinds))
 
@@ -59,7 +61,7 @@ class Rotary:
         return torch.cat([moved, states[..., 2 * half :]], -1)
 
 
-def _frequencies(holder: nn.Module, kind: str) -> Tensor:
+def _frequencies(holder: Any, kind: str) -> Tensor:
     """One layer's, where layers of several kinds may rotate differently."""
     own = getattr(holder, f"{kind}_inv_freq", None)
     frequencies: Tensor = holder.inv_freq if own is None else own

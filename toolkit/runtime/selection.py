@@ -17,16 +17,28 @@ def chosen(policy: KVPolicy, view: KVView, scores: Tensor, eligible: Tensor) -> 
     are rounded to bfloat16 and ties go to the newer position, so that the last bits of a sum, which
     depend on the shape of the passes before, do not decide.
     """
-    rounded = scores.to(torch.bfloat16).float()
-    lowest, highest = torch.finfo(torch.float32).min, torch.finfo(torch.float32).max
-    rounded = rounded.nan_to_num(lowest, highest, lowest)
-    held = view.positions
-    protected = (held < policy.sinks) | (held >= view.now - policy.recent)
-    rounded = rounded.masked_fill(protected, torch.inf).masked_fill(~eligible, -torch.inf)
-    newest_first = rounded.flip(1).argsort(dim=1, descending=True, stable=True)
-    rank = newest_first.argsort(1).flip(1)
+    worth = rounded(scores).masked_fill(protected(policy, view), torch.inf)
+    rank = ranked(worth.masked_fill(~eligible, -torch.inf))
     capacity = torch.as_tensor(policy.capacity(view), device=rank.device).reshape(-1, 1)
     return eligible & (rank < capacity)
+
+
+def rounded(scores: Tensor) -> Tensor:
+    """Scores on a coarse grid, all of them finite; NaN is the lowest."""
+    lowest, highest = torch.finfo(torch.float32).min, torch.finfo(torch.float32).max
+    return scores.to(torch.bfloat16).float().nan_to_num(lowest, highest, lowest)
+
+
+def protected(policy: KVPolicy, view: KVView) -> Tensor:
+    """Sinks and recent positions, bool [H_kv, C]."""
+    held = view.positions
+    return (held < policy.sinks) | (held >= view.now - policy.recent)
+
+
+def ranked(worth: Tensor) -> Tensor:
+    """Each row's rank [H_kv, C], 0 for the worthiest, the newer of two equals before the older."""
+    newest_first = worth.flip(1).argsort(dim=1, descending=True, stable=True)
+    return newest_first.argsort(1).flip(1)
 
 
 def scores_of(policy: KVPolicy, view: KVView) -> Tensor:

@@ -7,15 +7,16 @@ import pytest
 import torch
 import transformers as hf
 
-from toolkit import Registry
+from toolkit import KVPolicy, Registry
 from toolkit.conformance.models import tiny
 from toolkit.errors import ModelError
-from toolkit.runtime.attention import Pass, bound, tree_attention, visibility
+from toolkit.runtime.attention import Pass, bound, tree_attention
+from toolkit.runtime.cache import TreeCache
 from toolkit.runtime.models import prepared
 from toolkit.runtime.session import ModelSession
 
 H, H_KV, D = 4, 2, 8
-POSITIONS = torch.tensor([0, 1, 2, 3, 4, 4, 5])  # five committed, then a root's two children, one's
+POSITIONS = torch.tensor([0, 1, 2, 3, 4, 4, 5])  # four committed, then a root's two children, one's
 ROWS = torch.tensor([4, 4, 5])
 TABLE = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 1, 1]]).bool()
 
@@ -43,16 +44,33 @@ def states():
     return [torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes]
 
 
+def layer(index=0):
+    module = torch.nn.Identity()
+    module.layer_idx = index
+    return module
+
+
+def passing(policy, table=TABLE):
+    """A pass of three rows over a cache that holds four positions."""
+    cache = TreeCache(1, policy)
+    rows = torch.zeros(1, H_KV, 4, D, dtype=torch.float64)
+    cache.extend(4)
+    cache.update(rows, rows, 0)
+    cache.commit(torch.arange(4))
+    cache.extend(3)
+    return Pass(cache, ROWS, table, deepest=5)
+
+
 @pytest.mark.parametrize("scaling", [None, 0.5])
 @pytest.mark.parametrize("window", [None, 1, 3])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("sinks", [None, torch.tensor([0.5, -1.0, 2.0, 0.0]).double()])
 @pytest.mark.parametrize("policy", ["full", "window:budget=4"])
 def test_attention(make, states, scaling, window, softcap, sinks, policy):
-    now = visibility(make("kv", policy), ROWS, POSITIONS, TABLE)
+    now = passing(make("kv", policy))
     with bound(now):
         out, weights = tree_attention(
-            torch.nn.Identity(), *states, None, scaling=scaling, softcap=softcap,
+            layer(), *states, None, scaling=scaling, softcap=softcap,
             sliding_window=window, s_aux=sinks, dropout=0.0,
         )
     visible = torch.cat([torch.ones(3, 4).bool(), TABLE], 1)
@@ -66,11 +84,12 @@ def test_attention(make, states, scaling, window, softcap, sinks, policy):
 
 @pytest.mark.parametrize("window", [1, 2, 5, 99])
 def test_a_window_counts_the_rows_own_position(make, window):
-    now = visibility(make("kv", "full"), ROWS, POSITIONS, TABLE)
-    mask = now.mask(window)
+    now = passing(make("kv", "full"))
+    held = now.cache.layers[0]
+    mask = now.mask(held, window)
     assert mask.sum(1).tolist() == [min(window, 5), min(window, 5), min(window, 6)]
-    assert torch.equal(now.mask(None), now.visible)
-    assert now.mask(window) is mask
+    assert now.mask(held, None).sum(1).tolist() == [5, 5, 6]
+    assert now.mask(held, window) is mask
 
 
 def test_outside_a_pipeline_the_model_says_what_happened():
@@ -80,13 +99,13 @@ def test_outside_a_pipeline_the_model_says_what_happened():
 
 
 def test_a_pass_is_bound_for_one_forward_only(states):
-    now = Pass(torch.ones(3, 7).bool(), ROWS, POSITIONS)
+    now = passing(None)
     with bound(now):
-        tree_attention(torch.nn.Identity(), *states, None)
+        tree_attention(layer(), *states, None)
     with pytest.raises(RuntimeError), bound(now):
         raise RuntimeError
     with pytest.raises(ModelError):
-        tree_attention(torch.nn.Identity(), *states, None)
+        tree_attention(layer(), *states, None)
 
 
 def test_a_model_that_ignores_our_attention_is_found_out(make):
@@ -115,15 +134,16 @@ def test_a_window_that_only_the_config_knows_is_kept():
     session = ModelSession(prepared("mine", stock), policy)
     ours = session.forward(ids[0], torch.arange(10) - 1)
     assert (ours - wanted).abs().max() < 1e-5
-    assert session.model.executor.windows == (4, None)
+    assert session.model.windows == (4, None)
 
 
 def test_a_row_sees_itself_under_any_policy():
     """A policy that hides everything leaves each row itself, and no sibling at its position."""
 
-    class Blind:
+    class Blind(KVPolicy):
         def visible(self, query_pos, key_pos):
             return torch.zeros(len(query_pos), key_pos.shape[1], dtype=torch.bool)
 
-    now = visibility(Blind(), ROWS, POSITIONS, TABLE)
-    assert now.visible.tolist() == [[False] * 4 + row for row in torch.eye(3).bool().tolist()]
+    now = passing(Blind())
+    alone = torch.eye(3).bool().tolist()
+    assert now.mask(now.cache.layers[0], None).tolist() == [[False] * 4 + row for row in alone]

@@ -63,7 +63,8 @@ class Machine(RuleBasedStateMachine):
     def committed_rows_are_those_of_the_list(self):
         assert (self.cache.length, self.cache.scratch) == (len(self.committed), len(self.scratch))
         assert self.cache.get_seq_length() == len(self.committed)
-        for layer, (keys, values) in enumerate(self.cache.committed()):
+        for layer, (positions, keys, values) in enumerate(self.cache.committed()):
+            assert positions.tolist() == [list(range(len(self.committed)))]
             expected, negative = states(self.committed, layer)
             assert torch.equal(keys, expected[0])
             assert torch.equal(values, negative[0])
@@ -79,8 +80,9 @@ class Machine(RuleBasedStateMachine):
     def bytes_are_those_of_the_buffers(self):
         one = 2 * HEADS * WIDTH * 8 * LAYERS
         used = one * (len(self.committed) + len(self.scratch))
-        assert used <= self.cache.bytes <= one * self.cache.rows
-        assert self.cache.rows % GROWTH == 0
+        rows = [layer.keys.shape[2] for layer in self.cache.initialized]
+        assert used <= self.cache.bytes == one // LAYERS * sum(rows) <= self.cache.peak
+        assert all(count % GROWTH == 0 for count in rows)
 
 
 TestCache = Machine.TestCase
@@ -93,4 +95,4 @@ def test_a_forward_after_a_rejection_overwrites_what_was_rejected():
         keys, _ = cache.update(*states(ids, 0), 0)
         cache.commit(torch.tensor(kept))
     assert keys[0, 0, :, 0].tolist() == [1, 3, 5, 5]  # row 2 was committed in place
-    assert cache.committed()[0][0][0, :, 0].tolist() == [1, 3, 5]
+    assert cache.committed()[0][1][0, :, 0].tolist() == [1, 3, 5]

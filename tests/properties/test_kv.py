@@ -1,0 +1,132 @@
+"""KV policies: the same cache whatever the schedule, within the budget, protected rows kept."""
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from toolkit import Pool, Registry
+from toolkit.conformance import generators, kv
+from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, tiny
+from toolkit.runtime.session import ModelSession
+
+REGISTRY = Registry.installed()
+NAMES = REGISTRY.names("kv")
+EVICTING = [n for n in NAMES if n != "full"]
+CHOOSING = [n for n in NAMES if REGISTRY.find("kv", n).chooses()]
+TOKENS = st.integers(1, VOCABULARY - 1)
+
+passes = st.builds(
+    kv.Pass,
+    accepted=st.integers(0, 12),
+    wrong=st.lists(st.tuples(st.integers(0, 20), TOKENS), max_size=6).map(tuple),
+)
+
+
+@st.composite
+def texts(draw):
+    """A text with repetitions, and how much of it is prompt."""
+    words = draw(st.lists(TOKENS, min_size=2, max_size=20))
+    text = [words[i % len(words)] for i in range(draw(st.integers(12, 72)))]
+    return text, draw(st.integers(1, min(48, len(text) - 4)))
+
+
+def session_of(family, choice, seed=0):
+    pool = Pool(modules={"it": tiny(family, seed)})
+    return lambda: ModelSession(pool.load("it"), choice.build())
+
+
+def fitting(name):
+    """Options of a policy and a family that it works on."""
+    pairs = st.tuples(
+        st.sampled_from(sorted(FAMILIES)), generators.options(REGISTRY.find("kv", name), REGISTRY)
+    )
+    return pairs.filter(lambda pair: generators.works_on(pair[1], pair[0]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_schedule_does_not_matter(name):
+    evicted = []
+
+    @settings(max_examples=2 * settings.default.max_examples)
+    @given(fitting(name), texts(), st.lists(passes, min_size=1, max_size=24))
+    def holds(pair, text, schedule):
+        family, choice = pair
+        evicted.append(kv.schedule_does_not_matter(session_of(family, choice), *text, schedule))
+
+    holds()
+    assert name not in EVICTING or sum(map(bool, evicted)) > 5, "inconclusive: too little was evicted"
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_budget_and_protected_rows(name):
+    evicted = []
+
+    @given(fitting(name), texts())
+    def holds(pair, text):
+        family, choice = pair
+        evicted.append(kv.protected_rows_stay(session_of(family, choice)(), *text))
+
+    holds()
+    assert sum(map(bool, evicted)) > 3, "inconclusive: too little was evicted"
+
+
+@pytest.mark.parametrize("chunk", [3, 16])
+@pytest.mark.parametrize("spec", ["window:5", "streaming:budget=6,sinks=2,epoch=4", "full"])
+def test_a_prompt_in_chunks_is_a_prompt(monkeypatch, spec, chunk):
+    """What a mask hides is the same however the prompt is cut."""
+    make = session_of("llama", REGISTRY.resolve("kv", spec))
+    ids = torch.arange(40) % 31 + 1
+    whole = make().prefill(ids)
+    monkeypatch.setattr("toolkit.runtime.session.CHUNK", chunk)
+    torch.testing.assert_close(make().prefill(ids), whole, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_neox"])
+def test_sinks_that_follow_are_sinks_at_the_windows_edge(family):
+    """`positions=cache` gives what the kept tokens give on their own, at positions from 0."""
+    spec = "streaming:budget=8,sinks=2,positions=cache,epoch=1"
+    session = session_of(family, REGISTRY.resolve("kv", spec))()
+    text = [(7 * i) % 90 + 1 for i in range(30)]
+    session.prefill(torch.tensor(text[:20]))
+    keys = [layer.keys[0, :, :2] for layer in session.cache.layers]
+    first = session_of(family, REGISTRY.resolve("kv", "full"))()
+    first.prefill(torch.tensor(text[:2]))
+    for layer, moved in zip(first.cache.layers, keys, strict=True):
+        if layer.window is None:
+            by = torch.full((2,), 15 - 2)  # at 20 the window shows 15 and on; sinks stand before
+            assert not torch.allclose(moved, layer.keys[0, :, :2])
+            expected = session.model.rotary.rotate(layer.index, layer.keys[0, :, :2], by)
+            torch.testing.assert_close(moved, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_rotation_moves_a_key_to_its_position(family):
+    """The first layer's key depends on token and position alone: one can be made of the other."""
+    session = session_of(family, REGISTRY.resolve("kv", "full"))()
+    session.prefill(torch.full((60,), 7))
+    positions, keys, _ = session.cache.committed()[0]
+    moved = session.model.rotary.rotate(0, keys, positions[0, 3] - positions[0])
+    assert len(positions[0]) > 5
+    if family in ("gpt2", "opt"):
+        assert torch.equal(moved, keys)
+    else:
+        assert not torch.allclose(moved, keys)
+        torch.testing.assert_close(moved, keys[:, 3:4].expand_as(keys), rtol=0, atol=1e-5)
+
+
+def test_text_may_outgrow_the_models_positions():
+    """With positions=cache a rotary model reads on; keys stay within a constant number of rows."""
+    choice = REGISTRY.resolve("kv", "streaming:budget=16,positions=cache,epoch=8")
+    session = session_of("llama", choice)()
+    rng = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, VOCABULARY, (3 * POSITIONS,), generator=rng)
+    session.prefill(ids[:POSITIONS])
+    sizes = set()
+    for token in ids[POSITIONS:]:
+        logits = session.forward(token[None], torch.tensor([-1]))
+        session.commit(torch.tensor([0]))
+        sizes.add(session.cache.bytes)
+    assert session.length == 3 * POSITIONS
+    assert len(sizes) == 1
+    assert torch.isfinite(logits).all()

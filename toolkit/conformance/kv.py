@@ -1,0 +1,135 @@
+"""What a KV policy must keep to, whatever the schedule: one property a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import torch
+from torch import Tensor
+
+from toolkit.conformance.properties import TOLERANCE, Broken, Rows, close, same_rows, snapshot
+from toolkit.interfaces import KVPolicy
+from toolkit.runtime.cache import TreeCache
+from toolkit.runtime.session import ModelSession
+
+POISON = 1e4  # finite and large: a masked row weighs nothing, whatever it holds
+
+
+@attrs.frozen
+class Pass:
+    """One pass of a schedule: how many drafted tokens are accepted, and what is drafted beside them.
+
+    `wrong` are (parent, token) pairs; a parent is counted over the nodes so far and wraps around.
+    """
+
+    accepted: int
+    wrong: tuple[tuple[int, int], ...] = ()
+
+
+def schedule_does_not_matter(
+    make: Callable[[], ModelSession],
+    text: list[int],
+    prompt: int,
+    schedule: list[Pass],
+    tolerance: float = TOLERANCE,
+) -> int:
+    """Any accepted counts, with any rejected branches beside them, give the logits, positions, keys
+    and values that one token at a time gives; unused rows may hold anything.
+
+    `make` gives a fresh session; `text` begins with `prompt` tokens of prompt. Returns how many rows
+    were evicted: with none, nothing was tested.
+    """
+    wanted, logits = one_by_one(make(), text, prompt)
+    session = make()
+    session.prefill(torch.tensor(text[:prompt]))
+    same_rows(snapshot(session.cache), wanted[prompt], "after the prompt", tolerance)
+    for step in schedule:
+        length = session.length
+        left = len(text) - length - 1
+        if left < 0:
+            break
+        accepted = min(step.accepted, session.reach, left)
+        tokens, parents, path = grown(text[length : length + accepted + 1], step.wrong)
+        poison(session.cache)
+        got = session.forward(tokens, parents)[path]
+        session.commit(path)
+        where = f"at length {session.length}, {accepted} accepted from {length}"
+        expected = logits[length - prompt : length - prompt + len(path)]
+        same_rows(snapshot(session.cache), wanted[session.length], where, tolerance)
+        close(got, expected, f"logits {where}", tolerance)
+    return session.cache.evicted
+
+
+def one_by_one(
+    session: ModelSession, text: list[int], prompt: int
+) -> tuple[dict[int, Rows], Tensor]:
+    """AR over a text: its cache at every length, and the logits after each token past the prompt."""
+    session.prefill(torch.tensor(text[:prompt]))
+    held, logits, zero = {session.length: snapshot(session.cache)}, [], torch.zeros(1).long()
+    for token in text[prompt:]:
+        logits.append(session.forward(torch.tensor([token]), zero - 1)[0])
+        session.commit(zero)
+        held[session.length] = snapshot(session.cache)
+    return held, torch.stack(logits)
+
+
+def grown(path: list[int], wrong: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, parents, and the rows of `path`, in a tree with wrong nodes in between."""
+    tokens, parents, rows, beside = [path[0]], [-1], [0], list(wrong)
+    for token in path[1:]:
+        for parent, other in beside[:2]:
+            parents.append(parent % len(tokens))
+            tokens.append(other)
+        beside = beside[2:]
+        parents.append(rows[-1])
+        rows.append(len(tokens))
+        tokens.append(token)
+    for parent, other in beside:
+        parents.append(parent % len(tokens))
+        tokens.append(other)
+    return torch.tensor(tokens), torch.tensor(parents), torch.tensor(rows)
+
+
+def poison(cache: TreeCache) -> None:
+    """Fill every row that nothing may read with large numbers."""
+    for layer in cache.initialized:
+        unused = torch.ones(layer.keys.shape[1], layer.keys.shape[2], dtype=torch.bool)
+        unused[:, : layer.slots.count] = layer.slots.positions < 0
+        layer.keys[0, unused] = POISON
+        layer.values[0, unused] = POISON
+
+
+def protected_rows_stay(session: ModelSession, text: list[int], prompt: int) -> int:
+    """At every decision in force, no head holds more than the budget of what it decided on, and the
+    sinks and the recent positions are among it. Returns how many rows were evicted."""
+    policy = session.policy
+    held, _ = one_by_one(session, text, prompt)
+    for length, rows in held.items():
+        decided = decision_in_force(policy, prompt, length)
+        for layer, (positions, _, _) in zip(session.cache.layers, rows, strict=True):
+            if layer.scores:
+                for head, row in enumerate(positions.tolist()):
+                    where = f"layer {layer.index}, head {head}, at length {length}: {row}"
+                    _within_budget(policy, [p for p in row if 0 <= p < decided], decided, where)
+    return session.cache.evicted
+
+
+def decision_in_force(policy: KVPolicy, prompt: int, length: int) -> int:
+    """The length at which what is now visible was decided."""
+    epochs = 0 if policy.once else (length - prompt) // policy.epoch
+    return prompt + max(0, epochs - 1) * policy.epoch
+
+
+def _within_budget(policy: KVPolicy, held: list[int], decided: int, where: str) -> None:
+    protected = {
+        *range(min(policy.sinks, decided)),
+        *range(max(0, decided - policy.recent), decided),
+    }
+    if type(policy).capacity is KVPolicy.capacity:
+        if len(held) > policy.budget:
+            raise Broken(f"{len(held)} positions, a budget of {policy.budget}, {where}")
+        if len(held) < min(policy.budget, decided):
+            raise Broken(f"{len(held)} positions, room for {policy.budget}, {where}")
+        if not protected <= set(held):
+            raise Broken(f"{sorted(protected - set(held))} are protected, {where}")
