@@ -23,9 +23,16 @@ if TYPE_CHECKING:
     from toolkit.interfaces import Verifier as Verifier
     from toolkit.interfaces import option as option
     from toolkit.pipeline import Pipeline as Pipeline
+    from toolkit.records import column as column
+    from toolkit.records import schema as schema
+    from toolkit.records import write_part as write_part
     from toolkit.registry import Registry as Registry
+    from toolkit.runtime.models import quiet as quiet
     from toolkit.runtime.pool import Pool as Pool
+    from toolkit.scoring import Forced as Forced
+    from toolkit.scoring import forced as forced
     from toolkit.spec import Choice as Choice
+    from toolkit.spec import options_of as options_of
     from toolkit.tree import Candidates as Candidates
     from toolkit.tree import TokenTree as TokenTree
     from toolkit.tree import Verdict as Verdict
@@ -38,6 +45,7 @@ _HOMES = {
     "Event": "engine",
     "Expand": "interfaces",
     "Family": "families",
+    "Forced": "scoring",
     "Generation": "generation",
     "KVPolicy": "interfaces",
     "KVView": "view",
@@ -53,9 +61,15 @@ _HOMES = {
     "TreeShaper": "interfaces",
     "Verdict": "tree",
     "Verifier": "interfaces",
+    "column": "records",
+    "forced": "scoring",
     "hookimpl": "hookspecs",
     "option": "interfaces",
+    "options_of": "spec",
+    "quiet": "runtime.models",
+    "schema": "records",
     "verify": "exactness",
+    "write_part": "records",
 }
 __all__ = list(_HOMES)
 

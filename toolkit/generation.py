@@ -51,6 +51,7 @@ class Generation:
     numerics: str
     ttft_ms: float
     kv_bytes: int
+    kv_peak_bytes: int
     draft_kv_bytes: int
     peak_memory_bytes: int | None
     events: list[Event] = field(repr=False)
@@ -99,6 +100,7 @@ class Generation:
             "verify_share": _ratio(sum(s.verify_ms for s in steps), decode_ms),
             "commit_share": _ratio(sum(s.shape_ms + s.commit_ms for s in steps), decode_ms),
             "kv_bytes": self.kv_bytes,
+            "kv_peak_bytes": self.kv_peak_bytes,
             "draft_kv_bytes": self.draft_kv_bytes,
             "peak_memory_bytes": self.peak_memory_bytes,
         }

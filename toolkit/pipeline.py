@@ -105,6 +105,17 @@ class Pipeline:
 
     def encode(self, prompt: Prompt) -> Tensor:
         """Token ids [P] of a prompt. Raises `MismatchError` when it is empty or too long."""
+        ids, found = self.ids(prompt), self.pool.find(self.target)
+        positions = positions_under(cast("KVPolicy", self.kv.build()), found.positions)
+        if len(ids) >= positions:
+            raise MismatchError(
+                f"the prompt has {len(ids)} tokens, but target {self.target!r} has only "
+                f"{positions} positions: shorten it"
+            )
+        return ids
+
+    def ids(self, prompt: Prompt) -> Tensor:
+        """Token ids of a text of any length. Raises `MismatchError` when it is empty."""
         found = self.pool.find(self.target)
         if isinstance(prompt, str):
             if found.tokenizer is None:
@@ -122,12 +133,6 @@ class Pipeline:
                 f"a prompt is one row of ids from 0 to {found.vocabulary - 1}, the vocabulary of "
                 f"target {self.target!r}; this one has shape {list(ids.shape)} and holds "
                 f"{strange.tolist()[:3]}"
-            )
-        positions = positions_under(cast("KVPolicy", self.kv.build()), found.positions)
-        if len(ids) >= positions:
-            raise MismatchError(
-                f"the prompt has {len(ids)} tokens, but target {self.target!r} has only "
-                f"{positions} positions: shorten it"
             )
         return ids
 

@@ -92,6 +92,7 @@ class Request:
     verify_share: float | None = column("of decode_ms in target forward and verifier")
     commit_share: float | None = column("of decode_ms in shaping and commit")
     kv_bytes: int = column("bytes of the target's KV buffers at the end")
+    kv_peak_bytes: int = column("bytes of them at most, one prompt layer that is scored included")
     draft_kv_bytes: int = column("bytes of the drafter's KV buffers at the end")
     peak_memory_bytes: int | None = column(
         "the request's peak on CUDA, the process's so far on CPU; null: unknown"

@@ -97,6 +97,7 @@ class Stream:
             numerics=model.numerics,
             ttft_ms=self.ttft_ms,
             kv_bytes=self.target.cache.bytes,
+            kv_peak_bytes=self.target.cache.peak,
             draft_kv_bytes=self.drafts.bytes,
             peak_memory_bytes=peak_memory(model.device),
             events=self.events,

@@ -21,8 +21,8 @@ def generation(*steps, ttft_ms=10.0):
     ids = [token for event in events for token in event.tokens]
     return Generation(
         text="", token_ids=ids, prompt_ids=[1, 2, 3], stop_reason="length", specs={},
-        numerics="fp32", ttft_ms=ttft_ms, kv_bytes=11, draft_kv_bytes=5, peak_memory_bytes=None,
-        events=events,
+        numerics="fp32", ttft_ms=ttft_ms, kv_bytes=11, kv_peak_bytes=12, draft_kv_bytes=5,
+        peak_memory_bytes=None, events=events,
     )
 
 
@@ -52,6 +52,7 @@ def test_tau_counts_the_bonus_and_not_the_prefill():
         ("verify_share", 6 / 12),
         ("commit_share", 3 / 12),
         ("kv_bytes", 11),
+        ("kv_peak_bytes", 12),
         ("draft_kv_bytes", 5),
         ("peak_memory_bytes", None),
     ],

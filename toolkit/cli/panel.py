@@ -37,7 +37,8 @@ def _rows(generation: Generation, pipeline: Pipeline) -> list[tuple[str, str | T
         ("forwards", f"{m['target_forwards']} of the target, {m['target_forwards_saved']} saved"),
         (
             "KV",
-            f"target {_bytes(generation.kv_bytes)}, drafter {_bytes(generation.draft_kv_bytes)}",
+            f"target {_bytes(generation.kv_bytes)} (peak {_bytes(generation.kv_peak_bytes)}), "
+            f"drafter {_bytes(generation.draft_kv_bytes)}",
         ),
         ("target", _target(specs["target"], pipeline.pool.place(specs["target"]))),
         (

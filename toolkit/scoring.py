@@ -1,0 +1,39 @@
+"""Teacher forcing under a KV policy: what the target says after every token of a given text.
+
+A pass takes as many tokens as a commit may keep. The cache does not depend on the schedule, so this
+is what AR would compute one token at a time, in a fraction of the passes.
+"""
+
+from __future__ import annotations
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from toolkit.pipeline import Pipeline
+
+
+@frozen(eq=False)
+class Forced:
+    """Logits [T, V] at the prompt's last token and after each later one but the text's last; KV in
+    bytes, at the end and at most."""
+
+    logits: Tensor
+    kv_bytes: int
+    kv_peak_bytes: int
+
+
+def forced(pipeline: Pipeline, ids: Tensor, prompt: int) -> Forced:
+    """The target's logits over `ids[P + T]` after a prompt of P = `prompt` tokens.
+
+    Row t is what the target gives for token P + t, under the pipeline's KV policy.
+    """
+    session = pipeline.stream(ids[:prompt]).target
+    rows, rest = [session.prefill(ids[:prompt])[None]], ids[prompt:-1]
+    while len(rest):
+        count = min(session.reach + 1, len(rest))
+        chain = torch.arange(count)
+        rows.append(session.forward(rest[:count], chain - 1))
+        session.commit(chain)
+        rest = rest[count:]
+    return Forced(torch.cat(rows), session.cache.bytes, session.cache.peak)
