@@ -25,7 +25,7 @@ class Streaming(KVPolicy):
         help="absolute, or cache: sinks follow the window, beyond the model's own positions",
         validator=in_(("absolute", "cache")),
     )
-    epoch: int = option(64, help="tokens between boundaries, where rows are freed", validator=ge(1))
+    epoch: int = option(16, help="tokens between boundaries, where rows are freed", validator=ge(1))
 
     def __attrs_post_init__(self) -> None:
         if self.sinks >= self.budget:

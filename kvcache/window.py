@@ -14,6 +14,7 @@ class Window(KVPolicy):
     """A query sees itself and the `budget` − 1 positions before it."""
 
     name = "window"
+    epoch = 16
     budget: int = option(128, help="visible positions, the query's own included", validator=ge(1))
 
     def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:

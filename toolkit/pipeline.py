@@ -105,14 +105,19 @@ class Pipeline:
 
     def encode(self, prompt: Prompt) -> Tensor:
         """Token ids [P] of a prompt. Raises `MismatchError` when it is empty or too long."""
-        ids, found = self.ids(prompt), self.pool.find(self.target)
-        positions = positions_under(cast("KVPolicy", self.kv.build()), found.positions)
-        if len(ids) >= positions:
+        ids = self.ids(prompt)
+        if len(ids) >= self.positions:
             raise MismatchError(
                 f"the prompt has {len(ids)} tokens, but target {self.target!r} has only "
-                f"{positions} positions: shorten it"
+                f"{self.positions} positions: shorten it"
             )
         return ids
+
+    @property
+    def positions(self) -> int:
+        """How long prompt and output may be together."""
+        found = self.pool.find(self.target)
+        return positions_under(cast("KVPolicy", self.kv.build()), found.positions)
 
     def ids(self, prompt: Prompt) -> Tensor:
         """Token ids of a text of any length. Raises `MismatchError` when it is empty."""

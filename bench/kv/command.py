@@ -1,7 +1,9 @@
-"""`toolkit kv-quality`."""
+"""`toolkit kv-quality` and `toolkit kv-context`."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,18 +13,19 @@ import click
 from toolkit import ToolkitError
 
 if TYPE_CHECKING:
-    from toolkit import Registry
+    from toolkit import Pool, Registry
 
+    from .context import Context
     from .quality import Quality
 
 FILE = click.Path(path_type=Path)
-OURS = "built-in"
+OURS = "the built-in story"
 
 
-class Budgets(click.ParamType[list[int]]):
-    """Budgets joined by commas."""
+class Counts(click.ParamType[list[int]]):
+    """Positive whole numbers joined by commas."""
 
-    name = "budgets"
+    name = "counts"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
         try:
@@ -30,7 +33,7 @@ class Budgets(click.ParamType[list[int]]):
         except ValueError:
             self.fail(f"{value!r} is not whole numbers joined by commas, as 64,128", param, ctx)
         if min(found) < 1:
-            self.fail(f"{value!r}: a budget is at least 1", param, ctx)
+            self.fail(f"{value!r}: each is at least 1", param, ctx)
         return found
 
 
@@ -45,8 +48,8 @@ class Budgets(click.ParamType[list[int]]):
 )
 @click.option(
     "--budgets",
-    type=Budgets(),
-    default="32,64,128",
+    type=Counts(),
+    default="64,128,256",
     show_default=True,
     help="For policies that name no budget of their own.",
 )
@@ -103,17 +106,10 @@ def kv_quality(
     Eviction makes the target another function; decoding stays exact to that function, and this says
     how far it is from the model's own. One row per policy and budget.
     """
-    if out is not None and out.exists():
-        raise ToolkitError(f"--out {out} is there already: name a new folder")
-    from toolkit import Pool, Registry, quiet
-
+    _checked(out)
     from .quality import Plan, measured
 
-    quiet()
-    registry = Registry.installed()
-    for file in plugins:
-        registry.add_file(file)
-    pool = Pool(device=device, dtype=dtype)
+    pool, registry = _machine(device, dtype, plugins)
     plan = Plan(
         target=target,
         text=_text(text),
@@ -124,9 +120,105 @@ def kv_quality(
         decoded=sizes["decoded"],
     )
     chosen = _chosen(plan.target, policies, budgets, pool, registry)
-    rows = _shown(measured(plan, chosen, pool, registry), len(chosen))
+    rows = list(_tracked(measured(plan, chosen, pool, registry), len(chosen)))
+    _show_quality(rows)
     if out is not None:
-        _write(rows, out)
+        from .plot import quality
+
+        _write(rows, out, "kv_quality", quality)
+
+
+@click.command("kv-context")
+@click.option("--target", metavar="MODEL", help="Alias, folder or hub id; the shipped model else.")
+@click.option(
+    "--kv",
+    "policies",
+    multiple=True,
+    metavar="SPEC",
+    default=("streaming", "h2o"),
+    show_default=True,
+    help="Policy that AR decodes under; may be repeated. AR under full is always there.",
+)
+@click.option(
+    "--drafter",
+    "drafters",
+    multiple=True,
+    metavar="SPEC",
+    default=("self:kv=[streaming:budget=128]",),
+    show_default=True,
+    help="What drafts under the full cache; may be repeated.",
+)
+@click.option(
+    "--contexts",
+    type=Counts(),
+    default="256,512,1024,1792",
+    show_default=True,
+    metavar="N,…",
+    help="Prompt lengths in tokens; the text is repeated to reach them.",
+)
+@click.option(
+    "--new-tokens", type=click.IntRange(min=2), default=64, show_default=True, metavar="N"
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, metavar="N")
+@click.option(
+    "--text", type=FILE, help="UTF-8 text for prompts; a story that ships, when left out."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option(
+    "--dtype", type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp64"]), default="auto"
+)
+@click.option("--out", type=FILE, help="New folder for kv_context.parquet and kv_context.png.")
+@click.option(
+    "--plugin", "plugins", multiple=True, type=FILE, help="Python file with strategies of your own."
+)
+def kv_context(
+    target: str | None,
+    policies: tuple[str, ...],
+    drafters: tuple[str, ...],
+    contexts: list[int],
+    new_tokens: int,
+    rounds: int,
+    text: Path | None,
+    plugins: tuple[Path, ...],
+    device: str,
+    dtype: str,
+    out: Path | None,
+) -> None:
+    """Memory and tokens/s over context length: AR under KV policies, and the target drafting for
+    itself under one.
+
+    Every arm runs on the same prompts in one process, in rotated order; medians over rounds.
+    """
+    _checked(out)
+    from .context import arms, measured
+
+    pool, registry = _machine(device, dtype, plugins)
+    chosen = arms(policies, drafters, registry)
+    found = measured(target, chosen, contexts, _text(text), new_tokens, rounds, pool, registry)
+    rows = list(_tracked(found, len(chosen) * len(contexts)))
+    _show_context(rows)
+    if out is not None:
+        from .plot import context
+
+        _write(rows, out, "kv_context", context)
+
+
+def _checked(out: Path | None) -> None:
+    """Raise `ToolkitError` now rather than after measuring."""
+    if out is not None and out.exists():
+        raise ToolkitError(f"--out {out} is there already: name a new folder")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ToolkitError(f"no folder {out.parent} for --out {out}: make it first")
+
+
+def _machine(device: str, dtype: str, plugins: tuple[Path, ...]) -> tuple[Pool, Registry]:
+    from toolkit import Pool, Registry, quiet
+
+    quiet()
+    registry = Registry.installed()
+    for file in plugins:
+        registry.add_file(file)
+    return Pool(device=device, dtype=dtype), registry
 
 
 def _text(file: Path | None) -> str:
@@ -148,33 +240,30 @@ def _chosen(
 
     if policies:
         return specs(policies, budgets, registry)
-    fitting = []
-    for choice in specs(registry.names("kv"), budgets, registry):
+    fitting = specs([], budgets, registry)
+    for policy, budget in itertools.product(registry.names("kv"), budgets):
         try:
-            Pipeline(target, drafter="none", kv=choice, pool=pool, registry=registry)
+            for choice in specs([policy], [budget], registry)[1:]:
+                Pipeline(target, drafter="none", kv=choice, pool=pool, registry=registry)
+                fitting.append(choice)
         except ToolkitError as error:
             click.echo(f"left out: {error}", err=True)
-        else:
-            fitting.append(choice)
-    return fitting
+    return list(dict.fromkeys(fitting))
 
 
-def _shown(rows: Any, count: int) -> list[Quality]:
-    """The rows as a table that grows line by line on a terminal."""
+def _tracked(rows: Iterable[Any], count: int) -> Iterable[Any]:
     from rich.console import Console
     from rich.progress import track
-    from rich.table import Table
 
+    console = Console(stderr=True)
+    return track(rows, "measuring", total=count, console=console, transient=True)
+
+
+def _show_quality(rows: list[Quality]) -> None:
     from .quality import line_of
 
-    console, found = Console(highlight=False), []
-    table = Table(box=None, pad_edge=False)
-    for title in ("policy", "budget", "perplexity", "agreement", "KV MiB", "peak", "tokens/s"):
-        table.add_column(title, justify="left" if title == "policy" else "right", overflow="fold")
-    quiet = Console(stderr=True)
-    for row in track(rows, "measuring", total=count, console=quiet, transient=True):
-        found.append(row)
-        table.add_row(
+    cells = [
+        (
             line_of(row.kv),
             str(row.budget or "–"),
             f"{row.perplexity:.2f}",
@@ -183,24 +272,64 @@ def _shown(rows: Any, count: int) -> list[Quality]:
             f"{row.kv_peak_bytes / 2**20:.2f}",
             f"{row.tokens_per_s:.1f}",
         )
-    console.print(table)
-    first = found[0]
-    console.print(
-        f"\n{first.target}, {first.text}: {first.scored_tokens} tokens scored after prompts of "
-        f"{first.prompt_tokens}; agreement is with full. tokens/s is one AR run, no comparison."
+        for row in rows
+    ]
+    titles = ("policy", "budget", "perplexity", "agreement", "KV MiB", "peak", "tokens/s")
+    first = rows[0]
+    _print(
+        titles,
+        cells,
+        f"{first.target}, {first.text}: {first.scored_tokens} tokens scored after prompts of "
+        f"{first.prompt_tokens}; agreement is with full. tokens/s is one AR run, no comparison.",
     )
-    return found
 
 
-def _write(rows: list[Quality], out: Path) -> None:
+def _show_context(rows: list[Context]) -> None:
+    cells = [
+        (
+            f"{row.prompt_tokens}",
+            row.drafter,
+            row.kv,
+            f"{row.tokens_per_s:.1f}",
+            f"{row.against_ar:.2f}",
+            f"{row.kv_bytes / 2**20:.2f}",
+            f"{row.kv_peak_bytes / 2**20:.2f}",
+        )
+        for row in rows
+    ]
+    titles = ("context", "drafter", "kv", "tokens/s", "× AR", "KV MiB", "peak")
+    first = rows[0]
+    _print(
+        titles,
+        cells,
+        f"{first.target}, {first.new_tokens} tokens decoded, medians, rounds: {first.rounds}; "
+        f"× AR is against AR under full on the same prompt.",
+    )
+
+
+def _print(titles: tuple[str, ...], cells: Sequence[tuple[str, ...]], caption: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        words = title in ("policy", "drafter", "kv")
+        table.add_column(title, justify="left" if words else "right", overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))  # brackets in a spec are no markup
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("\n" + caption)
+
+
+def _write(rows: list[Any], out: Path, name: str, draw: Callable[[list[Any], Path], None]) -> None:
     import attrs
 
     from toolkit import schema, write_part
 
-    from .plot import draw
-    from .quality import Quality
-
-    out.mkdir(parents=True)
-    write_part(out / "kv_quality.parquet", [attrs.asdict(row) for row in rows], schema(Quality))
-    draw(rows, out / "kv_quality.png")
+    out.mkdir()
+    part = [attrs.asdict(row) for row in rows]
+    write_part(out / f"{name}.parquet", part, schema(type(rows[0])))
+    draw(rows, out / f"{name}.png")
     click.echo(f"written to {out}")

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from toolkit.interfaces import KVPolicy
-from toolkit.runtime.cache import TreeCache, TreeLayer
+from toolkit.runtime.cache import GROWTH, TreeCache, TreeLayer
 from toolkit.runtime.rotary import Rotary
 from toolkit.runtime.selection import chosen, scores_of
 from toolkit.runtime.slots import NEVER, Slots
@@ -50,11 +50,12 @@ class Evictor:
         return now + self.policy.epoch
 
     def start(self) -> None:
-        """The prompt is over: start the clock, and give back what only the prompt needed."""
+        """The prompt is over: start the clock, and size the buffers for what there can be: the rows
+        kept, two epochs of newer ones, and a tree."""
         self.boundary = self.cache.length + self.policy.epoch
         for layer in self.cache.initialized:
             if layer.slots.evicted:
-                layer.fit(layer.slots.count + 2 * self.policy.epoch)
+                layer.fit(layer.slots.count + 2 * self.policy.epoch + GROWTH)
 
     def cross(self) -> None:
         """Decide at every boundary that the last commit reached."""
