@@ -6,7 +6,7 @@ from types import ModuleType
 import attrs
 import pytest
 
-from toolkit import Family, Registry, TreeShaper, hookimpl, option
+from toolkit import Family, KVPolicy, Registry, TreeShaper, hookimpl, option
 from toolkit.errors import PluginError, SpecError
 
 
@@ -101,6 +101,19 @@ class Inherited(Mine):
     pass
 
 
+@attrs.define
+class Undecided(KVPolicy):
+    name = "undecided"
+
+
+@attrs.define
+class TwoMinds(KVPolicy):
+    name = "two-minds"
+
+    def visible(self, query_pos, key_pos): ...
+    def score(self, view): ...
+
+
 def raises():
     raise RuntimeError("on a bad day")
 
@@ -114,6 +127,8 @@ def raises():
         (plugin([NoAttrs]), "plugin theirs: NoAttrs must be an attrs class (@attrs.define) with a"),
         (plugin([NoName]), "plugin theirs: NoName must be an attrs class"),
         (plugin([Inherited]), "plugin theirs: Inherited must be an attrs class"),
+        (plugin([Undecided]), "Undecided implements neither of `visible` and `score`"),
+        (plugin([TwoMinds]), "TwoMinds implements both of `visible` and `score`"),
         (plugin([shaper(module="strategies.shapers.chain")]),
          "plugin theirs: strategies.shapers.chain is a second copy of a built-in, import "
          "toolkit.strategies.shapers.chain instead"),

@@ -355,7 +355,7 @@ def test_a_missing_device_is_refused(run, target):
 
 @pytest.mark.installed
 def test_the_promised_command_works_as_written(target, drafter, tmp_path):
-    """`toolkit run --drafter pythia-70m --shaper adaptive --kv window`, in a process of its own.
+    """`toolkit run --drafter pythia-70m --shaper adaptive --kv h2o`, in a process of its own.
 
     Tiny models stand behind the aliases, in a hub cache such as a download leaves.
     """
@@ -367,7 +367,7 @@ def test_the_promised_command_works_as_written(target, drafter, tmp_path):
         (repo / "refs" / "main").write_text("0123abcd")
     toolkit = shutil.which("toolkit", path=str(Path(sys.executable).parent))
     done = subprocess.run(
-        [toolkit, *"run --drafter pythia-70m --shaper adaptive --kv window".split()],
+        [toolkit, *"run --drafter pythia-70m --shaper adaptive --kv h2o".split()],
         capture_output=True,
         text=True,
         timeout=120,

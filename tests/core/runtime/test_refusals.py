@@ -3,9 +3,10 @@
 import pytest
 import transformers as hf
 
+from toolkit import Pipeline
 from toolkit.conformance.models import FAMILIES
-from toolkit.errors import ModelError
-from toolkit.runtime.refusals import refuse
+from toolkit.errors import MismatchError, ModelError
+from toolkit.runtime.refusals import kv_fits, refuse
 
 SMALL = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -70,3 +71,54 @@ def test_rotary_frequencies_that_stay_are_fine(kind):
     more = {"low_freq_factor": 1.0, "high_freq_factor": 4.0} if kind == "llama3" else {}
     rope = {**ROPE, **more, "rope_type": kind, "original_max_position_embeddings": 64}
     refuse(hf.LlamaConfig(**SMALL, rope_parameters=rope), kind)
+
+
+class Model:
+    """A model as far as a KV policy asks for it."""
+
+    name = "theirs"
+
+    def __init__(self, config, positions=2048):
+        self.config, self.positions = config, positions
+
+
+@pytest.mark.parametrize(
+    ("spec", "config", "said"),
+    [
+        ("streaming:positions=cache", lambda: hf.GPT2Config(), "its positions are learned"),
+        ("streaming:positions=cache", lambda: hf.OPTConfig(), "positions=absolute works"),
+        ("streaming:positions=cache", lambda: hf.CohereConfig(), "how cohere rotates its keys"),
+        ("expected", lambda: hf.CohereConfig(), "how cohere rotates its keys is not known"),
+        ("streaming:budget=2040,positions=cache", lambda: hf.LlamaConfig(**SMALL), "lower one"),
+        ("h2o", lambda: hf.Gemma3nTextConfig(), "another layer's KV"),
+    ],
+)
+def test_a_policy_that_cannot_work_here_is_refused_with_the_reason(registry, spec, config, said):
+    with pytest.raises(MismatchError, match="cannot use KV policy .* on model 'theirs'") as refused:
+        kv_fits(registry.resolve("kv", spec), Model(config()))
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("spec", ["full", "window", "streaming", "h2o", "knorm"])
+@pytest.mark.parametrize("config", [hf.GPT2Config, hf.OPTConfig, hf.CohereConfig, hf.LlamaConfig])
+def test_most_policies_work_anywhere(registry, spec, config):
+    kv_fits(registry.resolve("kv", spec), Model(config()))
+
+
+def test_expected_attention_needs_no_rotary(registry):
+    kv_fits(registry.resolve("kv", "expected"), Model(hf.GPT2Config()))
+
+
+def test_dynamic_rotary_is_refused_with_any_policy():
+    config = hf.LlamaConfig(**SMALL, rope_parameters={**ROPE, "rope_type": "dynamic"})
+    with pytest.raises(ModelError, match="rotary frequencies move"):
+        refuse(config, "theirs")
+
+
+def test_a_pipeline_refuses_before_weights_load(registry, tmp_path):
+    """The folder has a config and no weights."""
+    hf.GPT2Config(n_layer=1, n_head=2, n_embd=8).save_pretrained(tmp_path)
+    with pytest.raises(MismatchError, match="its positions are learned"):
+        Pipeline(str(tmp_path), kv="streaming:positions=cache")
+    with pytest.raises(MismatchError, match="its positions are learned"):
+        Pipeline(str(tmp_path), drafter="self:kv=[streaming:positions=cache]")
