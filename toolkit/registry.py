@@ -132,7 +132,10 @@ class Registry:
             )
         options_of(cls)  # their types must be known by now
         if issubclass(cls, KVPolicy):
-            cls.chooses()
+            try:
+                cls.chooses()
+            except TypeError as error:
+                raise PluginError(f"plugin {distribution}: {error}") from error
         taken = self.entries.get((cls.kind, cls.name))
         if taken:
             raise PluginError(

@@ -127,8 +127,8 @@ def raises():
         (plugin([NoAttrs]), "plugin theirs: NoAttrs must be an attrs class (@attrs.define) with a"),
         (plugin([NoName]), "plugin theirs: NoName must be an attrs class"),
         (plugin([Inherited]), "plugin theirs: Inherited must be an attrs class"),
-        (plugin([Undecided]), "Undecided implements neither of `visible` and `score`"),
-        (plugin([TwoMinds]), "TwoMinds implements both of `visible` and `score`"),
+        (plugin([Undecided]), "plugin theirs: Undecided implements neither of `visible` and `score`"),
+        (plugin([TwoMinds]), "plugin theirs: TwoMinds implements both of `visible` and `score`"),
         (plugin([shaper(module="strategies.shapers.chain")]),
          "plugin theirs: strategies.shapers.chain is a second copy of a built-in, import "
          "toolkit.strategies.shapers.chain instead"),

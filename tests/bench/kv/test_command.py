@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-
-from toolkit import schema
 from toolkit.bench.kv.context import Context
 from toolkit.bench.kv.quality import Quality
+
+from toolkit import schema
 from toolkit.cli import main
 
 SMALL = ["--prompt-tokens", "16", "--tokens", "16", "--decode", "2"]

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-
-from toolkit import Pool, Registry, ToolkitError
 from toolkit.bench.kv import context
 from toolkit.bench.kv.context import arms, measured
+
+from toolkit import Pool, Registry, ToolkitError
 from toolkit.conformance.models import tiny
 
 REGISTRY = Registry.installed()

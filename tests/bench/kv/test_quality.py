@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from toolkit.bench.kv.quality import Plan, line_of, measured, specs
 
 from toolkit import Pipeline, Pool, Registry, ToolkitError
-from toolkit.bench.kv.quality import Plan, line_of, measured, specs
 from toolkit.conformance.models import tiny
 from toolkit.errors import SpecError
 

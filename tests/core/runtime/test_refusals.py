@@ -85,16 +85,16 @@ class Model:
 @pytest.mark.parametrize(
     ("spec", "config", "said"),
     [
-        ("streaming:positions=cache", lambda: hf.GPT2Config(), "its positions are learned"),
-        ("streaming:positions=cache", lambda: hf.OPTConfig(), "positions=absolute works"),
-        ("streaming:positions=cache", lambda: hf.CohereConfig(), "how cohere rotates its keys"),
-        ("expected", lambda: hf.CohereConfig(), "how cohere rotates its keys is not known"),
+        ("streaming:positions=cache", hf.GPT2Config, "its positions are learned"),
+        ("streaming:positions=cache", hf.OPTConfig, "positions=absolute works"),
+        ("streaming:positions=cache", hf.CohereConfig, "how cohere rotates its keys"),
+        ("expected", hf.CohereConfig, "how cohere rotates its keys is not known"),
         ("streaming:budget=2040,positions=cache", lambda: hf.LlamaConfig(**SMALL), "lower one"),
-        ("h2o", lambda: hf.Gemma3nTextConfig(), "another layer's KV"),
+        ("h2o", hf.Gemma3nTextConfig, "another layer's KV"),
     ],
 )
 def test_a_policy_that_cannot_work_here_is_refused_with_the_reason(registry, spec, config, said):
-    with pytest.raises(MismatchError, match="cannot use KV policy .* on model 'theirs'") as refused:
+    with pytest.raises(MismatchError, match=r"cannot use KV policy .* on model 'theirs'") as refused:
         kv_fits(registry.resolve("kv", spec), Model(config()))
     assert said in str(refused.value)
 
