@@ -23,7 +23,7 @@ class Expected(KVPolicy):
     budget: int = option(128, help="positions kept per KV head", validator=ge(1))
     recent: int = option(32, help="last positions, always kept", validator=ge(0))
     sinks: int = option(4, help="first positions, always kept", validator=ge(0))
-    epoch: int = option(16, help="tokens between decisions", validator=ge(1))
+    epoch: int = option(16, help="tokens between decisions", validator=ge(2))
     future: int = option(512, help="coming positions averaged over", validator=ge(1))
 
     def score(self, view: KVView) -> Tensor:

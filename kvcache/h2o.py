@@ -17,7 +17,7 @@ class H2O(KVPolicy):
     budget: int = option(128, help="positions kept per KV head", validator=ge(1))
     recent: int = option(32, help="last positions, always kept", validator=ge(0))
     sinks: int = option(4, help="first positions, always kept", validator=ge(0))
-    epoch: int = option(16, help="tokens between decisions", validator=ge(1))
+    epoch: int = option(16, help="tokens between decisions", validator=ge(2))
     mean: bool = option(
         False, help="attention per query that could see it, not the sum, which grows with age"
     )

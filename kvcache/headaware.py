@@ -22,7 +22,7 @@ class HeadAware(KVPolicy):
     budget: int = option(128, help="positions that the widest head keeps", validator=ge(1))
     recent: int = option(8, help="positions that the narrowest window has", validator=ge(1))
     sinks: int = option(4, help="first positions, always kept", validator=ge(0))
-    epoch: int = option(16, help="tokens between decisions", validator=ge(1))
+    epoch: int = option(16, help="tokens between decisions", validator=ge(2))
     mass: float = option(
         0.8, help="share of its attention that a head's window holds", validator=[gt(0), le(1)]
     )

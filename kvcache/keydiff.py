@@ -19,7 +19,7 @@ class KeyDiff(KVPolicy):
     budget: int = option(128, help="positions kept per KV head", validator=ge(1))
     recent: int = option(32, help="last positions, always kept", validator=ge(0))
     sinks: int = option(0, help="first positions, always kept", validator=ge(0))
-    epoch: int = option(16, help="tokens between decisions", validator=ge(1))
+    epoch: int = option(16, help="tokens between decisions", validator=ge(2))
 
     def score(self, view: KVView) -> Tensor:
         direction = F.normalize(view.keys.float(), dim=-1).mean(1, keepdim=True)

@@ -25,7 +25,7 @@ class Knorm(KVPolicy):
     budget: int = option(128, help="positions kept per KV head", validator=ge(1))
     recent: int = option(0, help="last positions, always kept", validator=ge(0))
     sinks: int = option(0, help="first positions, always kept", validator=ge(0))
-    epoch: int = option(16, help="tokens between decisions", validator=ge(1))
+    epoch: int = option(16, help="tokens between decisions", validator=ge(2))
     keep: str = option(
         "low",
         help="low or high norms, random, or the latest",

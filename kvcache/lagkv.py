@@ -23,7 +23,7 @@ class LagKV(KVPolicy):
     budget: int = option(128, help="positions kept per KV head", validator=ge(1))
     lag: int = option(16, help="rows in a stretch", validator=ge(2))
     sinks: int = option(4, help="first positions, always kept", validator=ge(0))
-    epoch: int = option(16, help="tokens between decisions", validator=ge(1))
+    epoch: int = option(16, help="tokens between decisions", validator=ge(2))
 
     def score(self, view: KVView) -> Tensor:
         count = view.positions.shape[1] - self.sinks

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from toolkit import KVPolicy, KVView, option
 
-from .snapkv import observed
+from .snapkv import observed, odd
 
 
 @attrs.define
@@ -18,10 +18,12 @@ class Pyramid(KVPolicy):
     name = "pyramid"
     once = True
     budget: int = option(
-        64, help="positions of the prompt kept per KV head, mean over layers", validator=ge(1)
+        64,
+        help="positions of a long prompt kept per KV head, mean over layers",
+        validator=ge(1),
     )
     recent: int = option(16, help="last positions: they observe, and are kept", validator=ge(1))
-    kernel: int = option(5, help="neighbours smoothed over, odd", validator=ge(1))
+    kernel: int = option(5, help="neighbours smoothed over, odd", validator=odd)
     beta: float = option(
         20.0, help="how many times less than the mean the last layer gets", validator=gt(0)
     )

@@ -10,6 +10,12 @@ from torch import Tensor
 from toolkit import KVPolicy, KVView, option
 
 
+def odd(_: object, field: attrs.Attribute[int], value: int) -> None:
+    """A validator: raises `ValueError` for even numbers and for those below 1."""
+    if value < 1 or value % 2 == 0:
+        raise ValueError(f"{field.name!r} must be odd, got {value}")
+
+
 @attrs.define
 class SnapKV(KVPolicy):
     """Decides once, at the end of the prompt: what is generated later is all kept.
@@ -22,7 +28,7 @@ class SnapKV(KVPolicy):
     once = True
     budget: int = option(64, help="positions of the prompt kept per KV head", validator=ge(1))
     recent: int = option(16, help="last positions: they observe, and are kept", validator=ge(1))
-    kernel: int = option(5, help="neighbours smoothed over, odd", validator=ge(1))
+    kernel: int = option(5, help="neighbours smoothed over, odd", validator=odd)
 
     def score(self, view: KVView) -> Tensor:
         return observed(view, self.recent, self.kernel)

@@ -14,7 +14,8 @@ class Streaming(KVPolicy):
     """Attention sinks and a recent window; with `positions=cache`, text without end.
 
     The paper counts positions within the cache, so that sinks stay next to the window however far it
-    has gone. Here the sinks' keys move up at every boundary, which is the same to a rotary model.
+    has gone. Here the sinks' keys move up to the window at every boundary, which is the same to a
+    rotary model there; until the next boundary the window gains up to an epoch on them.
     """
 
     name = "streaming"
@@ -25,12 +26,13 @@ class Streaming(KVPolicy):
         help="absolute, or cache: sinks follow the window, beyond the model's own positions",
         validator=in_(("absolute", "cache")),
     )
-    epoch: int = option(16, help="tokens between boundaries, where rows are freed", validator=ge(1))
+    epoch: int = option(16, help="tokens between boundaries, where rows are freed", validator=ge(2))
 
-    def __attrs_post_init__(self) -> None:
-        if self.sinks >= self.budget:
+    @sinks.validator
+    def _leave_room(self, _: object, sinks: int) -> None:
+        if sinks >= self.budget:
             raise ValueError(
-                f"sinks={self.sinks} leave nothing of budget={self.budget} for recent positions"
+                f"sinks={sinks} leave nothing of budget={self.budget} for recent positions"
             )
 
     @property

@@ -20,7 +20,7 @@ class Tova(KVPolicy):
     budget: int = option(128, help="positions kept per layer", validator=ge(1))
     recent: int = option(1, help="last positions, always kept", validator=ge(0))
     sinks: int = option(0, help="first positions, always kept", validator=ge(0))
-    epoch: int = option(16, help="tokens between decisions", validator=ge(1))
+    epoch: int = option(16, help="tokens between decisions", validator=ge(2))
 
     def score(self, view: KVView) -> Tensor:
         return view.rows(1).mean((0, 1))

@@ -204,10 +204,21 @@ class KVPolicy(Strategy):
     """Whether `score` calls `view.rotate`."""
 
     def __attrs_post_init__(self) -> None:
-        if self.chooses() and self.sinks + self.recent > self.budget:
+        if self.epoch < 2:
+            raise ValueError(f"epoch={self.epoch}: at least 2 tokens, or nothing can be drafted")
+        if self.sinks < 0 or self.recent < 0:
+            raise ValueError(f"sinks={self.sinks}, recent={self.recent}: neither can be below 0")
+        if not self.chooses():
+            return
+        if self.reindexes:
+            raise ValueError("a policy that scores cannot re-index: only `visible` can")
+        if not isinstance(getattr(self, "budget", None), int):
+            raise TypeError("a policy that scores needs an option `budget`, a whole number")
+        epoch = 0 if self.once else self.epoch
+        if self.sinks + self.recent + epoch > self.budget:
             raise ValueError(
-                f"sinks={self.sinks} and recent={self.recent} do not fit into budget={self.budget}: "
-                f"raise the budget or lower them"
+                f"sinks={self.sinks}, recent={self.recent} and epoch={epoch} do not fit into "
+                f"budget={self.budget}: raise the budget or lower them"
             )
 
     @property

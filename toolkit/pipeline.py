@@ -15,7 +15,7 @@ from toolkit.generation import Generation
 from toolkit.interfaces import Drafter, KVPolicy, Strategy, TreeShaper, Verifier
 from toolkit.registry import Registry
 from toolkit.runtime.pool import Pool
-from toolkit.runtime.refusals import kv_fits, positions_under
+from toolkit.runtime.refusals import kv_fits, mirrored, positions_under
 from toolkit.runtime.vocabulary import same_tokens
 from toolkit.spec import Choice, options_of
 from toolkit.stream import Stream
@@ -182,20 +182,12 @@ def fits(drafter: Choice, shaper: Choice, verifier: Choice) -> None:
         )
 
 
-def mirrored(choice: Choice) -> None:
-    """Raise `MismatchError` when a policy cannot choose among rows that another cache holds."""
-    policy = cast("type[KVPolicy]", choice.cls)
-    if policy.chooses() and policy.logs:
-        raise MismatchError(
-            f"cannot draft under KV policy {policy.name!r}: it reads queries, and a drafter that "
-            f"shares the target's KV has none; streaming, window, knorm, keydiff and lagkv read none"
-        )
-
-
 def policies_of(choice: Choice) -> list[Choice]:
-    """KV policies among a choice's options."""
+    """KV policies among a choice's options, nested choices included."""
     values = (choice[option.name] for option in options_of(choice.cls))
-    return [v for v in values if isinstance(v, Choice) and v.cls.kind == "kv"]
+    nested = [value for value in values if isinstance(value, Choice)]
+    own = [value for value in nested if value.cls.kind == "kv"]
+    return own + [policy for value in nested for policy in policies_of(value)]
 
 
 def models_of(choice: Choice) -> list[str]:

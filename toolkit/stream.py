@@ -17,6 +17,7 @@ from toolkit.runtime.detokenize import Detokenizer
 from toolkit.runtime.memory import forget_peak, peak_memory
 from toolkit.runtime.mirror import MirrorSession
 from toolkit.runtime.pool import Pool
+from toolkit.runtime.refusals import mirrored
 from toolkit.runtime.session import ModelSession
 from toolkit.spec import Choice
 
@@ -136,6 +137,7 @@ class DraftRuntime:
         return self.sessions[-1]
 
     def mirror(self, kv: Choice) -> ModelSession:
+        mirrored(kv)
         policy = cast("KVPolicy", kv.build())
         self.sessions.append(MirrorSession(self.target.model, policy, target=self.target))
         return self.sessions[-1]

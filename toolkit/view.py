@@ -12,6 +12,8 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor
 
+from toolkit.errors import StrategyError
+
 CELLS = 1 << 24  # attention weights computed at a time
 
 
@@ -27,7 +29,7 @@ class Attend:
     def scores(self, query: Tensor, key: Tensor) -> Tensor:
         """Scores of query [.., T, D] on key [.., C, D], in float32 at least."""
         exact = torch.promote_types(query.dtype, torch.float32)
-        scores = query.to(exact) @ key.to(exact).transpose(-1, -2) * self.scaling
+        scores = query.to(exact) @ key.transpose(-1, -2).to(exact) * self.scaling
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
     def weights(self, scores: Tensor, visible: Tensor) -> Tensor:
@@ -41,7 +43,8 @@ class Attend:
 
 @define(eq=False)
 class KVView:
-    """One layer's committed rows at boundary `now`: all positions below `now` are decided on.
+    """One layer's committed rows at boundary `now`: all positions below `now` are decided on. Its
+    tensors are the cache's own, good until `score` returns: copy what is to be kept, change none.
 
     `keys[H_kv, C, D]`, `values[H_kv, C, D_v]`; `positions[H_kv, C]` int64, ascending, −1 where a head
     holds less than the others. `carry[H_kv, C]` float: what `score` returned at the last boundary,
@@ -59,6 +62,7 @@ class KVView:
     _dies: Tensor  # [H_kv, C]: the first position that does not see the row
     _attend: Attend
     _rotate: Callable[[Tensor, Tensor], Tensor]
+    _logs: bool = True
     _colsum: Tensor | None = field(init=False, default=None)
 
     @property
@@ -78,13 +82,19 @@ class KVView:
 
         At the end of the prompt its queries are all there, later an epoch's.
         """
+        self._logged()
         count = self.queries.shape[1]
         return self._rows(max(0, count - window), count)
+
+    def _logged(self) -> None:
+        if not self._logs:
+            raise StrategyError("a policy with `logs = False` reads no queries: take that line out")
 
     @property
     def colsum(self) -> Tensor:
         """Attention mass [H_kv, C] that each row got, summed over the queries since the last
         boundary (at the end of the prompt: the prompt's) and over the query heads of its group."""
+        self._logged()
         if self._colsum is None:
             count = self.queries.shape[1]
             cells = self.queries.shape[0] * self.keys.shape[1]
@@ -102,7 +112,8 @@ class KVView:
     def _rows(self, first: int, last: int) -> Tensor:
         """Attention weights of logged queries `first` … `last` − 1."""
         heads, _, width = self.keys.shape
-        query = self.queries[:, first:last].reshape(heads, -1, last - first, width)
+        groups = self.queries.shape[0] // heads
+        query = self.queries[:, first:last].reshape(heads, groups, last - first, width)
         at, held = self.query_positions[first:last, None], self.positions[:, None, :]
         visible = (held >= 0) & (held <= at) & (at < self._dies[:, None, :])
         if self._attend.window is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,12 +120,16 @@ def kv_quality(
         decoded=sizes["decoded"],
     )
     chosen = _chosen(plan.target, policies, budgets, pool, registry)
-    rows = list(_tracked(measured(plan, chosen, pool, registry), len(chosen)))
+    rows: list[Quality] = []
+    for row in _tracked(measured(plan, chosen, pool, registry), len(chosen)):
+        rows.append(row)
+        _keep(rows, out, "kv_quality")
     _show_quality(rows)
     if out is not None:
         from .plot import quality
 
-        _write(rows, out, "kv_quality", quality)
+        quality(rows, out / "kv_quality.png")
+        click.echo(f"written to {out}")
 
 
 @click.command("kv-context")
@@ -195,12 +199,16 @@ def kv_context(
     pool, registry = _machine(device, dtype, plugins)
     chosen = arms(policies, drafters, registry)
     found = measured(target, chosen, contexts, _text(text), new_tokens, rounds, pool, registry)
-    rows = list(_tracked(found, len(chosen) * len(contexts)))
+    rows: list[Context] = []
+    for row in _tracked(found, len(chosen) * len(contexts)):
+        rows.append(row)
+        _keep(rows, out, "kv_context")
     _show_context(rows)
     if out is not None:
         from .plot import context
 
-        _write(rows, out, "kv_context", context)
+        context(rows, out / "kv_context.png")
+        click.echo(f"written to {out}")
 
 
 def _checked(out: Path | None) -> None:
@@ -323,13 +331,13 @@ def _print(titles: tuple[str, ...], cells: Sequence[tuple[str, ...]], caption: s
     console.print("\n" + caption)
 
 
-def _write(rows: list[Any], out: Path, name: str, draw: Callable[[list[Any], Path], None]) -> None:
+def _keep(rows: Sequence[Any], out: Path | None, name: str) -> None:
+    """Write what there is so far: an interrupted run keeps what it measured."""
     import attrs
 
     from toolkit import schema, write_part
 
-    out.mkdir()
-    part = [attrs.asdict(row) for row in rows]
-    write_part(out / f"{name}.parquet", part, schema(type(rows[0])))
-    draw(rows, out / f"{name}.png")
-    click.echo(f"written to {out}")
+    if out is not None:
+        out.mkdir(exist_ok=True)
+        part = [attrs.asdict(row) for row in rows]
+        write_part(out / f"{name}.parquet", part, schema(type(rows[0])))

@@ -54,6 +54,11 @@ class Plan:
     def excerpts(self, pipeline: Pipeline) -> list[Tensor]:
         """Token ids of each excerpt. Raises `ToolkitError` when the text is too short for one."""
         ids, size = pipeline.ids(self.text), self.prompt + self.tokens
+        if size > pipeline.positions:
+            raise ToolkitError(
+                f"an excerpt of {size} tokens does not fit into the {pipeline.positions} positions of "
+                f"target {pipeline.target!r}: lower --prompt-tokens or --tokens"
+            )
         if len(ids) < size:
             raise ToolkitError(
                 f"text {self.name} has {len(ids)} tokens, but an excerpt takes {size} "

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from toolkit import Pool, Registry
+from toolkit import Pipeline, Pool, Registry
 from toolkit.conformance import generators, kv
 from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, tiny
 from toolkit.runtime.session import ModelSession
@@ -55,7 +55,7 @@ def test_the_schedule_does_not_matter(name):
         evicted.append(kv.schedule_does_not_matter(session_of(family, choice), *text, schedule))
 
     holds()
-    assert name not in EVICTING or sum(map(bool, evicted)) > 5, "inconclusive: too little was evicted"
+    assert name not in EVICTING or any(evicted), "inconclusive: nothing was evicted"
 
 
 @pytest.mark.parametrize("name", CHOOSING)
@@ -68,7 +68,7 @@ def test_budget_and_protected_rows(name):
         evicted.append(kv.protected_rows_stay(session_of(family, choice)(), *text))
 
     holds()
-    assert sum(map(bool, evicted)) > 3, "inconclusive: too little was evicted"
+    assert any(evicted), "inconclusive: nothing was evicted"
 
 
 @pytest.mark.parametrize("chunk", [3, 16])
@@ -82,22 +82,34 @@ def test_a_prompt_in_chunks_is_a_prompt(monkeypatch, spec, chunk):
     torch.testing.assert_close(make().prefill(ids), whole, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_neox"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt_neox", "phi"])
 def test_sinks_that_follow_are_sinks_at_the_windows_edge(family):
-    """`positions=cache` gives what the kept tokens give on their own, at positions from 0."""
-    spec = "streaming:budget=8,sinks=2,positions=cache,epoch=1"
-    session = session_of(family, REGISTRY.resolve("kv", spec))()
+    """At a boundary, what a first layer makes of a token under `positions=cache` is what it makes of
+    sinks, window and token alone, at positions from 0: its keys lie at the same distances."""
+    choice = REGISTRY.resolve("kv", "streaming:budget=8,sinks=2,positions=cache,epoch=4")
+    session = session_of(family, choice)()
     text = [(7 * i) % 90 + 1 for i in range(30)]
     session.prefill(torch.tensor(text[:20]))
-    keys = [layer.keys[0, :, :2] for layer in session.cache.layers]
-    first = session_of(family, REGISTRY.resolve("kv", "full"))()
-    first.prefill(torch.tensor(text[:2]))
-    for layer, moved in zip(first.cache.layers, keys, strict=True):
-        if layer.window is None:
-            by = torch.full((2,), 15 - 2)  # at 20 the window shows 15 and on; sinks stand before
-            assert not torch.allclose(moved, layer.keys[0, :, :2])
-            expected = session.model.rotary.rotate(layer.index, layer.keys[0, :, :2], by)
-            torch.testing.assert_close(moved, expected, rtol=0, atol=1e-9)
+    alone = session_of(family, REGISTRY.resolve("kv", "full"))()
+    alone.prefill(torch.tensor([*text[:2], *text[15:20]]))
+    positions, ours, _ = session.cache.committed()[0]
+    assert positions[0].tolist() == [0, 1, *range(15, 20)]
+    theirs = alone.cache.committed()[0][1]
+    moved = session.model.rotary.rotate(0, theirs, torch.full((7,), 15 - 2))
+    torch.testing.assert_close(ours, moved, rtol=0, atol=1e-6)
+
+
+def test_a_mirror_of_a_target_that_re_indexes_agrees_with_it():
+    """The target's sinks have moved, and the mirror takes them as they were written."""
+    pool = Pool(modules={"tiny": tiny("llama", 1, ())})
+    spec = "streaming:budget=24,sinks=4,epoch=8,positions=cache"
+    for length in (20, 60, 100):
+        prompt = [(7 * i * i) % 90 + 1 for i in range(length)]
+        pipeline = Pipeline(
+            "tiny", drafter=f"self:kv=[{spec}]", shaper="chain:k=4", kv=spec, pool=pool,
+            registry=REGISTRY,
+        )
+        assert pipeline.generate(prompt, max_new_tokens=40).tau > 3
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

@@ -78,14 +78,26 @@ def test_eviction_that_sees_the_schedule_is_caught(saboteur, spec):
         assert schedule_breaks(spec) > 0
 
 
-def test_one_position_too_many_is_caught():
+ROOMS = [
+    H2O,
+    "knorm:budget=10,epoch=4,recent=3,sinks=1",
+    "knorm:budget=10,epoch=4,recent=3,sinks=1,ratio=0.2",
+    "pyramid:budget=10,recent=3",
+    "headaware:budget=10,recent=3,sinks=1,epoch=4",
+]
+
+
+@pytest.mark.parametrize("spec", ROOMS)
+def test_one_position_too_many_is_caught(spec):
+    assert budget_breaks(spec) == ""
     with kv_saboteurs.budget_off_by_one():
-        assert "a budget of 10" in budget_breaks(H2O)
+        assert "positions, room for" in budget_breaks(spec)
 
 
-def test_a_recent_position_evicted_is_caught():
+@pytest.mark.parametrize("spec", [*ROOMS[:3], "pyramid:budget=10,recent=3"])
+def test_a_recent_position_evicted_is_caught(spec):
     with kv_saboteurs.recent_evicted():
-        assert "are protected" in budget_breaks(H2O)
+        assert "are protected" in budget_breaks(spec)
 
 
 def test_scores_kept_across_requests_are_caught():

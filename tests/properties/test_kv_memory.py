@@ -44,13 +44,25 @@ def test_a_policy_that_scores_is_bounded_too(model, spec):
     held, _ = sizes(Pipeline(model, drafter="ngram", shaper="chain:k=8", kv=spec), PROMPT, 400)
     rows = 128 + 2 * 16 + 64 + 64  # the budget, two epochs, a tree, rounding
     cells = rows * 2 * 2 * 8 * 4 + 2 * (2 * 2 * 16 * 8 * 4 + rows * 4)  # K and V, log, scores
+    cells += 2 * 2 * rows * 8  # tables of positions and deaths
     assert max(held) <= cells
 
 
-@pytest.mark.parametrize("spec", ["h2o:budget=64", "knorm:budget=64"])
-def test_a_long_prompt_is_never_held_whole_for_all_layers(spec):
+LONG = {**SHAPE, "num_hidden_layers": 8}
+DEEP = {
+    "llama": hf.LlamaConfig(**LONG),
+    "gemma3": hf.Gemma3TextConfig(
+        **LONG, head_dim=8, sliding_window=32, pad_token_id=None,
+        layer_types=["sliding_attention", "full_attention"] * 4,
+    ),
+}
+
+
+@pytest.mark.parametrize("family", sorted(DEEP))
+@pytest.mark.parametrize("spec", ["h2o:budget=64,recent=8", "knorm:budget=64"])
+def test_a_long_prompt_is_never_held_whole_for_all_layers(family, spec):
     torch.manual_seed(0)
-    deep = hf.LlamaForCausalLM(hf.LlamaConfig(**{**SHAPE, "num_hidden_layers": 8})).eval()
+    deep = hf.AutoModelForCausalLM.from_config(DEEP[family]).float().eval()
     prompt = [i % 90 + 1 for i in range(4000)]
     _, result = sizes(Pipeline(deep, drafter="none", shaper="chain", kv=spec), prompt, 2)
     one = 4000 * 2 * 8 * 4  # a layer's K and V of the prompt

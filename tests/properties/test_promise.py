@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from toolkit import Registry
 from toolkit.conformance import generators, properties
-from toolkit.runtime import cache, session
+from toolkit.runtime import cache, session, slots
 
 REGISTRY = Registry.installed()
 PRODUCT = generators.product(REGISTRY)
@@ -91,6 +91,7 @@ def test_chunks_and_growth_do_not_matter(monkeypatch):
     """A prompt in chunks of four and a cache that grows by eight rows give the same tokens."""
     monkeypatch.setattr(session, "CHUNK", 4)
     monkeypatch.setattr(cache, "GROWTH", 8)
+    monkeypatch.setattr(slots, "GROWTH", 8)
 
     @given(st.sampled_from(PRODUCT).flatmap(lambda c: generators.cases(REGISTRY, c)))
     def holds(case):

@@ -19,7 +19,7 @@ def show(generation: Generation, pipeline: Pipeline) -> None:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in _rows(generation, pipeline):
-        table.add_row(name, value)
+        table.add_row(name, value if isinstance(value, Text) else Text(value))  # [ is no markup
     count = len(generation.token_ids)
     title = f"{count} token{'s' * (count != 1)}, stopped by {generation.stop_reason}"
     Console(highlight=False).print(Panel(table, title=title, title_align="left", expand=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest.mock import patch
 
 import attrs
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from toolkit.conformance.properties import TOLERANCE, Broken, Rows, close, same_rows, snapshot
 from toolkit.interfaces import KVPolicy
+from toolkit.runtime import selection
 from toolkit.runtime.cache import TreeCache
 from toolkit.runtime.session import ModelSession
+from toolkit.view import KVView
 
 POISON = 1e4  # finite and large: a masked row weighs nothing, whatever it holds
 
@@ -101,17 +104,27 @@ def poison(cache: TreeCache) -> None:
 
 
 def protected_rows_stay(session: ModelSession, text: list[int], prompt: int) -> int:
-    """At every decision in force, no head holds more than the budget of what it decided on, and the
-    sinks and the recent positions are among it. Returns how many rows were evicted."""
+    """At every decision in force, each head holds as many of the positions that were decided on as it
+    has room for, the sinks and the recent ones among them. Returns how many rows were evicted."""
     policy = session.policy
-    held, _ = one_by_one(session, text, prompt)
+    rooms: dict[tuple[int, int], list[int]] = {}  # (layer, decision) → what each head has room for
+
+    def capacity(policy: KVPolicy, view: KVView) -> Tensor:
+        found = honest(policy, view)
+        rooms[view.layer, view.now] = found.expand(len(view.positions), 1)[:, 0].tolist()
+        return found
+
+    honest = selection.capacity_of
+    with patch.object(selection, "capacity_of", capacity):
+        held, _ = one_by_one(session, text, prompt)
     for length, rows in held.items():
         decided = decision_in_force(policy, prompt, length)
         for layer, (positions, _, _) in zip(session.cache.layers, rows, strict=True):
             if layer.scores:
                 for head, row in enumerate(positions.tolist()):
                     where = f"layer {layer.index}, head {head}, at length {length}: {row}"
-                    _within_budget(policy, [p for p in row if 0 <= p < decided], decided, where)
+                    old = [p for p in row if 0 <= p < decided]
+                    _within(policy, old, decided, rooms[layer.index, decided][head], where)
     return session.cache.evicted
 
 
@@ -121,15 +134,12 @@ def decision_in_force(policy: KVPolicy, prompt: int, length: int) -> int:
     return prompt + max(0, epochs - 1) * policy.epoch
 
 
-def _within_budget(policy: KVPolicy, held: list[int], decided: int, where: str) -> None:
-    protected = {
-        *range(min(policy.sinks, decided)),
-        *range(max(0, decided - policy.recent), decided),
-    }
-    if type(policy).capacity is KVPolicy.capacity:
-        if len(held) > policy.budget:
-            raise Broken(f"{len(held)} positions, a budget of {policy.budget}, {where}")
-        if len(held) < min(policy.budget, decided):
-            raise Broken(f"{len(held)} positions, room for {policy.budget}, {where}")
-        if not protected <= set(held):
-            raise Broken(f"{sorted(protected - set(held))} are protected, {where}")
+def _within(policy: KVPolicy, held: list[int], decided: int, room: int, where: str) -> None:
+    if len(held) > room:
+        raise Broken(f"{len(held)} positions, room for {room}, {where}")
+    if type(policy).capacity is KVPolicy.capacity and len(held) < min(room, decided):
+        raise Broken(f"only {len(held)} positions, room for {room}, {where}")
+    recent = range(max(0, decided - policy.recent), decided)
+    protected = {*range(min(policy.sinks, decided)), *recent}
+    if len(protected) <= room and not protected <= set(held):
+        raise Broken(f"{sorted(protected - set(held))} are protected, {where}")

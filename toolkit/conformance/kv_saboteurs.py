@@ -84,8 +84,9 @@ def unrounded_scores() -> Iterator[None]:
 
 @contextmanager
 def budget_off_by_one() -> Iterator[None]:
-    """One position more than the budget is kept."""
-    with patch.object(KVPolicy, "capacity", lambda self, _: self.budget + 1):
+    """One position more than there is room for is kept."""
+    honest = selection.ranked
+    with patch.object(selection, "ranked", lambda worth: honest(worth) - 1):
         yield
 
 

@@ -20,6 +20,7 @@ from transformers import AttentionInterface
 from toolkit.errors import ModelError
 from toolkit.runtime.cache import TreeCache, TreeLayer
 from toolkit.runtime.eviction import Evictor
+from toolkit.runtime.slots import shown
 from toolkit.view import Attend
 
 NAME = "toolkit_tree"
@@ -62,7 +63,7 @@ class Pass:
             query, held = self.query_pos[:, None], self.positions[None, :]
             path = self.lineage
             if policy is not None:  # a sibling has the same position, but none is on the path
-                path = path & (policy.visible(query, held) | (query == held))
+                path = path & (shown(policy, query, held) | (query == held))
             if window is not None:
                 path = path & (query - held < window)
                 if layer.slots.window is None:
@@ -73,12 +74,12 @@ class Pass:
 
     def attended(self, layer: TreeLayer, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Keep what the policy will ask for: a prompt's rows at once, committed queries later."""
-        if layer.scores and self.evictor is not None:
-            if self.cache.prompting:
-                layer.slots.append(0, key.shape[2])
-                self.evictor.settle(layer, query[0], key, value, key.shape[2])
-            elif self.evictor.logging:
-                layer.drafted.append(query[0])
+        if self.evictor is None:
+            return
+        if self.cache.prompting:
+            self.evictor.prompt(layer, query[0], key, value)
+        elif layer.scores and self.evictor.logging:
+            layer.drafted.append(query[0])
 
 
 _current: ContextVar[Pass] = ContextVar("toolkit_tree_pass")

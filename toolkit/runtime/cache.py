@@ -16,10 +16,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from toolkit.interfaces import KVPolicy
-from toolkit.runtime.slots import Slots
+from toolkit.runtime.slots import GROWTH, Slots
 from toolkit.view import Attend
-
-GROWTH = 64  # rows added at a time: few copies, little slack
 
 
 class TreeLayer(CacheLayerMixin):
@@ -58,11 +56,11 @@ class TreeLayer(CacheLayerMixin):
     ) -> tuple[Tensor, Tensor]:
         """Append one forward's K/V [1, H_kv, N, D] as scratch rows; returns every row in use.
 
-        A prompt that is scored is passed through whole: `eviction.settle` stores what stays.
+        A prompt that is scored is passed through whole: `eviction` stores what stays.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        if self.owner.prompting and self.scores:
+        if self.owner.prompting:
             return key_states, value_states
         end = self.slots.count + self.owner.scratch
         start = end - key_states.shape[2]
@@ -203,10 +201,8 @@ class TreeCache(Cache):
 
     def _append(self, count: int) -> None:
         """Count `count` rows as committed; a scored prompt's have their places already."""
-        settled = [layer.slots for layer in self.initialized if self.prompting and layer.scores]
-        for slots in self.tables:
-            if slots not in settled:
-                slots.append(self.length, count)
+        for slots in [] if self.prompting else self.tables:
+            slots.append(self.length, count)
         self.length += count
         self.scratch = 0
         self.measure()
@@ -214,7 +210,8 @@ class TreeCache(Cache):
     @property
     def bytes(self) -> int:
         """Bytes held: buffers of all layers, and what the policy keeps beside them."""
-        return sum(part.nbytes for layer in self.layers for part in layer.held)
+        tables = sum(slots.bytes for slots in self.tables)
+        return tables + sum(part.nbytes for layer in self.layers for part in layer.held)
 
     def measure(self, transient: int = 0) -> None:
         """Remember the most bytes held so far, with `transient` ones on top."""

@@ -12,15 +12,15 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from attrs import define
+from attrs import define, field
 from torch import Tensor
 from torch.nn.functional import pad
 
 from toolkit.interfaces import KVPolicy
-from toolkit.runtime.cache import GROWTH, TreeCache, TreeLayer
+from toolkit.runtime.cache import TreeCache, TreeLayer
 from toolkit.runtime.rotary import Rotary
 from toolkit.runtime.selection import chosen, scores_of
-from toolkit.runtime.slots import NEVER, Slots
+from toolkit.runtime.slots import GROWTH, NEVER, Slots, shown
 from toolkit.view import Attend, KVView
 
 
@@ -32,6 +32,7 @@ class Evictor:
     policy: KVPolicy
     rotary: Rotary
     boundary: int = NEVER  # the next one; the clock starts at the end of the prompt
+    _windows: dict[Slots, Tensor] = field(init=False, factory=dict)  # what a prompt leaves in them
 
     @property
     def logging(self) -> bool:
@@ -53,9 +54,13 @@ class Evictor:
         """The prompt is over: start the clock, and size the buffers for what there can be: the rows
         kept, two epochs of newer ones, and a tree."""
         self.boundary = self.cache.length + self.policy.epoch
+        if self.policy.reindexes:
+            self._reindex(self.cache.length)
         for layer in self.cache.initialized:
+            rows = layer.slots.count + 2 * self.policy.epoch
+            layer.slots.fit(rows)
             if layer.slots.evicted:
-                layer.fit(layer.slots.count + 2 * self.policy.epoch + GROWTH)
+                layer.fit(rows + GROWTH)
 
     def cross(self) -> None:
         """Decide at every boundary that the last commit reached."""
@@ -90,7 +95,7 @@ class Evictor:
         )
         seen = torch.ones_like(held, dtype=torch.bool)
         if not self.policy.chooses():
-            seen = self.policy.visible(at, held)
+            seen = torch.cat([shown(self.policy, at, head[None]) for head in held])
         return seen if slots.window is None else seen & (at - held < slots.window)
 
     def _by_position(self, slots: Slots, now: int) -> None:
@@ -124,8 +129,22 @@ class Evictor:
         if index is not None:
             layer.keep(index)
             scores = pad(scores, (0, later)).gather(1, index)
-            scores = scores.masked_fill(slots.positions < 0, 0.0)
-        layer.carry = scores[:, : slots.count - later].clone()
+        decided = slots.positions[:, : slots.count - later]
+        layer.carry = scores[:, : decided.shape[1]].masked_fill(decided < 0, 0.0)
+
+    def prompt(self, layer: TreeLayer, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """A layer has attended to a whole prompt that is scored: store what stays of its K/V
+        [1, H_kv, P, D], which for a layer with a window of its own is the window."""
+        now = key.shape[2]
+        if not layer.slots.count:
+            layer.slots.append(0, now)
+        if layer.scores:
+            self.settle(layer, query, key, value, now)
+            return
+        if layer.slots not in self._windows:
+            self._windows[layer.slots] = self.pick(layer.slots, now)
+        self.cache.measure(key.nbytes + value.nbytes)
+        layer.take(key, value, self._windows[layer.slots])
 
     def settle(self, layer: TreeLayer, query: Tensor, key: Tensor, value: Tensor, now: int) -> None:
         """The decision at the end of the prompt, for one layer as soon as it has attended: of its
@@ -140,6 +159,7 @@ class Evictor:
         index = slots.bury(now)
         if index is None:
             index = torch.arange(slots.count, device=key.device).expand_as(slots.positions)
+        slots.fit(slots.count)
         layer.take(key, value, index)
         layer.carry = scores.gather(1, index).masked_fill(slots.positions < 0, 0.0)
 
@@ -185,6 +205,7 @@ class Evictor:
             dies=dies,
             attend=layer.attend or Attend(1.0),
             rotate=partial(self.rotary.rotate, layer.index),
+            logs=self.policy.logs,
         )
 
     def _reindex(self, now: int) -> None:
@@ -199,6 +220,6 @@ class Evictor:
                 layer.sinks = layer.keys[0, :, :sinks].clone()
             seen = self._seen(slots, now, slots.count)[0, sinks:]
             window = slots.positions[0, sinks:][seen]
-            gap = int(window[0]) - sinks if len(window) else 0
+            gap = max(0, (int(window[0]) if len(window) else now) - sinks)
             by = torch.full((sinks,), gap, device=layer.device)
             layer.keys[0, :, :sinks] = self.rotary.rotate(layer.index, layer.sinks, by)

@@ -6,6 +6,7 @@ from the target's cache, and nothing that was drafted is ever kept.
 
 from __future__ import annotations
 
+import torch
 from attrs import define, field
 from torch import Tensor
 
@@ -39,6 +40,9 @@ class MirrorSession(ModelSession):
         held = theirs.slots.count
         keys, values = theirs.keys[:, :, :held], theirs.values[:, :, :held]
         mine.lazy_initialization(keys, values)
+        mine.attend = theirs.attend
+        if theirs.sinks is not None:  # they have moved: take them as they were written
+            keys = torch.cat([theirs.sinks[None], keys[:, :, theirs.sinks.shape[1] :]], 2)
         if mine.scores:
             mine.slots.copy(theirs.slots)
             none = keys[0, :, :0]  # no queries

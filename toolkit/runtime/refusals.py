@@ -118,6 +118,8 @@ def kv_fits(choice: Choice, model: Sized) -> None:
 def _against_policy(policy: KVPolicy, config: PretrainedConfig, positions: int) -> str | None:
     if policy.chooses() and getattr(config, "num_kv_shared_layers", None):
         return "some of its layers attend to another layer's KV, so no layer can choose alone"
+    if policy.chooses() and None not in windows_of(config):
+        return "all its layers keep to a sliding window of their own, so it has no say"
     if policy.reindexes and not has_rotary(config):
         return (
             "its positions are learned and are in the keys, so sinks cannot move; "
@@ -131,6 +133,16 @@ def _against_policy(policy: KVPolicy, config: PretrainedConfig, positions: int) 
             f"positions: lower one"
         )
     return None
+
+
+def mirrored(choice: Choice) -> None:
+    """Raise `MismatchError` when a policy cannot choose among rows that another cache holds."""
+    policy = cast("type[KVPolicy]", choice.cls)
+    if policy.chooses() and policy.logs:
+        raise MismatchError(
+            f"cannot draft under KV policy {policy.name!r}: it reads queries, and a drafter that "
+            f"shares the target's KV has none; streaming, window, knorm, keydiff and lagkv read none"
+        )
 
 
 def positions_under(policy: KVPolicy, positions: int) -> int:

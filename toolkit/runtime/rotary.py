@@ -17,7 +17,7 @@ from transformers import PretrainedConfig
 # what they do not cache.
 HALVES = frozenset(
     "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text gpt_neox phi phi3 olmo olmo2 granite "
-    "starcoder2 stablelm qwen2_moe qwen3_moe mixtral smollm3".split()
+    "starcoder2 stablelm qwen2_moe qwen3_moe mixtral".split()
 )
 
 

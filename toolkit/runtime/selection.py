@@ -19,8 +19,7 @@ def chosen(policy: KVPolicy, view: KVView, scores: Tensor, eligible: Tensor) -> 
     """
     worth = rounded(scores).masked_fill(protected(policy, view), torch.inf)
     rank = ranked(worth.masked_fill(~eligible, -torch.inf))
-    capacity = torch.as_tensor(policy.capacity(view), device=rank.device).reshape(-1, 1)
-    return eligible & (rank < capacity)
+    return eligible & (rank < capacity_of(policy, view))
 
 
 def rounded(scores: Tensor) -> Tensor:
@@ -41,12 +40,29 @@ def ranked(worth: Tensor) -> Tensor:
     return newest_first.argsort(1).flip(1)
 
 
+@torch.no_grad()
 def scores_of(policy: KVPolicy, view: KVView) -> Tensor:
-    """The policy's scores [H_kv, C]. Raises `StrategyError` when they have another shape."""
+    """The policy's scores [H_kv, C]. Raises `StrategyError` when they are something else."""
     scores, shape = policy.score(view), view.positions.shape
-    if scores.shape not in (shape, (1, shape[1])) or not scores.is_floating_point():
+    fits = isinstance(scores, Tensor) and scores.shape in (shape, (1, shape[1]))
+    if not fits or not scores.is_floating_point():
+        got = f"{list(scores.shape)} {scores.dtype}" if isinstance(scores, Tensor) else repr(scores)
         raise StrategyError(
-            f"KV policy {policy.name!r} scored {list(scores.shape)} ({scores.dtype}), but layer "
-            f"{view.layer} holds {list(shape)} rows: return floats of that shape, or of [1, {shape[1]}]"
+            f"KV policy {policy.name!r} scored {got}, but layer {view.layer} holds {list(shape)} rows: "
+            f"return floats of that shape, or of [1, {shape[1]}]"
         )
     return scores.expand(shape)
+
+
+def capacity_of(policy: KVPolicy, view: KVView) -> Tensor:
+    """Positions to keep, [1, 1] or [H_kv, 1]. Raises `StrategyError` when it is something else."""
+    capacity, heads = policy.capacity(view), len(view.positions)
+    sizes = capacity if isinstance(capacity, Tensor) else None
+    if sizes is None and isinstance(capacity, int):
+        sizes = torch.tensor([capacity])
+    if sizes is None or sizes.is_floating_point() or sizes.shape not in ((1,), (heads,)):
+        raise StrategyError(
+            f"KV policy {policy.name!r} has a capacity of {capacity!r} in layer {view.layer}: return a "
+            f"whole number, or int64 [{heads}], one for each KV head"
+        )
+    return sizes.to(view.positions.device)[:, None]

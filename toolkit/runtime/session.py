@@ -69,7 +69,6 @@ class ModelSession:
             self.cache.prompting = True
             logits = self._append(tokens)
             self.cache.prompting = False
-            self.evictor.forget(self.length)
             return logits[-1]
         logits = torch.zeros(0)
         for chunk in tokens.split(

@@ -8,10 +8,27 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from toolkit.errors import StrategyError
 from toolkit.interfaces import KVPolicy
 
 NEVER = 1 << 40  # later than any position
+GROWTH = 64  # rows added at a time: few copies, little slack
+
+
+def shown(policy: KVPolicy, query: Tensor, key: Tensor) -> Tensor:
+    """What a policy shows, bool [Q, C]. Raises `StrategyError` when it answers something else."""
+    visible, shape = policy.visible(query, key), (query.shape[0], key.shape[1])
+    if not isinstance(visible, Tensor) or visible.dtype != torch.bool:
+        raise StrategyError(f"KV policy {policy.name!r}: `visible` gives bool, got {visible!r}")
+    try:
+        return visible.expand(shape)
+    except RuntimeError as error:
+        raise StrategyError(
+            f"KV policy {policy.name!r}: `visible` gives {list(shape)} for queries {list(query.shape)} "
+            f"and keys {list(key.shape)}, got {list(visible.shape)}"
+        ) from error
 
 
 class Slots:
@@ -19,29 +36,46 @@ class Slots:
 
     def __init__(self, heads: int, window: int | None, device: torch.device) -> None:
         self.window = window  # a sliding window of the layers' own
-        self.positions = torch.zeros(heads, 0, dtype=torch.long, device=device)
-        self.dies = self.positions.clone()
+        self.count = 0  # C: rows held
+        self._table = torch.zeros(2, heads, 0, dtype=torch.long, device=device)
         self.next_death = NEVER  # no row dies before; empty rows are dead from the start
         self.ragged = False  # whether some rows are empty
         self.evicted = 0  # rows let go, summed over heads
 
     @property
-    def count(self) -> int:
-        """C: rows held."""
-        return self.positions.shape[1]
+    def positions(self) -> Tensor:
+        """Position [h, C] of each row."""
+        return self._table[0, :, : self.count]
+
+    @property
+    def dies(self) -> Tensor:
+        """The first position [h, C] that does not see the row."""
+        return self._table[1, :, : self.count]
+
+    def reserve(self, rows: int) -> None:
+        """Room for at least `rows` rows."""
+        if rows > self._table.shape[2]:
+            self.fit(rows)
+
+    def fit(self, rows: int) -> None:
+        """Room for `rows` rows, rounded up, and no more."""
+        room = -(-rows // GROWTH) * GROWTH
+        self._table = pad(self._table, (0, room - self._table.shape[2])).clone()
 
     def append(self, first: int, count: int) -> None:
         """Rows for `count` positions from `first` on."""
-        heads, device = self.positions.shape[0], self.positions.device
-        fresh = torch.arange(first, first + count, device=device).expand(heads, -1)
-        self.positions = torch.cat([self.positions, fresh], 1)
-        self.dies = torch.cat([self.dies, torch.full_like(fresh, NEVER)], 1)
+        self.reserve(self.count + count)
+        self.count += count
+        fresh = torch.arange(first, first + count, device=self._table.device)
+        self.positions[:, self.count - count :] = fresh
+        self.dies[:, self.count - count :] = NEVER
 
     def copy(self, other: Slots) -> None:
         """Hold what another table holds, for as many heads as this one has, none of it doomed."""
-        self.positions = other.positions.expand(len(self.positions), -1).clone()
-        self.dies = torch.where(self.positions < 0, 0, NEVER)
-        self.ragged = other.ragged
+        self.count, self.ragged = other.count, other.ragged
+        self.reserve(self.count)
+        self.positions[:] = other.positions
+        self.dies[:] = torch.where(self.positions < 0, 0, NEVER)
 
     def doom(self, losers: Tensor, when: int) -> None:
         """Rows in `losers[h, ≤C]` bool are not seen from position `when` on."""
@@ -59,15 +93,15 @@ class Slots:
         sizes = alive.sum(1)
         count = int(sizes.max())
         self.evicted += int((self.positions >= 0).sum() - sizes.sum())
-        index = (
-            alive.to(torch.int8).argsort(dim=1, stable=True)[:, -count:] if count else alive[:, :0]
-        )
-        stays = alive.gather(1, index.long())
-        self.positions = torch.where(stays, self.positions.gather(1, index.long()), -1)
-        self.dies = torch.where(stays, self.dies.gather(1, index.long()), 0)
+        index = alive.to(torch.int8).argsort(dim=1, stable=True)[:, alive.shape[1] - count :]
+        stays = alive.gather(1, index)
+        positions = torch.where(stays, self.positions.gather(1, index), -1)
+        dies = torch.where(stays, self.dies.gather(1, index), 0)
+        self.count = count
+        self.positions[:], self.dies[:] = positions, dies
         self.ragged = bool((sizes < count).any())
-        self.next_death = int(self.dies[stays].min()) if count else NEVER
-        return index.long()
+        self.next_death = int(dies[stays].min()) if count else NEVER
+        return index
 
     def seen(self, policy: KVPolicy | None, at: Tensor, deepest: int) -> Tensor:
         """What queries at `at[N]`, none beyond `deepest`, see of the rows: bool [N, C], or
@@ -80,9 +114,9 @@ class Slots:
         if self.window is not None:
             visible = visible & (query - held < self.window)
         if policy is not None:
-            visible = visible & torch.stack([policy.visible(query, head) for head in held])
+            visible = visible & torch.stack([shown(policy, query, head) for head in held])
         return visible[0] if visible.shape[0] == 1 else visible
 
     @property
     def bytes(self) -> int:
-        return self.positions.nbytes + self.dies.nbytes
+        return self._table.nbytes

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from toolkit.bench.kv import quality
 from toolkit.bench.kv.context import Context
 from toolkit.bench.kv.quality import Quality
 
@@ -21,13 +22,13 @@ def run(*words):
 
 def test_quality_as_table_parquet_and_plot(tmp_path):
     out = tmp_path / "quality"
-    done = run("kv-quality", "--kv", "h2o:budget=16,recent=4", *SMALL, "--out", str(out))
+    done = run("kv-quality", "--kv", "h2o:budget=24,recent=4", *SMALL, "--out", str(out))
     assert done.exit_code == 0, done.output
     assert re.search(r"^full +– +[\d.]+ +100.0 %", done.output, re.MULTILINE)
-    assert re.search(r"^h2o:recent=4 +16 ", done.output, re.MULTILINE)
+    assert re.search(r"^h2o:recent=4 +24 ", done.output, re.MULTILINE)
     table = pq.read_table(out / "kv_quality.parquet")
     assert table.schema.names == schema(Quality).names
-    assert table.column("kv").to_pylist() == ["full", "h2o:budget=16,recent=4"]
+    assert table.column("kv").to_pylist() == ["full", "h2o:budget=24,recent=4"]
     assert (out / "kv_quality.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -51,7 +52,8 @@ def test_context_as_table_parquet_and_plot(tmp_path):
         (["kv-quality", "--budgets", "0"], "each is at least 1"),
         (["kv-quality", "--budgets", "many"], "is not whole numbers"),
         (["kv-quality", "--text", "/nowhere/at.all"], "cannot be read as UTF-8"),
-        (["kv-quality", "--tokens", "90000"], "give a longer one or lower them"),
+        (["kv-quality", "--tokens", "1700"], "give a longer one or lower them"),
+        (["kv-quality", "--tokens", "90000"], "does not fit into the 2048 positions"),
         (["kv-quality", "--target", "gpt2-xl-of-nowhere"], "gpt2-xl-of-nowhere"),
         (["kv-context", "--contexts", "4000"], "do not fit into the 2048 positions"),
         (["kv-context", "--drafter", "self:kv=[h2o]"], "it reads queries"),
@@ -62,6 +64,19 @@ def test_what_is_wrong_is_said(words, said):
     done = run(*words)
     assert done.exit_code != 0
     assert said in done.output
+
+
+def test_an_interrupted_run_keeps_what_it_measured(tmp_path, monkeypatch):
+    honest = quality.measured
+
+    def interrupted(*args):
+        yield from [row for row, _ in zip(honest(*args), range(2), strict=False)]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quality, "measured", interrupted)
+    done = run("kv-quality", "--kv", "window", *SMALL, "--out", str(tmp_path / "kept"))
+    assert done.exit_code != 0
+    assert pq.read_table(tmp_path / "kept" / "kv_quality.parquet").num_rows == 2
 
 
 def test_an_out_folder_is_not_overwritten(tmp_path):

@@ -4,7 +4,8 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from toolkit.runtime.cache import GROWTH, TreeCache
+from toolkit.runtime.cache import TreeCache
+from toolkit.runtime.slots import GROWTH
 
 HEADS, WIDTH, LAYERS = 2, 3, 2
 
@@ -81,7 +82,8 @@ class Machine(RuleBasedStateMachine):
         one = 2 * HEADS * WIDTH * 8 * LAYERS
         used = one * (len(self.committed) + len(self.scratch))
         rows = [layer.keys.shape[2] for layer in self.cache.initialized]
-        assert used <= self.cache.bytes == one // LAYERS * sum(rows) <= self.cache.peak
+        tables = sum(slots.bytes for slots in self.cache.tables)
+        assert used <= self.cache.bytes == tables + one // LAYERS * sum(rows) <= self.cache.peak
         assert all(count % GROWTH == 0 for count in rows)
 
 

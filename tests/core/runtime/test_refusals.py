@@ -91,6 +91,7 @@ class Model:
         ("expected", hf.CohereConfig, "how cohere rotates its keys is not known"),
         ("streaming:budget=2040,positions=cache", lambda: hf.LlamaConfig(**SMALL), "lower one"),
         ("h2o", hf.Gemma3nTextConfig, "another layer's KV"),
+        ("knorm", lambda: hf.MistralConfig(sliding_window=64), "keep to a sliding window of their own"),
     ],
 )
 def test_a_policy_that_cannot_work_here_is_refused_with_the_reason(registry, spec, config, said):
