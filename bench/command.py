@@ -256,3 +256,15 @@ def _known(out: Path) -> Results | None:
         return Results.read(out)
     except ToolkitError:
         return None
+
+
+@click.command()
+@click.argument("folder", type=FILE)
+@click.option("--out", type=FILE, help="Where page and figures go; FOLDER/report without it.")
+def report(folder: Path, out: Path | None) -> None:
+    """One HTML page of the results in FOLDER, with figures, which needs no network."""
+    from .report import write
+    from .results import Results
+
+    page = write(Results.read(folder), out or folder / "report")
+    click.echo(f"wrote {page} and {len(list(page.parent.glob('*.png')))} figures beside it")

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from .results import LOOP, Results, Setting, name_of
 
-COLUMNS = ("arm", "tokens/s", "× AR [95 %]", "reading", "with TTFT × AR", "τ", "against AR")
+COLUMNS = ("arm", "tokens/s", "× AR [95 %]", "reading", "τ", "against AR")
 
 
 def show(results: Results, console: Console) -> None:
@@ -39,14 +39,13 @@ def _table(results: Results, setting: Setting) -> Table:
 
 def cells(figures: dict[str, Any]) -> list[str]:
     """An arm's cells, in the order of `COLUMNS`."""
-    ratio, whole = figures["ratio"], figures["whole_ratio"]
+    ratio = figures["ratio"]
     baseline = figures["is_baseline"]
     return [
-        figures["arm"] + (f" (tuned: {figures['tuned']})" if figures["tuned"] else ""),
+        figures["arm"],
         number(figures["tokens_per_s"], 1),
         "1" if baseline else ratio.text if ratio else "–",
         "baseline" if baseline else ratio.reading if ratio else "–",
-        "1" if baseline else number(whole.mean, 2) if whole else "–",
         number(figures["tau"], 2),
         ", ".join(f"{count} {verdict}" for verdict, count in sorted(figures["verdicts"].items())),
     ]
@@ -91,6 +90,9 @@ def _stock(results: Results) -> str | None:
 def closing(results: Results) -> list[str]:
     """What holds for the whole bench."""
     found, drift = [], results.drift
+    found += [
+        f"{arm}: tuned, {run['tuned']}" for arm, run in results.by_arm.items() if run["tuned"]
+    ]
     if drift is not None:
         found.append(
             f"Drift: the first arm again at the end ran at {drift.text} of its speed before."
