@@ -60,7 +60,7 @@ class Plan:
         try:
             return _converter.structure(data, cls)
         except Exception as error:
-            problem = "; ".join(cattrs.transform_error(error, path=origin))
+            problem = "; ".join(cattrs.transform_error(error, path=origin, format_exception=_said))
             raise ToolkitError(f"the plan cannot be used: {problem}") from error
 
     @classmethod
@@ -101,6 +101,13 @@ def digest(configuration: dict[str, Any]) -> str:
     """sha256 of everything that must not change within a folder of results."""
     text = json.dumps(configuration, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _said(error: BaseException, kind: type | None) -> str:
+    """A validator's or converter's own words, where it has some."""
+    if isinstance(error, (TypeError, ValueError)) and error.args:
+        return str(error.args[0])
+    return cattrs.v.format_exception(error, kind)
 
 
 def _whole(value: Any, _: Any) -> int:

@@ -145,4 +145,4 @@ def _name(figure: ModuleType) -> str:
 
 
 def _missing(package: str) -> str:
-    return f"the report needs {package}, which is not installed: pip install 'speculative-toolkit[plots]'"
+    return f"the report needs {package}, not installed: pip install 'speculative-toolkit[plots]'"

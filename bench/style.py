@@ -9,6 +9,8 @@ from attrs import frozen
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .results import Results
+
 WIDTH = 8.0  # inches
 
 
@@ -40,9 +42,19 @@ class Theme:
         for name, spine in axes.spines.items():
             spine.set_visible(name == "bottom")
             spine.set_color(self.grid)
-        for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
-            label.set_color(self.ink)
-        axes.title.set_fontsize(10)
+        axes.xaxis.label.set_color(self.ink)
+        axes.yaxis.label.set_color(self.ink)
+
+    def title(self, axes: Axes, text: str) -> None:
+        """What a panel shows, above it on the left."""
+        axes.set_title(text, loc="left", fontsize=10, color=self.ink)
+
+    def arm(self, results: Results, arm: str) -> str:
+        """An arm's colour, the same in every figure; AR's is grey."""
+        if results.by_arm[arm]["baseline"] == arm:
+            return self.soft
+        others = [name for name, run in results.by_arm.items() if run["baseline"] != name]
+        return self.colour(others.index(arm))
 
     def colour(self, index: int) -> str:
         return self.colours[index % len(self.colours)]

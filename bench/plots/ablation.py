@@ -11,9 +11,9 @@ from .speedup import longest
 ORDER = 4
 TITLE = "Ablation of adaptive"
 CAPTION = (
-    "The shaper adaptive with its parts switched on one after another (breadth by confidence, depth by "
-    "path probability, steering by history), beside fixed trees where they were measured: speed against "
-    "AR with its 95 % interval, and τ."
+    "The shaper adaptive with its parts switched on one after another (breadth by confidence, "
+    "depth by path probability, steering by history), beside fixed trees where they were "
+    "measured: speed against AR with its 95 % interval, and τ."
 )
 PARTS = ("breadth", "gating", "history")
 
@@ -48,7 +48,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
     left.set_yticks(places, [short(row["arm"], 36) for row in rows])
     right.set_yticks(places, [""] * len(rows))
     for axes, name in ((left, f"× AR, {setting[0]}, T = {setting[2]}"), (right, "τ")):
-        axes.set_title(name, loc="left")
+        theme.title(axes, name)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
     theme.reference(left, vertical=True)

@@ -11,9 +11,9 @@ from ..style import Theme, short
 ORDER = 7
 TITLE = "Acceptance by depth"
 CAPTION = (
-    "Of the steps whose tree reached a depth, the share in which a drafted token was accepted there: the "
-    "drafter's use falls with depth. All requests of an arm together; depths that fewer than 20 steps "
-    "reached are left out."
+    "Of the steps whose tree reached a depth, the share in which a drafted token was accepted "
+    "there: the drafter's use falls with depth. All requests of an arm together; depths that "
+    "fewer than 20 steps reached are left out."
 )
 FEWEST = 20  # steps behind a point
 MOST = 8  # arms
@@ -26,9 +26,9 @@ def draw(results: Results, theme: Theme) -> Figure | None:
     if not lines:
         return None
     figure, (axes,) = theme.figure(3.8)
-    for index, (arm, line) in enumerate(lines):
+    for arm, line in lines:
         axes.plot(
-            range(1, len(line) + 1), line, marker="o", markersize=4, color=theme.colour(index),
+            range(1, len(line) + 1), line, marker="o", markersize=4, color=theme.arm(results, arm),
             label=short(arm, 34),
         )  # fmt: skip
     axes.set_xticks(range(1, max(len(line) for _, line in lines) + 1))

@@ -14,9 +14,10 @@ from .speedup import longest
 ORDER = 5
 TITLE = "Sweep of fixed trees"
 CAPTION = (
-    "Speed against AR (geometric mean of paired ratios) of every fixed tree, by its depth, branches and "
-    "threshold. Marked with a dot: the interval includes 1, or there are too few prompts for one. The "
-    "best cell of many is partly luck: measure it again before you quote it."
+    "Speed against AR (geometric mean of paired ratios) of every fixed tree, by its depth, "
+    "branches and threshold. Marked with a dot: the interval includes 1, or there are too few "
+    "prompts for one. The best cell of many is partly luck: measure it again before you quote "
+    "it."
 )
 
 
@@ -55,7 +56,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
                 *place, f"{ratio.mean:.2f}{'' if sure else ' ·'}", ha="center", va="center",
                 fontsize=9, color="#ffffff" if dark else "#101418",
             )  # fmt: skip
-        axes.set_title(f"threshold {threshold:g}", loc="left")
+        theme.title(axes, f"threshold {threshold:g}")
         axes.set_xticks(range(len(branches)), [str(b) for b in branches])
         axes.set_yticks(range(len(depths)), [str(d) for d in depths])
         axes.set_xlabel("branches")

@@ -11,10 +11,10 @@ from .speedup import longest
 ORDER = 9
 TITLE = "Over the KV budget"
 CAPTION = (
-    "Tokens per second (geometric mean over prompts) of arms whose KV policy has a budget, and the bytes "
-    "of KV that they held at the end. The same drafter and shaper with full KV, where it was measured, is "
-    "the dashed line. A policy changes the output: each is exact to AR under the same policy, not to the "
-    "model alone."
+    "Tokens per second (geometric mean over prompts) of arms whose KV policy has a budget, and "
+    "the bytes of KV that they held at the end. The same drafter and shaper with full KV, where"
+    " it was measured, is the dashed line. A policy changes the output: each is exact to AR "
+    "under the same policy, not to the model alone."
 )
 
 
@@ -54,8 +54,8 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         (left, f"tokens/s, {setting[0]}, T = {setting[2]}"),
         (right, "KV held, MiB"),
     ):
-        axes.set_title(title, loc="left")
+        theme.title(axes, title)
         axes.set_xlabel("budget, positions")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
     theme.legend(figure, left, 2)
     return figure

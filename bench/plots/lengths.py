@@ -28,8 +28,8 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         return None
     figure, panels = theme.figure(6.2, rows=2, columns=2)
     lengths = [setting[2] for setting in settings]
-    for index, arm in enumerate(list(results.by_arm)[:MOST]):
-        colour = theme.colour(index)
+    for arm in list(results.by_arm)[:MOST]:
+        colour = theme.arm(results, arm)
         rows = [results.figures(arm, setting) for setting in settings]
         for axes, key in (
             (panels[0], "tokens_per_s"),
@@ -47,11 +47,11 @@ def draw(results: Results, theme: Theme) -> Figure | None:
             panels[1].fill_between(lengths, low, high, color=colour, alpha=0.15, linewidth=0)
     names = ("tokens/s", "× AR", "τ, tokens per target forward", "different 3-grams in the output")
     for axes, name in zip(panels, names, strict=True):
-        axes.set_title(name, loc="left")
+        theme.title(axes, name)
         axes.set_xticks(lengths)
         axes.set_xlabel("T, tokens decoded")
     for axes in (panels[0], panels[2]):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
     panels[3].set_ylim(0, 1.05)
     theme.reference(panels[1], vertical=False)
     theme.legend(figure, panels[0])

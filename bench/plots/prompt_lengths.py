@@ -10,8 +10,8 @@ from ..style import Theme, short, whiskers
 ORDER = 3
 TITLE = "Over the prompt's length"
 CAPTION = (
-    "The same prompts cut to several lengths, at the longest T: speed against AR with its 95 % interval, "
-    "and τ."
+    "The same prompts cut to several lengths, at the longest T: speed against AR with its 95 % "
+    "interval, and τ."
 )
 
 
@@ -24,9 +24,9 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         return None
     figure, (left, right) = theme.figure(3.6, columns=2)
     limits = [setting[1] for setting in settings]
-    for index, arm in enumerate(results.by_arm):
+    for arm in results.by_arm:
         rows = [results.figures(arm, setting) for setting in settings]
-        ratios, colour = [row["ratio"] for row in rows], theme.colour(index)
+        ratios, colour = [row["ratio"] for row in rows], theme.arm(results, arm)
         if rows[0]["is_baseline"] or None in ratios:
             continue
         means = [ratio.mean for ratio in ratios]
@@ -37,10 +37,10 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         taus = [row["tau"] if row["tau"] is not None else float("nan") for row in rows]
         right.plot(limits, taus, marker="o", markersize=4, color=colour)
     for axes, name in ((left, f"× AR, {dataset}, T = {count}"), (right, "τ")):
-        axes.set_title(name, loc="left")
+        theme.title(axes, name)
         axes.set_xticks(limits)
         axes.set_xlabel("tokens of the prompt")
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, 1.08 * right.get_ylim()[1])
     theme.reference(left, vertical=False)
     theme.legend(figure, left)
     return figure

@@ -31,7 +31,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         ratios = [ratio for _, ratio in shown]
         places = list(range(len(shown)))
         for place, (arm, ratio) in enumerate(shown):
-            colour = theme.colour(arms.index(arm))
+            colour = theme.arm(results, arm)
             sure = ratio.reading in ("faster", "slower")
             axes.barh(place, ratio.mean, 0.62, color=colour if sure else "none", edgecolor=colour)
         means = [ratio.mean for ratio in ratios]
@@ -47,11 +47,11 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         axes.set_yticks(places, [short(arm) for arm, _ in shown])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        axes.set_xlim(0, 1.12 * max(max(r.high or r.mean for r in ratios), 1.0))
+        axes.set_xlim(0, 1.12 * max([1.0, *(ratio.high or ratio.mean for ratio in ratios)]))
         axes.set_xlabel("× AR")
         theme.reference(axes, vertical=True)
         more = f", the {MOST} fastest of {len(found)}" if len(found) > MOST else ""
-        axes.set_title(f"{setting[0]}, T = {setting[2]}{more}", loc="left")
+        theme.title(axes, f"{setting[0]}, T = {setting[2]}{more}")
     return figure
 
 

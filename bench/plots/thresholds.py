@@ -13,9 +13,9 @@ from .speedup import longest
 ORDER = 6
 TITLE = "Sensitivity of adaptive"
 CAPTION = (
-    "Arms with the shaper adaptive that differ in options: speed against AR with its 95 % interval, one "
-    "panel per group of options that vary together. Where intervals overlap widely, the choice does not "
-    "matter as far as these prompts can tell."
+    "Arms with the shaper adaptive that differ in options: speed against AR with its 95 % "
+    "interval, one panel per group of options that vary together. Where intervals overlap "
+    "widely, the choice does not matter as far as these prompts can tell."
 )
 GROUPS = (
     ("high", "low"),
@@ -49,7 +49,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         axes.set_yticks(places, [label for label, ratio in shown if ratio])
         axes.set_ylim(-0.6, tallest - 0.4)
         axes.invert_yaxis()
-        axes.set_title(" / ".join(group), loc="left")
+        theme.title(axes, " / ".join(group))
         axes.set_xlabel(f"× AR, {setting[0]}, T = {setting[2]}")
         theme.reference(axes, vertical=True)
     for axes in axes_of[len(panels) :]:
