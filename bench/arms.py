@@ -100,16 +100,18 @@ def parsed(text: str) -> Arm:
         raise ToolkitError(f"arm {text!r} has a quote that is not closed: {error}") from error
     if not words:
         raise ToolkitError("an arm is empty: write words such as drafter=model shaper=adaptive")
-    head = "toolkit" if "=" in words[0] else words[0]
-    if head not in WORDS:
-        raise ToolkitError(_no_such(head, text))
     lossy = "lossy" in words
+    bare = [word for word in words if "=" not in word and word != "lossy"]
+    head = bare[0] if bare else "toolkit"
+    strange = next((word for word in bare if word not in WORDS or word != head), None)
+    if strange is not None:
+        raise ToolkitError(_no_such(strange, text))
     given: dict[str, str] = {}
-    for word in words[head != "toolkit" :]:
+    for word in words:
         key, equals, value = word.partition("=")
-        if word == "lossy":
+        if not equals:
             continue
-        if not equals or key not in ("name", *WORDS[head]):
+        if key not in ("name", *WORDS[head]):
             raise ToolkitError(_unknown(word, key, head, text))
         if key in given:
             raise ToolkitError(f"arm {text!r} has {key} twice: write it once")

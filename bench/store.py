@@ -97,7 +97,7 @@ class Store:
             fresh.mkdir()
             parts = sorted(folder.glob("*.parquet"))
             whole = pa.concat_tables([self._read(part) for part in parts])
-            write_part(fresh / "part-000000.parquet", whole.to_pylist(), form)
+            write_part(fresh / "all.parquet", whole.to_pylist(), form)
             folder.rename(self.path / f"{table}.old")
             fresh.rename(folder)
             shutil.rmtree(self.path / f"{table}.old")

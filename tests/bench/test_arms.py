@@ -49,7 +49,8 @@ BAD = {
     "shapr=chain": "did you mean shaper",
     "drafter=model drafter=ngram": "twice",
     "hf:generate k=3": "cannot have 'k=3'",
-    "drafter=model chain": "cannot have 'chain'",
+    "drafter=model chain": "no arm called 'chain'",
+    "ar hf:generate": "no arm called 'hf:generate'",
     'name="x drafter=model': "quote that is not closed",
 }
 
