@@ -130,8 +130,23 @@ def setting_of(row: Row) -> Setting:
 
 def name_of(setting: Setting) -> str:
     """A setting in words."""
-    dataset, limit, count = setting
-    return f"{dataset}, prompts of at most {limit} tokens, T = {count}"
+    _, limit, count = setting
+    return f"{set_name(setting)}, prompts of at most {limit} tokens, T = {count}"
+
+
+def set_name(setting: Setting) -> str:
+    """The data set's name, or its file's, without the way there."""
+    head, _, rest = setting[0].partition(":")
+    return head if rest and "/" not in head and "." not in head else setting[0].rpartition("/")[2]
+
+
+def short(name: str, most: int = 44) -> str:
+    """An arm's name: words without their keys, shortened in the middle when it is long."""
+    name = name.replace("drafter=", "").replace("shaper=", "")
+    if len(name) <= most:
+        return name
+    half = (most - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
 
 
 def tau(rows: list[Row]) -> float | None:

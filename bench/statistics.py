@@ -2,7 +2,9 @@
 
 A ratio is taken between two requests with the same prompt and setting, one after the other on the
 same machine. Its logarithms are averaged within a prompt (over turns), then over prompts; the
-prompt is what is resampled, because the requests of one prompt are not independent.
+prompt is what is resampled, because the requests of one prompt are not independent. Plain
+percentiles are too narrow for few prompts; they are widened after Hesterberg 2015, arXiv:1411.5279
+(the expanded percentile interval).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -64,15 +67,31 @@ def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float], seed: int = 0
 
 
 def interval(values: np.ndarray, seed: int = 0) -> tuple[float | None, float | None]:
-    """Bootstrap interval of a mean (percentiles), or nothing when there are too few values."""
+    """Bootstrap interval of a mean (expanded percentiles), or nothing for too few values."""
     if len(values) < FEWEST:
         return None, None
     rng = np.random.default_rng(seed)
     picks = rng.integers(0, len(values), size=(RESAMPLES, len(values)))
     means = values[picks].mean(axis=1)
-    tail = (1 - LEVEL) / 2
+    tail = expanded_tail(len(values))
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def expanded_tail(count: int) -> float:
+    """The bootstrap's tail that stands for one of 2.5 %: Φ(−t √(n / (n − 1))), with Student's t.
+
+    t is Cornish and Fisher's expansion, right to 0.3 % from five values on.
+    """
+    normal, v = NormalDist(), count - 1
+    z = normal.inv_cdf((1 + LEVEL) / 2)
+    t = (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    )
+    return normal.cdf(-t * math.sqrt(count / v))
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:

@@ -53,6 +53,8 @@ class Theme:
         """An arm's colour, the same in every figure; AR's is grey."""
         if results.by_arm[arm]["baseline"] == arm:
             return self.soft
+        if len(results.by_arm) > len(self.colours) + 1:  # more than can be told apart
+            return self.colour(0)
         others = [name for name, run in results.by_arm.items() if run["baseline"] != name]
         return self.colour(others.index(arm))
 
@@ -89,14 +91,6 @@ DARK = Theme(
     "YlGnBu_r",
 )  # fmt: skip
 THEMES = (LIGHT, DARK)
-
-
-def short(name: str, most: int = 44) -> str:
-    """An arm's name, shortened in the middle when it is long."""
-    if len(name) <= most:
-        return name
-    half = (most - 1) // 2
-    return f"{name[:half]}…{name[-half:]}"
 
 
 def whiskers(ratios: Sequence[Any]) -> list[list[float]]:

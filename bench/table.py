@@ -7,8 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .results import LOOP, Results, Setting, name_of
+from .results import LOOP, Results, Setting, name_of, short
 
+MOST = 24  # arms that a terminal's table shows
 COLUMNS = ("arm", "tokens/s", "× AR [95 %]", "reading", "τ", "against AR")
 
 
@@ -30,10 +31,15 @@ def _table(results: Results, setting: Setting) -> Table:
         table.add_column(
             name, overflow="fold", no_wrap=name != "arm", justify="left" if words else "right"
         )
-    for arm in results.by_arm:
-        figures = results.figures(arm, setting)
-        if figures["prompts"]:
-            table.add_row(*cells(figures))
+    rows = [results.figures(arm, setting) for arm in results.by_arm]
+    rows = [row for row in rows if row["prompts"]]
+    if len(rows) > MOST:
+        first = [row for row in rows if row["is_baseline"]]
+        others = [row for row in rows if not row["is_baseline"] and row["ratio"]]
+        rows = [*first, *sorted(others, key=lambda row: -row["ratio"].mean)[:MOST]]
+        table.caption = f"the {MOST} fastest of {len(others)} arms; all are in the report"
+    for row in rows:
+        table.add_row(*cells(row))
     return table
 
 
@@ -42,7 +48,7 @@ def cells(figures: dict[str, Any]) -> list[str]:
     ratio = figures["ratio"]
     baseline = figures["is_baseline"]
     return [
-        figures["arm"],
+        short(figures["arm"]),
         number(figures["tokens_per_s"], 1),
         "1" if baseline else ratio.text if ratio else "–",
         "baseline" if baseline else ratio.reading if ratio else "–",

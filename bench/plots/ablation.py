@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results
-from ..style import Theme, short, whiskers
+from ..results import Results, set_name, short
+from ..style import Theme, whiskers
 from .speedup import longest
 
 ORDER = 4
@@ -35,7 +35,8 @@ def draw(results: Results, theme: Theme) -> Figure | None:
     places = list(range(len(rows)))
     figure, (left, right) = theme.figure(1.4 + 0.36 * len(rows), columns=2)
     ratios = [row["ratio"] for row in rows]
-    colours = [theme.colour(1 if "fixed" in row["arm"] else 0) for row in rows]
+    fixed = {arm for adaptive, _, arm in found if not adaptive}
+    colours = [theme.colour(1 if row["arm"] in fixed else 0) for row in rows]
     left.barh(places, [ratio.mean for ratio in ratios], 0.62, color=colours)
     left.errorbar(
         [ratio.mean for ratio in ratios],
@@ -47,7 +48,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
     right.barh(places, [row["tau"] or 0.0 for row in rows], 0.62, color=colours)
     left.set_yticks(places, [short(row["arm"], 36) for row in rows])
     right.set_yticks(places, [""] * len(rows))
-    for axes, name in ((left, f"× AR, {setting[0]}, T = {setting[2]}"), (right, "τ")):
+    for axes, name in ((left, f"× AR, {set_name(setting)}, T = {setting[2]}"), (right, "τ")):
         theme.title(axes, name)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")

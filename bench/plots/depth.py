@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results
+from ..results import Results, short
 from ..store import Row
-from ..style import Theme, short
+from ..style import Theme
 
 ORDER = 7
 TITLE = "Acceptance by depth"

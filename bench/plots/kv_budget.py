@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results
+from ..results import Results, set_name
 from ..style import Theme
 from .speedup import longest
 
@@ -51,7 +51,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
                 full[name.partition(" · ")[2]], color=colour, linewidth=1, linestyle=(0, (4, 3))
             )
     for axes, title in (
-        (left, f"tokens/s, {setting[0]}, T = {setting[2]}"),
+        (left, f"tokens/s, {set_name(setting)}, T = {setting[2]}"),
         (right, "KV held, MiB"),
     ):
         theme.title(axes, title)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results
-from ..style import Theme, short
+from ..results import Results, short
+from ..style import Theme, whiskers
 
 ORDER = 2
 TITLE = "Over the output's length"
 CAPTION = (
-    "How speed, speed against AR (band: 95 % interval), τ and the share of different 3-grams change "
+    "How speed, speed against AR (with 95 % intervals), τ and the share of different 3-grams change "
     "with T. Greedy output of small models begins to repeat itself, and what repeats is easily "
     "drafted: read the growth of τ beside the last panel."
 )
@@ -41,14 +41,18 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         ratios = [row["ratio"] for row in rows]
         if rows[0]["is_baseline"] or None in ratios:
             continue
-        panels[1].plot(lengths, [r.mean for r in ratios], marker="o", markersize=4, color=colour)
-        if all(r.low is not None for r in ratios):
-            low, high = [r.low for r in ratios], [r.high for r in ratios]
-            panels[1].fill_between(lengths, low, high, color=colour, alpha=0.15, linewidth=0)
+        index = list(results.by_arm).index(arm)
+        moved = [length * (1 + 0.015 * (index - 2)) for length in lengths]  # intervals side by side
+        panels[1].errorbar(
+            moved, [r.mean for r in ratios], yerr=whiskers(ratios), marker="o", markersize=4,
+            color=colour, capsize=2, elinewidth=1,
+        )  # fmt: skip
     names = ("tokens/s", "× AR", "τ, tokens per target forward", "different 3-grams in the output")
     for axes, name in zip(panels, names, strict=True):
         theme.title(axes, name)
-        axes.set_xticks(lengths)
+        axes.set_xscale("log")
+        axes.set_xticks(lengths, [str(length) for length in lengths])
+        axes.minorticks_off()
         axes.set_xlabel("T, tokens decoded")
     for axes in (panels[0], panels[2]):
         axes.set_ylim(0, 1.08 * axes.get_ylim()[1])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results
-from ..style import Theme, short, whiskers
+from ..results import Results, set_name, short
+from ..style import Theme, whiskers
 
 ORDER = 3
 TITLE = "Over the prompt's length"
@@ -36,7 +36,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         )  # fmt: skip
         taus = [row["tau"] if row["tau"] is not None else float("nan") for row in rows]
         right.plot(limits, taus, marker="o", markersize=4, color=colour)
-    for axes, name in ((left, f"× AR, {dataset}, T = {count}"), (right, "τ")):
+    for axes, name in ((left, f"× AR, {set_name(settings[0])}, T = {count}"), (right, "τ")):
         theme.title(axes, name)
         axes.set_xticks(limits)
         axes.set_xlabel("tokens of the prompt")

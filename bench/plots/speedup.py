@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, Setting
-from ..style import Theme, short, whiskers
+from ..results import Results, Setting, set_name, short
+from ..style import Theme, whiskers
 
 ORDER = 1
 TITLE = "Speed against AR"
@@ -51,7 +51,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         axes.set_xlabel("× AR")
         theme.reference(axes, vertical=True)
         more = f", the {MOST} fastest of {len(found)}" if len(found) > MOST else ""
-        theme.title(axes, f"{setting[0]}, T = {setting[2]}{more}")
+        theme.title(axes, f"{set_name(setting)}, T = {setting[2]}{more}")
     return figure
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..results import Results
+from ..results import Results, set_name
 from ..style import Theme, whiskers
 from .speedup import longest
 
@@ -47,10 +47,10 @@ def draw(results: Results, theme: Theme) -> Figure | None:
             color=theme.colour(0), ecolor=theme.soft, capsize=2,
         )  # fmt: skip
         axes.set_yticks(places, [label for label, ratio in shown if ratio])
-        axes.set_ylim(-0.6, tallest - 0.4)
+        axes.set_ylim(-0.6, len(ratios) - 0.4)
         axes.invert_yaxis()
         theme.title(axes, " / ".join(group))
-        axes.set_xlabel(f"× AR, {setting[0]}, T = {setting[2]}")
+        axes.set_xlabel(f"× AR, {set_name(setting)}, T = {setting[2]}")
         theme.reference(axes, vertical=True)
     for axes in axes_of[len(panels) :]:
         axes.set_visible(False)
@@ -65,5 +65,5 @@ def _varied(results: Results, arms: list[str], group: tuple[str, ...]) -> list[t
         rest = str({k: v for k, v in shaper.items() if k not in group})
         values = tuple(shaper[name] for name in group)
         sets.setdefault(rest, []).append((values, arm))
-    largest = max(sets.values(), key=len, default=[])
-    return [(" / ".join(f"{v:g}" for v in values), arm) for values, arm in sorted(largest)]
+    largest = dict(max((s[::-1] for s in sets.values()), key=lambda s: len(dict(s)), default=[]))
+    return [(" / ".join(f"{v:g}" for v in values), arm) for values, arm in sorted(largest.items())]

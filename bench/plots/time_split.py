@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results
+from ..results import Results, set_name, short
 from ..statistics import mean
-from ..style import Theme, short
+from ..style import Theme
 from .speedup import longest
 
 ORDER = 8
@@ -49,7 +49,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
     axes.set_yticks(range(len(found)), [short(arm) for arm, _, _ in found])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"ms per token, {setting[0]}, T = {setting[2]}")
+    axes.set_xlabel(f"ms per token, {set_name(setting)}, T = {setting[2]}")
     once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(
         once.values(), once.keys(), loc="outside lower center", ncols=4, frameon=False,

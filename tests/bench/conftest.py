@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-
 from toolkit.bench.results import Results
 from toolkit.bench.tables import SCHEMA_VERSION
+
 from toolkit.cli import main
 
 QUICK = ["--target", "stories-1m", "--prompts", "2", "--max-new-tokens", "8", "--warmup", "1"]

@@ -1,13 +1,15 @@
 """Arms as words."""
 
 import pytest
+from toolkit.bench.arms import arms_of, autoregressive, expanded, parsed
 
 from toolkit import ToolkitError
-from toolkit.bench.arms import arms_of, autoregressive, expanded, parsed
 
 
 def test_an_arm_is_words():
-    arm = parsed("name=mine drafter=model:a/b shaper=fixed:depth=3,branch=2 kv=window:budget=8 lossy")
+    arm = parsed(
+        "name=mine drafter=model:a/b shaper=fixed:depth=3,branch=2 kv=window:budget=8 lossy"
+    )
     assert arm.name == "mine"
     assert arm.engine == "toolkit"
     assert arm.lossy

@@ -4,7 +4,6 @@ import collections
 import json
 
 import pytest
-
 from toolkit.bench.results import Results
 from toolkit.bench.store import Store
 
@@ -42,7 +41,12 @@ def test_every_arm_gets_the_same_prompts_in_rotated_order(bench):
     rounds = collections.defaultdict(dict)
     for row in results.tested:
         rounds[row["prompt_index"]][row["order"]] = row["arm"]
-        assert len({r["prompt_id"] for r in results.tested if r["prompt_index"] == row["prompt_index"]}) == 1
+        assert (
+            len(
+                {r["prompt_id"] for r in results.tested if r["prompt_index"] == row["prompt_index"]}
+            )
+            == 1
+        )
     orders = [[arms[place] for place in range(3)] for arms in rounds.values()]
     firsts = {order[0] for order in orders}
     assert firsts == set(results.by_arm)
@@ -96,7 +100,9 @@ def test_tuning_is_done_on_prompts_that_are_held_out(bench):
     chosen = results.by_arm["base"]
     assert chosen["tuned"].endswith("best of 2 on 4 held-out prompts")
     k = json.loads(chosen["options"])["shaper"]["k"]
-    speeds = {a: sum(r["wall_ms"] for r in tried if r["arm"] == a) for a in ("base k=1", "base k=6")}
+    speeds = {
+        a: sum(r["wall_ms"] for r in tried if r["arm"] == a) for a in ("base k=1", "base k=6")
+    }
     assert k in (1, 6)
     assert chosen["tuned"].startswith(f"k={k}:")
     assert speeds
@@ -165,7 +171,14 @@ def test_the_earlier_works_protocols_run_at_reduced_size(bench):
     small = ["--target", "stories-3m", "--dtype", "auto", "--dataset", "stories", "--prompts", "1",
              "--max-new-tokens", "6", "--warmup", "1"]  # fmt: skip
     results, _ = bench("--plan", "dynatree-main", *small)
-    assert list(results.by_arm) == ["ar", "linear", "fixed", "DynaTree", "hf:generate", "hf:assisted"]
+    assert list(results.by_arm) == [
+        "ar",
+        "linear",
+        "fixed",
+        "DynaTree",
+        "hf:generate",
+        "hf:assisted",
+    ]
     assert results.divergent == []
 
 
@@ -192,9 +205,7 @@ BAD = {
     "unknown device": ([*NGRAM, "--device", "tpu"], "tpu"),
     "grid alone": ([*NGRAM, "--grid", "k=1"], "go together"),
     "tune nobody": ([*NGRAM, "--tune", "x", "--grid", "k=1"], "cannot tune 'x'"),
-    "tune nothing": (
-        ["--arm", "name=x drafter=ngram shaper=chain", "--tune", "x", "--grid", "q=1"], "cannot tune 'q'"
-    ),
+    "tune nothing": (["--arm", "name=x ar", "--tune", "x", "--grid", "q=1"], "cannot tune 'q'"),
     "no grid": (["--arm", "name=x drafter=ngram", "--tune", "x", "--grid", "k"], "--grid takes"),
     "k of hf": (["--arm", "hf:assisted k=many"], "count of tokens"),
     "unwritable": ([*NGRAM, "--out", "/proc/nowhere/r"], "cannot be written"),

@@ -12,11 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from toolkit import Dataset, Registry, ToolkitError, hookimpl
 from toolkit.bench import datasets as home
 from toolkit.bench.sources import local, local_rows
 from toolkit.bench.study import found
+
+from toolkit import Dataset, Registry, ToolkitError, hookimpl
 
 LONG = "The lobster lives in the sea. " * 10
 ROWS = {
@@ -27,7 +27,7 @@ ROWS = {
     "pg19": [{"short_book_title": "t", "publication_date": 1900, "url": "u", "text": LONG}],
     "c4": [{"text": LONG, "timestamp": "t", "url": "u"}],
     "cnn_dailymail": [{"article": "It rained.", "highlights": "Rain.", "id": "1"}],
-    "humaneval": [{"task_id": "HumanEval/0", "prompt": "def f():\n", "canonical_solution": "", "test": ""}],
+    "humaneval": [{"task_id": "HumanEval/0", "prompt": "def f():\n", "test": ""}],
     "mmlu": [{"question": "2+2?", "subject": "s", "choices": ["3", "4", "5", "6"], "answer": 1}],
     "gsm8k": [{"question": "How many?", "answer": "#### 3"}],
     "spec-bench": [{"question_id": 1, "category": "writing", "turns": ["First?", "Second?"]}],
@@ -170,7 +170,7 @@ def test_without_a_network_the_way_is_told(registry, monkeypatch):
     fake = types.ModuleType("datasets")
     fake.load_dataset = None
     monkeypatch.setitem(sys.modules, "datasets", fake)
-    with pytest.raises(ToolkitError, match="could not be loaded.*hf download allenai/c4"):
+    with pytest.raises(ToolkitError, match=r"could not be loaded.*hf download allenai/c4"):
         found("c4", registry)
 
 

@@ -1,10 +1,10 @@
 """Hugging Face's arms: the same tokens, honestly timed, on the same weights."""
 
 import pytest
-
-from toolkit import Pipeline, run_record
 from toolkit.bench.arms import parsed
 from toolkit.bench.hf import Theirs, twin
+
+from toolkit import Pipeline, run_record
 
 PROMPT = "Once upon a time there was a"
 
@@ -21,7 +21,9 @@ def plain():
     return pipeline, pipeline.generate(PROMPT, max_new_tokens=40)
 
 
-@pytest.mark.parametrize("words", ["hf:generate", "hf:assisted", "hf:assisted k=3", "hf:lookup k=4"])
+@pytest.mark.parametrize(
+    "words", ["hf:generate", "hf:assisted", "hf:assisted k=3", "hf:lookup k=4"]
+)
 def test_the_tokens_are_ars(plain, words):
     pipeline, ar = plain
     made = arm(words)

@@ -4,7 +4,6 @@ import signal
 import time
 
 import pytest
-
 from toolkit.bench.store import Store
 
 ARGS = [

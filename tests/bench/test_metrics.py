@@ -1,9 +1,9 @@
 """Figures beyond a generation's own."""
 
 import pytest
+from toolkit.bench.metrics import by_depth, distinct_3grams, path_length
 
 from toolkit import Step
-from toolkit.bench.metrics import by_depth, distinct_3grams, path_length
 
 
 def step(depth, accepted):

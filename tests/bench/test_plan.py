@@ -4,11 +4,11 @@ import tomllib
 from importlib.resources import files
 
 import pytest
-
-from toolkit import Registry, ToolkitError
 from toolkit.bench.arms import arms_of
 from toolkit.bench.plan import Plan, Tune, digest, protocols
 from toolkit.bench.tune import candidates
+
+from toolkit import Registry, ToolkitError
 
 SHIPPED = sorted(protocols())
 
@@ -73,7 +73,7 @@ def test_a_bad_plan_is_one_clear_error(tmp_path, text, word):
 
 
 def test_a_plan_that_is_not_there():
-    with pytest.raises(ToolkitError, match="bench init nowhere.toml"):
+    with pytest.raises(ToolkitError, match=r"bench init nowhere\.toml"):
         Plan.read("nowhere.toml")
     with pytest.raises(ToolkitError, match="dynatree-main"):
         Plan.read("dynatre")

@@ -1,9 +1,9 @@
 """Prompts: seeded, cut in tokens, and conversations that all arms share."""
 
 import pytest
+from toolkit.bench.prompts import Encoder, Talk, sampled
 
 from toolkit import Pipeline, ToolkitError
-from toolkit.bench.prompts import Encoder, Talk, sampled
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,19 @@
 """Paired ratios and their intervals, against numbers worked out otherwise and known truths."""
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
-
-from toolkit.bench.statistics import FEWEST, Ratio, geometric_mean, interval, mean, paired
+from toolkit.bench.statistics import (
+    FEWEST,
+    Ratio,
+    expanded_tail,
+    geometric_mean,
+    interval,
+    mean,
+    paired,
+)
 
 
 def keyed(values):
@@ -38,14 +46,31 @@ def test_hard_and_easy_prompts_cancel_in_pairs():
     assert shuffled.reading == "includes 1"
 
 
-def test_equal_arms_are_told_apart_in_about_one_of_twenty():
-    """Coverage over 400 experiments of 30 prompts: near 95 %, and never by much less."""
-    rng = np.random.default_rng(3)
-    inside = 0
-    for seed in range(400):
-        low, high = interval(rng.normal(0.2, 0.3, 30), seed)
+def coverage(count, tries=500):
+    """How often an interval of `count` prompts holds the truth."""
+    rng, inside = np.random.default_rng(3), 0
+    for seed in range(tries):
+        low, high = interval(rng.normal(0.2, 0.3, count), seed)
         inside += low <= 0.2 <= high
-    assert 0.90 < inside / 400 < 0.98
+    return inside / tries
+
+
+@pytest.mark.parametrize("count", [6, 10, 30])
+def test_an_interval_holds_the_truth_in_about_19_of_20(count, monkeypatch):
+    monkeypatch.setattr("toolkit.bench.statistics.RESAMPLES", 2000)
+    assert 0.92 < coverage(count) < 0.98
+
+
+def test_plain_percentiles_of_few_prompts_would_not(monkeypatch):
+    monkeypatch.setattr("toolkit.bench.statistics.RESAMPLES", 2000)
+    monkeypatch.setattr("toolkit.bench.statistics.expanded_tail", lambda count: 0.025)
+    assert coverage(6) < 0.92
+
+
+@pytest.mark.parametrize(("count", "t"), [(5, 2.776), (6, 2.571), (11, 2.228), (31, 2.042)])
+def test_the_tail_is_students(count, t):
+    wanted = NormalDist().cdf(-t * math.sqrt(count / (count - 1)))
+    assert expanded_tail(count) == pytest.approx(wanted, rel=0.03)
 
 
 def test_the_prompt_is_what_is_resampled():
@@ -82,7 +107,12 @@ def test_a_seed_gives_the_same_interval():
 
 @pytest.mark.parametrize(
     ("low", "high", "reading"),
-    [(1.01, 1.2, "faster"), (0.8, 0.99, "slower"), (0.9, 1.1, "includes 1"), (1.0, 1.1, "includes 1")],
+    [
+        (1.01, 1.2, "faster"),
+        (0.8, 0.99, "slower"),
+        (0.9, 1.1, "includes 1"),
+        (1.0, 1.1, "includes 1"),
+    ],
 )
 def test_an_interval_is_read(low, high, reading):
     assert Ratio(1.0, low, high, 9).reading == reading
