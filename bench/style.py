@@ -82,7 +82,7 @@ class Theme:
 
 LIGHT = Theme(
     "light", "#ffffff", "#1f2328", "#6e7781", "#e3e7ec",
-    ("#2f6fde", "#d9622b", "#2a9d6f", "#8e5bd0", "#b8941a", "#c8416a", "#3295ab", "#7d6b5d"),
+    ("#2f6fde", "#d9622b", "#23895f", "#8e5bd0", "#9a7a10", "#c8416a", "#3295ab", "#7d6b5d"),
     "YlGnBu",
 )  # fmt: skip
 DARK = Theme(
