@@ -135,9 +135,12 @@ def _bench(options: dict[str, Any]) -> None:
     from .study import Study
 
     quiet()
-    store = Store.open(out) if resume else None
+    if resume:
+        Store.open(out)
+    else:
+        Store.vacant(out)
     study = Study.of(plan, registry)
-    store = store or Store.new(out)
+    store = Store.open(out) if resume else Store.new(out)
     console = Console(stderr=True, highlight=False)
     interrupted = _run(study, store, console)
     _finish(out, interrupted, Console(highlight=False))

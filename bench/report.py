@@ -15,7 +15,7 @@ from attrs import frozen
 from toolkit import ToolkitError
 
 from .results import Results, name_of
-from .table import closing, number
+from .table import closing, notes, number, outputs
 
 ENVIRONMENT = (
     "created toolkit_version git_revision python torch transformers platform device threads dtype "
@@ -75,13 +75,12 @@ def _content(results: Results) -> dict[str, Any]:
         ],
         "closing": closing(results),
         "divergent": len(results.divergent),
+        "uncompared": results.uncompared,
         "requests": len(results.tested),
     }
 
 
 def _table(results: Results, setting: Any) -> dict[str, Any]:
-    from .table import notes
-
     rows = []
     for arm in results.by_arm:
         figures = results.figures(arm, setting)
@@ -106,7 +105,7 @@ def _cells(figures: dict[str, Any]) -> dict[str, Any]:
         "path_length": number(figures["path_length"], 2),
         "acceptance": number(figures["acceptance"], 2),
         "distinct": number(figures["distinct_3grams"], 2),
-        "verdicts": ", ".join(f"{n} {v}" for v, n in sorted(figures["verdicts"].items())),
+        "verdicts": outputs(figures["verdicts"]),
         "bad": bad,
     }
 

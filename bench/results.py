@@ -87,7 +87,7 @@ class Results:
         """The table's row of an arm under a setting; missing figures are None."""
         rows, run = self.rows(arm, setting), self.by_arm[arm]
         speed = geometric_mean(r["tokens_per_s"] for r in rows if r["tokens_per_s"])
-        verdicts = Counter(row["verdict"] or "–" for row in rows)
+        verdicts = Counter(row["verdict"] for row in rows if row["verdict"])
         return {
             "arm": arm,
             "prompts": len({row["prompt_index"] for row in rows}),
@@ -111,6 +111,12 @@ class Results:
         """Rows that broke the promise: not AR's tokens, of an arm that is not declared lossy."""
         lossless = {row["arm"]: row["lossless"] for row in self.runs}
         return [r for r in self.requests if r["verdict"] == "divergent" and lossless[r["arm"]]]
+
+    @property
+    def uncompared(self) -> int:
+        """Requests that have no verdict yet: the bench was stopped before AR's turn."""
+        others = {arm for arm, run in self.by_arm.items() if run["baseline"] != arm}
+        return sum(row["verdict"] is None and row["arm"] in others for row in self.tested)
 
     def bandwidth_share(self, setting: Setting) -> float | None:
         """AR's speed over what reading every weight once per token would allow."""

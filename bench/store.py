@@ -27,13 +27,18 @@ class Store:
 
     path: Path
 
-    @classmethod
-    def new(cls, path: Path) -> Store:
-        """A folder for a new bench. Raises `ToolkitError`."""
+    @staticmethod
+    def vacant(path: Path) -> None:
+        """Raise `ToolkitError` when a new bench cannot have this folder."""
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise ToolkitError(
                 f"{path} is there already: --resume goes on with it, or name another with --out"
             )
+
+    @classmethod
+    def new(cls, path: Path) -> Store:
+        """A folder for a new bench. Raises `ToolkitError`."""
+        cls.vacant(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             probe = path / ".probe"

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from .results import LOOP, Results, Setting, name_of, short
 
+BEYOND = ": above 100 %, so they stay in a cache, or memory was busy when its speed was measured"
 MOST = 24  # arms that a terminal's table shows
 COLUMNS = ("arm", "tokens/s", "× AR [95 %]", "reading", "τ", "against AR")
 
@@ -53,8 +54,13 @@ def cells(figures: dict[str, Any]) -> list[str]:
         "1" if baseline else ratio.text if ratio else "–",
         "baseline" if baseline else ratio.reading if ratio else "–",
         number(figures["tau"], 2),
-        ", ".join(f"{count} {verdict}" for verdict, count in sorted(figures["verdicts"].items())),
+        outputs(figures["verdicts"]),
     ]
+
+
+def outputs(verdicts: dict[str, int]) -> str:
+    """How many outputs had which verdict."""
+    return ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items())) or "–"
 
 
 def number(value: float | None, places: int) -> str:
@@ -69,7 +75,7 @@ def notes(results: Results, setting: Setting) -> list[str]:
     if share is not None:
         found.append(
             f"AR reaches {100 * share:.0f} % of what reading all weights once per token from memory "
-            f"allows" + (": above 100 %, so the weights stay in the cache" if share > 1 else "")
+            f"allows" + (BEYOND if share > 1 else "")
         )
     baseline = next(iter(results.by_arm))
     stock = _stock(results)

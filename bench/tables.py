@@ -24,7 +24,7 @@ class ArmColumns:
     arm_spec: str = column("the arm as words, as on the command line")
     engine: str = column("toolkit, hf:generate, hf:assisted or hf:lookup")
     baseline: str = column("name of the AR arm it is compared with: same target, same KV policy")
-    lossless: bool = column("whether its tokens must be AR's; false: declared lossy")
+    lossless: bool = column("whether its tokens must be AR's; false: declared lossy, or it samples")
     tuned: str | None = column("how its options were chosen on held-out prompts; null: as given")
     options: str = column("JSON: every option of its strategies with its value, defaults included")
     models: str = column("JSON: hub commit or sha256 of every model")
