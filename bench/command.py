@@ -167,10 +167,11 @@ def _plan(options: dict[str, Any], out: Path, resume: bool) -> Plan:
         changes["tune"] = [{"arm": tune, "grid": parsed_grid(grid)}]
     if name:
         return Plan.read(name, changes)
-    if resume and not changes:
+    if resume:
         from .results import Results
 
-        return Plan.of(tomllib.loads(Results.read(out).runs[0]["plan"]), f"the plan in {out}")
+        kept = tomllib.loads(Results.read(out).runs[0]["plan"])
+        return Plan.of({**kept, **changes}, f"the plan in {out}")
     if "arms" not in changes:
         raise ToolkitError(
             'nothing to measure: give --arm "drafter=model shaper=adaptive", or --plan FILE '

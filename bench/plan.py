@@ -17,7 +17,16 @@ from attrs.validators import deep_iterable, ge, in_, min_len
 from toolkit import ToolkitError
 
 Table = Literal["steps", "nodes"]
-POSITIVE: Any = [min_len(1), deep_iterable(ge(1))]
+
+
+def _unlike(_: Any, attribute: Any, values: list[Any]) -> None:
+    """A validator: nothing twice, or two requests could not be told apart."""
+    twice = [value for index, value in enumerate(values) if value in values[:index]]
+    if twice:
+        raise ValueError(f"{attribute.name!r} has {twice[0]!r} twice: give it once")
+
+
+POSITIVE: Any = [min_len(1), deep_iterable(ge(1)), _unlike]
 
 
 @frozen
@@ -35,7 +44,7 @@ class Plan:
 
     arms: list[str] = field(validator=min_len(1))
     target: str | None = None
-    datasets: list[str] = field(factory=lambda: ["stories"], validator=min_len(1))
+    datasets: list[str] = field(factory=lambda: ["stories"], validator=[min_len(1), _unlike])
     prompts: int = field(default=10, validator=ge(1))
     prompt_tokens: list[int] = field(factory=lambda: [256], validator=POSITIVE)
     max_new_tokens: list[int] = field(factory=lambda: [128], validator=POSITIVE)

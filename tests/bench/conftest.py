@@ -2,10 +2,8 @@
 
 import json
 import random
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -13,9 +11,6 @@ from toolkit.bench.results import Results
 from toolkit.bench.tables import SCHEMA_VERSION
 
 from toolkit.cli import main
-
-QUICK = ["--target", "stories-1m", "--prompts", "2", "--max-new-tokens", "8", "--warmup", "1"]
-NGRAM = ["--arm", "drafter=ngram shaper=chain:k=2"]
 
 LIAR = '''
 import attrs, torch
@@ -49,16 +44,26 @@ def toolkit():
     return call
 
 
+# A shell's `&` lets its children ignore Ctrl-C: Python is told to hear it all the same.
+COMMAND = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from toolkit.cli import main
+main(prog_name="toolkit")
+"""
+
+
 @pytest.fixture
 def process():
-    """The command in a process of its own, as words."""
-    words = [shutil.which("toolkit", path=str(Path(sys.executable).parent))]
+    """The command in a process of its own."""
 
-    def start(*args, **options):
+    def start(*args):
         return subprocess.Popen(
-            [*words, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            **options,
-        )  # fmt: skip
+            [sys.executable, "-c", COMMAND, *map(str, args)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     return start
 

@@ -61,6 +61,8 @@ BAD = {
     'arms = ["x"]\nrecord = ["stps"]': "record",
     'arms = ["x"]\ndevice = "tpu"': "device",
     'arms = ["x"]\n[[tune]]\narm = "x"': "grid",
+    'arms = ["x"]\nmax_new_tokens = [5, 5]': "has 5 twice",
+    'arms = ["x"]\ndatasets = ["c4", "c4"]': "has 'c4' twice",
     "arms = [": "not TOML",
 }
 
