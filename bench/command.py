@@ -44,17 +44,23 @@ class Numbers(click.ParamType[list[int]]):
 )
 @click.option("--target", metavar="MODEL", help="Alias, folder or hub id of the model to decode.")
 @click.option(
-    "--dataset", "datasets", multiple=True, metavar="SET", help="Name, or FILE:COLUMN; repeatable."
+    "--dataset",
+    "datasets",
+    multiple=True,
+    metavar="SET",
+    help="Name, or FILE:COLUMN; repeatable (stories).",
 )
-@click.option("--prompts", type=click.IntRange(min=1), metavar="N", help="Prompts per data set.")
 @click.option(
-    "--prompt-tokens", type=Numbers(), metavar="N,…", help="Cut prompts to so many tokens."
+    "--prompts", type=click.IntRange(min=1), metavar="N", help="Prompts per data set (10)."
 )
-@click.option("--max-new-tokens", type=Numbers(), metavar="N,…", help="Tokens to decode.")
 @click.option(
-    "--warmup", type=click.IntRange(min=1), metavar="N", help="Prompts to throw away first."
+    "--prompt-tokens", type=Numbers(), metavar="N,…", help="Cut prompts to so many tokens (256)."
 )
-@click.option("--seed", type=int, metavar="N", help="Of the choice of prompts.")
+@click.option("--max-new-tokens", type=Numbers(), metavar="N,…", help="T, tokens to decode (128).")
+@click.option(
+    "--warmup", type=click.IntRange(min=1), metavar="N", help="Prompts to throw away first (2)."
+)
+@click.option("--seed", type=int, metavar="N", help="Of the choice of prompts (0).")
 @click.option("--ignore-eos", is_flag=True, default=None, help="Decode past stop tokens.")
 @click.option(
     "--record",
@@ -64,9 +70,11 @@ class Numbers(click.ParamType[list[int]]):
 )
 @click.option("--tune", metavar="ARM", help="Choose this arm's options on held-out prompts.")
 @click.option("--grid", metavar="GRID", help='What to try, as "depth=3,5 branch=2,3".')
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run (auto).")
 @click.option(
-    "--dtype", type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp64"]), help="Of the weights."
+    "--dtype",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp64"]),
+    help="Of the weights (auto).",
 )
 @click.option(
     "--out", type=FILE, default=Path("results"), show_default=True, help="Folder of the results."
@@ -131,16 +139,17 @@ def _bench(options: dict[str, Any]) -> None:
 
     from toolkit import quiet
 
+    from .rows import plan_difference, refuse_mixing
     from .store import Store
     from .study import Study
 
     quiet()
-    if resume:
-        Store.open(out)
-    else:
+    if not resume:
         Store.vacant(out)
     study = Study.of(plan, registry)
     store = Store.open(out) if resume else Store.new(out)
+    if resume:
+        refuse_mixing(out, plan_difference(store.rows("runs")[0], study))
     console = Console(stderr=True, highlight=False)
     interrupted = _run(study, store, console)
     _finish(out, interrupted, Console(highlight=False))

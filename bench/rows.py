@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from attrs import asdict
 
-from toolkit import Choice, Run, options_of
+from toolkit import Choice, Run, ToolkitError, options_of
 
 from .arms import Arm
 from .engines import Outcome
@@ -107,9 +108,23 @@ def difference(kept: Row, record: Run, study: Study) -> str:
     for name in ENVIRONMENT:
         if kept[name] != values[name]:
             return f"{name} was {kept[name]} and is {values[name]}"
+    return plan_difference(kept, study) or "models or data sets of the same names have changed"
+
+
+def plan_difference(kept: Row, study: Study) -> str | None:
+    """The first line in which a kept run's plan and this one differ; None when they are equal."""
     before, now = kept["plan"].splitlines(), study.plan.toml.splitlines()
-    gone = next((line for line in before if line not in now), "")
-    new = next((line for line in now if line not in before), "")
-    if gone or new:
-        return f"the plan has {new.strip() or 'no longer'} where it had {gone.strip() or 'nothing'}"
-    return "models or data sets of the same names have changed"
+    if before == now:
+        return None
+    gone = next((line.strip() for line in before if line not in now), "nothing")
+    new = next((line.strip() for line in now if line not in before), "nothing")
+    return f"the plan has {new} where it had {gone}"
+
+
+def refuse_mixing(path: Path, problem: str | None) -> None:
+    """Raise `ToolkitError` when results of two configurations would come into one folder."""
+    if problem is not None:
+        raise ToolkitError(
+            f"{path} holds results of another configuration: {problem}; results of two do not mix, so "
+            f"name another folder with --out"
+        )

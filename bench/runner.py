@@ -13,7 +13,15 @@ from toolkit import Generation, Run, ToolkitError, node_rows, run_record, step_r
 from .arms import Arm
 from .bandwidth import measured
 from .engines import Engine, Ours
-from .rows import arm_columns, difference, environment, group_key, key_of, sample_columns
+from .rows import (
+    arm_columns,
+    difference,
+    environment,
+    group_key,
+    key_of,
+    refuse_mixing,
+    sample_columns,
+)
 from .store import Row, Store
 from .study import Group, Study, Task
 from .tune import best
@@ -66,11 +74,7 @@ class Runner:
         self.kept = self.store.rows("runs")
         strange = next((row for row in self.kept if row["config_digest"] != self.digest), None)
         if strange is not None:
-            raise ToolkitError(
-                f"{self.store.path} holds results of another configuration: "
-                f"{difference(strange, record, self.study)}; results of two do not mix, so name "
-                f"another folder with --out"
-            )
+            refuse_mixing(self.store.path, difference(strange, record, self.study))
         device = self.study.target.pool.torch_device
         known = [row["bandwidth_bytes_per_s"] for row in self.kept]
         self.bandwidth = known[0] if known else measured(device)

@@ -167,6 +167,7 @@ def test_a_plan_file_and_options_over_it(toolkit, bench, tmp_path):
     assert "adaptive" in results.by_arm
 
 
+@pytest.mark.installed
 def test_the_earlier_works_protocols_run_at_reduced_size(bench):
     small = ["--target", "stories-3m", "--dtype", "auto", "--dataset", "stories", "--prompts", "1",
              "--max-new-tokens", "6", "--warmup", "1"]  # fmt: skip

@@ -34,6 +34,18 @@ def test_every_option_of_bench_is_there_with_its_key():
     }
 
 
+def test_defaults_are_told_as_they_are():
+    plan, command = Plan(arms=["ar"]), main.get_command(click.Context(main), "bench")
+    helps = {p.name: p.help for p in command.params}
+    for row in table("| option | key |"):
+        shown = re.search(r"\(`?(\w+)`?\)", row)
+        if shown:
+            key = re.findall(r"`(\w+)`", row.split(" | ")[1])[0]
+            value = getattr(plan, key)
+            assert shown[1] == str(value[0] if isinstance(value, list) else value)
+            assert f"({shown[1]})" in helps[key]
+
+
 def test_every_data_set_and_protocol_is_there():
     sets = {re.match(r"`([^`]+)`", row)[1] for row in table("| name | what |")}
     assert sets == set(Registry.installed().datasets)

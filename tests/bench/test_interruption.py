@@ -63,16 +63,27 @@ def test_a_finished_bench_resumes_to_itself(toolkit, tmp_path):
         (["--target", "stories-3m"], "stories-3m"),
     ],
 )
-def test_a_changed_configuration_refuses_to_mix(toolkit, tmp_path, changes, word):
+def test_a_changed_plan_refuses_to_mix(toolkit, tmp_path, monkeypatch, changes, word):
+    """Before any model loads."""
     args = [*ARGS, "--prompts", "1", "--max-new-tokens", "3", "--out", tmp_path / "r"]
     assert toolkit("bench", *args).exit_code == 0
     before = Store.open(tmp_path / "r").rows("requests")
+    monkeypatch.setattr("toolkit.Pipeline.load", None)
     words = args if "--arm" in changes else ["--out", tmp_path / "r"]  # else the folder's own plan
     done = toolkit("bench", *words, *changes, "--resume")
     assert done.exit_code == 2
     assert "another configuration" in done.output
     assert word in done.output
     assert Store.open(tmp_path / "r").rows("requests") == before
+
+
+def test_another_machine_refuses_to_mix(toolkit, tmp_path, monkeypatch):
+    args = [*ARGS, "--prompts", "1", "--max-new-tokens", "3", "--out", tmp_path / "r"]
+    assert toolkit("bench", *args).exit_code == 0
+    monkeypatch.setattr("torch.get_num_threads", lambda: 99)
+    done = toolkit("bench", *args, "--resume")
+    assert done.exit_code == 2
+    assert "threads was 1 and is 99" in done.output
 
 
 def test_other_prompts_under_the_same_name_refuse_to_mix(toolkit, tmp_path):

@@ -21,6 +21,7 @@ def test_a_plan_survives_its_toml():
     assert Plan.of(tomllib.loads(plan.toml), "x") == plan
 
 
+@pytest.mark.installed
 def test_the_template_is_a_plan(tmp_path):
     text = (files("toolkit.bench") / "template.toml").read_text()
     (tmp_path / "t.toml").write_text(text)

@@ -36,6 +36,7 @@ class Links(HTMLParser):
         self.found += [value for name, value in attrs if name in ("src", "srcset", "href")]
 
 
+@pytest.mark.installed
 def test_the_page_loads_nothing(page):
     text = page.read_text(encoding="utf-8")
     links = Links()
