@@ -30,7 +30,9 @@ def sampled(
     rows = list(range(len(conversations)))
     random.Random(seed).shuffle(rows)  # noqa: S311 a choice of prompts
     found: Iterator[int] = (
-        row for row in rows if any(conversations[row]) and keep(conversations[row])
+        row
+        for row in rows
+        if conversations[row] and all(conversations[row]) and keep(conversations[row])
     )
     taken = [row for row, _ in zip(found, range(count), strict=False)]
     if not conversations or not taken:

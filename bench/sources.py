@@ -157,7 +157,8 @@ def local(path: Path, column: str | None) -> Source:
             f"{', '.join(rows[0])}: write {path}:COLUMN"
         )
     values = [row.get(named) for row in rows]
-    strange = next((v for v in values if not isinstance(v, (str, list, type(None)))), None)
+    turns = [turn for v in values for turn in (v if isinstance(v, list) else [v])]
+    strange = next((turn for turn in turns if not isinstance(turn, (str, type(None)))), None)
     if strange is not None:
         raise ToolkitError(
             f"column {named!r} of {path} holds {type(strange).__name__}, and prompts are text or "

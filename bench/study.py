@@ -169,11 +169,14 @@ def pipeline_of(arm: Arm, plan: Plan, pool: Pool, registry: Registry) -> Pipelin
         specs = {"drafter": "none", "shaper": "chain"}
     given: dict[str, Any] = dict(specs)
     try:
-        return Pipeline(
+        made = Pipeline(
             plan.target, pool=pool, registry=registry, ignore_eos=plan.ignore_eos, **given
         )
     except ToolkitError as error:
         raise type(error)(f"arm {arm.name!r}: {error}") from error
+    if arm.engine == "hf:assisted" and made.drafter.cls.name != "model":
+        raise ToolkitError(f"arm {arm.name!r}: its drafter is the assistant, a model: name one")
+    return made
 
 
 def found(name: str, registry: Registry) -> tuple[Source, bool]:

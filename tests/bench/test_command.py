@@ -208,6 +208,7 @@ BAD = {
     "tune nobody": ([*NGRAM, "--tune", "x", "--grid", "k=1"], "cannot tune 'x'"),
     "tune nothing": (["--arm", "name=x ar", "--tune", "x", "--grid", "q=1"], "cannot tune 'q'"),
     "no grid": (["--arm", "name=x drafter=ngram", "--tune", "x", "--grid", "k"], "--grid takes"),
+    "no assistant": (["--arm", "hf:assisted drafter=ngram"], "its drafter is the assistant"),
     "k of hf": (["--arm", "hf:assisted k=many"], "count of tokens"),
     "unwritable": ([*NGRAM, "--out", "/proc/nowhere/r"], "cannot be written"),
     "resume nothing": (["--resume", "--out", "/nowhere/r"], "no results folder"),

@@ -134,6 +134,7 @@ def bad_files(folder):
     (folder / "x.csv").write_text("a,b\n")
     (folder / "none").mkdir()
     write(folder / "x.jsonl", [{"a": 1}])
+    write(folder / "chat.jsonl", [{"turns": [{"role": "user", "content": "Why?"}]}])
     return {
         "stores": "did you mean stories",
         "nothing": "there are c4",
@@ -148,6 +149,7 @@ def bad_files(folder):
         f"{folder}/x.jsonl": "no column turns, prompt or text",
         f"{folder}/x.jsonl:b": "no column b",
         f"{folder}/x.jsonl:a": "holds int",
+        f"{folder}/chat.jsonl": "holds dict",
         f"pg19:{folder}/absent": "no file or folder",
         "stories:there": "ships with the package",
     }

@@ -31,6 +31,8 @@ def test_more_prompts_keep_the_first():
 
 def test_what_is_empty_or_unfit_is_left_out():
     assert set(rows(1, 0, conversations=[("",), ("a",), ("",)])) == {1}
+    talks = [("a", ""), ("a", "b"), ()]
+    assert set(rows(1, 0, conversations=talks)) == {1}
     assert set(rows(2, 0, lambda turns: turns[0] in ("prompt 3", "prompt 4"))) == {3, 4}
 
 
