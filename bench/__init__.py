@@ -1,1 +1,1 @@
-"""Measuring: data sets, arms, statistics, report. Filled by the bench; nothing here yet."""
+"""Measuring: data sets, arms, a paired runner, statistics, figures and the report."""

@@ -6,6 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toolkit.datasets import Conversation as Conversation
+    from toolkit.datasets import Dataset as Dataset
+    from toolkit.datasets import Source as Source
     from toolkit.engine import Event as Event
     from toolkit.engine import Step as Step
     from toolkit.errors import ToolkitError as ToolkitError
@@ -23,8 +26,16 @@ if TYPE_CHECKING:
     from toolkit.interfaces import Verifier as Verifier
     from toolkit.interfaces import option as option
     from toolkit.pipeline import Pipeline as Pipeline
+    from toolkit.records import Node as Node
+    from toolkit.records import Request as Request
+    from toolkit.records import Run as Run
+    from toolkit.records import StepKey as StepKey
     from toolkit.records import column as column
+    from toolkit.records import node_rows as node_rows
+    from toolkit.records import request_record as request_record
+    from toolkit.records import run_record as run_record
     from toolkit.records import schema as schema
+    from toolkit.records import step_rows as step_rows
     from toolkit.records import write_part as write_part
     from toolkit.registry import Registry as Registry
     from toolkit.runtime.models import quiet as quiet
@@ -41,6 +52,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Candidates": "tree",
     "Choice": "spec",
+    "Conversation": "datasets",
+    "Dataset": "datasets",
     "Drafter": "interfaces",
     "Event": "engine",
     "Expand": "interfaces",
@@ -49,12 +62,17 @@ _HOMES = {
     "Generation": "generation",
     "KVPolicy": "interfaces",
     "KVView": "view",
+    "Node": "records",
     "Pipeline": "pipeline",
     "Pool": "runtime.pool",
     "Registry": "registry",
+    "Request": "records",
+    "Run": "records",
     "Runtime": "interfaces",
     "Session": "interfaces",
+    "Source": "datasets",
     "Step": "engine",
+    "StepKey": "records",
     "Strategy": "interfaces",
     "TokenTree": "tree",
     "ToolkitError": "errors",
@@ -64,10 +82,14 @@ _HOMES = {
     "column": "records",
     "forced": "scoring",
     "hookimpl": "hookspecs",
+    "node_rows": "records",
     "option": "interfaces",
     "options_of": "spec",
     "quiet": "runtime.models",
+    "request_record": "records",
+    "run_record": "records",
     "schema": "records",
+    "step_rows": "records",
     "verify": "exactness",
     "write_part": "records",
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from toolkit.datasets import Dataset
     from toolkit.families import Family
     from toolkit.interfaces import Strategy
 
@@ -23,3 +24,8 @@ def strategies() -> Iterable[type[Strategy]]:  # type: ignore[empty-body]
 @hookspec
 def families() -> Iterable[Family]:  # type: ignore[empty-body]
     """The model families (aliases, usual target, usual drafter) that this plugin knows."""
+
+
+@hookspec
+def datasets() -> Iterable[Dataset]:  # type: ignore[empty-body]
+    """The named data sets that this plugin brings to the bench."""

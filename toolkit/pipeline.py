@@ -33,7 +33,8 @@ class Pipeline:
     `target`: alias, folder, hub id or a transformers model. Without it, the usual target of the
     drafter's family; without both, the shipped models. Strategies are spec strings, classes, objects
     (their options count, their state does not) or choices. A target alone is drafted for by `ngram`.
-    Building a pipeline finds and checks everything and loads no weights.
+    Building a pipeline finds and checks everything and loads no weights. `ignore_eos` decodes past
+    stop tokens, for measurements of a given length.
 
     Raises `SpecError`, `ModelError`, `MismatchError` or `PluginError`, each a `ToolkitError`.
     """
@@ -49,6 +50,7 @@ class Pipeline:
         draft_kv: Spec = "full",
         pool: Pool | None = None,
         registry: Registry | None = None,
+        ignore_eos: bool = False,
     ) -> None:
         if target == "":
             raise SpecError(
@@ -57,6 +59,7 @@ class Pipeline:
         self.registry = registry or Registry.installed()
         self.pool = pool or Pool()
         self.pool.aliases |= self.registry.aliases
+        self.ignore_eos = ignore_eos
         if target is not None and not isinstance(target, str):
             target = self.pool.hold(target)
         if drafter is None:
@@ -92,6 +95,11 @@ class Pipeline:
         }
 
     @property
+    def models(self) -> list[str]:
+        """Every model in use by name, the target first."""
+        return [self.target, *models_of(self.drafter)]
+
+    @property
     def autoregressive(self) -> Pipeline:
         """AR of the same target under the same KV policy: the same loop, drafting nothing."""
         return Pipeline(
@@ -101,6 +109,7 @@ class Pipeline:
             kv=self.kv,
             pool=self.pool,
             registry=self.registry,
+            ignore_eos=self.ignore_eos,
         )
 
     def encode(self, prompt: Prompt) -> Tensor:
@@ -143,7 +152,7 @@ class Pipeline:
 
     def load(self) -> None:
         """Load the weights of every model in use; `generate` and `stream` do it by themselves."""
-        for name in (self.target, *models_of(self.drafter)):
+        for name in self.models:
             self.pool.load(name)
 
     def stream(self, prompt: Prompt, *, max_new_tokens: int = 128, seed: int = 0) -> Stream:

@@ -84,16 +84,18 @@ class Request:
     tokens_per_s: float | None = column("tokens after the first, per second of decoding")
     tokens_per_s_end_to_end: float | None = column("all tokens, per second of ttft and decoding")
     tpot_ms: float | None = column("decode_ms per token after the first")
-    drafted: int = column("drafted nodes sent to verification, all steps")
+    drafted: int | None = column("drafted nodes sent to verification, all steps")
     accepted: int = column("drafted tokens accepted, all steps")
     acceptance: float | None = column("accepted over the depths of the trees: at most 1")
     nodes_mean: float | None = column("mean tree size N, root included")
     draft_share: float | None = column("of decode_ms in the drafter")
     verify_share: float | None = column("of decode_ms in target forward and verifier")
     commit_share: float | None = column("of decode_ms in shaping and commit")
-    kv_bytes: int = column("bytes of the target's KV buffers at the end")
-    kv_peak_bytes: int = column("bytes of them at most, one prompt layer that is scored included")
-    draft_kv_bytes: int = column("bytes of the drafter's KV buffers at the end")
+    kv_bytes: int | None = column("bytes of the target's KV buffers at the end")
+    kv_peak_bytes: int | None = column(
+        "bytes of them at most, one prompt layer that is scored included"
+    )
+    draft_kv_bytes: int | None = column("bytes of the drafter's KV buffers at the end")
     peak_memory_bytes: int | None = column(
         "the request's peak on CUDA, the process's so far on CPU; null: unknown"
     )

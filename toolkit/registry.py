@@ -17,6 +17,7 @@ import attrs
 import pluggy
 
 from toolkit import hookspecs
+from toolkit.datasets import Dataset
 from toolkit.errors import PluginError, SpecError
 from toolkit.families import Family
 from toolkit.interfaces import KINDS, KVPolicy, Strategy
@@ -42,6 +43,7 @@ class Registry:
 
     entries: dict[tuple[str, str], Entry] = attrs.field(factory=dict)
     families: list[Family] = attrs.field(factory=list)
+    datasets: dict[str, Dataset] = attrs.field(factory=dict)
     broken: dict[str, str] = attrs.field(factory=dict)
     """Plugins that failed to load: distribution or file → reason."""
     _plugins: pluggy.PluginManager = attrs.field(init=False)
@@ -91,7 +93,7 @@ class Registry:
 
     def add(self, plugin: ModuleType, distribution: str, version: str) -> None:
         """Register one plugin's strategies and families, all or none. Raises `PluginError`."""
-        before = dict(self.entries), list(self.families)
+        before = dict(self.entries), list(self.families), dict(self.datasets)
         name = f"{distribution}:{plugin.__name__}"
         if self._plugins.is_registered(plugin) or self._plugins.has_plugin(name):
             raise PluginError(f"plugin {distribution} is given twice: give it once")
@@ -102,9 +104,11 @@ class Registry:
                 self._add_class(cls, distribution, version)
             for family in self._called("families", plugin):
                 self._add_family(family, distribution)
+            for dataset in self._called("datasets", plugin):
+                self._add_dataset(dataset, distribution)
         except Exception as error:
             self._plugins.unregister(plugin)
-            self.entries, self.families = before
+            self.entries, self.families, self.datasets = before
             if isinstance(error, PluginError):
                 raise
             raise PluginError(f"plugin {distribution} cannot be used: {reason(error)}") from error
@@ -156,6 +160,17 @@ class Registry:
                     f"alias {shared[0]!r} of {distribution} is already in family {other.name!r}"
                 )
         self.families.append(family)
+
+    def _add_dataset(self, dataset: object, distribution: str) -> None:
+        if not isinstance(dataset, Dataset):
+            raise PluginError(
+                f"plugin {distribution} offers {dataset!r}: datasets() gives Dataset rows"
+            )
+        if dataset.name in self.datasets:
+            raise PluginError(
+                f"data set {dataset.name!r} of {distribution} is there already: rename one of them"
+            )
+        self.datasets[dataset.name] = dataset
 
     @property
     def aliases(self) -> dict[str, str]:

@@ -62,6 +62,11 @@ class Stream:
         """The engine's events, kept for `result`."""
         return self._running
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Token ids that end the request."""
+        return frozenset() if self.pipeline.ignore_eos else self.target.model.stop_ids
+
     def _decoding(self) -> Iterator[Event]:
         chosen, model = self.pipeline, self.target.model
         strategies = Strategies(
@@ -77,7 +82,7 @@ class Stream:
             strategies,
             self.prompt,
             max_new_tokens=self.max_new_tokens,
-            stop_ids=model.stop_ids,
+            stop_ids=self.stop_ids,
             rng=self.rng,
         ):
             if not self.events:
@@ -110,7 +115,7 @@ class Stream:
         return "".join([text.add(event.tokens) for event in self.events] + [text.rest()])
 
     def _stop_reason(self, ids: list[int]) -> StopReason:
-        if ids and ids[-1] in self.target.model.stop_ids:
+        if ids and ids[-1] in self.stop_ids:
             return "eos"
         if len(ids) < self.max_new_tokens:
             return "interrupted"

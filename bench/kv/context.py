@@ -46,7 +46,13 @@ class Arm:
     def pipeline(self, target: str | None, pool: Pool, registry: Registry) -> Pipeline:
         """The arm on a target; what drafts, drafts a chain."""
         return Pipeline(
-            target, drafter=self.drafter, shaper="chain", kv=self.kv, pool=pool, registry=registry
+            target,
+            drafter=self.drafter,
+            shaper="chain",
+            kv=self.kv,
+            ignore_eos=True,  # every arm decodes as many tokens
+            pool=pool,
+            registry=registry,
         )
 
 

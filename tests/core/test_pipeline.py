@@ -17,6 +17,7 @@ from toolkit import (
     Verifier,
     embedded,
     option,
+    verify,
 )
 from toolkit.conformance.models import POSITIONS, noisy, tiny
 from toolkit.errors import MismatchError, ModelError, SpecError
@@ -291,3 +292,21 @@ def test_a_stream_runs_once(pipeline):
     for _ in range(2):
         list(stream)
     assert stream.result.token_ids == whole.token_ids
+
+
+def test_stop_tokens_can_be_ignored_and_ar_ignores_them_too():
+    model = copy.deepcopy(tiny("gpt_neox", 3))
+    plain = Pipeline(model, drafter="none", shaper="chain").generate(PROMPT, max_new_tokens=12)
+    model.generation_config.eos_token_id = plain.token_ids[2]
+    for ignoring, count in ((False, plain.token_ids.index(plain.token_ids[2]) + 1), (True, 12)):
+        pipeline = Pipeline(model, drafter="ngram", ignore_eos=ignoring)
+        done = pipeline.generate(PROMPT, max_new_tokens=12)
+        assert done.token_ids == plain.token_ids[:count]
+        assert done.stop_reason == ("length" if ignoring else "eos")
+        assert verify(pipeline, done).verdict in ("exact", "inconclusive")
+
+
+def test_models_are_named_target_first():
+    pipeline = Pipeline("stories-3m", drafter="stories-1m")
+    assert pipeline.models == ["stories-3m", "stories-1m"]
+    assert Pipeline("stories-3m", drafter="ngram").models == ["stories-3m"]

@@ -25,7 +25,7 @@ FOLDERS = {
     "toolkit.kvcache": "kvcache",
     "toolkit.bench": "bench",
 }
-PAGES = ["README.md", "docs/strategies.md", "docs/data.md", "plugins/README.md"]
+PAGES = ["README.md", "docs/strategies.md", "docs/data.md", "docs/bench.md", "plugins/README.md"]
 PAGES += ["plugins/toolkit-coin/README.md"]
 
 
@@ -51,7 +51,7 @@ def commands(page):
 def parsed(words):
     """The command that words call, and its parameters. Raises on an unknown option."""
     context, command = click.Context(main, info_name="toolkit"), main
-    while isinstance(command, click.Group):
+    while isinstance(command, click.Group) and not (words and words[0].startswith("--")):
         name, command, words = command.resolve_command(context, words)
         context = click.Context(command, info_name=name, parent=context)
     if any(word in ("--help", "--version") for word in words):

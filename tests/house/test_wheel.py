@@ -86,6 +86,13 @@ def test_the_wheel_holds_the_models(wheel, source):
     assert {place(path) for path in data} <= wheel
 
 
+def test_the_wheel_holds_what_the_bench_reads(wheel, source):
+    """Plans, the page and the prompts that ship."""
+    data = {path for path in source if path.parts[0] == "bench" and path.suffix != ".py"}
+    assert len(data) > 8
+    assert {place(path) for path in data} <= wheel
+
+
 def test_the_wheel_holds_nothing_else(wheel, source):
     inside = {name for name in wheel if name.parts[0] == "toolkit"}
     assert inside <= {place(path) for path in source}

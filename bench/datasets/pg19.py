@@ -1,0 +1,16 @@
+"""PG-19: books before 1919. Rae et al. 2019, arXiv:1911.05507.
+
+The set's own copy on the hub is a script, which is no longer run: this is a mirror in Parquet.
+"""
+
+from __future__ import annotations
+
+from ..sources import column, hub
+
+DATASET = hub(
+    "pg19",
+    "beginnings of old books (PG-19, test; a Parquet mirror or a folder)",
+    "emozilla/pg19-test",
+    column("text"),
+    split="test",
+)

@@ -1,0 +1,144 @@
+"""The plan of a bench: arms × prompts × settings, read from TOML or from options."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import cattrs
+import tomli_w
+from attrs import Factory, asdict, field, fields_dict, frozen
+from attrs.validators import deep_iterable, ge, in_, min_len
+
+from toolkit import ToolkitError
+
+Table = Literal["steps", "nodes"]
+
+
+def _unlike(_: Any, attribute: Any, values: list[Any]) -> None:
+    """A validator: nothing twice, or two requests could not be told apart."""
+    twice = [value for index, value in enumerate(values) if value in values[:index]]
+    if twice:
+        raise ValueError(f"{attribute.name!r} has {twice[0]!r} twice: give it once")
+
+
+POSITIVE: Any = [min_len(1), deep_iterable(ge(1)), _unlike]
+
+
+@frozen
+class Tune:
+    """A baseline to be tuned on held-out prompts: its name, and values of its shaper's options."""
+
+    arm: str
+    grid: dict[str, list[int | float | str | bool]] = field(validator=min_len(1))
+    prompts: int = field(default=4, validator=ge(1))
+
+
+@frozen
+class Plan:
+    """What to measure. Every field is a key of the file and, with dashes, an option."""
+
+    arms: list[str] = field(validator=min_len(1))
+    target: str | None = None
+    datasets: list[str] = field(factory=lambda: ["stories"], validator=[min_len(1), _unlike])
+    prompts: int = field(default=10, validator=ge(1))
+    prompt_tokens: list[int] = field(factory=lambda: [256], validator=POSITIVE)
+    max_new_tokens: list[int] = field(factory=lambda: [128], validator=POSITIVE)
+    warmup: int = field(default=2, validator=ge(1))
+    seed: int = 0
+    ignore_eos: bool = False
+    record: list[Table] = Factory(list)
+    device: str = field(default="auto", validator=in_(("auto", "cpu", "cuda")))
+    dtype: str = "auto"
+    tune: list[Tune] = Factory(list)
+
+    @classmethod
+    def of(cls, data: dict[str, Any], origin: str) -> Plan:
+        """A plan from a table of values. Raises `ToolkitError` naming the key and what it takes."""
+        strange = [key for key in data if key not in fields_dict(cls)]
+        if strange:
+            raise ToolkitError(
+                f"{origin} has no key {strange[0]!r}; a plan has: {', '.join(fields_dict(cls))}"
+            )
+        if "arms" not in data:
+            raise ToolkitError(f'{origin} names no arms: write arms = ["drafter=model"]')
+        try:
+            return _converter.structure(data, cls)
+        except Exception as error:
+            problem = "; ".join(cattrs.transform_error(error, path=origin, format_exception=_said))
+            raise ToolkitError(f"the plan cannot be used: {problem}") from error
+
+    @classmethod
+    def read(cls, name: str, changes: dict[str, Any] | None = None) -> Plan:
+        """A plan from a file or by the name of one that ships, with some values replaced."""
+        path = Path(name) if Path(name).suffix == ".toml" else None
+        if path is not None and not path.is_file():
+            raise ToolkitError(
+                f"no plan {name}: `toolkit bench init {name}` writes one to start from"
+            )
+        if path is None and name not in protocols():
+            raise ToolkitError(
+                f"no plan called {name!r}: give a .toml file, or one of {', '.join(protocols())}"
+            )
+        text = protocols()[name] if path is None else path.read_text(encoding="utf-8")
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ToolkitError(f"plan {name} is not TOML: {error}") from error
+        return cls.of({**data, **(changes or {})}, f"plan {name}")
+
+    @property
+    def toml(self) -> str:
+        data = {key: value for key, value in asdict(self).items() if value is not None}
+        return tomli_w.dumps(data)
+
+
+def protocols() -> dict[str, str]:
+    """The plans that ship: name → TOML."""
+    folder = files(__package__) / "protocols"
+    found = [path for path in folder.iterdir() if path.name.endswith(".toml")]
+    return {
+        p.name.removesuffix(".toml"): p.read_text(encoding="utf-8") for p in sorted(found, key=str)
+    }
+
+
+def digest(configuration: dict[str, Any]) -> str:
+    """sha256 of everything that must not change within a folder of results."""
+    text = json.dumps(configuration, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _said(error: BaseException, kind: type | None) -> str:
+    """A validator's or converter's own words, where it has some."""
+    if isinstance(error, (TypeError, ValueError)) and error.args:
+        return str(error.args[0])
+    return cattrs.v.format_exception(error, kind)
+
+
+def _whole(value: Any, _: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"a whole number is wanted, not {value!r}")
+    return value
+
+
+def _text(value: Any, _: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"text is wanted, not {value!r}")
+    return value
+
+
+def _flag(value: Any, _: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"true or false is wanted, not {value!r}")
+    return value
+
+
+_converter = cattrs.Converter(forbid_extra_keys=True)
+_converter.register_structure_hook(int, _whole)
+_converter.register_structure_hook(str, _text)
+_converter.register_structure_hook(bool, _flag)
+_converter.register_structure_hook(int | float | str | bool, lambda value, _: value)

@@ -1,0 +1,62 @@
+"""Speed and τ over the output's length: four panels."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from ..results import Results, short
+from ..style import Theme, whiskers
+
+ORDER = 2
+TITLE = "Over the output's length"
+CAPTION = (
+    "How speed, speed against AR (with 95 % intervals), τ and the share of different 3-grams change "
+    "with T. Greedy output of small models begins to repeat itself, and what repeats is easily "
+    "drafted: read the growth of τ beside the last panel."
+)
+MOST = 8  # arms
+
+
+def draw(results: Results, theme: Theme) -> Figure | None:
+    """The first data set at its longest prompts; nothing unless there are two lengths."""
+    dataset = results.settings[0][0]
+    limit = max(s[1] for s in results.settings if s[0] == dataset)
+    settings = sorted(
+        (s for s in results.settings if s[:2] == (dataset, limit)), key=lambda s: s[2]
+    )
+    if len(settings) < 2:
+        return None
+    figure, panels = theme.figure(6.2, rows=2, columns=2)
+    lengths = [setting[2] for setting in settings]
+    for arm in list(results.by_arm)[:MOST]:
+        colour = theme.arm(results, arm)
+        rows = [results.figures(arm, setting) for setting in settings]
+        for axes, key in (
+            (panels[0], "tokens_per_s"),
+            (panels[2], "tau"),
+            (panels[3], "distinct_3grams"),
+        ):
+            values = [row[key] if row[key] is not None else float("nan") for row in rows]
+            axes.plot(lengths, values, marker="o", markersize=4, color=colour, label=short(arm, 30))
+        ratios = [row["ratio"] for row in rows]
+        if rows[0]["is_baseline"] or None in ratios:
+            continue
+        index = list(results.by_arm).index(arm)
+        moved = [length * (1 + 0.015 * (index - 2)) for length in lengths]  # intervals side by side
+        panels[1].errorbar(
+            moved, [r.mean for r in ratios], yerr=whiskers(ratios), marker="o", markersize=4,
+            color=colour, capsize=2, elinewidth=1,
+        )  # fmt: skip
+    names = ("tokens/s", "× AR", "τ, tokens per target forward", "different 3-grams in the output")
+    for axes, name in zip(panels, names, strict=True):
+        theme.title(axes, name)
+        axes.set_xscale("log")
+        axes.set_xticks(lengths, [str(length) for length in lengths])
+        axes.minorticks_off()
+        axes.set_xlabel("T, tokens decoded")
+    for axes in (panels[0], panels[2]):
+        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
+    panels[3].set_ylim(0, 1.05)
+    theme.reference(panels[1], vertical=False)
+    theme.legend(figure, panels[0])
+    return figure

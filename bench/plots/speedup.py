@@ -1,0 +1,64 @@
+"""Speed against AR, arm by arm."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from ..results import Results, Setting, set_name, short
+from ..style import Theme, whiskers
+
+ORDER = 1
+TITLE = "Speed against AR"
+CAPTION = (
+    "Decoding speed of each arm over that of AR with the same target and KV policy: geometric mean of "
+    "paired ratios, and its 95 % bootstrap interval over prompts. Hollow: the interval includes 1, or "
+    "there are too few prompts for one."
+)
+MOST = 24  # arms in one panel
+
+
+def draw(results: Results, theme: Theme) -> Figure | None:
+    """One panel per data set, at its longest T and prompts."""
+    arms = [arm for arm, run in results.by_arm.items() if run["baseline"] != arm]
+    settings = longest(results)
+    if not arms:
+        return None
+    rows = min(len(arms), MOST)
+    figure, panels = theme.figure(0.9 + len(settings) * (0.7 + 0.3 * rows), rows=len(settings))
+    for axes, setting in zip(panels, settings, strict=True):
+        found = [(arm, ratio) for arm in arms if (ratio := results.ratio(arm, setting))]
+        shown = sorted(found, key=lambda pair: -pair[1].mean)[:MOST]
+        ratios = [ratio for _, ratio in shown]
+        places = list(range(len(shown)))
+        for place, (arm, ratio) in enumerate(shown):
+            colour = theme.arm(results, arm)
+            sure = ratio.reading in ("faster", "slower")
+            axes.barh(place, ratio.mean, 0.62, color=colour if sure else "none", edgecolor=colour)
+        means = [ratio.mean for ratio in ratios]
+        axes.errorbar(
+            means, places, xerr=whiskers(ratios), fmt="none", ecolor=theme.ink, elinewidth=1.2
+        )
+        for place, ratio in enumerate(ratios):
+            end = ratio.high if ratio.high is not None else ratio.mean
+            axes.annotate(
+                f"{ratio.mean:.2f}", (end, place), (5, 0), textcoords="offset points",
+                va="center", fontsize=9, color=theme.ink,
+            )  # fmt: skip
+        axes.set_yticks(places, [short(arm) for arm, _ in shown])
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlim(0, 1.12 * max([1.0, *(ratio.high or ratio.mean for ratio in ratios)]))
+        axes.set_xlabel("× AR")
+        theme.reference(axes, vertical=True)
+        more = f", the {MOST} fastest of {len(found)}" if len(found) > MOST else ""
+        theme.title(axes, f"{set_name(setting)}, T = {setting[2]}{more}")
+    return figure
+
+
+def longest(results: Results) -> list[Setting]:
+    """Each data set's setting with the most tokens."""
+    best: dict[str, Setting] = {}
+    for setting in results.settings:
+        kept = best.get(setting[0], setting)
+        best[setting[0]] = max(kept, setting, key=lambda s: (s[2], s[1]))
+    return list(best.values())

@@ -1,0 +1,90 @@
+"""From conversations to prompts in tokens: seeded sampling, cutting, and turns."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from toolkit import Conversation, ToolkitError
+
+CHARACTERS = 24  # of text kept per token asked for, before it is tokenised: a book is long
+
+
+@frozen
+class Talk:
+    """One sampled conversation: a data set's row, and its turns as text."""
+
+    dataset: str
+    index: int  # row in the data set
+    turns: tuple[str, ...]
+    chat: bool
+
+
+def sampled(
+    name: str, conversations: Sequence[Conversation], count: int, seed: int, keep: Any
+) -> list[tuple[int, Conversation]]:
+    """`count` rows in a seeded order, of those that `keep` accepts. Raises `ToolkitError`."""
+    rows = list(range(len(conversations)))
+    random.Random(seed).shuffle(rows)  # noqa: S311 a choice of prompts
+    found: Iterator[int] = (
+        row
+        for row in rows
+        if conversations[row] and all(conversations[row]) and keep(conversations[row])
+    )
+    taken = [row for row, _ in zip(found, range(count), strict=False)]
+    if not conversations or not taken:
+        raise ToolkitError(f"data set {name} is empty: it holds no prompt that can be used")
+    if len(taken) < count:
+        raise ToolkitError(
+            f"data set {name} has only {len(taken)} usable prompts, and {count} are asked for "
+            f"(held-out ones counted): ask for fewer"
+        )
+    return [(row, conversations[row]) for row in taken]
+
+
+@frozen
+class Encoder:
+    """Turns text into token ids, as the target's tokenizer has it."""
+
+    tokenizer: Any
+
+    def cut(self, text: str, limit: int) -> list[int]:
+        """The first `limit` tokens of a text."""
+        ids: list[int] = self.tokenizer(text[: CHARACTERS * limit]).input_ids
+        return ids[:limit]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def ids(self, talk: Talk, turn: int, limit: int, answers: Sequence[str]) -> list[int]:
+        """The prompt of one turn: every turn cut to `limit` tokens, earlier answers between them.
+
+        Questions to an assistant are put into the chat template, where the tokenizer has one.
+        """
+        said = talk.turns[: turn + 1]
+        if len(said) == 1 and not self.templated(talk):
+            return self.cut(said[0], limit)
+        texts = [self.decode(self.cut(text, limit)) for text in said]
+        if self.templated(talk):
+            messages = [{"role": "user", "content": texts[0]}]
+            for answer, text in zip(answers, texts[1:], strict=True):
+                messages += [
+                    {"role": "assistant", "content": answer},
+                    {"role": "user", "content": text},
+                ]
+            ids: list[int] = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=False
+            )
+            return ids
+        mixed = [texts[0]]
+        for answer, text in zip(answers, texts[1:], strict=True):
+            mixed += [answer, text]
+        plain: list[int] = self.tokenizer("\n\n".join(mixed)).input_ids
+        return plain
+
+    def templated(self, talk: Talk) -> bool:
+        return talk.chat and bool(getattr(self.tokenizer, "chat_template", None))

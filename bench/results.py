@@ -1,0 +1,180 @@
+"""Results, read from the Parquet alone: rows, settings, and each arm's figures under a setting."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from .statistics import Ratio, geometric_mean, mean, paired
+from .store import Row, Store
+
+LOOP = 0.5  # distinct 3-grams below which an output mostly repeats itself
+
+Setting = tuple[str, int, int]
+"""Data set, prompt limit and T: what stays equal within a comparison."""
+
+
+@frozen(slots=False, eq=False)
+class Results:
+    """The tables of one bench."""
+
+    runs: list[Row]
+    requests: list[Row]
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Raises `ToolkitError` when a folder holds no bench, or one of another version."""
+        store = Store.open(path)
+        return cls(store.rows("runs"), store.rows("requests"))
+
+    @cached_property
+    def by_arm(self) -> dict[str, Row]:
+        """The runs' rows by arm, in the order in which the arms are measured."""
+        tested = {row["arm"] for row in self.requests if row["split"] == "test"}
+        return {row["arm"]: row for row in self.runs if row["arm"] in tested}
+
+    @cached_property
+    def settings(self) -> list[Setting]:
+        return list(dict.fromkeys(setting_of(row) for row in self.tested))
+
+    @cached_property
+    def tested(self) -> list[Row]:
+        """Requests of the result itself: neither tuning nor drift."""
+        return [row for row in self.requests if row["split"] == "test"]
+
+    def rows(self, arm: str, setting: Setting | None = None) -> list[Row]:
+        return [
+            row for row in self.tested if row["arm"] == arm and setting in (None, setting_of(row))
+        ]
+
+    def options(self, arm: str) -> dict[str, dict[str, Any]]:
+        """Every option of an arm's strategies: {"shaper": {"name": …, "depth": …}, …}."""
+        found: dict[str, dict[str, Any]] = json.loads(self.by_arm[arm]["options"])
+        return found
+
+    def ours(self) -> list[str]:
+        """Arms of the toolkit, those of Hugging Face left out."""
+        return [arm for arm, run in self.by_arm.items() if run["engine"] == "toolkit"]
+
+    def ratio(
+        self, arm: str, setting: Setting | None, baseline: str | None = None, whole: bool = False
+    ) -> Ratio | None:
+        """Speed against AR of the same KV policy, or against another arm, by paired prompts.
+
+        Tokens per second of decoding; `whole`, of the whole request. Over all settings without one:
+        then a prompt's settings are averaged first.
+        """
+        other = baseline or self.by_arm[arm]["baseline"]
+        return paired(
+            _speeds(self.rows(arm, setting), whole), _speeds(self.rows(other, setting), whole)
+        )
+
+    @cached_property
+    def drift(self) -> Ratio | None:
+        """The first arm's speed at the end over its speed before, on the same prompts."""
+        again = [row for row in self.requests if row["split"] == "drift"]
+        if not again:
+            return None
+        before = self.rows(again[0]["arm"])
+        return paired(_speeds(again, False), _speeds(before, False))
+
+    def figures(self, arm: str, setting: Setting) -> Row:
+        """The table's row of an arm under a setting; missing figures are None."""
+        rows, run = self.rows(arm, setting), self.by_arm[arm]
+        speed = geometric_mean(r["tokens_per_s"] for r in rows if r["tokens_per_s"])
+        verdicts = Counter(row["verdict"] for row in rows if row["verdict"])
+        return {
+            "arm": arm,
+            "prompts": len({row["prompt_index"] for row in rows}),
+            "tokens_per_s": speed,
+            "ratio": self.ratio(arm, setting),
+            "whole_ratio": self.ratio(arm, setting, whole=True),
+            "ttft_ms": mean(row["ttft_ms"] for row in rows),
+            "tpot_ms": mean(row["tpot_ms"] for row in rows),
+            "tau": tau(rows),
+            "path_length": pooled(rows, "accepted", "steps"),
+            "acceptance": mean(row["acceptance"] for row in rows),
+            "distinct_3grams": mean(row["distinct_3grams"] for row in rows),
+            "verdicts": dict(verdicts),
+            "lossless": run["lossless"],
+            "tuned": run["tuned"],
+            "is_baseline": run["baseline"] == arm,
+        }
+
+    @property
+    def divergent(self) -> list[Row]:
+        """Rows that broke the promise: not AR's tokens, of an arm that is not declared lossy."""
+        lossless = {row["arm"]: row["lossless"] for row in self.runs}
+        return [r for r in self.requests if r["verdict"] == "divergent" and lossless[r["arm"]]]
+
+    @property
+    def uncompared(self) -> int:
+        """Requests that have no verdict yet: the bench was stopped before AR's turn."""
+        others = {arm for arm, run in self.by_arm.items() if run["baseline"] != arm}
+        return sum(row["verdict"] is None and row["arm"] in others for row in self.tested)
+
+    def bandwidth_share(self, setting: Setting) -> float | None:
+        """AR's speed over what reading every weight once per token would allow."""
+        run = next(iter(self.by_arm.values()), None)
+        if run is None:
+            return None
+        rows = self.rows(run["arm"], setting)
+        speed = geometric_mean(r["tokens_per_s"] for r in rows if r["tokens_per_s"])
+        limit = run["bandwidth_bytes_per_s"] / run["weight_bytes"]
+        return speed / limit if speed else None
+
+
+def setting_of(row: Row) -> Setting:
+    """The setting that a request was made under."""
+    return row["dataset"], row["prompt_limit"], row["max_new_tokens"]
+
+
+def name_of(setting: Setting) -> str:
+    """A setting in words."""
+    _, limit, count = setting
+    return f"{set_name(setting)}, prompts of at most {limit} tokens, T = {count}"
+
+
+def set_name(setting: Setting) -> str:
+    """The data set's name, or its file's, without the way there."""
+    head, _, rest = setting[0].partition(":")
+    return head if rest and "/" not in head and "." not in head else setting[0].rpartition("/")[2]
+
+
+def short(name: str, most: int = 44) -> str:
+    """An arm's name: words without their keys, shortened in the middle when it is long."""
+    name = name.replace("drafter=", "").replace("shaper=", "")
+    if len(name) <= most:
+        return name
+    half = (most - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
+
+
+def tau(rows: list[Row]) -> float | None:
+    """Tokens per target forward over all requests: a ratio of sums, first forwards left out."""
+    steps = sum(row["steps"] for row in rows)
+    later = sum(len(row["token_ids"]) - row["first_tokens"] for row in rows)
+    return later / steps if steps else None
+
+
+def pooled(rows: list[Row], part: str, whole: str) -> float | None:
+    """A ratio of sums over the rows that have both."""
+    known = [row for row in rows if row[part] is not None and row[whole] is not None]
+    total = sum(row[whole] for row in known)
+    return sum(row[part] for row in known) / total if total else None
+
+
+def _speeds(rows: list[Row], whole: bool) -> dict[Any, float]:
+    """Speed by (prompt, setting, turn)."""
+    speeds = {}
+    for row in rows:
+        speed = 1e3 * len(row["token_ids"]) / row["wall_ms"] if whole else row["tokens_per_s"]
+        if speed:
+            prompt = f"{row['dataset']} {row['prompt_index']}"
+            speeds[prompt, setting_of(row), row["turn"]] = speed
+    return speeds

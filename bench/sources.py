@@ -1,0 +1,172 @@
+"""Where rows come from: the Hugging Face hub, or a file or folder of JSON lines, Parquet or text."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import urllib.request
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from toolkit import Conversation, Dataset, Source, ToolkitError
+
+Row = dict[str, Any]
+Turns = Callable[[Iterable[Row]], Sequence[Conversation]]
+READ = (".jsonl", ".parquet", ".txt", ".json.gz", ".jsonl.gz")
+
+
+def hub(
+    name: str,
+    help: str,  # noqa: A002 the field's own name
+    repo: str,
+    turns: Turns,
+    *,
+    split: str,
+    config: str | None = None,
+    chat: bool = False,
+    most: int | None = None,
+) -> Dataset:
+    """A data set of the hub, of which `most` rows are read at most; with a location, the same rows
+    are read from a file or folder instead."""
+
+    def load(location: str | None) -> Source:
+        if location is not None:
+            rows, revision = local_rows(Path(location))
+        else:
+            rows, revision = hub_rows(name, repo, config, split, most)
+        return Source(_turned(name, location or repo, rows, turns), revision)
+
+    return Dataset(name, help, load, chat)
+
+
+def web(name: str, help: str, url: str, turns: Turns, *, chat: bool = False) -> Dataset:  # noqa: A002
+    """A data set that is one file of JSON lines on the web; else as `hub`."""
+
+    def load(location: str | None) -> Source:
+        if location is not None:
+            rows, revision = local_rows(Path(location))
+            return Source(_turned(name, location, rows, turns), revision)
+        try:
+            with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 an address of ours
+                data: bytes = answer.read()
+        except OSError as error:
+            raise ToolkitError(
+                f"data set {name} could not be fetched ({error}): get {url} where there is a network, "
+                f"and name the file: {name}:FILE.jsonl"
+            ) from error
+        rows = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
+        return Source(_turned(name, url, rows, turns), f"sha256:{hashlib.sha256(data).hexdigest()}")
+
+    return Dataset(name, help, load, chat)
+
+
+def _turned(name: str, place: str, rows: list[Row], turns: Turns) -> Sequence[Conversation]:
+    """The rows' conversations. Raises `ToolkitError` when they have another form."""
+    try:
+        return turns(rows)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        columns = f"columns {', '.join(rows[0])}" if rows else "no rows"
+        raise ToolkitError(
+            f"data set {name}: {place} has rows of another form, with {columns} "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def hub_rows(
+    name: str, repo: str, config: str | None, split: str, most: int | None
+) -> tuple[list[Row], str]:
+    """Rows of a data set on the hub and the commit that they are of. Raises `ToolkitError`."""
+    get = (
+        f"get {repo} where there is a network, as in `hf download {repo} --repo-type dataset`, and "
+        f"name its files: {name}:FOLDER"
+    )
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ToolkitError(
+            f"data set {name} is read by the package datasets, which is not installed: "
+            f"pip install 'speculative-toolkit[datasets]'; or {get}"
+        ) from error
+    from huggingface_hub import HfApi
+
+    try:
+        revision = HfApi().dataset_info(repo).sha or "main"
+        loaded = load_dataset(
+            repo, config, split=split, revision=revision, streaming=most is not None
+        )
+        return list(loaded.take(most) if most is not None else loaded), revision
+    except Exception as error:  # of many kinds: no network, no such set, another format
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ToolkitError(f"data set {name} could not be loaded ({first}): {get}") from error
+
+
+def local_rows(path: Path) -> tuple[list[Row], str]:
+    """Rows of a file, or of all readable files of a folder in the order of their names, and their
+    digest. Raises `ToolkitError`."""
+    if not path.exists():
+        raise ToolkitError(f"no file or folder {path}: a local data set is {', '.join(READ[:3])}")
+    inside = sorted(file for file in path.rglob("*") if file.name.endswith(READ))
+    files = inside if path.is_dir() else [path]
+    if not files:
+        raise ToolkitError(f"folder {path} holds no file of a kind that is read: {', '.join(READ)}")
+    total = hashlib.sha256()
+    rows: list[Row] = []
+    for file in files:
+        try:
+            total.update(file.read_bytes())
+            rows += _rows(file)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise ToolkitError(f"data set file {file} cannot be read: {error}") from error
+    return rows, f"sha256:{total.hexdigest()}"
+
+
+def _rows(file: Path) -> list[Row]:
+    if file.name.endswith(".parquet"):
+        return pq.read_table(file).to_pylist()
+    data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    text = data.decode("utf-8")
+    if file.name.endswith(".txt"):
+        return [{"text": text}]
+    if file.name.endswith((".jsonl", ".jsonl.gz", ".json.gz")):
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError("every line must be a JSON object")
+        return rows
+    raise ValueError(f"its name must end in {', '.join(READ)}")
+
+
+def local(path: Path, column: str | None) -> Source:
+    """A file of one's own: a column of text or of turns; of a .txt file, its lines.
+
+    Raises `ToolkitError`."""
+    rows, revision = local_rows(path)
+    if path.is_file() and path.suffix == ".txt":
+        lines = rows[0]["text"].splitlines() if rows else []
+        return Source([(line,) for line in lines if line.strip()], revision)
+    if not rows:
+        raise ToolkitError(f"data set {path} is empty: it holds no rows")
+    named = column or next((name for name in ("turns", "prompt", "text") if name in rows[0]), None)
+    if named is None or named not in rows[0]:
+        raise ToolkitError(
+            f"data set {path} has no column {column or 'turns, prompt or text'}; it has "
+            f"{', '.join(rows[0])}: write {path}:COLUMN"
+        )
+    values = [row.get(named) for row in rows]
+    turns = [turn for v in values for turn in (v if isinstance(v, list) else [v])]
+    strange = next((turn for turn in turns if not isinstance(turn, (str, type(None)))), None)
+    if strange is not None:
+        raise ToolkitError(
+            f"column {named!r} of {path} holds {type(strange).__name__}, and prompts are text or "
+            f"lists of text: name another column"
+        )
+    return Source([tuple(v) if isinstance(v, list) else (v or "",) for v in values], revision)
+
+
+def column(name: str) -> Turns:
+    """One turn per row: a column of text."""
+    return lambda rows: [(row[name],) for row in rows]

@@ -1,0 +1,199 @@
+"""A study: a plan made ready. Everything that can be refused is refused here, without weights."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from attrs import Factory, asdict, define, evolve, frozen
+
+from toolkit import Pipeline, Pool, Registry, Source, ToolkitError
+
+from .arms import Arm, arms_of
+from .plan import Plan, digest
+from .prompts import Encoder, Talk, sampled
+from .sources import local
+from .tables import Split
+from .tune import candidates
+
+
+@frozen
+class Setting:
+    """What stays equal within a comparison, the prompt apart."""
+
+    dataset: str
+    prompt_limit: int
+    max_new_tokens: int
+
+
+@frozen
+class Group:
+    """One turn of one prompt under one setting: what the arms are paired over."""
+
+    split: Split
+    setting: Setting
+    talk: Talk
+    turn: int
+
+
+@frozen
+class Task:
+    """One request to be made. Its number is its part file's and its row's."""
+
+    number: int
+    group: Group
+    arm: Arm
+    order: int
+
+
+@define(eq=False)
+class Study:
+    """Arms with their pipelines, and prompts of every data set, sampled and split."""
+
+    plan: Plan
+    arms: list[Arm]
+    pipelines: dict[str, Pipeline]
+    sources: dict[str, Source]
+    talks: dict[str, dict[Split, list[Talk]]]
+    trials: dict[str, list[Arm]] = Factory(dict)
+    """Arm to be tuned → its candidates."""
+
+    @classmethod
+    def of(cls, plan: Plan, registry: Registry) -> Study:
+        """Check and prepare a plan. Raises `ToolkitError`."""
+        pool = Pool(device=plan.device, dtype=plan.dtype)
+        arms = arms_of(plan.arms)
+        if plan.target is None:  # the usual one of the first arm's drafter
+            first = next((arm for arm in arms if arm.specs.get("drafter") != "none"), arms[0])
+            plan = evolve(plan, target=pipeline_of(first, plan, pool, registry).target)
+        trials = candidates(plan.tune, arms, registry)
+        every = [*arms, *(arm for found in trials.values() for arm in found)]
+        pipelines = {arm.name: pipeline_of(arm, plan, pool, registry) for arm in every}
+        study = cls(plan, arms, pipelines, {}, {}, trials)
+        for name in plan.datasets:
+            study._add(name, registry)
+        return study
+
+    @property
+    def target(self) -> Pipeline:
+        """AR of the plain target: the first arm."""
+        return self.pipelines[self.arms[0].name]
+
+    @property
+    def encoder(self) -> Encoder:
+        return Encoder(self.target.pool.find(self.target.target).tokenizer)
+
+    @property
+    def settings(self) -> list[Setting]:
+        plan = self.plan
+        return [
+            Setting(dataset, limit, count)
+            for dataset in plan.datasets
+            for limit in plan.prompt_tokens
+            for count in plan.max_new_tokens
+        ]
+
+    def baseline(self, arm: Arm) -> Arm:
+        """The AR arm of the same KV policy."""
+        kv = str(self.pipelines[arm.name].kv)
+        return next(a for a in self.arms if str(self.pipelines[a.name].kv) == kv)
+
+    def lossless(self, arm: Arm) -> bool:
+        """Whether its tokens must be AR's."""
+        verifier: Any = self.pipelines[arm.name].verifier.cls
+        return not arm.lossy and verifier.exactness == "greedy"
+
+    def groups(self, split: Split) -> Iterator[Group]:
+        """Groups of a split: by data set and prompt, then the settings, then the turns."""
+        for dataset in self.plan.datasets:
+            for talk in self.talks[dataset][split]:
+                for setting in self.settings:
+                    if setting.dataset == dataset:
+                        for turn in range(len(talk.turns)):
+                            yield Group(split, setting, talk, turn)
+
+    def configuration(self, environment: dict[str, Any]) -> str:
+        """The digest of all that must be equal for results to be put side by side."""
+        talks = {
+            name: [asdict(talk) for found in splits.values() for talk in found]
+            for name, splits in self.talks.items()
+        }
+        return digest({"plan": asdict(self.plan), "talks": talks, "environment": environment})
+
+    def _add(self, name: str, registry: Registry) -> None:
+        """Load a data set, sample it, and see that its prompts fit the target."""
+        source, chat = found(name, registry)
+        self.sources[name] = source
+        plan, encoder = self.plan, self.encoder
+        if encoder.tokenizer is None:
+            raise ToolkitError(f"target {self.target.target!r} has no tokenizer: prompts are text")
+        held = max((tune.prompts for tune in plan.tune), default=0)
+        longest = max(plan.prompt_tokens)
+
+        def long_enough(turns: Any) -> bool:
+            """Prompts that are compared at several lengths must have them."""
+            return len(plan.prompt_tokens) == 1 or len(encoder.cut(turns[0], longest)) == longest
+
+        rows = sampled(name, source.conversations, plan.prompts + held, plan.seed, long_enough)
+        talks = [Talk(name, index, tuple(turns), chat) for index, turns in rows]
+        for talk in talks:
+            self._fits(talk)
+        self.talks[name] = {"tune": talks[:held], "test": talks[held:], "drift": talks[held:][:5]}
+
+    def _fits(self, talk: Talk) -> None:
+        encoder, longest = self.encoder, max(self.plan.prompt_tokens)
+        count = max(self.plan.max_new_tokens)
+        answers = [""] * (len(talk.turns) - 1)
+        prompt = len(encoder.ids(talk, len(talk.turns) - 1, longest, answers))
+        needed = prompt + count * len(talk.turns) - 1
+        positions = self.target.pool.find(self.target.target).positions
+        if needed > positions:
+            raise ToolkitError(
+                f"prompt {talk.index} of data set {talk.dataset} has {prompt} tokens, and with "
+                f"{count} new ones per turn needs {needed} positions, but target "
+                f"{self.target.target!r} has {positions}: lower --prompt-tokens or --max-new-tokens"
+            )
+
+
+def pipeline_of(arm: Arm, plan: Plan, pool: Pool, registry: Registry) -> Pipeline:
+    """The arm's pipeline; for Hugging Face's arms the one that finds their models."""
+    specs = arm.specs
+    k = specs.pop("k", None)
+    if k is not None and not (k.isdigit() and int(k)):
+        raise ToolkitError(f"arm {arm.name!r}: k is a count of tokens from 1, not {k!r}")
+    if arm.engine == "hf:assisted":
+        specs = {"drafter": specs.get("drafter", "model")}
+    elif arm.engine != "toolkit":
+        specs = {"drafter": "none", "shaper": "chain"}
+    given: dict[str, Any] = dict(specs)
+    try:
+        made = Pipeline(
+            plan.target, pool=pool, registry=registry, ignore_eos=plan.ignore_eos, **given
+        )
+    except ToolkitError as error:
+        raise type(error)(f"arm {arm.name!r}: {error}") from error
+    if arm.engine == "hf:assisted" and made.drafter.cls.name != "model":
+        raise ToolkitError(f"arm {arm.name!r}: its drafter is the assistant, a model: name one")
+    return made
+
+
+def found(name: str, registry: Registry) -> tuple[Source, bool]:
+    """A data set by name, by name and place, or by a path and column. Raises `ToolkitError`."""
+    head, _, rest = name.partition(":")
+    if head in registry.datasets:
+        dataset = registry.datasets[head]
+        return dataset.load(rest or None), dataset.chat
+    path, _, column = name.rpartition(":") if ":" in name else (name, "", "")
+    if Path(name).exists() or Path(path).exists() or "." in name or "/" in name:
+        whole = Path(name).exists() or not path
+        return local(Path(name if whole else path), None if whole else column), False
+    known = sorted(registry.datasets)
+    near = difflib.get_close_matches(head, known, 2)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    failed = f" (did not load: {'; '.join(registry.broken)})" if registry.broken else ""
+    raise ToolkitError(
+        f"no data set called {name!r}: {hint}; a file of your own is FILE:COLUMN (.jsonl, .parquet) "
+        f"or FILE.txt{failed}"
+    )

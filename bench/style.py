@@ -1,0 +1,100 @@
+"""How figures look, on a light page and on a dark one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import frozen
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .results import Results
+
+WIDTH = 8.0  # inches
+
+
+@frozen
+class Theme:
+    """Colours of a page."""
+
+    name: str
+    page: str
+    ink: str
+    soft: str  # secondary text, reference lines
+    grid: str
+    colours: tuple[str, ...]
+    heat: str  # a matplotlib colour map
+
+    def figure(self, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+        """A figure of panels, laid out so that nothing overlaps."""
+        figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor=self.page)
+        axes = [axes for row in figure.subplots(rows, columns, squeeze=False) for axes in row]
+        for panel in axes:
+            self.dress(panel)
+        return figure, axes
+
+    def dress(self, axes: Axes) -> None:
+        axes.set_facecolor(self.page)
+        axes.tick_params(colors=self.ink, labelsize=9, length=0)
+        axes.grid(visible=True, color=self.grid, linewidth=0.6)
+        axes.set_axisbelow(True)
+        for name, spine in axes.spines.items():
+            spine.set_visible(name == "bottom")
+            spine.set_color(self.grid)
+        axes.xaxis.label.set_color(self.ink)
+        axes.yaxis.label.set_color(self.ink)
+
+    def title(self, axes: Axes, text: str) -> None:
+        """What a panel shows, above it on the left."""
+        axes.set_title(text, loc="left", fontsize=10, color=self.ink)
+
+    def arm(self, results: Results, arm: str) -> str:
+        """An arm's colour, the same in every figure; AR's is grey."""
+        if results.by_arm[arm]["baseline"] == arm:
+            return self.soft
+        if len(results.by_arm) > len(self.colours) + 1:  # more than can be told apart
+            return self.colour(0)
+        others = [name for name, run in results.by_arm.items() if run["baseline"] != name]
+        return self.colour(others.index(arm))
+
+    def colour(self, index: int) -> str:
+        return self.colours[index % len(self.colours)]
+
+    def legend(self, figure: Figure, axes: Axes, columns: int = 4) -> None:
+        """One legend below all panels."""
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=min(columns, max(1, len(labels))),
+            frameon=False,
+            labelcolor=self.ink,
+            fontsize=9,
+        )
+
+    def reference(self, axes: Axes, *, vertical: bool) -> None:
+        """The line at 1, which is AR."""
+        line = axes.axvline if vertical else axes.axhline
+        line(1.0, color=self.soft, linewidth=1.2, linestyle=(0, (4, 3)))
+
+
+LIGHT = Theme(
+    "light", "#ffffff", "#1f2328", "#6e7781", "#e3e7ec",
+    ("#2f6fde", "#d9622b", "#23895f", "#8e5bd0", "#9a7a10", "#c8416a", "#3295ab", "#7d6b5d"),
+    "YlGnBu",
+)  # fmt: skip
+DARK = Theme(
+    "dark", "#14181d", "#e6e9ee", "#98a2ae", "#2b323b",
+    ("#6ea3ff", "#ff9259", "#5fd0a2", "#bb92f5", "#e2c04f", "#f47fa2", "#69c9de", "#bda893"),
+    "YlGnBu_r",
+)  # fmt: skip
+THEMES = (LIGHT, DARK)
+
+
+def whiskers(ratios: Sequence[Any]) -> list[list[float]]:
+    """Distances from the mean to the interval's ends, nothing where there is no interval."""
+    low = [r.mean - r.low if r.low is not None else 0.0 for r in ratios]
+    high = [r.high - r.mean if r.high is not None else 0.0 for r in ratios]
+    return [low, high]

@@ -1,0 +1,120 @@
+"""The table at the end of `toolkit bench`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .results import LOOP, Results, Setting, name_of, short
+
+BEYOND = ": above 100 %, so they stay in a cache, or memory was busy when its speed was measured"
+MOST = 24  # arms that a terminal's table shows
+COLUMNS = ("arm", "tokens/s", "× AR [95 %]", "reading", "τ", "against AR")
+
+
+def show(results: Results, console: Console) -> None:
+    """One table per setting, then what holds for all of them."""
+    for setting in results.settings:
+        console.print(_table(results, setting))
+        for note in notes(results, setting):
+            console.print(f"  {note}")
+        console.print()
+    for note in closing(results):
+        console.print(note)
+
+
+def _table(results: Results, setting: Setting) -> Table:
+    table = Table(title=name_of(setting), title_justify="left", box=None, pad_edge=False)
+    for name in COLUMNS:
+        words = name in ("arm", "reading", "against AR")
+        table.add_column(
+            name, overflow="fold", no_wrap=name != "arm", justify="left" if words else "right"
+        )
+    rows = [results.figures(arm, setting) for arm in results.by_arm]
+    rows = [row for row in rows if row["prompts"]]
+    if len(rows) > MOST:
+        first = [row for row in rows if row["is_baseline"]]
+        others = [row for row in rows if not row["is_baseline"] and row["ratio"]]
+        rows = [*first, *sorted(others, key=lambda row: -row["ratio"].mean)[:MOST]]
+        table.caption = f"the {MOST} fastest of {len(others)} arms; all are in the report"
+    for row in rows:
+        table.add_row(*cells(row))
+    return table
+
+
+def cells(figures: dict[str, Any]) -> list[str]:
+    """An arm's cells, in the order of `COLUMNS`."""
+    ratio = figures["ratio"]
+    baseline = figures["is_baseline"]
+    return [
+        short(figures["arm"]),
+        number(figures["tokens_per_s"], 1),
+        "1" if baseline else ratio.text if ratio else "–",
+        "baseline" if baseline else ratio.reading if ratio else "–",
+        number(figures["tau"], 2),
+        outputs(figures["verdicts"]),
+    ]
+
+
+def outputs(verdicts: dict[str, int]) -> str:
+    """How many outputs had which verdict."""
+    return ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items())) or "–"
+
+
+def number(value: float | None, places: int) -> str:
+    """A figure, or a dash where there is none."""
+    return "–" if value is None else f"{value:.{places}f}"
+
+
+def notes(results: Results, setting: Setting) -> list[str]:
+    """What a reader of one table must know."""
+    found = []
+    share = results.bandwidth_share(setting)
+    if share is not None:
+        found.append(
+            f"AR reaches {100 * share:.0f} % of what reading all weights once per token from memory "
+            f"allows" + (BEYOND if share > 1 else "")
+        )
+    baseline = next(iter(results.by_arm))
+    stock = _stock(results)
+    against = results.ratio(stock, setting) if stock else None
+    if against is not None and against.low is not None and against.low > 1:
+        found.append(
+            f"Hugging Face's own generate runs at {against.text} of our AR: divide by it to compare "
+            f"with the library"
+        )
+    distinct = results.figures(baseline, setting)["distinct_3grams"]
+    if distinct is not None and distinct < LOOP:
+        found.append(
+            f"The output repeats itself (distinct 3-grams {distinct:.2f}): acceptance and speed-ups "
+            f"are higher than on text that does not"
+        )
+    return found
+
+
+def _stock(results: Results) -> str | None:
+    """The arm of the library's plain decoding, if there is one."""
+    return next((a for a, run in results.by_arm.items() if run["engine"] == "hf:generate"), None)
+
+
+def closing(results: Results) -> list[str]:
+    """What holds for the whole bench."""
+    found, drift = [], results.drift
+    found += [
+        f"{arm}: tuned, {run['tuned']}" for arm, run in results.by_arm.items() if run["tuned"]
+    ]
+    if drift is not None:
+        found.append(
+            f"Drift: the first arm again at the end ran at {drift.text} of its speed before."
+        )
+    if drift is not None and drift.low is not None and not drift.low <= 1 <= (drift.high or 1):
+        found.append(
+            "The machine's speed changed during the bench: do not compare tokens/s across it."
+        )
+    if results.divergent:
+        rows = results.divergent
+        arms = ", ".join(sorted({row["arm"] for row in rows}))
+        found.append(f"DIVERGENT: {len(rows)} outputs are not AR's, of {arms}.")
+    return found

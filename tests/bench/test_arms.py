@@ -1,0 +1,68 @@
+"""Arms as words."""
+
+import pytest
+from toolkit.bench.arms import arms_of, autoregressive, expanded, parsed
+
+from toolkit import ToolkitError
+
+
+def test_an_arm_is_words():
+    arm = parsed(
+        "name=mine drafter=model:a/b shaper=fixed:depth=3,branch=2 kv=window:budget=8 lossy"
+    )
+    assert arm.name == "mine"
+    assert arm.engine == "toolkit"
+    assert arm.lossy
+    assert arm.specs == {
+        "drafter": "model:a/b", "shaper": "fixed:depth=3,branch=2", "kv": "window:budget=8",
+    }  # fmt: skip
+    assert parsed(f"name=mine {arm.spec}") == arm
+
+
+def test_a_name_may_hold_spaces_and_is_the_words_otherwise():
+    assert parsed('name="my arm" drafter=ngram').name == "my arm"
+    assert parsed("drafter=ngram lossy").name == "drafter=ngram lossy"
+
+
+def test_hugging_faces_arms():
+    assert parsed("hf:assisted drafter=a/b k=4").specs == {"drafter": "a/b", "k": "4"}
+    assert parsed("hf:generate").engine == "hf:generate"
+
+
+def test_braces_are_every_combination():
+    arms = expanded("drafter=model shaper=fixed:depth={3,4},branch={2,3,4}")
+    assert len(arms) == len({arm.name for arm in arms}) == 6
+    assert arms[1].specs["shaper"] == "fixed:depth=3,branch=3"
+    assert [arm.name for arm in expanded("name=n shaper=chain:k={1,2}")] == ["n 1", "n 2"]
+
+
+def test_ar_comes_first_for_every_kv_policy():
+    arms = arms_of(["drafter=ngram kv=window:budget=8", "drafter=ngram", "ar"])
+    assert arms[:2] == [autoregressive(), autoregressive("window:budget=8")]
+    assert [arm.name for arm in arms] == [
+        "ar", "ar kv=window:budget=8", "drafter=ngram kv=window:budget=8", "drafter=ngram",
+    ]  # fmt: skip
+
+
+BAD = {
+    "": "empty",
+    "drafter": "no arm called 'drafter'",
+    "hf:asisted": "did you mean hf:assisted",
+    "shapr=chain": "did you mean shaper",
+    "drafter=model drafter=ngram": "twice",
+    "hf:generate k=3": "cannot have 'k=3'",
+    "drafter=model chain": "no arm called 'chain'",
+    "ar hf:generate": "no arm called 'hf:generate'",
+    'name="x drafter=model': "quote that is not closed",
+}
+
+
+@pytest.mark.parametrize(("text", "word"), BAD.items())
+def test_bad_words_are_one_clear_error(text, word):
+    with pytest.raises(ToolkitError, match=word):
+        parsed(text)
+
+
+def test_two_arms_of_one_name_are_refused():
+    with pytest.raises(ToolkitError, match="two arms are called 'x'"):
+        arms_of(["name=x drafter=ngram", "name=x drafter=model"])

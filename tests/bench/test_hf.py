@@ -1,0 +1,85 @@
+"""Hugging Face's arms: the same tokens, honestly timed, on the same weights."""
+
+import pytest
+from toolkit.bench.arms import parsed
+from toolkit.bench.hf import Theirs, twin
+
+from toolkit import Pipeline, run_record
+
+PROMPT = "Once upon a time there was a"
+
+
+def arm(text, **options):
+    made = parsed(text)
+    drafter = made.specs.get("drafter", "model") if made.engine == "hf:assisted" else "none"
+    return Theirs(made, Pipeline("stories-3m", drafter=drafter, **options))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    pipeline = Pipeline("stories-3m", drafter="none", shaper="chain")
+    return pipeline, pipeline.generate(PROMPT, max_new_tokens=40)
+
+
+@pytest.mark.parametrize(
+    "words", ["hf:generate", "hf:assisted", "hf:assisted k=3", "hf:lookup k=4"]
+)
+def test_the_tokens_are_ars(plain, words):
+    pipeline, ar = plain
+    made = arm(words)
+    found = made.run(run_record(pipeline), 7, ar.prompt_ids, 40)
+    request = found.request
+    assert request.token_ids == ar.token_ids
+    assert request.request_id == 7
+    assert request.stop_reason == "length"
+    assert 0 < request.ttft_ms < found.wall_ms
+    assert request.ttft_ms + request.decode_ms == pytest.approx(found.wall_ms)
+    assert request.kv_bytes > 0
+
+
+def test_plain_decoding_takes_a_forward_per_token_and_drafting_fewer(plain):
+    pipeline, ar = plain
+    run = run_record(pipeline)
+    simple = arm("hf:generate").run(run, 0, ar.prompt_ids, 40)
+    assert simple.request.steps == 39
+    assert simple.request.tau == 1
+    assert simple.first_tokens == 1
+    assert (simple.request.drafted, simple.request.accepted) == (0, 0)
+    assisted = arm("hf:assisted k=4").run(run, 0, ar.prompt_ids, 40)
+    assert assisted.request.steps < 39
+    assert assisted.request.tau > 1
+    later = 40 - assisted.first_tokens
+    assert assisted.request.tau == pytest.approx(later / assisted.request.steps)
+    assert assisted.request.drafted is None
+
+
+def test_stop_tokens_stop_both_or_neither(plain):
+    """With every token a stop token, one is decoded; with none, all are."""
+    pipeline, ar = plain
+    run = run_record(pipeline)
+    stops = arm("hf:generate")
+    type(stops)  # the twin takes its stop ids from the target
+    target = pipeline.pool.load("stories-3m")
+    module = twin(target.module, frozenset({ar.token_ids[3]}), None)
+    stops._models = (module, None)
+    short = stops.run(run, 0, ar.prompt_ids, 40).request
+    assert short.token_ids == ar.token_ids[: ar.token_ids.index(ar.token_ids[3]) + 1]
+    assert arm("hf:generate", ignore_eos=True).stop_ids == frozenset()
+    assert arm("hf:generate").stop_ids == target.stop_ids
+
+
+def test_a_twin_shares_the_weights_and_leaves_ours_alone(plain):
+    pipeline, ar = plain
+    module = pipeline.pool.load("stories-3m").module
+    other = twin(module, frozenset(), None)
+    assert all(a is b for a, b in zip(module.parameters(), other.parameters(), strict=True))
+    assert other.config._attn_implementation == "sdpa"
+    assert module.config._attn_implementation != "sdpa"
+    assert module.generation_config is not other.generation_config
+    assert pipeline.generate(PROMPT, max_new_tokens=40).token_ids == ar.token_ids
+
+
+def test_k_reaches_the_assistant():
+    module = arm("hf:assisted k=7").models[1]
+    assert module.generation_config.num_assistant_tokens == 7
+    assert module.generation_config.num_assistant_tokens_schedule == "constant"

@@ -1,0 +1,111 @@
+"""Killed, stopped and resumed: at most the request in flight is lost, and nothing is mixed."""
+
+import signal
+import time
+
+import pytest
+from toolkit.bench.store import Store
+
+ARGS = [
+    "--target", "stories-1m", "--arm", "drafter=ngram", "--prompts", "12", "--max-new-tokens", "40",
+    "--warmup", "1",
+]  # fmt: skip
+WHOLE = 2 * 12 + 5
+
+
+def wait_for(folder, count, process):
+    """Until so many requests are there."""
+    for _ in range(1200):
+        parts = list((folder / "requests").glob("*.parquet")) if folder.exists() else []
+        if len(parts) >= count:
+            return
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    raise TimeoutError
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_what_was_finished_is_kept_and_resumed(process, toolkit, tmp_path, how):
+    out = tmp_path / "r"
+    running = process("bench", *ARGS, "--out", out)
+    wait_for(out, 4, running)
+    running.send_signal(how)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == (-9 if how == signal.SIGKILL else 130)
+    if how == signal.SIGINT:
+        assert f"toolkit bench --resume --out {out}" in " ".join(output.split())
+    before = Store.open(out).rows("requests")
+    assert 4 <= len(before) < WHOLE
+    assert [row["request_id"] for row in before] == list(range(len(before)))
+
+    done = toolkit("bench", "--resume", "--out", out)  # the plan is the folder's own
+    assert done.exit_code == 0, done.output
+    after = Store.open(out).rows("requests")
+    assert [row["request_id"] for row in after] == list(range(WHOLE))
+    assert [row["started"] for row in after][: len(before)] == [row["started"] for row in before]
+    assert all(row["verdict"] == "exact" for row in after if row["arm"] != "ar")
+
+
+def test_a_finished_bench_resumes_to_itself(toolkit, tmp_path):
+    args = [*ARGS, "--prompts", "1", "--out", tmp_path / "r"]
+    assert toolkit("bench", *args).exit_code == 0
+    before = Store.open(tmp_path / "r").rows("requests")
+    assert toolkit("bench", *args, "--resume").exit_code == 0
+    assert Store.open(tmp_path / "r").rows("requests") == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        (["--max-new-tokens", "41"], "41"),
+        (["--seed", "1"], "seed = 1"),
+        (["--arm", "drafter=ngram shaper=chain"], "shaper=chain"),
+        (["--target", "stories-3m"], "stories-3m"),
+    ],
+)
+def test_a_changed_plan_refuses_to_mix(toolkit, tmp_path, monkeypatch, changes, word):
+    """Before any model loads."""
+    args = [*ARGS, "--prompts", "1", "--max-new-tokens", "3", "--out", tmp_path / "r"]
+    assert toolkit("bench", *args).exit_code == 0
+    before = Store.open(tmp_path / "r").rows("requests")
+    monkeypatch.setattr("toolkit.Pipeline.load", None)
+    words = args if "--arm" in changes else ["--out", tmp_path / "r"]  # else the folder's own plan
+    done = toolkit("bench", *words, *changes, "--resume")
+    assert done.exit_code == 2
+    assert "another configuration" in done.output
+    assert word in done.output
+    assert Store.open(tmp_path / "r").rows("requests") == before
+
+
+def test_another_machine_refuses_to_mix(toolkit, tmp_path, monkeypatch):
+    args = [*ARGS, "--prompts", "1", "--max-new-tokens", "3", "--out", tmp_path / "r"]
+    assert toolkit("bench", *args).exit_code == 0
+    monkeypatch.setattr("torch.get_num_threads", lambda: 99)
+    done = toolkit("bench", *args, "--resume")
+    assert done.exit_code == 2
+    assert "threads was 1 and is 99" in done.output
+
+
+def test_other_prompts_under_the_same_name_refuse_to_mix(toolkit, tmp_path):
+    (tmp_path / "p.txt").write_text("Once upon a time\n")
+    args = [*ARGS, "--prompts", "1", "--max-new-tokens", "3", "--dataset", tmp_path / "p.txt"]
+    args += ["--out", tmp_path / "r"]
+    assert toolkit("bench", *args).exit_code == 0
+    (tmp_path / "p.txt").write_text("The old man\n")
+    done = toolkit("bench", *args, "--resume")
+    assert done.exit_code == 2
+    assert "data sets of the same names have changed" in " ".join(done.output.split())
+
+
+def test_a_missing_verdict_is_made_good(toolkit, tmp_path, monkeypatch):
+    """Killed between a request and its comparison, the comparison is made on resuming."""
+    args = ["--target", "stories-3m", "--arm", "drafter=model shaper=chain", "--prompts", "1"]
+    args += ["--max-new-tokens", "6", "--out", tmp_path / "r"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "compact", lambda self: None)
+        assert toolkit("bench", *args).exit_code == 0
+    store = Store.open(tmp_path / "r")
+    row = next(r for r in store.rows("requests") if r["verdict"] == "exact")
+    store.write("requests", row["request_id"], [row | {"verdict": None}])
+    assert toolkit("bench", *args, "--resume").exit_code == 0
+    assert row in Store.open(tmp_path / "r").rows("requests")

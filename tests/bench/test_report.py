@@ -1,0 +1,153 @@
+"""The page: whole in itself, safe, and looked at by a real browser where there is one."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from attrs import evolve
+from matplotlib.image import imread
+from toolkit.bench.report import write
+from toolkit.bench.store import Store
+
+from toolkit import ToolkitError
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@pytest.fixture
+def page(invented, tmp_path):
+    results = invented({"ar": 50.0, "chain <b>bold</b>": 60.0}, settings=((256, 32), (256, 64)))
+    return write(results, tmp_path / "report")
+
+
+class Links(HTMLParser):
+    """Everything that a page would load."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for name, value in attrs if name in ("src", "srcset", "href")]
+
+
+@pytest.mark.installed
+def test_the_page_loads_nothing(page):
+    text = page.read_text(encoding="utf-8")
+    links = Links()
+    links.feed(text)
+    assert len(links.found) == 2 * text.count("<figure>") == 2 * 4
+    assert all(link.startswith("data:image/svg+xml;base64,") for link in links.found)
+    assert "<script" not in text
+    assert not re.search(r"@import|url\(", text)
+
+
+def test_names_cannot_break_the_page(page):
+    text = page.read_text(encoding="utf-8")
+    assert "<b>bold" not in text
+    assert "chain &lt;b&gt;bold&lt;/b&gt;" in text
+
+
+def test_figures_lie_beside_the_page(page):
+    names = {path.name for path in page.parent.iterdir()}
+    for figure in ("speedup", "lengths", "depth", "time_split"):
+        for theme in ("", "-dark"):
+            assert {f"{figure}{theme}.png", f"{figure}{theme}.svg"} <= names
+    assert imread(page.parent / "speedup.png").shape[1] > 1000
+
+
+def test_the_page_says_what_it_must(page, invented, tmp_path):
+    text = page.read_text(encoding="utf-8")
+    for words in ("none diverged", "includes 1", "allows", "torch", "arms = []"):
+        assert words in text
+    results = invented({"ar": 50.0, "bad": 90.0})
+    rows = [
+        row | {"verdict": "divergent" if row["arm"] == "bad" else None} for row in results.requests
+    ]
+    bad = write(evolve(results, requests=rows), tmp_path / "bad").read_text(encoding="utf-8")
+    assert "12 outputs are not those of AR" in bad
+    assert "none diverged" not in bad
+
+
+def test_loops_are_told(invented, tmp_path):
+    results = invented({"ar": 50.0, "chain": 60.0}, distinct_3grams=0.2)
+    assert "The output repeats itself" in write(results, tmp_path / "r").read_text(encoding="utf-8")
+
+
+def test_the_report_is_of_the_parquet_alone(invented, toolkit, tmp_path):
+    """Rows that nobody measured, written and read back, give a page."""
+    results = invented({"ar": 50.0, "chain": 60.0})
+    store = Store.new(tmp_path / "r")
+    for table in ("runs", "requests"):
+        for number, row in enumerate(getattr(results, table)):
+            store.write(table, number, [row])
+    done = toolkit("report", tmp_path / "r")
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "r" / "report" / "index.html").read_text(encoding="utf-8")
+    assert results.ratio("chain", results.settings[0]).text in text
+    assert toolkit("report", tmp_path / "r", "--out", tmp_path / "else").exit_code == 0
+    assert (tmp_path / "else" / "index.html").is_file()
+
+
+def test_nothing_to_report_is_an_error(invented, tmp_path):
+    with pytest.raises(ToolkitError, match="nothing to report yet"):
+        write(evolve(invented({"ar": 50.0}), requests=[]), tmp_path / "r")
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "empty"])
+def test_a_folder_without_results_is_an_error(toolkit, tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    done = toolkit("report", tmp_path / folder)
+    assert done.exit_code == 2
+    assert "results" in done.output
+
+
+PROBE = """<script>
+addEventListener("load", () => { document.title = JSON.stringify({
+  dark: matchMedia("(prefers-color-scheme: dark)").matches,
+  images: [...document.images].map(i => i.naturalWidth),
+  dark_images: [...document.images].filter(i => i.currentSrc !== i.src).length,
+  wide: document.documentElement.scrollWidth > innerWidth,
+  loaded: performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).length,
+}); });
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt install chromium")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_browser_shows_it(page, tmp_path, theme):
+    """Every figure is there in the page's own colours, nothing is fetched, nothing hangs out."""
+    probed = tmp_path / "probed.html"
+    text = page.read_text(encoding="utf-8")
+    probed.write_text(text.replace("</body>", PROBE + "</body>"), encoding="utf-8")
+    options = [
+        BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1000,900",
+        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=4000",
+        f"--blink-settings=preferredColorScheme={0 if theme == 'dark' else 1}",
+    ]  # fmt: skip
+    dom = subprocess.run(
+        [*options, "--dump-dom", probed.as_uri()], capture_output=True, text=True, timeout=120
+    ).stdout
+    seen = re.search(r"<title>(\{.*?\})</title>", dom)
+    assert seen, dom[:500]
+    found = json.loads(seen[1])
+    assert found["dark"] == (theme == "dark")
+    assert len(found["images"]) == 4
+    assert min(found["images"]) > 300
+    assert found["dark_images"] == (4 if theme == "dark" else 0)
+    assert not found["wide"]
+    assert found["loaded"] == 0
+    shot = tmp_path / "shot.png"
+    subprocess.run(
+        [*options, f"--screenshot={shot}", page.as_uri()],
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    corner = imread(shot)[3, 3, :3].mean()
+    assert corner < 0.2 if theme == "dark" else corner > 0.9

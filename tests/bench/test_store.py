@@ -1,0 +1,134 @@
+"""Results survive what happens to them."""
+
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from toolkit.bench.store import Store
+from toolkit.bench.tables import TABLES
+
+from toolkit import ToolkitError
+
+
+@pytest.fixture
+def store(tmp_path, invented):
+    results = invented({"ar": 50.0}, prompts=3)
+    made = Store.new(tmp_path / "r")
+    made.write("runs", 0, results.runs)
+    for number, row in enumerate(results.requests):
+        made.write("requests", number, [row])
+    return made
+
+
+def numbers(store):
+    return [row["request_id"] for row in store.rows("requests")]
+
+
+def test_rows_come_back_in_order(store):
+    assert numbers(Store.open(store.path)) == [0, 1, 2]
+
+
+def test_a_part_is_replaced(store):
+    store.write("requests", 1, [store.rows("requests")[1] | {"prompt_index": 9}])
+    assert [row["prompt_index"] for row in store.rows("requests")] == [0, 9, 2]
+
+
+def test_compaction_makes_one_file_and_loses_nothing(store):
+    before = store.rows("requests")
+    store.compact()
+    assert len(list((store.path / "requests").iterdir())) == 1
+    assert store.rows("requests") == before
+    assert (
+        pq.read_schema(next((store.path / "requests").iterdir())).metadata
+        == TABLES["requests"].metadata
+    )
+
+
+@pytest.mark.parametrize("call", range(4))
+def test_a_crash_in_compaction_loses_and_doubles_nothing(store, monkeypatch, call):
+    """Broken off at its first, second, … step on the folder."""
+    before, count = store.rows("requests"), iter(range(99))
+    monkeypatch.setattr(Path, "rename", _breaking(Path.rename, count, call))
+    monkeypatch.setattr("shutil.rmtree", _breaking(shutil.rmtree, count, call))
+    with suppress(KeyboardInterrupt):
+        store.compact()
+    monkeypatch.undo()
+    assert Store.open(store.path).rows("requests") == before
+    assert {p.name for p in store.path.iterdir()} == {"runs", "requests"}
+
+
+def _breaking(function, count, call):
+    def broken(*args, **options):
+        if next(count) == call:
+            raise KeyboardInterrupt
+        return function(*args, **options)
+
+    return broken
+
+
+def test_a_file_in_the_making_is_not_read(store):
+    (store.path / "requests" / "part-000009.parquet.tmp").write_bytes(b"half")
+    assert numbers(Store.open(store.path)) == [0, 1, 2]
+
+
+def test_a_new_bench_wants_a_new_folder(store, tmp_path):
+    with pytest.raises(ToolkitError, match="--resume"):
+        Store.new(store.path)
+    (tmp_path / "empty").mkdir()
+    assert Store.new(tmp_path / "empty")
+
+
+def test_what_is_no_bench_is_refused(tmp_path):
+    with pytest.raises(ToolkitError, match="no results folder"):
+        Store.open(tmp_path / "nowhere")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ToolkitError, match="holds no results"):
+        Store.open(tmp_path / "other")
+
+
+def test_results_of_a_single_run_are_told_apart(toolkit, tmp_path):
+    args = ("run", "Once", "--target", "stories-1m", "--max-new-tokens", 2)
+    assert toolkit(*args, "--out", tmp_path / "one").exit_code == 0
+    with pytest.raises(ToolkitError, match="of `toolkit run --out`"):
+        Store.open(tmp_path / "one")
+
+
+def test_another_schema_version_is_refused(store, toolkit):
+    store.write("runs", 0, [store.rows("runs")[0] | {"schema_version": 99}])
+    with pytest.raises(ToolkitError, match="schema version 99, and this toolkit reads 1"):
+        Store.open(store.path)
+    for command in (("report", store.path), ("bench", "--resume", "--out", store.path)):
+        result = toolkit(*command)
+        assert result.exit_code == 2
+        assert "schema version 99" in result.output
+
+
+def test_a_damaged_file_is_named(store):
+    (store.path / "requests" / "part-000001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ToolkitError, match=r"part-000001.parquet cannot be read"):
+        store.rows("requests")
+
+
+def test_a_full_disk_loses_nothing_that_was_written(store):
+    """A limit on the size of files stands in for the disk: writing fails half-way, as there."""
+    code = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from toolkit.bench.store import Store\n"
+        "from toolkit.bench.tables import TABLES\n"
+        "store = Store(Path(sys.argv[1]))\n"
+        "row = store.rows('requests')[0] | {'request_id': 3, 'text': 'x' * 100}\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))\n"
+        "try:\n    store.write('requests', 3, [row])\n"
+        "except Exception as error:\n    print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(store.path)], capture_output=True, text=True, timeout=60
+    )
+    assert "ToolkitError cannot write to" in done.stdout, done.stderr
+    assert "what was finished is kept" in done.stdout
+    assert numbers(Store.open(store.path)) == [0, 1, 2]

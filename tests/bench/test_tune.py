@@ -1,0 +1,53 @@
+"""Candidates of a grid, and the best of them."""
+
+import pytest
+from toolkit.bench.arms import arms_of
+from toolkit.bench.plan import Tune
+from toolkit.bench.tune import best, candidates
+
+from toolkit import Registry, ToolkitError
+
+ARMS = arms_of(["name=a drafter=model:x/y shaper=fixed:threshold=0.1", "hf:assisted"])
+
+
+def test_a_grid_is_every_combination_over_the_arms_own_options():
+    grid = {"depth": [2, 3], "branch": [2, 4]}
+    (found,) = candidates([Tune("a", grid)], ARMS, Registry.installed()).values()
+    specs = [arm.specs["shaper"] for arm in found]
+    assert specs[0] == "fixed:threshold=0.1,depth=2,branch=2"
+    assert len(set(specs)) == 4
+    assert {arm.specs["drafter"] for arm in found} == {"model:x/y"}
+    assert found[3].name == "a depth=3,branch=4"
+
+
+def test_options_of_the_drafter_can_be_tuned():
+    arms = arms_of(["name=n drafter=ngram shaper=chain"])
+    (found,) = candidates([Tune("n", {"n": [2, 3]})], arms, Registry.installed()).values()
+    assert [arm.specs["drafter"] for arm in found] == ["ngram:n=2", "ngram:n=3"]
+
+
+@pytest.mark.parametrize(
+    ("tune", "word"),
+    [
+        (Tune("hf:assisted", {"k": [1]}), "an arm of ours"),
+        (Tune("nobody", {"k": [1]}), "cannot tune 'nobody'"),
+        (Tune("a", {"colour": [1]}), "neither its shaper nor its drafter"),
+        (Tune("a", {"depth": [0]}), "depth"),
+        (Tune("a", {"depth": ["deep"]}), "depth"),
+    ],
+)
+def test_what_cannot_be_tuned(tune, word):
+    with pytest.raises(ToolkitError, match=word):
+        candidates([tune], ARMS, Registry.installed())
+
+
+def test_the_best_has_the_greatest_geometric_mean():
+    """Means of speeds would choose the one that is fast on a single prompt."""
+    (found,) = candidates([Tune("a", {"depth": [2, 3]})], ARMS, Registry.installed()).values()
+    speeds = {found[0].name: [100.0, 1.0], found[1].name: [20.0, 20.0]}
+    rows = [
+        {"arm": arm, "token_ids": [0] * 10, "wall_ms": 10 / speed}
+        for arm, both in speeds.items()
+        for speed in both
+    ]
+    assert best(found, rows) == found[1]
