@@ -174,6 +174,13 @@ class Registry:
         failed = f" (did not load: {'; '.join(self.broken)})" if self.broken else ""
         raise SpecError(f"no {kind} called {name!r}: {hint}{failed}")
 
+    def unknown(self, name: str) -> str:
+        """What to say when no strategy of any kind has this name."""
+        names = sorted({known for _, known in self.entries})
+        near = difflib.get_close_matches(name, names, 3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
+        return f"no strategy called {name!r}: {hint}"
+
     def resolve(self, kind: str, spec: str | Strategy | type[Strategy] | Choice) -> Choice:
         """A spec string, a strategy, its class or a ready choice → a checked `Choice`.
 

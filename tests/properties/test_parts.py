@@ -8,7 +8,7 @@ from hypothesis import given
 from toolkit import Pool, Registry, TokenTree
 from toolkit.conformance import properties
 from toolkit.conformance.models import FAMILIES, VOCABULARY, noisy, tiny
-from toolkit.conformance.trees import trees
+from toolkit.conformance.strategies import schedules, trees
 from toolkit.runtime.session import ModelSession
 from toolkit.stream import DraftRuntime
 
@@ -60,19 +60,9 @@ def test_branches_are_drafted_alone(name):
     holds()
 
 
-@st.composite
-def steps(draw):
-    """Trees and, in each, the path to some node."""
-    made = []
-    for tree in draw(st.lists(trees(8), min_size=1, max_size=3)):
-        node = draw(st.integers(0, len(tree) - 1))
-        made.append((tree, tree.ancestors()[node].nonzero().flatten()))
-    return made
-
-
 @pytest.mark.parametrize("name", DRAFTERS)
 def test_drafts_depend_on_committed_text_alone(name):
-    @given(TOKENS, steps())
+    @given(TOKENS, schedules())
     def holds(prompt, done):
         ids = torch.tensor(prompt)
         properties.drafts_from_committed_only(lambda text: started(name, text), ids, done)

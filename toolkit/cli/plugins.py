@@ -49,7 +49,7 @@ def show(name: str, plugins: tuple[Path, ...]) -> None:
     found = registry(plugins)
     classes = [e.cls for (kind, known), e in found.entries.items() if known == name]
     if not classes:
-        raise SpecError(_unknown(name, found))
+        raise SpecError(found.unknown(name))
     for cls in classes:
         click.echo(described(cls))
 
@@ -120,12 +120,3 @@ def _declared(cls: type[Strategy]) -> list[str]:
                 f"{label}: {shown if not isinstance(shown, bool) else 'yes' if shown else 'no'}"
             )
     return lines
-
-
-def _unknown(name: str, found: Registry) -> str:
-    import difflib
-
-    names = sorted({known for _, known in found.entries})
-    near = difflib.get_close_matches(name, names, 3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
-    return f"no strategy called {name!r}: {hint}"
