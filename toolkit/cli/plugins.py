@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from toolkit.cli.new import new
 from toolkit.cli.run import plugin_option, registry
 from toolkit.errors import SpecError
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def plugins() -> None:
-    """Strategies: list them, show one."""
+    """Strategies: list them, show one, begin one of your own."""
+
+
+plugins.add_command(new)
 
 
 @plugins.command("list")
