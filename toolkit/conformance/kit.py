@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, Literal
 
 import attrs
 import hypothesis
+import torch
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import Flaky
 
@@ -138,7 +140,8 @@ class Trial:
             self.one(example)
 
         try:
-            rules(hypothesis.given(self.law.examples(self.subject))(holds))()
+            with _one_thread():
+                rules(hypothesis.given(self.law.examples(self.subject))(holds))()
         except Flaky:  # it fails now and then, or there was no time to make it smaller
             return self.error
         except Exception as error:  # noqa: BLE001 a strategy may raise anything
@@ -158,6 +161,17 @@ class Trial:
                 self.until = perf_counter() + SHRINKING
             self.failing, self.error = example, error
             raise
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for torch: on models this tiny, more of them only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def conforms(

@@ -128,6 +128,8 @@ class Subject:
             "verifier": oddities.VERIFIERS,
             "kv": oddities.POLICIES,
         }[kind]
+        if self.kind == "drafter":  # a tree that it had no part in would speak for it
+            odd = tuple(cls for cls in odd if cls is not oddities.Wild)
         usual = st.sampled_from(ours).flatmap(lambda cls: options(cls, self.registry))
         strange = st.sampled_from(odd).map(Choice)
         if kind != "drafter":
