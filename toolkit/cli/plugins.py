@@ -27,12 +27,20 @@ plugins.add_command(new)
 
 @plugins.command("list")
 @click.option("--json", "as_json", is_flag=True, help="A JSON array on stdout.")
+@click.option("--broken", is_flag=True, help="Only what did not load, with its traceback.")
 @plugin_option
-def list_(as_json: bool, plugins: tuple[Path, ...]) -> None:
+def list_(as_json: bool, broken: bool, plugins: tuple[Path, ...]) -> None:
     """Every strategy, and every plugin that did not load, with the reason."""
     rows = listed(registry(plugins))
+    if broken:
+        rows = [row for row in rows if row["status"] == "broken"]
     if as_json:
         click.echo(json.dumps(rows, ensure_ascii=False, indent=1))
+        return
+    if broken:
+        for row in rows:
+            click.echo("\n".join(filter(None, [f"{row['name']}: {row['reason']}", row["trace"]])))
+        click.echo(f"{len(rows)} plugin{'s' * (len(rows) != 1)} did not load")
         return
     from rich.console import Console
     from rich.table import Table
@@ -71,6 +79,7 @@ def listed(found: Registry) -> list[dict[str, Any]]:
             "version": entry.version,
             "status": "ok",
             "reason": None,
+            "trace": None,
             "needs_options": needs_options(entry.cls),
         }
         for (kind, name), entry in sorted(found.entries.items())
@@ -83,10 +92,11 @@ def listed(found: Registry) -> list[dict[str, Any]]:
             "distribution": plugin,
             "version": "",
             "status": "broken",
-            "reason": reason,
+            "reason": broken.reason,
+            "trace": broken.trace or None,
             "needs_options": False,
         }
-        for plugin, reason in sorted(found.broken.items())
+        for plugin, broken in sorted(found.broken.items())
     ]
 
 

@@ -52,6 +52,7 @@ def sentence(law: Callable[..., Any]) -> str:
 
 
 def name_of(law: Callable[..., Any]) -> str:
+    """A property's name, from its function's."""
     return law.__name__.replace("_", "-")
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import traceback
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -12,21 +10,20 @@ from rich.console import Console
 from rich.tree import Tree
 from torch import Tensor
 
-import toolkit
 from toolkit.conformance.generators import Case
 from toolkit.conformance.properties import Broken
 from toolkit.conformance.subject import Subject
 from toolkit.engine import Event
+from toolkit.errors import trace
 from toolkit.stream import Stream
 from toolkit.tree import TokenTree, Verdict
 
 WIDTH = 96
-CORE = str(Path(toolkit.__file__).parent)
 
 
 def told(subject: Subject, sentence: str, example: Any, error: BaseException) -> str:
     """What failed, on what, and where; without the parts that are the same for everyone."""
-    lines = [sentence + ".", "", *_message(error), ""]
+    lines = [sentence + ".", "", *_message(error, subject), ""]
     if isinstance(example, Case):
         lines += _case(example, subject)
     else:
@@ -34,20 +31,10 @@ def told(subject: Subject, sentence: str, example: Any, error: BaseException) ->
     return "\n".join(lines).rstrip()
 
 
-def _message(error: BaseException) -> list[str]:
+def _message(error: BaseException, subject: Subject) -> list[str]:
     """The error's own words; for one that is not ours, the author's frames too."""
     text = str(error).partition(", in ")[0] if isinstance(error, Broken) else ""
-    return [text] if text else own_trace(error).splitlines()
-
-
-def own_trace(error: BaseException) -> str:
-    """A traceback without the toolkit's and the libraries' frames, but for the last of those."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        f for f in frames if not f.filename.startswith(CORE) and "site-packages" not in f.filename
-    ]
-    lines = traceback.format_list(own) + traceback.format_exception_only(error)
-    return "".join(lines).rstrip()
+    return [text] if text else trace(error, subject.choice.cls.__module__).splitlines()
 
 
 def _case(case: Case, subject: Subject) -> list[str]:
@@ -82,7 +69,7 @@ def _parting(case: Case, subject: Subject) -> list[str]:
         emitted += len(event.tokens)
         if emitted > at or event is ours.events[-1]:
             where = f"step {number}, where they part at token {at}: AR says {said}"
-            return [*lines, "", *(_step(event, where) if event.tree is not None else [where])]
+            return [*lines, "", *_step(event, where)]
     return lines
 
 
@@ -114,9 +101,7 @@ def _row(tokens: list[int], at: int | None) -> str:
 
 
 def _step(event: Event, title: str) -> list[str]:
-    assert event.tree is not None
-    assert event.verdict is not None
-    return [title, drawn(event.tree, event.verdict)]
+    return [title, *([drawn(event.tree, event.verdict)] if event.tree is not None else [])]
 
 
 def drawn(tree: TokenTree, verdict: Verdict | None = None) -> str:

@@ -182,7 +182,7 @@ def conforms(
     expected_failures: Mapping[str, str] | None = None,
     max_examples: int = EXAMPLES,
 ) -> Callable[..., None]:
-    """Tests for a plugin's own suite: `test_mine = conforms("mine:depth=3")`, one per property.
+    """One test per property, to be called `test_…` in a plugin's own suite.
 
     `expected_failures` names properties that are known not to hold, and why; one that holds after
     all fails, so that the list stays true. The rest is as in `check`. Raises `SpecError`.

@@ -83,7 +83,7 @@ class RefusesPadding(_Plain):
     def start(self, prompt: Tensor, runtime: Runtime) -> None:
         if runtime.session(self.id).vocabulary != runtime.vocabulary:
             raise MismatchError("the vocabularies differ in size")
-        super(RefusesPadding, self).start(prompt, runtime)
+        super().start(prompt, runtime)
 
 
 @attrs.define(eq=False)
@@ -103,7 +103,7 @@ class LikeliestLast(_Plain):
     name = "likeliest-last"
 
     def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        honest = super(LikeliestLast, self).expand(tree, frontier, k)
+        honest = super().expand(tree, frontier, k)
         return Candidates(honest.tokens.flip(1), honest.logprobs.flip(1))
 
 
@@ -114,7 +114,7 @@ class MoreThanAsked(_Plain):
     name = "more-than-asked"
 
     def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        return super(MoreThanAsked, self).expand(tree, frontier, k + 1)
+        return super().expand(tree, frontier, k + 1)
 
 
 @attrs.define(eq=False)
@@ -124,7 +124,7 @@ class ChangesTheTree(_Plain):
     name = "changes-the-tree"
 
     def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        answer = super(ChangesTheTree, self).expand(tree, frontier, k)
+        answer = super().expand(tree, frontier, k)
         tree.tokens[frontier] = 0
         return answer
 

@@ -8,10 +8,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from toolkit.interfaces import Verifier
+from toolkit.interfaces import Proposal, Verifier
 from toolkit.tree import TokenTree, Verdict
 
-ANY = frozenset({"fixed", "sampled"})
+ANY: frozenset[Proposal] = frozenset({"fixed", "sampled"})
 
 
 def _right(tree: TokenTree, choice: Tensor) -> Tensor:
