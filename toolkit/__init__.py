@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toolkit.drop_in import speculative as speculative
     from toolkit.engine import Event as Event
     from toolkit.engine import Step as Step
     from toolkit.errors import ToolkitError as ToolkitError
@@ -53,6 +54,7 @@ _HOMES = {
     "Verifier": "interfaces",
     "hookimpl": "hookspecs",
     "option": "interfaces",
+    "speculative": "drop_in",
     "verify": "exactness",
 }
 __all__ = list(_HOMES)

@@ -184,15 +184,15 @@ class Registry:
         """The class of that kind and name. Raises `SpecError` with the nearest names."""
         if (kind, name) in self.entries:
             return self.entries[kind, name].cls
-        names = self.names(kind)
-        if not names:
-            raise SpecError(f"no {kind} is registered: in a checkout, run `pip install -e .`")
         for plugin, broken in self.broken.items():
             if name == broken.suggests:
                 raise PluginError(
                     f"no {kind} called {name!r}: plugin {plugin} did not load: {broken.reason}"
                     + (f"\n{broken.trace}" if broken.trace else "")
                 )
+        names = self.names(kind)
+        if not names:
+            raise SpecError(f"no {kind} is registered: in a checkout, run `pip install -e .`")
         models = list(self.aliases) if kind == "drafter" else []
         near = difflib.get_close_matches(name, names + models, 3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
