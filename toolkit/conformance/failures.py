@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import attrs
 from rich.console import Console
 from rich.tree import Tree
 from torch import Tensor
@@ -125,19 +124,18 @@ def drawn(tree: TokenTree, verdict: Verdict | None = None) -> str:
 def _parts(example: Any) -> list[str]:
     """An example of one part, piece by piece."""
     pieces = example if isinstance(example, (tuple, list)) else [example]
-    return ["tried on", *(line for piece in pieces for line in _shown(piece))]
+    return ["tried on:", *(line for piece in pieces for line in _shown(piece))]
 
 
 def _shown(piece: Any) -> list[str]:
     if isinstance(piece, TokenTree):
         return drawn(piece).splitlines()
+    if isinstance(piece, Tensor) and piece.ndim == 1:
+        return [f"committed path: nodes {piece.tolist()}"]
     if isinstance(piece, Tensor):
-        return [str([[round(v, 2) for v in row] if isinstance(row, list) else row
-                     for row in piece.tolist()])]  # fmt: skip
-    if isinstance(piece, (tuple, list)) and any(
-        isinstance(p, (TokenTree, Tensor, tuple)) for p in piece
-    ):
+        return [f"logits after node {i}: {row}" for i, row in enumerate(piece.tolist())]
+    if isinstance(piece, (tuple, list)) and any(isinstance(p, (TokenTree, Tensor)) for p in piece):
         return [line for part in piece for line in _shown(part)]
-    if attrs.has(type(piece)):
-        return [str(piece)]
-    return [f"  {piece}"]
+    if isinstance(piece, tuple) and piece and all(isinstance(p, int) for p in piece):
+        return [f"prompt {' '.join(map(str, piece))}"]
+    return [str(piece)]

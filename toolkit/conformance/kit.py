@@ -145,6 +145,7 @@ class Trial:
         except Flaky:  # it fails now and then, or there was no time to make it smaller
             return self.error
         except Exception as error:  # noqa: BLE001 a strategy may raise anything
+            error.__notes__ = []  # hypothesis puts the example there; it is told otherwise
             return error
         return None
 

@@ -27,7 +27,7 @@ from toolkit.tree import Candidates, TokenTree, Verdict
 
 @attrs.define(eq=False)
 class Oracle(Drafter):
-    """Always right: proposes what a copy of the target says."""
+    """Always right, under the target's KV policy: proposes what a copy of the target says."""
 
     name = "oracle"
     _session: Session = attrs.field(init=False)
@@ -46,7 +46,7 @@ class Oracle(Drafter):
 
 @attrs.define(eq=False)
 class Contrary(Drafter):
-    """Always wrong: proposes what a copy of the target would say last."""
+    """Always wrong, likewise: proposes what a copy of the target would say last."""
 
     name = "contrary"
     _session: Session = attrs.field(init=False)
