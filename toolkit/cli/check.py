@@ -36,7 +36,7 @@ STATUS = {"pass": 0, "fail": 1, "inconclusive": 3}
 @click.option(
     "--max-examples",
     type=click.IntRange(min=1),
-    default=100,
+    default=60,
     show_default=True,
     help="Examples per property.",
 )

@@ -27,7 +27,7 @@ from toolkit.registry import Registry
 from toolkit.spec import Choice
 
 Outcome = Literal["pass", "fail", "inconclusive"]
-EXAMPLES = 100
+EXAMPLES = 60
 EVIDENCE = ("drafted", "accepted", "rejected", "hidden")
 SHRINKING = 15.0  # seconds for making a failing example small
 

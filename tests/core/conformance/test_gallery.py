@@ -27,7 +27,7 @@ def subject(spec):
 @pytest.mark.parametrize("sabotage", GALLERY, ids=lambda s: f"{s.name}-{s.by}")
 def test_a_saboteur_is_caught_by_name(sabotage):
     with sabotage.context():
-        finding = tried(subject(sabotage.subject), LAWS[sabotage.by], frozenset(), 100)
+        finding = tried(subject(sabotage.subject), LAWS[sabotage.by], frozenset(), kit.EXAMPLES)
     assert finding.outcome == sabotage.caught, finding.details
     assert finding.details
     assert sabotage.bug
