@@ -17,6 +17,7 @@ WHAT = {
     "shaper": "tree shaper",
     "verifier": "verifier",
     "kv": "KV policy",
+    "dataset": "data set",
 }
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -66,7 +67,7 @@ def rendered(name: str, kind: str) -> dict[str, str]:
         "ident": name.replace("-", "_"),
         "cls": "".join(word.capitalize() for word in name.split("-")),
         "range": _range(version("speculative-toolkit")),
-        "run": f'toolkit run "Once upon a time" --{kind} {name} --verify',
+        "run": f"toolkit {_run(kind)} {name}",
     }
     return {
         path: environment.get_template(template).render(words)
@@ -79,6 +80,13 @@ def rendered(name: str, kind: str) -> dict[str, str]:
             f"test_{words['ident']}.py": f"{kind}/test.py.jinja",
         }.items()
     }
+
+
+def _run(kind: str) -> str:
+    """What a new package's README says to try, up to the name."""
+    if kind == "dataset":
+        return "bench --arm drafter=model --prompts 3 --dataset"
+    return f'run "Once upon a time" --verify --{kind}'
 
 
 def _range(ours: str) -> str:
