@@ -20,6 +20,10 @@ INTERFACES = (
     "Verdict",
 )  # fmt: skip
 STRATEGIES = ("prompts", "trees", "schedules", "models")
+SAID = {
+    "Expand": "What a shaper asks with, `(tree, frontier, k) -> Candidates`",
+    "hookimpl": "Marks a function as the implementation of a hook",
+}
 MARKED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -96,13 +100,19 @@ def names() -> Iterator[str]:
 
 
 def _sentence(thing: object, name: str) -> str:
-    """The first sentence of a docstring."""
-    said = {
-        "Expand": "What a shaper is given: `(tree, frontier, k) -> Candidates`",
-        "hookimpl": "Marks a function as the implementation of a hook",
-    }
-    text = said.get(name) or _flat((inspect.getdoc(thing) or "").split("\n\n")[0])
-    return re.split(r"[.;] |: |\.$", text)[0]
+    """The first sentence of a docstring; for what is no class and no function, of the text below."""
+    if inspect.isclass(thing) or inspect.isfunction(thing):
+        text = (inspect.getdoc(thing) or "").split("\n\n")[0]
+    else:
+        text = SAID.get(name) or _below(name)
+    return re.split(r"[.;] |: |\.$", _flat(text))[0]
+
+
+def _below(name: str) -> str:
+    """The string that follows the line `name = …` in the module that the name is from."""
+    home = import_module(f"toolkit.{toolkit._HOMES[name]}")
+    found = re.search(rf'^{name} = .*\n"""(.*?)"""', inspect.getsource(home), re.MULTILINE | re.DOTALL)
+    return found[1] if found else ""
 
 
 if __name__ == "__main__":

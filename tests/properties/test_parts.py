@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from toolkit import Pool, Registry, TokenTree
-from toolkit.conformance import properties
+from toolkit import Pool, Registry
+from toolkit.conformance import parts, properties
 from toolkit.conformance.models import FAMILIES, VOCABULARY, noisy, tiny
 from toolkit.conformance.strategies import schedules, trees
 from toolkit.runtime.session import ModelSession
@@ -88,35 +88,9 @@ def test_a_greedy_verifier_accepts_what_ar_says(name):
 @given(trees(vocabulary=5), st.randoms(use_true_random=False))
 def test_the_order_of_siblings_does_not_matter(tree, random):
     """Under greedy verification a tree and its mirror commit the same tokens."""
-    choice = {}
-    logits = torch.zeros(len(tree), 5)
-    lineage = tree.ancestors()
+    choice, logits, lineage = {}, torch.zeros(len(tree), 5), tree.ancestors()
     for node in range(len(tree)):
         path = tuple(tree.tokens[lineage[node].nonzero().flatten()].tolist())
         logits[node, choice.setdefault(path, random.randrange(5))] = 1.0
-    order = shuffled(tree, random)
-    where = {old: new for new, old in enumerate(order)}
-    parents = [where.get(int(tree.parents[old]), -1) for old in order]
-    mirror = TokenTree(
-        tree.tokens[order],
-        torch.tensor(parents),
-        tree.depths[order],
-        tree.logprobs[order],
-        tree.path_logprobs[order],
-    )
     verifier = REGISTRY.resolve("verifier", "greedy").build()
-    rng = torch.Generator()
-    ours, theirs = verifier.judge(tree, logits, rng), verifier.judge(mirror, logits[order], rng)
-    assert tree.tokens[ours.path].tolist() == mirror.tokens[theirs.path].tolist()
-    assert int(ours.bonus) == int(theirs.bonus)
-
-
-def shuffled(tree, random):
-    """Node ids in another order that still has parents first."""
-    order, waiting = [0], list(range(1, len(tree)))
-    while waiting:
-        ready = [n for n in waiting if int(tree.parents[n]) in order]
-        pick = random.choice(ready)
-        order.append(pick)
-        waiting.remove(pick)
-    return order
+    parts.siblings_in_any_order(verifier, tree, logits, random)

@@ -13,7 +13,6 @@ import toolkit
 from toolkit.cli import main
 from toolkit.cli.new import WHAT, _range, rendered
 
-
 DATASETS = hasattr(toolkit, "Dataset")
 
 
@@ -63,7 +62,8 @@ def test_it_installs_and_conforms(kind, tmp_path, stranger):
     assert " passed in " in done.stdout
     assert "torch" not in stranger.run("ls", next(stranger.folder.glob("lib/*/site-packages"))).stdout
     rows = json.loads(stranger.run("toolkit plugins list --json", tmp_path).stdout)
-    assert (name, f"toolkit-{name}") in {(row["name"], row["distribution"]) for row in rows}
+    known = {(row["name"], row["distribution"]) for row in rows}
+    assert (name, f"toolkit-{name}") in known or kind == "dataset"  # no strategy: not in the list
 
 
 @pytest.mark.parametrize(
