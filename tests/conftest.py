@@ -221,6 +221,6 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Stranger:
     (site / "ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
     for name, arguments in PROGRAMS.items():
         script = folder / "bin" / name
-        script.write_text(f'#!/bin/sh\nexec "{folder}/bin/python" {arguments} "$@"\n')
+        script.write_text(f'#!/bin/sh\nexec "{folder}/bin/python" -P {arguments} "$@"\n')
         script.chmod(0o755)
     return Stranger(folder)

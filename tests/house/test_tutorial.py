@@ -15,12 +15,15 @@ def page(root):
 
 
 def tutorial(page):
-    """Its blocks in order: ("file", name, text) for Python, ("line", command, "") for commands."""
+    """Its blocks in order: ("file", name, text) for Python, ("line", command, "") for commands,
+    ("said", sentence, "") for the sentences of an output that is shown."""
     part = page.partition("\n## A tutorial\n")[2].partition("\n## ")[0]
     for found in BLOCK.finditer(part):
         if found[1] == "python":
             yield "file", FILE.findall(part[: found.start()])[-1], found[2]
-        elif not found[1]:
+        elif found[1] == "text":
+            yield from (("said", line.strip(), "") for line in found[2].splitlines()[2:5:2])
+        else:
             yield from (("line", line, "") for line in found[2].splitlines())
 
 
@@ -30,6 +33,8 @@ def test_the_tutorial_runs(page, tmp_path, stranger):
         line, _, expected = name.partition("    # exit status ")
         if what == "file":
             (folder / name).write_text(text)
+        elif what == "said":
+            assert name in result.stdout
         elif line.startswith("cd "):
             folder = folder / line.removeprefix("cd ")
         elif line.startswith("toolkit bench") and not has_bench():
