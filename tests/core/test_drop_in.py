@@ -25,7 +25,8 @@ def model(request):
 
 def fresh(family):
     """A model of its own, without a stop id."""
-    model = copy.deepcopy(tiny(family, 1, ()))
+    model = copy.deepcopy(tiny(family, 1, ()))  # which other tests share, with our attention
+    model.set_attn_implementation("sdpa")
     model.generation_config.pad_token_id = 0
     return model
 
@@ -63,7 +64,7 @@ def both(model, decoding, **options):
 def test_the_same_ids(model, drafter):
     if drafter == "module":
         family = {"gemma3_text": "gemma3"}.get(model.config.model_type, model.config.model_type)
-        drafter = copy.deepcopy(noisy(family, 1, 0.02))
+        drafter = copy.deepcopy(noisy(family, 1, 0.02)).train()
     plain, ours = both(model, speculative(drafter=drafter, shaper="budget"))
     assert ours == plain
     assert len(ours[0]) == PROMPT.shape[1] + 30
