@@ -154,7 +154,7 @@ def _refuse(
         if given not in (None, value):
             raise _unsupported(f"{name}={given}")
     if input_ids.ndim != 2 or input_ids.shape[0] != 1:
-        raise _unsupported(f"a batch of {input_ids.shape[0]}: decode one prompt at a time")
+        raise _unsupported(f"a batch of {input_ids.shape[0]}")
     if processors:
         raise _unsupported(", ".join(type(processor).__name__ for processor in processors))
     mask, positions = model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
