@@ -11,13 +11,14 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint docs clean
 
 help:
 	@echo "make setup   create .venv with everything pinned"
 	@echo "make demo    decode a prompt with the shipped models and check it against plain decoding"
 	@echo "make test    run the tests"
 	@echo "make lint    run the linters and the type checker"
+	@echo "make docs    write the generated parts of docs/ anew"
 	@echo "make clean   remove builds and caches, keep .venv"
 
 setup: $(STAMP)
@@ -41,6 +42,9 @@ lint: setup
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports
+
+docs: setup
+	@$(BIN)/python docs/reference.py
 
 clean:
 	@rm -rf build dist .test-wheel .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sysconfig
+import venv
 from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -186,3 +190,41 @@ def _hash_runtime() -> type[HashRuntime]:
 @pytest.fixture(scope="session", name="oracle_of")
 def _oracle() -> type[Oracle]:
     return Oracle
+
+
+@attrs.frozen
+class Stranger:
+    """An environment in which nothing of ours is installed, and everything of ours is at hand."""
+
+    folder: Path
+
+    def run(self, line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        """Run a shell line with this environment's programs first, and without a network."""
+        path = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        offline = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+        return subprocess.run(
+            line, shell=True, cwd=cwd, capture_output=True, text=True, timeout=600, check=False,
+            env={**os.environ, **offline, "PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        )  # fmt: skip
+
+
+PROGRAMS = {
+    "pip": "-m pip",
+    "pytest": "-m pytest -p no:cacheprovider",
+    "toolkit": "-c 'from toolkit.cli import main; main(prog_name=\"toolkit\")'",
+}
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Stranger:
+    """A virtual environment that sees this one's packages and keeps what it installs to itself."""
+    folder = tmp_path_factory.mktemp("stranger")
+    venv.create(folder, system_site_packages=True, with_pip=False)
+    site = next(folder.glob("lib/python*/site-packages"))
+    ours = sysconfig.get_path("purelib")
+    (site / "ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+    for name, arguments in PROGRAMS.items():
+        script = folder / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec "{folder}/bin/python" -P {arguments} "$@"\n')
+        script.chmod(0o755)
+    return Stranger(folder)

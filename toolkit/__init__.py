@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from toolkit.datasets import Conversation as Conversation
     from toolkit.datasets import Dataset as Dataset
     from toolkit.datasets import Source as Source
+    from toolkit.drop_in import speculative as speculative
     from toolkit.engine import Event as Event
     from toolkit.engine import Step as Step
     from toolkit.errors import ToolkitError as ToolkitError
@@ -90,6 +91,7 @@ _HOMES = {
     "run_record": "records",
     "schema": "records",
     "step_rows": "records",
+    "speculative": "drop_in",
     "verify": "exactness",
     "write_part": "records",
 }

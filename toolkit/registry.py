@@ -10,15 +10,18 @@ import difflib
 import importlib.util
 import sys
 from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import version as version_of
 from pathlib import Path
 from types import ModuleType
 
 import attrs
 import pluggy
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from toolkit import hookspecs
 from toolkit.datasets import Dataset
-from toolkit.errors import PluginError, SpecError
+from toolkit.errors import PluginError, SpecError, trace
 from toolkit.families import Family
 from toolkit.interfaces import KINDS, KVPolicy, Strategy
 from toolkit.spec import Choice, checked, options_of, parse
@@ -37,6 +40,16 @@ class Entry:
     version: str
 
 
+@attrs.frozen
+class BrokenPlugin:
+    """A plugin that did not load: the strategy name that its entry point suggests, why, and its
+    author's part of the traceback."""
+
+    suggests: str
+    reason: str
+    trace: str
+
+
 @attrs.define
 class Registry:
     """All strategies and model families of one process. Tests build their own."""
@@ -44,8 +57,8 @@ class Registry:
     entries: dict[tuple[str, str], Entry] = attrs.field(factory=dict)
     families: list[Family] = attrs.field(factory=list)
     datasets: dict[str, Dataset] = attrs.field(factory=dict)
-    broken: dict[str, str] = attrs.field(factory=dict)
-    """Plugins that failed to load: distribution or file → reason."""
+    broken: dict[str, BrokenPlugin] = attrs.field(factory=dict)
+    """Plugins that failed to load, by distribution and entry point."""
     _plugins: pluggy.PluginManager = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -65,9 +78,13 @@ class Registry:
     def _load(self, point: EntryPoint) -> None:
         distribution, version = _owner(point)
         try:
+            _written_for_us(point)
             self.add(point.load(), distribution, version)
         except (Exception, SystemExit) as error:  # noqa: BLE001 a plugin may raise anything
-            self.broken[f"{distribution} ({point.value})"] = reason(error)
+            own = "" if isinstance(error, PluginError) else trace(error, point.value)
+            self.broken[f"{distribution} ({point.value})"] = BrokenPlugin(
+                point.name, reason(error), own
+            )
 
     def add_file(self, path: Path) -> None:
         """Register a single .py file as a plugin. Raises `PluginError`."""
@@ -83,7 +100,9 @@ class Registry:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             del sys.modules[name]
-            raise PluginError(f"plugin {path} does not import: {reason(error)}") from error
+            raise PluginError(
+                f"plugin {path} does not import: {reason(error)}\n{trace(error, name)}"
+            ) from error
         self.add(module, str(path), "file")
         if not self._plugins.get_hookcallers(module):
             raise PluginError(
@@ -185,14 +204,28 @@ class Registry:
         """The class of that kind and name. Raises `SpecError` with the nearest names."""
         if (kind, name) in self.entries:
             return self.entries[kind, name].cls
+        for plugin, broken in self.broken.items():
+            if name == broken.suggests:
+                raise PluginError(
+                    f"no {kind} called {name!r}: plugin {plugin} did not load: {broken.reason}"
+                    + (f"\n{broken.trace}" if broken.trace else "")
+                )
         names = self.names(kind)
         if not names:
             raise SpecError(f"no {kind} is registered: in a checkout, run `pip install -e .`")
         models = list(self.aliases) if kind == "drafter" else []
         near = difflib.get_close_matches(name, names + models, 3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
-        failed = f" (did not load: {'; '.join(self.broken)})" if self.broken else ""
+        failed = f" (did not load: {'; '.join(self.broken)}; see `toolkit plugins list --broken`)"
+        failed = failed if self.broken else ""
         raise SpecError(f"no {kind} called {name!r}: {hint}{failed}")
+
+    def unknown(self, name: str) -> str:
+        """What to say when no strategy of any kind has this name."""
+        names = sorted({known for _, known in self.entries})
+        near = difflib.get_close_matches(name, names, 3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
+        return f"no strategy called {name!r}: {hint}"
 
     def resolve(self, kind: str, spec: str | Strategy | type[Strategy] | Choice) -> Choice:
         """A spec string, a strategy, its class or a ready choice → a checked `Choice`.
@@ -236,6 +269,21 @@ def reason(error: BaseException) -> str:
     """An exception in one line."""
     text = next(iter(str(error).strip().splitlines()), "")
     return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
+
+
+def _written_for_us(point: EntryPoint) -> None:
+    """Raise `PluginError` when a plugin's requirements exclude this version of the toolkit: they say
+    for which versions of the interfaces it is written."""
+    for text in (point.dist.requires or []) if point.dist else []:
+        wanted = Requirement(text)
+        asked = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
+        if canonicalize_name(wanted.name) == OURS and asked:
+            ours = version_of(OURS)
+            if not wanted.specifier.contains(ours, prereleases=True):
+                raise PluginError(
+                    f"it is written for {OURS} {wanted.specifier}, and this is {ours}: install a "
+                    f"version of either that fits"
+                )
 
 
 def _owner(point: EntryPoint) -> tuple[str, str]:

@@ -9,8 +9,10 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from toolkit import Candidates, Pipeline, Pool, Registry, TokenTree, ToolkitError, verify
+from toolkit.conformance import conforms
 
 VOCABULARY = 61
+test_coin = conforms("coin:depth=3")  # every property that binds a shaper, one test each
 
 
 @pytest.fixture(scope="module")

@@ -211,7 +211,8 @@ def test_a_file_that_is_no_plugin(empty, tmp_path, name, text, said):
     message = str(caught.value)
     assert said in message
     assert str(path) in message
-    assert "\n" not in message
+    assert "Traceback" not in message
+    assert "registry.py" not in message
     assert empty.entries == {}
     assert "toolkit_plugin_syntax" not in sys.modules
 
@@ -230,11 +231,61 @@ def test_a_broken_distribution_breaks_only_what_asks_for_it(monkeypatch):
     points = [Point("broken", raises), Point("good", lambda: plugin([Mine]))]
     monkeypatch.setattr("toolkit.registry.entry_points", lambda group: points)
     registry = Registry.installed()
-    assert registry.broken == {"unknown (broken)": "RuntimeError: on a bad day"}
+    assert list(registry.broken) == ["unknown (broken)"]
+    assert registry.broken["unknown (broken)"].reason == "RuntimeError: on a bad day"
     assert registry.find("shaper", "mine") is Mine
     with pytest.raises(SpecError, match=r"no shaper called 'mime': did you mean mine\?") as caught:
         registry.find("shaper", "mime")
-    assert "(did not load: unknown (broken))" in str(caught.value)
+    assert "(did not load: unknown (broken); see `toolkit plugins" in str(caught.value)
+    with pytest.raises(PluginError, match="did not load: RuntimeError: on a bad day") as caught:
+        registry.find("shaper", "broken")
+    assert "in raises" in str(caught.value)
+    assert "importlib" not in str(caught.value)
+
+
+class Distribution:
+    """Metadata of a distribution."""
+
+    name, version = "toolkit-old", "0.0.1"
+
+    def __init__(self, *requires):
+        self.requires = list(requires)
+
+
+@pytest.mark.parametrize(
+    ("requirement", "fits"),
+    [
+        ("speculative-toolkit>=0.1,<0.2", True),
+        ("speculative_toolkit", True),
+        ("speculative-toolkit>=7; extra == 'testing'", True),
+        ("torch>=99", True),
+        ("speculative-toolkit>=7", False),
+        ("Speculative.Toolkit<0.1", False),
+    ],
+)
+def test_a_plugin_says_for_which_versions_it_is_written(monkeypatch, requirement, fits):
+    point = Point("mine", lambda: plugin([Mine]))
+    point.dist = Distribution(requirement)
+    monkeypatch.setattr("toolkit.registry.entry_points", lambda group: [point])
+    registry = Registry.installed()
+    assert (registry.names("shaper") == ["mine"]) is fits
+    if not fits:
+        with pytest.raises(PluginError, match="it is written for speculative-toolkit"):
+            registry.find("shaper", "mine")
+
+
+def test_a_clash_names_both_distributions(monkeypatch):
+    one, other = plugin([Mine], name="one"), plugin([shaper()])
+    points = [Point("mine", lambda: one), Point("other", lambda: other)]
+    for point, name in zip(points, ("toolkit-one", "toolkit-two"), strict=True):
+        point.dist = Distribution()
+        point.dist.name = name
+    monkeypatch.setattr("toolkit.registry.entry_points", lambda group: points)
+    (broken,) = Registry.installed().broken.values()
+    assert broken.reason == (
+        "shaper 'mine' of toolkit-two is already provided by toolkit-one: rename one of them"
+    )
+    assert broken.trace == ""
 
 
 def test_built_ins_are_installed_and_whole(registry):

@@ -26,7 +26,8 @@ FOLDERS = {
     "toolkit.bench": "bench",
 }
 PAGES = ["README.md", "docs/strategies.md", "docs/data.md", "docs/bench.md", "plugins/README.md"]
-PAGES += ["plugins/toolkit-coin/README.md"]
+PAGES += ["plugins/toolkit-coin/README.md", "plugins/toolkit-comb/README.md"]
+LINKED = [*PAGES, "docs/kv.md", "docs/plugins.md"]  # a tutorial's commands run in test_tutorial.py
 
 
 def text(root, page):
@@ -75,13 +76,13 @@ def test_every_command_exists_with_its_options(root, page):
 @pytest.mark.installed
 @pytest.mark.parametrize("page", PAGES)
 def test_every_spec_names_a_strategy(root, page):
-    """Those of a `--plugin` file and of the example plugin apart."""
+    """Those of a `--plugin` file and of the example plugins apart."""
     registry = Registry.installed()
     for words in commands(text(root, page)):
         _, given = parsed(words)
         for name, kind in KINDS.items():
             spec = given.get(name)
-            if spec and not given.get("plugins") and not spec.startswith("coin"):
+            if spec and not given.get("plugins") and not spec.startswith(("coin", "comb")):
                 assert registry.resolve(kind, spec)
 
 
@@ -140,7 +141,7 @@ def test_readme_has_the_plan_of_the_house(root):
         assert f"| `{folder}/` | {docstring.splitlines()[0]} |" in page
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", LINKED)
 def test_every_link_leads_somewhere(root, page):
     folder = (root / page).parent
     for target in re.findall(r"\]\(([^)\s]+)\)", text(root, page)):

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from toolkit import Candidates, Choice, Pool, Registry, TokenTree, ToolkitError, TreeShaper
-from toolkit.conformance import properties, saboteurs
+from toolkit.conformance import properties
 from toolkit.conformance.generators import Case
 from toolkit.conformance.models import VOCABULARY, noisy, tiny
 from toolkit.conformance.properties import Broken
+from toolkit.conformance.saboteurs import drafters, machinery, shapers, verifiers
 from toolkit.runtime.session import ModelSession
 from toolkit.stream import DraftRuntime
 
@@ -60,12 +61,12 @@ def test_honest_cases_pass(law):
 @pytest.mark.parametrize(
     ("saboteur", "law"),
     [
-        (saboteurs.position_by_index, properties.tokens_equal_ar),
-        (saboteurs.position_by_index, properties.cache_equals_ar),
-        (saboteurs.sibling_visible, properties.tokens_equal_ar),
-        (saboteurs.wrong_row_kept, properties.tokens_equal_ar),
-        (saboteurs.wrong_row_kept, properties.cache_equals_ar),
-        (saboteurs.past_the_end, properties.stops_in_time),
+        (machinery.position_by_index, properties.tokens_equal_ar),
+        (machinery.position_by_index, properties.cache_equals_ar),
+        (machinery.sibling_visible, properties.tokens_equal_ar),
+        (machinery.wrong_row_kept, properties.tokens_equal_ar),
+        (machinery.wrong_row_kept, properties.cache_equals_ar),
+        (machinery.past_the_end, properties.stops_in_time),
     ],
     ids=lambda thing: thing.__name__,
 )
@@ -77,9 +78,9 @@ def test_broken_machinery_is_caught(saboteur, law):
 @pytest.mark.parametrize(
     ("kind", "cls", "law"),
     [
-        ("verifier", saboteurs.OneTooMany, properties.tokens_equal_ar),
-        ("shaper", saboteurs.OverBudget, properties.trees_within_budget),
-        ("shaper", saboteurs.KeepsState, properties.requests_are_independent),
+        ("verifier", verifiers.OneTooMany, properties.tokens_equal_ar),
+        ("shaper", shapers.OverBudget, properties.trees_within_budget),
+        ("shaper", shapers.KeepsState, properties.requests_are_independent),
     ],
     ids=lambda thing: getattr(thing, "__name__", thing),
 )
@@ -103,20 +104,20 @@ def test_acceptance_past_a_stop_id_is_caught():
         for case in cases(max_new_tokens=60, stops=(0, 20, 21, 22, 23, 24, 25))
         if properties.decoded(case.pipeline(REGISTRY), case).result.stop_reason == "eos"
     ]
-    found = [broken(case, saboteurs.past_the_end, properties.stops_in_time) for case in ends]
+    found = [broken(case, machinery.past_the_end, properties.stops_in_time) for case in ends]
     assert any("after a stop id" in message for message in found)
 
 
 def test_acceptance_past_max_new_tokens_is_caught():
     found = [
-        broken(case, saboteurs.past_the_end, properties.stops_in_time)
+        broken(case, machinery.past_the_end, properties.stops_in_time)
         for count in (2, 3, 4)
         for case in cases(max_new_tokens=count, stops=())
     ]
     assert any("asked for" in message for message in found)
 
 
-@pytest.mark.parametrize("saboteur", [saboteurs.position_by_index, saboteurs.sibling_visible])
+@pytest.mark.parametrize("saboteur", [machinery.position_by_index, machinery.sibling_visible])
 def test_a_node_that_sees_more_than_its_path_is_caught(saboteur):
     def session():
         pool = Pool(modules={"it": tiny("llama", 0)})
@@ -149,7 +150,7 @@ def test_siblings_sharing_a_cache_are_caught():
     prompt = torch.tensor([5, 9, 33, 4])
     with pytest.raises(Broken):
         properties.branches_drafted_alone(
-            lambda: started(saboteurs.SharedBranch, prompt, id="noisy"), prompt, torch.tensor(8)
+            lambda: started(drafters.SharedBranch, prompt, id="noisy"), prompt, torch.tensor(8)
         )
 
 
@@ -160,7 +161,7 @@ def test_state_from_rejected_drafts_is_caught():
     )
     with pytest.raises(Broken):
         properties.drafts_from_committed_only(
-            lambda text: started(saboteurs.RemembersRejected, text),
+            lambda text: started(drafters.RemembersRejected, text),
             prompt,
             [(tree, torch.tensor([0]))],
         )
@@ -200,4 +201,4 @@ def test_a_verifier_that_accepts_too_much_is_caught_by_itself():
     )
     logits = torch.eye(4)[[2, 3]]  # the target says 2 after the root, and 1 was drafted
     with pytest.raises(Broken, match="not one that AR takes"):
-        properties.accepts_what_ar_says(saboteurs.OneTooMany(), tree, logits)
+        properties.accepts_what_ar_says(verifiers.OneTooMany(), tree, logits)

@@ -8,28 +8,13 @@ from hypothesis import given, settings
 from toolkit import Pipeline, Pool, Registry
 from toolkit.conformance import generators, kv
 from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, tiny
+from toolkit.conformance.strategies import passes, texts
 from toolkit.runtime.session import ModelSession
 
 REGISTRY = Registry.installed()
 NAMES = REGISTRY.names("kv")
 EVICTING = [n for n in NAMES if n != "full"]
 CHOOSING = [n for n in NAMES if REGISTRY.find("kv", n).chooses()]
-TOKENS = st.integers(1, VOCABULARY - 1)
-
-passes = st.builds(
-    kv.Pass,
-    accepted=st.integers(0, 12),
-    wrong=st.lists(st.tuples(st.integers(0, 20), TOKENS), max_size=6).map(tuple),
-)
-
-
-@st.composite
-def texts(draw):
-    """A text with repetitions, and how much of it is prompt."""
-    words = draw(st.lists(TOKENS, min_size=2, max_size=20))
-    text = [words[i % len(words)] for i in range(draw(st.integers(12, 72)))]
-    return text, draw(st.integers(1, min(48, len(text) - 4)))
-
 
 def session_of(family, choice, seed=0):
     pool = Pool(modules={"it": tiny(family, seed)})
@@ -49,7 +34,7 @@ def test_the_schedule_does_not_matter(name):
     evicted = []
 
     @settings(max_examples=2 * settings.default.max_examples)
-    @given(fitting(name), texts(), st.lists(passes, min_size=1, max_size=24))
+    @given(fitting(name), texts(), passes())
     def holds(pair, text, schedule):
         family, choice = pair
         evicted.append(kv.schedule_does_not_matter(session_of(family, choice), *text, schedule))

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from toolkit import Choice, Pool, Registry
-from toolkit.conformance import kv, kv_saboteurs, properties
+from toolkit.conformance import kv, properties
 from toolkit.conformance.generators import Case
 from toolkit.conformance.models import tiny
 from toolkit.conformance.properties import Broken
+from toolkit.conformance.saboteurs import eviction
 from toolkit.runtime.session import ModelSession
 
 REGISTRY = Registry.installed()
@@ -62,13 +63,13 @@ def test_honest_policies_pass(spec):
 @pytest.mark.parametrize(
     ("saboteur", "spec"),
     [
-        (kv_saboteurs.rejected_nodes_score, H2O),
-        (kv_saboteurs.evicts_per_pass, H2O),
-        (kv_saboteurs.clock_counts_passes, H2O),
-        (kv_saboteurs.lag_ignored, H2O),
-        (kv_saboteurs.commits_beyond_the_epoch, H2O.replace("epoch=4", "epoch=2")),
-        (kv_saboteurs.ties_by_chance, "knorm:budget=10,epoch=4"),
-        (kv_saboteurs.empty_rows_seen, "headaware:budget=12,recent=1,sinks=1,epoch=4,mass=0.5"),
+        (eviction.rejected_nodes_score, H2O),
+        (eviction.evicts_per_pass, H2O),
+        (eviction.clock_counts_passes, H2O),
+        (eviction.lag_ignored, H2O),
+        (eviction.commits_beyond_the_epoch, H2O.replace("epoch=4", "epoch=2")),
+        (eviction.ties_by_chance, "knorm:budget=10,epoch=4"),
+        (eviction.empty_rows_seen, "headaware:budget=12,recent=1,sinks=1,epoch=4,mass=0.5"),
     ],
     ids=lambda thing: getattr(thing, "__name__", ""),
 )
@@ -90,18 +91,18 @@ ROOMS = [
 @pytest.mark.parametrize("spec", ROOMS)
 def test_one_position_too_many_is_caught(spec):
     assert budget_breaks(spec) == ""
-    with kv_saboteurs.budget_off_by_one():
+    with eviction.budget_off_by_one():
         assert "positions, room for" in budget_breaks(spec)
 
 
 @pytest.mark.parametrize("spec", [*ROOMS[:3], "pyramid:budget=10,recent=3"])
 def test_a_recent_position_evicted_is_caught(spec):
-    with kv_saboteurs.recent_evicted():
+    with eviction.recent_evicted():
         assert "are protected" in budget_breaks(spec)
 
 
 def test_scores_kept_across_requests_are_caught():
-    choice = Choice(kv_saboteurs.RemembersScores)
+    choice = Choice(eviction.RemembersScores)
     specs = {"drafter": "model:noisy", "shaper": "budget", "verifier": "greedy"}
     case = Case(
         family="llama", seed=0, noise=0.02, prompt=tuple(TEXT[:PROMPT]), max_new_tokens=24, stops=(),
@@ -119,5 +120,5 @@ def test_comparing_to_the_last_bit_is_caught():
     text = [words[i % 3] for i in range(72)]
     run = {"spec": "knorm:budget=10,epoch=4", "dtype": torch.float32, "tolerance": 1e-2, "text": text}
     assert schedule_breaks(**run) == 0
-    with kv_saboteurs.unrounded_scores():
+    with eviction.unrounded_scores():
         assert schedule_breaks(**run) > 0

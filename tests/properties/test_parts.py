@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 
-from toolkit import Drafter, Pool, Registry, TokenTree
-from toolkit.conformance import properties
+from toolkit import Drafter, Pool, Registry
+from toolkit.conformance import parts, properties
 from toolkit.conformance.models import FAMILIES, VOCABULARY, noisy, tiny
-from toolkit.conformance.trees import trees
+from toolkit.conformance.strategies import schedules, trees
 from toolkit.runtime.session import ModelSession
 from toolkit.stream import DraftRuntime
 
@@ -80,19 +80,9 @@ def test_branches_are_drafted_alone(name):
     holds()
 
 
-@st.composite
-def steps(draw):
-    """Trees and, in each, the path to some node."""
-    made = []
-    for tree in draw(st.lists(trees(8), min_size=1, max_size=3)):
-        node = draw(st.integers(0, len(tree) - 1))
-        made.append((tree, tree.ancestors()[node].nonzero().flatten()))
-    return made
-
-
 @pytest.mark.parametrize("name", DRAFTERS)
 def test_drafts_depend_on_committed_text_alone(name):
-    @given(TOKENS, steps())
+    @given(TOKENS, schedules())
     def holds(prompt, done):
         ids = torch.tensor(prompt)
         properties.drafts_from_committed_only(lambda text: started(name, text), ids, done)
@@ -118,35 +108,9 @@ def test_a_greedy_verifier_accepts_what_ar_says(name):
 @given(trees(vocabulary=5), st.randoms(use_true_random=False))
 def test_the_order_of_siblings_does_not_matter(tree, random):
     """Under greedy verification a tree and its mirror commit the same tokens."""
-    choice = {}
-    logits = torch.zeros(len(tree), 5)
-    lineage = tree.ancestors()
+    choice, logits, lineage = {}, torch.zeros(len(tree), 5), tree.ancestors()
     for node in range(len(tree)):
         path = tuple(tree.tokens[lineage[node].nonzero().flatten()].tolist())
         logits[node, choice.setdefault(path, random.randrange(5))] = 1.0
-    order = shuffled(tree, random)
-    where = {old: new for new, old in enumerate(order)}
-    parents = [where.get(int(tree.parents[old]), -1) for old in order]
-    mirror = TokenTree(
-        tree.tokens[order],
-        torch.tensor(parents),
-        tree.depths[order],
-        tree.logprobs[order],
-        tree.path_logprobs[order],
-    )
     verifier = REGISTRY.resolve("verifier", "greedy").build()
-    rng = torch.Generator()
-    ours, theirs = verifier.judge(tree, logits, rng), verifier.judge(mirror, logits[order], rng)
-    assert tree.tokens[ours.path].tolist() == mirror.tokens[theirs.path].tolist()
-    assert int(ours.bonus) == int(theirs.bonus)
-
-
-def shuffled(tree, random):
-    """Node ids in another order that still has parents first."""
-    order, waiting = [0], list(range(1, len(tree)))
-    while waiting:
-        ready = [n for n in waiting if int(tree.parents[n]) in order]
-        pick = random.choice(ready)
-        order.append(pick)
-        waiting.remove(pick)
-    return order
+    parts.siblings_in_any_order(verifier, tree, logits, random)

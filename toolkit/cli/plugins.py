@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from toolkit.cli.new import new
 from toolkit.cli.run import plugin_option, registry
 from toolkit.errors import SpecError
 
@@ -18,17 +19,28 @@ if TYPE_CHECKING:
 
 @click.group()
 def plugins() -> None:
-    """Strategies: list them, show one."""
+    """Strategies: list them, show one, begin one of your own."""
+
+
+plugins.add_command(new)
 
 
 @plugins.command("list")
 @click.option("--json", "as_json", is_flag=True, help="A JSON array on stdout.")
+@click.option("--broken", is_flag=True, help="Only what did not load, with its traceback.")
 @plugin_option
-def list_(as_json: bool, plugins: tuple[Path, ...]) -> None:
+def list_(as_json: bool, broken: bool, plugins: tuple[Path, ...]) -> None:
     """Every strategy, and every plugin that did not load, with the reason."""
     rows = listed(registry(plugins))
+    if broken:
+        rows = [row for row in rows if row["status"] == "broken"]
     if as_json:
         click.echo(json.dumps(rows, ensure_ascii=False, indent=1))
+        return
+    if broken:
+        for row in rows:
+            click.echo("\n".join(filter(None, [f"{row['name']}: {row['reason']}", row["trace"]])))
+        click.echo(f"{len(rows)} plugin{'s' * (len(rows) != 1)} did not load")
         return
     from rich.console import Console
     from rich.table import Table
@@ -49,7 +61,7 @@ def show(name: str, plugins: tuple[Path, ...]) -> None:
     found = registry(plugins)
     classes = [e.cls for (kind, known), e in found.entries.items() if known == name]
     if not classes:
-        raise SpecError(_unknown(name, found))
+        raise SpecError(found.unknown(name))
     for cls in classes:
         click.echo(described(cls))
 
@@ -67,6 +79,7 @@ def listed(found: Registry) -> list[dict[str, Any]]:
             "version": entry.version,
             "status": "ok",
             "reason": None,
+            "trace": None,
             "needs_options": needs_options(entry.cls),
         }
         for (kind, name), entry in sorted(found.entries.items())
@@ -79,10 +92,11 @@ def listed(found: Registry) -> list[dict[str, Any]]:
             "distribution": plugin,
             "version": "",
             "status": "broken",
-            "reason": reason,
+            "reason": broken.reason,
+            "trace": broken.trace or None,
             "needs_options": False,
         }
-        for plugin, reason in sorted(found.broken.items())
+        for plugin, broken in sorted(found.broken.items())
     ]
 
 
@@ -120,12 +134,3 @@ def _declared(cls: type[Strategy]) -> list[str]:
                 f"{label}: {shown if not isinstance(shown, bool) else 'yes' if shown else 'no'}"
             )
     return lines
-
-
-def _unknown(name: str, found: Registry) -> str:
-    import difflib
-
-    names = sorted({known for _, known in found.entries})
-    near = difflib.get_close_matches(name, names, 3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
-    return f"no strategy called {name!r}: {hint}"

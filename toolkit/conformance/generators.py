@@ -9,7 +9,15 @@ from typing import Any, cast
 import attrs
 import hypothesis.strategies as st
 
-from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, noisy, tiny
+from toolkit.conformance.models import (
+    DRAFT_MODEL,
+    EXACT_MODEL,
+    FAMILIES,
+    POSITIONS,
+    noisy,
+    tiny,
+)
+from toolkit.conformance.strategies import prompts
 from toolkit.errors import MismatchError
 from toolkit.interfaces import KVPolicy, Strategy
 from toolkit.pipeline import Pipeline, policies_of
@@ -18,7 +26,6 @@ from toolkit.runtime.pool import Pool
 from toolkit.runtime.refusals import kv_fits
 from toolkit.spec import Choice, options_of
 
-DRAFT_MODEL = "noisy"  # the pool's name for a case's drafter: a noisy copy of the target
 KINDS = ("drafter", "shaper", "verifier", "kv")
 
 
@@ -38,9 +45,19 @@ class Case:
     kv: Choice
     draft_kv: Choice
 
+    def __str__(self) -> str:
+        specs = (
+            f"{self.drafter} {self.shaper} {self.verifier} kv={self.kv} draft_kv={self.draft_kv}"
+        )
+        model = f"{self.family} {self.seed}, noise {self.noise}, stops {[*self.stops]}"
+        return f"{specs}; {model}; {self.max_new_tokens} tokens after {[*self.prompt]}"
+
     def pipeline(self, registry: Registry) -> Pipeline:
         """The pipeline of this case, with models of its own pool."""
-        draft_model = noisy(self.family, self.seed, self.noise)
+        copies = {
+            DRAFT_MODEL: noisy(self.family, self.seed, self.noise),
+            EXACT_MODEL: noisy(self.family, self.seed, 0.0),
+        }
         return Pipeline(
             tiny(self.family, self.seed, self.stops),
             drafter=self.drafter,
@@ -48,15 +65,9 @@ class Case:
             verifier=self.verifier,
             kv=self.kv,
             draft_kv=self.draft_kv,
-            pool=Pool(modules={DRAFT_MODEL: draft_model}),
+            pool=Pool(modules=copies),
             registry=registry,
         )
-
-
-def prompts() -> st.SearchStrategy[tuple[int, ...]]:
-    """Prompts of 1 to 24 ids, some of them repeating, so that look-up finds something."""
-    fresh = st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=12)
-    return st.builds(lambda ids, times: tuple(ids * times), fresh, st.integers(1, 2))
 
 
 def options(cls: type[Strategy], registry: Registry) -> st.SearchStrategy[Choice]:
@@ -128,10 +139,10 @@ def cases(registry: Registry, names: dict[str, str]) -> st.SearchStrategy[Case]:
         draft_kv=choices("kv", registry),
         **chosen,
     )
-    return made.filter(_fits)
+    return made.filter(fits)
 
 
-def _fits(case: Case) -> bool:
+def fits(case: Case) -> bool:
     """Whether every KV policy can work on the family's attention."""
     policies = case.kv, case.draft_kv, *policies_of(case.drafter)
     return all(works_on(choice, case.family) for choice in policies)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from unittest.mock import patch
 
-import attrs
 import torch
 from torch import Tensor
 
 from toolkit.conformance.properties import TOLERANCE, Broken, Rows, close, same_rows, snapshot
+from toolkit.conformance.strategies import Pass
 from toolkit.interfaces import KVPolicy
 from toolkit.runtime import selection
 from toolkit.runtime.cache import TreeCache
@@ -19,20 +19,9 @@ from toolkit.view import KVView
 POISON = 1e4  # finite and large: a masked row weighs nothing, whatever it holds
 
 
-@attrs.frozen
-class Pass:
-    """One pass of a schedule: how many drafted tokens are accepted, and what is drafted beside them.
-
-    `wrong` are (parent, token) pairs; a parent is counted over the nodes so far and wraps around.
-    """
-
-    accepted: int
-    wrong: tuple[tuple[int, int], ...] = ()
-
-
 def schedule_does_not_matter(
     make: Callable[[], ModelSession],
-    text: list[int],
+    text: Sequence[int],
     prompt: int,
     schedule: list[Pass],
     tolerance: float = TOLERANCE,
@@ -65,7 +54,7 @@ def schedule_does_not_matter(
 
 
 def one_by_one(
-    session: ModelSession, text: list[int], prompt: int
+    session: ModelSession, text: Sequence[int], prompt: int
 ) -> tuple[dict[int, Rows], Tensor]:
     """AR over a text: its cache at every length, and the logits after each token past the prompt."""
     session.prefill(torch.tensor(text[:prompt]))
@@ -77,7 +66,7 @@ def one_by_one(
     return held, torch.stack(logits)
 
 
-def grown(path: list[int], wrong: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor, Tensor]:
+def grown(path: Sequence[int], wrong: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens, parents, and the rows of `path`, in a tree with wrong nodes in between."""
     tokens, parents, rows, beside = [path[0]], [-1], [0], list(wrong)
     for token in path[1:]:
@@ -103,7 +92,7 @@ def poison(cache: TreeCache) -> None:
         layer.values[0, unused] = POISON
 
 
-def protected_rows_stay(session: ModelSession, text: list[int], prompt: int) -> int:
+def protected_rows_stay(session: ModelSession, text: Sequence[int], prompt: int) -> int:
     """At every decision in force, each head holds as many of the positions that were decided on as it
     has room for, the sinks and the recent ones among them. Returns how many rows were evicted."""
     policy = session.policy

@@ -18,6 +18,8 @@ from transformers import PreTrainedModel
 VOCABULARY = 97
 WINDOW = 8  # sliding layers, where the family has them: small enough to bite in every test
 POSITIONS = 256
+DRAFT_MODEL = "noisy"  # a case's drafting model: a copy of the target with noise on its weights
+EXACT_MODEL = "exact"  # a copy of the target without noise
 
 _LLAMA: dict[str, Any] = {
     "hidden_size": 32,
@@ -82,14 +84,18 @@ FAMILIES: dict[str, Callable[[], hf.PretrainedConfig]] = {
 
 
 @lru_cache(maxsize=64)
-def tiny(family: str, seed: int = 0, stops: tuple[int, ...] = (0,)) -> PreTrainedModel:
+def tiny(
+    family: str, seed: int = 0, stops: tuple[int, ...] = (0,), vocabulary: int = VOCABULARY
+) -> PreTrainedModel:
     """A random model of a family, float64, in eval mode, with these stop ids.
 
     Weights are drawn wide, so that distributions are peaked and greedy text does not loop at once.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = hf.AutoModelForCausalLM.from_config(FAMILIES[family]())
+        config = FAMILIES[family]()
+        config.vocab_size = vocabulary
+        model: PreTrainedModel = hf.AutoModelForCausalLM.from_config(config)
         model = model.double().eval()
         for parameter in model.parameters():
             if parameter.ndim >= 2:

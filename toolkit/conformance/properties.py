@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -107,15 +109,50 @@ def requests_are_independent(case: Case, registry: Registry) -> None:
     alone, pipeline = decoded(case.pipeline(registry), case), case.pipeline(registry)
     decoded(pipeline, case)
     second = decoded(pipeline, case)
-    for ours, theirs in zip(second.events, alone.events, strict=True):
-        if ours.tokens != theirs.tokens:
-            raise Broken(f"a second request emitted other tokens, in {case}")
-        if ours.tree is not None and theirs.tree is not None:
-            same = torch.equal(ours.tree.tokens, theirs.tree.tokens)
-            if not same or not torch.equal(ours.tree.parents, theirs.tree.parents):
-                raise Broken(f"a second request grew another tree, in {case}")
+    _same_steps(second, alone, "a second request", case)
     caches = snapshot(second.target.cache), snapshot(alone.target.cache)
     same_rows(*caches, f"after a second request, in {case}")
+
+
+def repeats_exactly(case: Case, registry: Registry) -> None:
+    """The same request gives the same tokens and trees, whatever the global random state, and
+    leaves that state alone."""
+    runs = []
+    for seed in (1, 2):
+        pipeline = case.pipeline(registry)
+        pipeline.load()
+        with torch.random.fork_rng(devices=[]), _python_random(seed):
+            torch.manual_seed(seed)
+            before = torch.get_rng_state(), random.getstate()
+            runs.append(decoded(pipeline, case))
+            if not torch.equal(torch.get_rng_state(), before[0]) or random.getstate() != before[1]:
+                raise Broken(
+                    f"the global random state was moved: use the generator given, in {case}"
+                )
+    _same_steps(runs[0], runs[1], "the same request", case)
+
+
+@contextmanager
+def _python_random(seed: int) -> Iterator[None]:
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def _same_steps(ours: Stream, theirs: Stream, what: str, case: Case) -> None:
+    """Raise `Broken` unless both emitted the same tokens by the same trees."""
+    if len(ours.events) != len(theirs.events):
+        raise Broken(f"{what} took another number of steps, in {case}")
+    for one, other in zip(ours.events, theirs.events, strict=True):
+        if one.tokens != other.tokens:
+            raise Broken(f"{what} emitted other tokens, in {case}")
+        if one.tree is not None and other.tree is not None:
+            same = torch.equal(one.tree.tokens, other.tree.tokens)
+            if not same or not torch.equal(one.tree.parents, other.tree.parents):
+                raise Broken(f"{what} grew another tree, in {case}")
 
 
 def node_sees_its_path(session: Session, tree: TokenTree, prefix: list[int], full: Forward) -> None:
@@ -222,4 +259,5 @@ PER_CASE = (
     stops_in_time,
     trees_within_budget,
     requests_are_independent,
+    repeats_exactly,
 )

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from toolkit import Registry
 from toolkit.cli import main
 from toolkit.cli.plugins import listed
+from toolkit.registry import BrokenPlugin
 from toolkit.spec import options_of
 
 
@@ -27,6 +28,7 @@ def test_list_as_json_has_every_strategy():
             "version",
             "status",
             "reason",
+            "trace",
             "needs_options",
         ]
         assert row["status"] == "ok"
@@ -42,7 +44,8 @@ def test_list_as_a_table():
 
 def test_a_broken_plugin_is_listed_with_its_reason():
     registry = Registry()
-    registry.broken["mine (mine:plugin)"] = "ModuleNotFoundError: No module named 'gone'"
+    why = "ModuleNotFoundError: No module named 'gone'"
+    registry.broken["mine (mine:plugin)"] = BrokenPlugin("mine", why, "")
     (row,) = listed(registry)
     assert row["status"] == "broken"
     assert "gone" in row["reason"]
@@ -143,3 +146,18 @@ def test_models_lists_every_alias():
     for alias in Registry.installed().aliases:
         assert alias in result.output
     assert "hf download" in result.output
+
+
+def test_broken_plugins_alone_with_their_frames(monkeypatch):
+    def broken(plugins):
+        found = Registry()
+        found.broken["mine (mine:plugin)"] = BrokenPlugin("mine", "KeyError: 'x'", '  File "m.py"')
+        return found
+
+    monkeypatch.setattr("toolkit.cli.plugins.registry", broken)
+    result = call("plugins", "list", "--broken")
+    assert result.output.splitlines() == [
+        "mine (mine:plugin): KeyError: 'x'", '  File "m.py"', "1 plugin did not load",
+    ]  # fmt: skip
+    (row,) = json.loads(call("plugins", "list", "--broken", "--json").stdout)
+    assert row["trace"] == '  File "m.py"'

@@ -1,0 +1,27 @@
+"""`comb`: what every KV policy owes, and what this one shows."""
+
+import torch
+from toolkit_comb import Comb
+
+from toolkit import Registry
+from toolkit.conformance import conforms
+
+# So small that it hides something in every test; the tests' texts are short.
+test_comb = conforms("comb:first=1,every=3,last=2")
+
+
+def test_the_beginning_the_teeth_and_the_latest():
+    positions = torch.arange(8)
+    comb = Comb(first=2, every=3, last=2)
+    seen = comb.visible(positions[:, None], positions[None, :])
+    assert seen[7].tolist() == [True, True, False, True, False, False, True, True]
+
+
+def test_a_large_window_hides_nothing():
+    positions = torch.arange(60)
+    past = positions[:, None] >= positions[None, :]
+    assert Comb().visible(positions[:, None], positions[None, :])[past].all()
+
+
+def test_it_comes_from_this_package():
+    assert Registry.installed().entries["kv", "comb"].distribution == "toolkit-comb"

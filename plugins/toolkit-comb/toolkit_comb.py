@@ -1,0 +1,34 @@
+"""A KV policy as a plugin: the beginning, the latest, and a comb's teeth between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+from attrs.validators import ge
+from torch import Tensor
+
+from toolkit import KVPolicy, Strategy, hookimpl, option
+
+
+@attrs.define
+class Comb(KVPolicy):
+    """A query sees the first positions, the latest, and every n-th: the strided pattern of sparse
+    transformers (Child et al. 2019) with attention sinks (Xiao et al. 2023)."""
+
+    name = "comb"
+    first: int = option(4, help="positions at the beginning that stay visible", validator=ge(0))
+    every: int = option(8, help="one position in so many stays visible", validator=ge(1))
+    last: int = option(
+        64, help="latest visible positions, the query's own included", validator=ge(1)
+    )
+
+    def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
+        near = query_pos - key_pos < self.last
+        return near | (key_pos < self.first) | (key_pos % self.every == 0)
+
+
+@hookimpl
+def strategies() -> Iterable[type[Strategy]]:
+    """What the plugin brings."""
+    return [Comb]

@@ -1,0 +1,88 @@
+"""`toolkit check`."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from toolkit.cli import main
+
+BROKEN = """
+import toolkit
+from toolkit.conformance.saboteurs.verifiers import BonusOfTheRoot
+
+@toolkit.hookimpl
+def strategies():
+    return [BonusOfTheRoot]
+"""
+
+
+def call(*args):
+    return CliRunner().invoke(main, ["check", *map(str, args)])
+
+
+def test_what_conforms_exits_with_0(tmp_path):
+    report = tmp_path / "report.json"
+    result = call("window:budget=4", "--max-examples", 25, "--json", report)
+    assert result.exit_code == 0, result.output
+    assert "PASS" in result.output
+    assert "FAIL" not in result.output
+    told = json.loads(report.read_text())
+    assert told["verdict"] == "pass"
+    assert told["spec"] == "window:budget=4"
+    assert {p["outcome"] for p in told["properties"]} == {"pass"}
+    assert all(p["seen"] and p["sentence"] and p["examples"] for p in told["properties"])
+
+
+def test_what_fails_exits_with_1_and_shows_the_example(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(BROKEN)
+    result = call("bonus-of-the-root", "--plugin", file, "--max-examples", 30)
+    assert result.exit_code == 1
+    assert "FAIL         accepts-what-ar-says" in result.output
+    assert "AR says" in result.output
+    assert result.output.rstrip().endswith("fail")
+
+
+def test_what_was_not_put_to_the_test_exits_with_3():
+    result = call("none", "--max-examples", 3)
+    assert result.exit_code == 3
+    assert "declare it" in result.output
+    never = ["--never", "drafted"]
+    assert call("none", "--max-examples", 3, *never).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["bugdet"], "did you mean budget"),
+        (["budget", "--max-examples", 0], "max-examples"),
+        (["budget", "--kind", "drafter"], "no drafter called"),
+        (["budget", "--plugin", "none.py"], "no plugin file none.py"),
+        (["budget", "--json", "none/report.json"], "no folder none"),
+        (["budget", "--never", "wrong"], "wrong"),
+    ],
+)
+def test_bad_input_is_refused(arguments, said):
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert said in result.output
+    assert "Traceback" not in result.output
+
+
+def test_an_interrupted_check_keeps_what_it_found(tmp_path, monkeypatch):
+    from toolkit.conformance import kit
+
+    honest, report = kit.tried, tmp_path / "report.json"
+
+    def tried(subject, law, *rest):
+        if law.name == "stops-in-time":
+            raise KeyboardInterrupt
+        return honest(subject, law, *rest)
+
+    monkeypatch.setattr(kit, "tried", tried)
+    result = call("budget", "--max-examples", 3, "--json", report)
+    assert result.exit_code != 0
+    told = json.loads(report.read_text())
+    assert told["verdict"] is None
+    assert [p["name"] for p in told["properties"]] == ["tokens-equal-ar", "cache-equals-ar"]

@@ -1,0 +1,187 @@
+"""check(), conforms(), and failures as people read them."""
+
+import subprocess
+import sys
+
+import attrs
+import pytest
+import torch
+
+from toolkit import Candidates, Registry, TokenTree, Verdict
+from toolkit.conformance import check, conforms
+from toolkit.conformance.catalogue import PROPERTIES, binding
+from toolkit.conformance.failures import drawn
+from toolkit.conformance.kit import tried
+from toolkit.conformance.models import DRAFT_MODEL
+from toolkit.conformance.oddities import Contrary, LastOfEquals
+from toolkit.conformance.saboteurs.drafters import Silent
+from toolkit.conformance.saboteurs.shapers import ExpectsCandidates
+from toolkit.conformance.saboteurs.verifiers import BonusOfTheRoot
+from toolkit.conformance.subject import Subject
+from toolkit.errors import SpecError
+
+REGISTRY = Registry.installed()
+LAWS = {law.name: law for law in PROPERTIES}
+
+
+def outcome(spec, law, never=(), count=60):
+    return tried(Subject.of(spec, REGISTRY, None), LAWS[law], frozenset(never), count)
+
+
+def names(spec, kind=None):
+    return {law.name for law in binding(Subject.of(spec, REGISTRY, kind))}
+
+
+def test_every_property_has_a_sentence_and_a_name_of_its_own():
+    assert len(LAWS) == len(PROPERTIES)
+    for law in PROPERTIES:
+        assert law.sentence
+        assert law.sentence[0].isupper()
+        assert "\n" not in law.sentence
+
+
+def test_who_is_bound_by_what():
+    everyone = {"tokens-equal-ar", "cache-equals-ar", "stops-in-time"}
+    for spec in ("ngram", "budget", "greedy", "window"):
+        assert everyone < names(spec)
+    assert "padded-vocabularies-fit" in names("model:stories-1m")
+    assert "padded-vocabularies-fit" not in names("ngram")
+    assert "draws-are-all-kept" in names("chain", "shaper")
+    assert "draws-are-all-kept" not in names("budget")
+    assert "accepts-what-ar-says" in names("greedy")
+    assert "visible-by-position-alone" in names("window")
+
+
+def test_models_are_replaced_by_tiny_ones():
+    assert str(Subject.of("model:stories-1m", REGISTRY, None).choice) == f"model:{DRAFT_MODEL}"
+
+
+def test_nothing_drafted_is_no_pass():
+    finding = outcome(Silent, "tokens-equal-ar")
+    assert finding.outcome == "inconclusive"
+    assert "nothing was" in finding.details
+    assert "drafted" not in finding.seen
+
+
+def test_what_is_declared_never_to_happen_is_no_gap():
+    assert outcome(Silent, "tokens-equal-ar").outcome == "inconclusive"
+    assert outcome(Silent, "tokens-equal-ar", ["drafted", "accepted", "rejected"]).outcome == "pass"
+
+
+def test_a_false_declaration_is_a_failure():
+    finding = outcome("budget", "tokens-equal-ar", ["accepted"])
+    assert finding.outcome == "fail"
+    assert "declared never accepted" in finding.details
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [("bugdet", "did you mean budget"), ("budget:nodes=x", "takes int"), ("window:0", "must be >= 1")],
+)
+def test_a_bad_spec_is_refused_at_once(spec, said):
+    with pytest.raises(SpecError, match=said):
+        next(check(spec))
+
+
+def test_a_bad_declaration_is_refused():
+    with pytest.raises(SpecError, match="it takes drafted, accepted, rejected, hidden"):
+        next(check("budget", never=["wrong"]))
+
+
+def test_a_name_of_two_kinds_needs_a_kind():
+    registry = Registry.installed()
+    name = "greedy"
+
+    @attrs.define
+    class Twin(Contrary):
+        pass
+
+    Twin.name = name
+    registry.entries["drafter", name] = attrs.evolve(registry.entries["drafter", "none"], cls=Twin)
+    with pytest.raises(SpecError, match="is a drafter and a verifier: say which"):
+        Subject.of(name, registry, None)
+    assert Subject.of(name, registry, "verifier").kind == "verifier"
+
+
+def test_a_failing_example_is_small_and_readable():
+    details = outcome(BonusOfTheRoot, "tokens-equal-ar", count=100).details
+    assert details.startswith("The tokens are exactly those of AR under the same KV policy.")
+    prompt = next(line for line in details.splitlines() if line.startswith("prompt "))
+    assert len(prompt.split()) <= 3  # one token, or two
+    assert "AR says" in details
+    assert "accepted" in details
+    assert "verifier    bonus-of-the-root" in details
+    assert "Case(" not in details
+
+
+def test_a_crash_shows_the_authors_frames_alone():
+    details = outcome(ExpectsCandidates, "any-answer-grows-a-tree").details
+    assert "IndexError" in details
+    assert "in grow" in details
+    assert "hypothesis" not in details.lower()
+    assert "Failing test case" not in details
+
+
+def test_a_tree_is_drawn_with_its_path():
+    two = Candidates(torch.tensor([[7, 8]]), torch.tensor([[0.5, 0.25]]).log())
+    tree = TokenTree.root(torch.tensor(3)).grow(torch.tensor([0]), two)
+    text = drawn(tree, Verdict(torch.tensor([0, 2]), torch.tensor(9)))
+    assert text.splitlines() == ["root 3", "├── 7  p 0.5", "└── 8  p 0.25  accepted  then 9"]
+
+
+@attrs.define
+class Declares(LastOfEquals):
+    """A verifier for sampling, or for nothing in particular."""
+
+    exactness = "distribution"
+
+
+def test_an_exactness_that_nothing_checks_is_inconclusive():
+    findings = list(check(Declares, max_examples=20))
+    assert findings[-1].name == "exactness-is-proved"
+    assert findings[-1].outcome == "inconclusive"
+    assert "tokens-equal-ar" not in {finding.name for finding in findings}
+    assert list(check(LastOfEquals, max_examples=1))[-1].name != "exactness-is-proved"
+
+
+SUITE = """
+from toolkit.conformance import conforms
+from toolkit.conformance.saboteurs.verifiers import BonusOfTheRoot
+from toolkit.conformance.saboteurs.drafters import Silent
+from toolkit.conformance.oddities import LastOfEquals, Wide
+
+test_good = conforms(LastOfEquals, max_examples=30)
+test_bad = conforms(BonusOfTheRoot, max_examples=30, expected_failures={
+    "tokens-equal-ar": "known", "cache-equals-ar": "known"})
+test_silent = conforms(Silent, max_examples=5)
+test_untrue = conforms(Wide, max_examples=30, expected_failures={"tokens-equal-ar": "not so"})
+"""
+
+
+def test_conforms_makes_one_test_per_property(tmp_path):
+    (tmp_path / "test_mine.py").write_text(SUITE)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rA", "--strict-markers", "-p", "no:cacheprovider"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith("PASSED test_mine.py::test_good[") for line in lines) == len(
+        names("greedy")
+    )
+    assert not any("test_good" in line and "FAILED" in line for line in lines)
+    assert "XFAIL test_mine.py::test_bad[tokens-equal-ar] - known" in done.stdout
+    assert "FAILED test_mine.py::test_bad[accepts-what-ar-says]" in done.stdout
+    assert "FAILED test_mine.py::test_silent[tokens-equal-ar] - Failed: INCONCLUSIVE" in done.stdout
+    assert "FAILED test_mine.py::test_untrue[tokens-equal-ar] - Failed: tokens-equal-ar" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_expected_failures_name_properties_that_bind():
+    with pytest.raises(SpecError, match="no property 'siblings'"):
+        conforms("budget", expected_failures={"siblings": "x"})
+
+
+def test_hypothesis_and_pytest_import_nothing_of_ours():
+    code = "import sys, pytest, hypothesis; print(sorted({'torch', 'toolkit'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,37 @@
+"""The public Hypothesis strategies give what they say."""
+
+import torch
+from hypothesis import given, settings
+
+from toolkit.conformance import strategies
+from toolkit.conformance.models import VOCABULARY
+
+
+@given(strategies.trees(nodes=9, vocabulary=7))
+def test_trees_are_sound_and_within_bounds(tree):
+    assert tree.sound()
+    assert 1 <= len(tree) <= 9
+    assert 0 <= int(tree.tokens.min()) <= int(tree.tokens.max()) < 7
+    assert float(tree.logprobs.max()) <= 0
+
+
+@given(strategies.schedules(steps=4))
+def test_schedules_commit_paths_of_their_trees(schedule):
+    assert 1 <= len(schedule) <= 4
+    for tree, path in schedule:
+        assert int(path[0]) == 0
+        assert torch.equal(tree.parents[path[1:]], path[:-1])
+
+
+@given(strategies.prompts())
+def test_prompts_are_ids(prompt):
+    assert 1 <= len(prompt) <= 24
+    assert all(0 < token < VOCABULARY for token in prompt)
+
+
+@settings(max_examples=5)
+@given(strategies.models(), strategies.prompts())
+def test_models_run(model, prompt):
+    logits = model(torch.tensor([prompt])).logits
+    assert logits.shape[-1] == VOCABULARY
+    assert logits.dtype == torch.float64

@@ -1,0 +1,72 @@
+"""docs/plugins.md: the tutorial runs, in its order, and the reference is what the code says."""
+
+import importlib.util
+import re
+
+import pytest
+
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"`([\w.]+\.py)`")
+
+
+@pytest.fixture(scope="module")
+def page(root):
+    return (root / "docs" / "plugins.md").read_text(encoding="utf-8")
+
+
+def tutorial(page):
+    """Its blocks in order: ("file", name, text) for Python, ("line", command, "") for commands,
+    ("said", sentence, "") for the sentences of an output that is shown."""
+    part = page.partition("\n## A tutorial\n")[2].partition("\n## ")[0]
+    for found in BLOCK.finditer(part):
+        if found[1] == "python":
+            yield "file", FILE.findall(part[: found.start()])[-1], found[2]
+        elif found[1] == "text":
+            yield from (("said", line.strip(), "") for line in found[2].splitlines()[2:5:2])
+        else:
+            yield from (("line", line, "") for line in found[2].splitlines())
+
+
+def test_the_tutorial_runs(page, tmp_path, stranger):
+    folder, done, out = tmp_path, 0, ""
+    for what, name, text in tutorial(page):
+        line, _, expected = name.partition("    # exit status ")
+        if what == "file":
+            (folder / name).write_text(text)
+        elif what == "said":
+            assert name in out
+        elif line.startswith("cd "):
+            folder = folder / line.removeprefix("cd ")
+        elif line.startswith("toolkit bench") and not has_bench():
+            continue
+        else:
+            result = stranger.run(line, folder)
+            assert result.returncode == int(expected or 0), f"{line}\n{result.stdout}{result.stderr}"
+            done, out = done + 1, result.stdout
+    assert done >= 8
+
+
+def has_bench():
+    import click
+
+    from toolkit.cli import main
+
+    return "bench" in main.list_commands(click.Context(main))
+
+
+def test_the_tutorial_has_what_it_promises(page):
+    kinds = [(what, name) for what, name, _ in tutorial(page)]
+    assert [name for what, name in kinds if what == "file"] == [
+        "elastic.py", "wrong.py", "test_elastic.py",
+    ]  # fmt: skip
+    lines = " ".join(name for what, name in kinds if what == "line")
+    for command in ("toolkit run", "toolkit check", "plugins new", "pip install", "pytest", "bench"):
+        assert command in lines
+
+
+def test_the_reference_is_what_the_code_says(root, page):
+    spec = importlib.util.spec_from_file_location("reference", root / "docs" / "reference.py")
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    assert reference.page(page) == page, "run `make docs`"
+    assert reference.page(page.replace("`tokens-equal-ar` |", "`another` |")) == page

@@ -1,0 +1,105 @@
+"""`toolkit check`: is a strategy what it must be? Every property, tried on generated examples."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import click
+
+from toolkit.cli.run import FILE, plugin_option, registry
+from toolkit.errors import ToolkitError
+
+if TYPE_CHECKING:
+    from toolkit.conformance import Finding
+
+COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+STATUS = {"pass": 0, "fail": 1, "inconclusive": 3}
+
+
+@click.command()
+@click.argument("spec")
+@click.option(
+    "--kind",
+    type=click.Choice(["drafter", "shaper", "verifier", "kv"]),
+    help="Which is meant, where strategies of two kinds have the name.",
+)
+@click.option(
+    "--never",
+    multiple=True,
+    type=click.Choice(["drafted", "accepted", "rejected", "hidden"]),
+    help="What this strategy never brings about, by design; may be repeated.",
+)
+@click.option(
+    "--max-examples",
+    type=click.IntRange(min=1),
+    default=60,
+    show_default=True,
+    help="Examples per property.",
+)
+@click.option("--json", "report", type=FILE, metavar="FILE", help="Write a report as JSON.")
+@plugin_option
+def check(
+    spec: str,
+    kind: str | None,
+    never: tuple[str, ...],
+    max_examples: int,
+    report: Path | None,
+    plugins: tuple[Path, ...],
+) -> None:
+    """Try SPEC on generated trees, prompts and tiny models, against every property that binds it.
+
+    Models that SPEC names are replaced by tiny ones. Exit status 0: all pass. 1: something fails; the
+    smallest example is shown. 3: nothing fails, but something was not put to the test.
+    """
+    if report is not None and not report.parent.is_dir():
+        raise ToolkitError(f"no folder {report.parent} for the report: make it first")
+    from toolkit.conformance.kit import check as checked
+    from toolkit.runtime.models import quiet
+
+    quiet()
+    found = registry(plugins)
+    findings: list[Finding] = []
+    complete = False
+    try:
+        for finding in checked(
+            spec, kind=kind, never=never, max_examples=max_examples, registry=found
+        ):
+            findings.append(finding)
+            _show(finding)
+        complete = True
+    finally:  # an interrupted check keeps what it found
+        if report is not None and findings:
+            text = json.dumps(summary(spec, findings, complete), ensure_ascii=False, indent=1)
+            report.write_text(text + "\n", encoding="utf-8")
+    counts: Counter[str] = Counter(finding.outcome for finding in findings)
+    click.echo(", ".join(f"{counts[outcome]} {outcome}" for outcome in STATUS if counts[outcome]))
+    raise SystemExit(STATUS[verdict(findings)])
+
+
+def verdict(findings: list[Finding]) -> str:
+    """The worst outcome: fail before inconclusive before pass."""
+    outcomes = {finding.outcome for finding in findings}
+    return next(worst for worst in ("fail", "inconclusive", "pass") if worst in outcomes)
+
+
+def summary(spec: str, findings: list[Finding], complete: bool) -> dict[str, Any]:
+    """What `--json` writes; `verdict` is null when the check was broken off."""
+    from importlib.metadata import version
+
+    return {
+        "spec": spec,
+        "verdict": verdict(findings) if complete else None,
+        "toolkit": version("speculative-toolkit"),
+        "properties": [attrs.asdict(finding) for finding in findings],
+    }
+
+
+def _show(finding: Finding) -> None:
+    mark = click.style(f"{finding.outcome.upper():13}", fg=COLOURS[finding.outcome])
+    click.echo(f"{mark}{finding.name:27} {finding.examples:>4} examples {finding.seconds:5.1f} s")
+    if finding.details:
+        click.echo("\n" + "\n".join(f"    {line}" for line in finding.details.splitlines()) + "\n")

@@ -1,0 +1,96 @@
+"""`toolkit plugins new`: a whole package for a strategy of one's own, from templates in ours."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import click
+
+from toolkit.cli.run import registry
+from toolkit.errors import ToolkitError
+
+WHAT = {
+    "drafter": "drafter",
+    "shaper": "tree shaper",
+    "verifier": "verifier",
+    "kv": "KV policy",
+    "dataset": "data set",
+}
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--kind", required=True, type=click.Choice(list(WHAT)), help="What it is to be.")
+def new(name: str, kind: str) -> None:
+    """Write a package for a strategy called NAME into the folder toolkit-NAME.
+
+    It works as it is: pyproject.toml with the entry point, a small strategy, its conformance test, a
+    README and a CI file.
+    """
+    if not NAME.fullmatch(name):
+        raise ToolkitError(f"{name!r} is no name for a strategy: lower-case words, as in my-{kind}")
+    folder = Path(f"toolkit-{name}")
+    if folder.exists():
+        raise ToolkitError(f"{folder} exists already: choose another name, or remove it")
+    taken = registry(()).entries.get((kind, name))
+    if taken:
+        raise ToolkitError(
+            f"there is a {kind} called {name!r} already, of {taken.distribution}: choose another name"
+        )
+    for path, text in rendered(name, kind).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    click.echo(f"{folder} is written. Next:\n\n  cd {folder}\n  pip install -e .\n  pytest")
+
+
+def rendered(name: str, kind: str) -> dict[str, str]:
+    """The files of a new package: path → text."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    templates = files("toolkit") / "templates"
+    environment = Environment(
+        loader=FunctionLoader(lambda path: (templates / path).read_text(encoding="utf-8")),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 it is code, not HTML
+    )
+    words = {
+        "name": name,
+        "kind": kind,
+        "what": WHAT[kind],
+        "distribution": f"toolkit-{name}",
+        "module": f"toolkit_{name.replace('-', '_')}",
+        "ident": name.replace("-", "_"),
+        "cls": "".join(word.capitalize() for word in name.split("-")),
+        "range": _range(version("speculative-toolkit")),
+        "run": f"toolkit {_run(kind)} {name}",
+    }
+    return {
+        path: environment.get_template(template).render(words)
+        for path, template in {
+            "pyproject.toml": "common/pyproject.toml.jinja",
+            "README.md": "common/README.md.jinja",
+            ".gitignore": "common/gitignore.jinja",
+            ".github/workflows/test.yml": "common/test.yml.jinja",
+            f"{words['module']}.py": f"{kind}/strategy.py.jinja",
+            f"test_{words['ident']}.py": f"{kind}/test.py.jinja",
+        }.items()
+    }
+
+
+def _run(kind: str) -> str:
+    """What a new package's README says to try, up to the name."""
+    if kind == "dataset":
+        return "bench --arm drafter=model --prompts 3 --dataset"
+    return f'run "Once upon a time" --verify --{kind}'
+
+
+def _range(ours: str) -> str:
+    """The versions that a plugin written today is for: this one, up to the next that may break it."""
+    major, minor, *_ = ours.split(".")
+    after = f"0.{int(minor) + 1}" if major == "0" else str(int(major) + 1)
+    return f">={major}.{minor},<{after}"

@@ -1,0 +1,248 @@
+"""Sabotaged drafters."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from toolkit.errors import MismatchError
+from toolkit.interfaces import Drafter, Runtime, Session, option
+from toolkit.tree import Candidates, TokenTree
+
+
+@attrs.define(eq=False)
+class SharedBranch(Drafter):
+    """Siblings share one cache: each is forwarded after the one before it."""
+
+    name = "shared-branch"
+    id: str = option("", help="model", model=True)
+    _session: Session = attrs.field(init=False)
+
+    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+        self._session = runtime.session(self.id)
+        self._session.prefill(prompt)
+
+    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+        rows = torch.arange(self._session.scratch, self._session.scratch + len(frontier))
+        logits = self._session.forward(tree.tokens[frontier], rows - 1)
+        logprobs, tokens = logits.log_softmax(-1).topk(k)
+        return Candidates(tokens, logprobs)
+
+    def commit(self, tokens: Tensor) -> None:
+        self._session.commit(torch.zeros(0, dtype=torch.long))
+        self._session.prefill(tokens)
+
+
+@attrs.define(eq=False)
+class _Plain(Drafter):
+    """An honest and slow model drafter: forwards the whole tree at every question. Parent of bugs."""
+
+    name = "plain"
+    id: str = option("", help="model", model=True)
+    _session: Session = attrs.field(init=False)
+    _known: int = attrs.field(init=False)
+
+    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+        self._session, self._known = runtime.session(self.id), runtime.vocabulary
+        self._session.prefill(prompt.clamp(max=self._session.vocabulary - 1))
+
+    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+        logprobs, tokens = self._law(tree, frontier).topk(k)
+        return Candidates(tokens, logprobs)
+
+    def commit(self, tokens: Tensor) -> None:
+        self._session.prefill(tokens.clamp(max=self._session.vocabulary - 1))
+
+    def _law(self, tree: TokenTree, frontier: Tensor) -> Tensor:
+        return self._logits(tree, frontier)[:, : self._known].log_softmax(-1)
+
+    def _logits(self, tree: TokenTree, frontier: Tensor) -> Tensor:
+        ids = tree.tokens.clamp(max=self._session.vocabulary - 1)
+        logits = self._session.forward(ids, tree.parents)[frontier]
+        self._session.commit(torch.zeros(0, dtype=torch.long))
+        return logits
+
+
+@attrs.define(eq=False)
+class OwnVocabulary(_Plain):
+    """Proposes whatever its own model knows, padding rows included."""
+
+    name = "own-vocabulary"
+
+    def _law(self, tree: TokenTree, frontier: Tensor) -> Tensor:
+        return self._logits(tree, frontier).log_softmax(-1)
+
+
+@attrs.define(eq=False)
+class RefusesPadding(_Plain):
+    """Takes a vocabulary that is padded to another size for a mismatch."""
+
+    name = "refuses-padding"
+
+    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+        if runtime.session(self.id).vocabulary != runtime.vocabulary:
+            raise MismatchError("the vocabularies differ in size")
+        super().start(prompt, runtime)
+
+
+@attrs.define(eq=False)
+class RawLogits(_Plain):
+    """Gives logits for log-probabilities."""
+
+    name = "raw-logits"
+
+    def _law(self, tree: TokenTree, frontier: Tensor) -> Tensor:
+        return self._logits(tree, frontier)[:, : self._known]
+
+
+@attrs.define(eq=False)
+class LikeliestLast(_Plain):
+    """Gives its candidates in the wrong order."""
+
+    name = "likeliest-last"
+
+    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+        honest = super().expand(tree, frontier, k)
+        return Candidates(honest.tokens.flip(1), honest.logprobs.flip(1))
+
+
+@attrs.define(eq=False)
+class MoreThanAsked(_Plain):
+    """Gives one candidate more than it was asked for."""
+
+    name = "more-than-asked"
+
+    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+        return super().expand(tree, frontier, k + 1)
+
+
+@attrs.define(eq=False)
+class ChangesTheTree(_Plain):
+    """Clears the tokens that it has dealt with, in the tree that everybody shares."""
+
+    name = "changes-the-tree"
+
+    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+        answer = super().expand(tree, frontier, k)
+        tree.tokens[frontier] = 0
+        return answer
+
+
+@attrs.define(eq=False)
+class KeepsRejected(_Plain):
+    """Does not roll its cache back: the tree's first rows stay, whichever were accepted."""
+
+    name = "keeps-rejected"
+    _rows: int = attrs.field(init=False, default=0)
+
+    def _logits(self, tree: TokenTree, frontier: Tensor) -> Tensor:
+        self._session.commit(torch.zeros(0, dtype=torch.long))
+        self._rows = len(tree)
+        return self._session.forward(tree.tokens, tree.parents)[frontier]
+
+    def commit(self, tokens: Tensor) -> None:
+        kept = min(self._rows, len(tokens))
+        self._session.commit(torch.arange(kept))
+        self._rows = 0
+        if kept < len(tokens):
+            self._session.prefill(tokens[kept:])
+
+
+@attrs.define(eq=False)
+class RemembersRejected(Drafter):
+    """Proposes what it drafted last, accepted or not: its state is not the committed text alone."""
+
+    name = "remembers-rejected"
+    _last: int = attrs.field(init=False, default=1)
+
+    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+        pass
+
+    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+        self._last = (self._last + int(tree.tokens[frontier].sum())) % 89
+        tokens = torch.full((len(frontier), 1), self._last)
+        return Candidates(tokens, torch.zeros(len(frontier), 1))
+
+    def commit(self, tokens: Tensor) -> None:
+        pass
+
+
+@attrs.define(eq=False)
+class ForgetsTheRoot(Drafter):
+    """What followed a token before; the first token of every commit is overlooked."""
+
+    name = "forgets-the-root"
+    _next: dict[int, int] = attrs.field(init=False, factory=dict)
+    _last: int = attrs.field(init=False)
+
+    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+        self._last = int(prompt[0])
+        self._learn(prompt[1:])
+
+    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+        tokens = [[self._next.get(token, 5)] for token in tree.tokens[frontier].tolist()]
+        return Candidates(torch.tensor(tokens), torch.full((len(tokens), 1), -0.7))
+
+    def commit(self, tokens: Tensor) -> None:
+        self._learn(tokens[1:])
+
+    def _learn(self, tokens: Tensor) -> None:
+        for token in tokens.tolist():
+            self._next[self._last] = token
+            self._last = token
+
+
+_told: list[int] = []
+
+
+@attrs.define(eq=False)
+class LearnsForEver(Drafter):
+    """Proposes what was said most recently, in this request or in any before."""
+
+    name = "learns-for-ever"
+
+    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+        pass
+
+    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+        tokens = torch.tensor([_told[-k:]] * len(frontier), dtype=torch.long)
+        tokens = tokens.reshape(len(frontier), -1)
+        return Candidates(tokens, torch.full(tokens.shape, 1 / (k + 1)).log())
+
+    def commit(self, tokens: Tensor) -> None:
+        _told.extend(tokens.tolist())
+
+
+@attrs.define(eq=False)
+class TossesForTokens(Drafter):
+    """Draws its candidates from the global generator."""
+
+    name = "tosses-for-tokens"
+
+    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+        pass
+
+    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+        tokens = torch.randint(0, 90, (len(frontier), 1))
+        return Candidates(tokens, torch.full(tokens.shape, -4.5))
+
+    def commit(self, tokens: Tensor) -> None:
+        pass
+
+
+@attrs.define(eq=False)
+class Silent(Drafter):
+    """Loses all its candidates on the way: nothing is ever wrong, because nothing is drafted."""
+
+    name = "silent"
+
+    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+        pass
+
+    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+        tokens = tree.tokens[frontier, None].expand(-1, k)
+        return Candidates(tokens, torch.full(tokens.shape, -torch.inf))
+
+    def commit(self, tokens: Tensor) -> None:
+        pass

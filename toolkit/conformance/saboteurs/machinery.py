@@ -1,0 +1,124 @@
+"""Broken machinery: context managers that put a bug into the runtime or the engine while open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from toolkit import engine
+from toolkit.interfaces import TreeShaper
+from toolkit.runtime import session as sessions
+from toolkit.runtime.attention import Pass
+from toolkit.runtime.cache import TreeCache, TreeLayer
+from toolkit.runtime.session import ModelSession
+from toolkit.spec import Choice
+from toolkit.tree import TokenTree, Verdict
+
+
+@contextmanager
+def position_by_index() -> Iterator[None]:
+    """A node's position is its index in the tree, not its depth (DynaTree's published code)."""
+    with patch.object(sessions, "depths", lambda lineage: torch.arange(len(lineage))):
+        yield
+
+
+@contextmanager
+def sibling_visible() -> Iterator[None]:
+    """The mask is causal over the rows: a node sees the siblings before it."""
+
+    def causal(cache: TreeCache, positions: Tensor, lineage: Tensor, **rest: Any) -> Pass:
+        rows, scratch = lineage.shape
+        earlier = torch.ones(scratch, scratch).tril().bool()[scratch - rows :]
+        return Pass(cache, positions, earlier if scratch else lineage, **rest)
+
+    with patch.object(sessions, "Pass", causal):
+        yield
+
+
+@contextmanager
+def wrong_row_kept() -> Iterator[None]:
+    """Compaction keeps the first rows of the tree, whichever were accepted."""
+    honest = TreeCache.commit
+
+    def commit(self: TreeCache, rows: Tensor) -> None:
+        honest(self, torch.arange(len(rows)))
+
+    with patch.object(TreeCache, "commit", commit):
+        yield
+
+
+@contextmanager
+def past_the_end() -> Iterator[None]:
+    """An accepted path is emitted whole, past a stop id and past `max_new_tokens`."""
+
+    def settle(
+        judged: Verdict, tree: TokenTree, room: int, stop_ids: frozenset[int]
+    ) -> tuple[Verdict, list[int]]:
+        path = judged.path.cpu()
+        tokens = [*tree.tokens[path[1:]].tolist(), int(judged.bonus)]
+        return Verdict(path, torch.tensor(tokens[-1])), tokens
+
+    honest = engine.Draft.tree
+
+    def deep(self: engine.Draft, shaper: TreeShaper, root: Tensor, depth: int) -> TokenTree:
+        return honest(self, shaper, root, 1000)
+
+    with patch.object(engine, "settle", settle), patch.object(engine.Draft, "tree", deep):
+        yield
+
+
+@contextmanager
+def rejected_rows_kept() -> Iterator[None]:
+    """A commit keeps every row of the tree: what was rejected stays in the cache."""
+    honest = TreeCache.commit
+
+    def commit(self: TreeCache, rows: Tensor) -> None:
+        honest(self, torch.arange(self.scratch))
+
+    with patch.object(TreeCache, "commit", commit):
+        yield
+
+
+@contextmanager
+def rotating_rollback() -> Iterator[None]:
+    """A sliding layer is a ring: what a rejected branch has pushed out does not come back."""
+    honest = ModelSession.commit
+
+    def commit(self: ModelSession, rows: Tensor) -> None:
+        end = self.length + self.scratch
+        honest(self, rows)
+        for layer in self.cache.initialized:
+            if layer.window is not None:
+                held = layer.slots.positions[0]
+                lost = (held >= self.length - layer.window) & (held < end - layer.window)
+                layer.keys[:, :, : len(held)][:, :, lost] = 0.0
+
+    with patch.object(ModelSession, "commit", commit):
+        yield
+
+
+@contextmanager
+def coarse_tree_pass() -> Iterator[None]:
+    """Trees are verified in bf16, and compared with AR in full precision."""
+    honest = TreeLayer.update
+
+    def update(self: TreeLayer, key: Tensor, value: Tensor, *args: Any, **rest: Any) -> Any:
+        if self.owner.length and key.shape[2] > 1:
+            key, value = key.bfloat16().to(key.dtype), value.bfloat16().to(value.dtype)
+        return honest(self, key, value, *args, **rest)
+
+    with patch.object(TreeLayer, "update", update):
+        yield
+
+
+@contextmanager
+def strategies_kept() -> Iterator[None]:
+    """The strategy objects of one request serve the next as well."""
+    with patch.object(Choice, "build", lru_cache(Choice.build)):
+        yield

@@ -1,0 +1,64 @@
+"""Sabotaged KV policies."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from toolkit.interfaces import KVPolicy, option
+
+
+@attrs.define
+class CountsFromTheNewest(KVPolicy):
+    """A window that ends at the newest key there is: a deep draft moves it for everyone."""
+
+    name = "counts-from-the-newest"
+    size: int = 4
+
+    def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
+        return (key_pos > key_pos.max() - self.size) & (query_pos >= 0)
+
+
+@attrs.define
+class TwiceItsBudget(KVPolicy):
+    """As many positions at the beginning as at the end, each as many as the whole budget."""
+
+    name = "twice-its-budget"
+    budget: int = option(4, help="visible positions")
+
+    def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
+        return (key_pos < self.budget) | (query_pos - key_pos < self.budget)
+
+
+@attrs.define
+class Fades(KVPolicy):
+    """Hides more, the more often it was asked."""
+
+    name = "fades"
+    asked: int = 0
+
+    def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
+        self.asked += 1
+        return query_pos - key_pos < max(2, 8 - self.asked)
+
+
+@attrs.define
+class Weighs(KVPolicy):
+    """Answers by weights where yes or no was asked."""
+
+    name = "weighs"
+
+    def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
+        return torch.where(query_pos - key_pos < 4, 1.0, 0.0)
+
+
+@attrs.define
+class HidesNothing(KVPolicy):
+    """A window with its comparison the wrong way round: everything before a query stays visible."""
+
+    name = "hides-nothing"
+    size: int = 4
+
+    def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
+        return key_pos - query_pos < self.size
