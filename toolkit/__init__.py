@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toolkit.costs import Costs as Costs
     from toolkit.engine import Event as Event
     from toolkit.engine import Step as Step
     from toolkit.errors import ToolkitError as ToolkitError
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Candidates": "tree",
     "Choice": "spec",
+    "Costs": "costs",
     "Drafter": "interfaces",
     "Event": "engine",
     "Expand": "interfaces",

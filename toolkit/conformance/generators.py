@@ -9,7 +9,7 @@ from typing import Any, cast
 import attrs
 import hypothesis.strategies as st
 
-from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, noisy, tiny
+from toolkit.conformance.models import COSTS, FAMILIES, POSITIONS, VOCABULARY, noisy, tiny
 from toolkit.errors import MismatchError
 from toolkit.interfaces import KVPolicy, Strategy
 from toolkit.pipeline import Pipeline, policies_of
@@ -48,7 +48,7 @@ class Case:
             verifier=self.verifier,
             kv=self.kv,
             draft_kv=self.draft_kv,
-            pool=Pool(modules={DRAFT_MODEL: draft_model}),
+            pool=Pool(modules={DRAFT_MODEL: draft_model}, costs=COSTS),
             registry=registry,
         )
 
