@@ -7,7 +7,6 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 Row = tuple[float, ...]
-LEAST = 1e-6  # no time is 0, whatever the lines say
 
 
 @frozen
@@ -41,7 +40,7 @@ class Costs:
         share = max(0.0, (length - self.contexts[0]) / (self.contexts[1] - self.contexts[0]))
         rise = long - short if share <= 1 else np.maximum(long - short, 0.0)
         base = short if share <= 1 else long - rise
-        return np.maximum(base + share * rise, LEAST)
+        return np.asarray(base + share * rise)
 
 
 def _line(at: NDArray[np.float64], sizes: tuple[int, ...], times: Row) -> NDArray[np.float64]:

@@ -31,7 +31,3 @@ def test_a_falling_line_does_not_go_on():
     assert COSTS.levels(20, 4).tolist() == pytest.approx([0.5, 0.4, 0.4, 0.4])
     assert COSTS.levels(60, 2).tolist() == pytest.approx([0.5, 0.4])
 
-
-def test_no_time_is_nothing():
-    nothing = Costs((1, 2), (1, 2), ((0.0, 0.0), (0.0, 0.0)), (1, 2), ((0.0, 0.0), (0.0, 0.0)))
-    assert (nothing.passes(1, 3) > 0).all()
