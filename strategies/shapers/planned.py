@@ -21,6 +21,7 @@ Ids = NDArray[np.int64]
 
 PRICED = 64  # committed tokens after which costs are looked up anew
 PATIENCE = 64  # steps between probes, at most, when drafting does not pay
+LEAST = np.array([-np.inf, 0.1, 0.0])  # what is likelier, or comes first, is never worse
 LEARNING = 0.1  # of what a node's children are like, per level
 
 
@@ -44,12 +45,13 @@ class Trust:
 
     def learn(self, logprobs: Floats, top: NDArray[np.bool_], accepted: NDArray[np.bool_]) -> None:
         """Learn from nodes whose parents were accepted, [T] each."""
-        rows = np.stack([np.ones(len(top)), _logit(logprobs), top], 1)
+        rows = np.ones((len(top), 3))
+        rows[:, 1], rows[:, 2] = _logit(logprobs), top
         expected = 1 / (1 + np.exp(-rows @ self._weights))
         doubt = (rows * (expected * (1 - expected))[:, None]).T @ rows
         self._precision = 0.97 * self._precision + 0.03 * self._prior + doubt
         self._weights += np.linalg.solve(self._precision, rows.T @ (accepted - expected))
-        self._weights[1:] = self._weights[1:].clip([0.1, 0.0], 4.0)  # likelier is never worse
+        self._weights = np.maximum(self._weights, LEAST)
 
 
 @attrs.define(eq=False)
@@ -77,6 +79,8 @@ class Planned(TreeShaper):
     _passes: Floats = attrs.field(init=False)  # ms of a pass of 1, 2, … nodes
     _levels: Floats = attrs.field(init=False)  # ms of a level from 1, 2, … nodes
     _trust: Trust = attrs.field(init=False, factory=Trust)
+    _choices: list[tuple[Ids, Floats]] = attrs.field(init=False)
+    """For each size of a level: widths to choose from, and which children each would have."""
     _children: Floats = attrs.field(init=False)  # mean worth of a node's first, second, … child
     _probing: bool = attrs.field(init=False, default=False)
     _idle: int = attrs.field(init=False, default=0)  # steps since drafting last paid or was tried
@@ -84,6 +88,7 @@ class Planned(TreeShaper):
 
     def __attrs_post_init__(self) -> None:
         self._passes, self._levels = np.ones(self.nodes), np.zeros(self.width)  # until `plan`
+        self._choices = [_choices(most, self.width) for most in range(self.width + 1)]
         self._children = np.array([0.6 * 0.25**rank for rank in range(self.width)])
 
     def plan(self, costs: Costs, length: int) -> None:
@@ -142,39 +147,42 @@ class Planned(TreeShaper):
         logprobs = _double(candidates.logprobs)
         given = self._trust(logprobs)
         seen = np.zeros(self.width)
-        seen[: given.shape[1]] = given.mean(0)
+        seen[: given.shape[1]] = given.sum(0) / len(given)
         self._children += LEARNING * (seen - self._children)
         return np.asarray((above[:, None] * given)[logprobs > -np.inf])
 
-    def _rates(self, worths: Floats, spent: Floats | float) -> Floats:
-        """Expected tokens per millisecond of the best trees of 1, 2, … nodes, by worths [.., N]."""
-        ordered = -np.sort(-worths)[..., : self.nodes]
-        return np.asarray(
-            ordered.cumsum(-1) / (np.asarray(spent)[..., None] + self._passes[: ordered.shape[-1]])
-        )
+    def _rates(self, worths: Floats, spent: Floats) -> Floats:
+        """Expected tokens per millisecond of the best trees of 1, 2, … nodes, by worths [R, N] and
+        drafting times [R]: [R, ≤N]."""
+        ordered = -np.sort(-worths, 1)[:, : self.nodes]
+        return np.asarray(ordered.cumsum(1) / (spent[:, None] + self._passes[: ordered.shape[1]]))
 
     def _size(self, worth: Floats, spent: float) -> int:
         """The number of nodes to send."""
-        return 1 + int(self._rates(worth, spent).argmax())
+        return 1 + int(self._rates(worth[None], np.array([spent])).argmax())
 
     def _pays(self, worth: Floats, last: Floats, spent: float) -> int:
         """How many nodes of the last level, of worths `last`, to expand; 0 when none would pay."""
         most = min(self.width, len(last))
-        widths = np.unique(np.minimum(2 ** np.arange(most.bit_length() + 1), most))
+        widths, wide = self._choices[most]
         children = (-np.sort(-last)[:most, None] * self._children).ravel()
-        wide = np.arange(len(children)) < widths[:, None] * len(self._children)
-        likely = -np.sort(-worth)[: self.nodes]
-        hoped = np.concatenate(
-            [np.broadcast_to(likely, (len(widths), len(likely))), children * wide], 1
-        )
-        rates = self._rates(hoped, spent + self._levels[widths - 1]).max(1)
-        best = len(widths) - 1 - int(rates[::-1].argmax())  # of equals the widest
-        return int(widths[best]) if rates[best] >= self._rates(worth, spent).max() else 0
+        hoped = np.empty((len(widths), len(worth) + len(children)))
+        hoped[:, : len(worth)], hoped[:, len(worth) :] = worth, children * wide
+        prices = np.concatenate([[0.0], self._levels])[widths]
+        rates = self._rates(hoped, spent + prices).max(1)
+        return int(widths[len(widths) - 1 - rates[::-1].argmax()])  # of equals the widest
 
 
 def _logit(logprobs: Floats) -> Floats:
-    held = logprobs.clip(-9.0, -1e-4)
+    held = np.minimum(np.maximum(logprobs, -9.0), -1e-4)
     return np.asarray(held - np.log1p(-np.exp(held)))
+
+
+def _choices(most: int, children: int) -> tuple[Ids, Floats]:
+    """Widths from 0 to `most`, and 1 where a row of [widths, most · children] has a child."""
+    widths = np.unique([0, most, *(2**i for i in range(most.bit_length()))])
+    wide = np.arange(most * children) < widths[:, None] * children
+    return widths, wide.astype(np.float64)
 
 
 def _likeliest(worths: Floats, count: int) -> Ids:
@@ -183,4 +191,4 @@ def _likeliest(worths: Floats, count: int) -> Ids:
 
 
 def _double(values: torch.Tensor) -> Floats:
-    return np.asarray(values.double().cpu().numpy())
+    return values.cpu().numpy().astype(np.float64)

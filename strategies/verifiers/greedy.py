@@ -22,7 +22,7 @@ class Greedy(Verifier):
     assumes = frozenset({"fixed", "sampled"})
 
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
-        choice = logits.argmax(-1).to(tree.tokens.device)
+        choice = logits.max(-1).indices.to(tree.tokens.device)  # on CPU faster than argmax
         right = tree.tokens == choice[tree.parents]
         right[0] = True
         lineage = tree.ancestors()

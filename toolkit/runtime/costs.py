@@ -113,7 +113,7 @@ class Timed:
         )
         began = perf_counter()
         logits = self.target.forward(tree.tokens, tree.parents)
-        int(logits.argmax(-1).to(tree.tokens.device)[tree.ancestors().any(0)].sum())
+        int(logits.max(-1).indices.to(tree.tokens.device)[tree.ancestors().any(0)].sum())
         self.target.commit(torch.zeros(1, dtype=torch.long))
         self.drafter.commit(tree.tokens[:1])
         self._note("pass", count, began)
