@@ -6,7 +6,6 @@ included), V vocabulary. All tensors of one tree live on one device.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor
@@ -72,6 +71,8 @@ class TokenTree:
         log-probability −inf never does, and none counts as likelier than certain. New nodes are in
         frontier order, then candidate order.
         """
+        if not candidates.tokens.numel():
+            return self
         kept = candidates.logprobs > -torch.inf
         if keep is not None:
             kept = kept & keep
@@ -96,10 +97,10 @@ class TokenTree:
 
     def sound(self) -> bool:
         """Whether this is a tree: one root, parents before children, depths to match."""
-        parents, depths = self.parents.cpu().numpy(), self.depths.cpu().numpy()
-        above, ids = parents[1:], np.arange(1, len(self))
-        ordered = parents[0] == -1 and ((above >= 0) & (above < ids)).all()
-        return bool(ordered and (depths[1:] == depths[above] + 1).all())
+        parents, depths = self.parents.tolist(), self.depths.tolist()  # quicker than tensors here
+        above = parents[1:]
+        ordered = parents[0] == -1 and all(0 <= p < i for i, p in enumerate(above, 1))
+        return ordered and depths[1:] == [depths[p] + 1 for p in above]
 
     def first(self, nodes: int) -> TokenTree:
         """The `nodes` nodes that came first; the tree itself when it has no more."""
@@ -142,14 +143,11 @@ class Verdict:
 
 
 def ancestors(parents: Tensor) -> Tensor:
-    """Ancestor-or-self table [N, N] bool of `parents[N]` (−1: none), parents before children.
-
-    With P the matrix that has a 1 where a column is a row's parent, it is I + P + P² + … = (I − P)⁻¹,
-    whose entries are 0 and 1: one triangular solve, in which floats are exact.
-    """
+    """Ancestor-or-self table [N, N] bool of `parents[N]` (−1: none), by pointer doubling."""
     count = parents.shape[0]
-    above = torch.zeros(count, count + 1, device=parents.device)
-    above.scatter_(1, (parents % (count + 1))[:, None], -1.0)  # the last column is above the root
-    unit = torch.eye(count, device=parents.device)
-    solved = torch.linalg.solve_triangular(above[:, :-1], unit, upper=False, unitriangular=True)
-    return solved > 0
+    table = torch.eye(count + 1, dtype=torch.bool, device=parents.device)
+    hop = torch.cat([parents, parents.new_full((1,), -1)])  # row −1 stands for "above the root"
+    for _ in range((count - 1).bit_length()):
+        table = table | table[hop]
+        hop = hop[hop]
+    return table[:-1, :-1]

@@ -18,9 +18,12 @@ from toolkit import Candidates, Costs, Expand, TokenTree, TreeShaper, Verdict, o
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 PRICED = 64  # committed tokens after which costs are looked up anew
 PATIENCE = 64  # steps between probes, at most, when drafting does not pay
+MEMORY = 0.99  # of what was learned, per node that is judged later
+READ = 4  # verdicts that are learned from at a time: each reading has a price of its own
 LEAST = np.array([-np.inf, 0.1, 0.0])  # what is likelier, or comes first, is never worse
 LEARNING = 0.1  # of what a node's children are like, per level
 
@@ -29,12 +32,12 @@ LEARNING = 0.1  # of what a node's children are like, per level
 class Trust:
     """How probable acceptance is where the drafter says q: σ(a + b·logit q, + c for a first child).
 
-    Fitted by Newton steps with a memory of some 30 steps; it starts by believing the drafter.
+    Fitted by Newton steps with a memory of some 50 nodes; it starts by believing the drafter.
     """
 
     _weights: Floats = attrs.field(factory=lambda: np.array([0.0, 1.0, 0.0]))
-    _prior: Floats = attrs.field(factory=lambda: np.diag([4.0, 20.0, 4.0]))
-    _precision: Floats = attrs.field(factory=lambda: np.diag([4.0, 20.0, 4.0]))
+    _prior: Floats = attrs.field(factory=lambda: np.diag([1.0, 8.0, 1.0]))
+    _precision: Floats = attrs.field(factory=lambda: np.diag([1.0, 8.0, 1.0]))
 
     def __call__(self, logprobs: Floats) -> Floats:
         """Probabilities for candidates [F, K], likeliest first."""
@@ -43,13 +46,14 @@ class Trust:
         score[:, :1] += c
         return np.asarray(1 / (1 + np.exp(-score)))
 
-    def learn(self, logprobs: Floats, top: NDArray[np.bool_], accepted: NDArray[np.bool_]) -> None:
+    def learn(self, logprobs: Floats, top: Flags, accepted: Flags) -> None:
         """Learn from nodes whose parents were accepted, [T] each."""
         rows = np.ones((len(top), 3))
         rows[:, 1], rows[:, 2] = _logit(logprobs), top
         expected = 1 / (1 + np.exp(-rows @ self._weights))
         doubt = (rows * (expected * (1 - expected))[:, None]).T @ rows
-        self._precision = 0.97 * self._precision + 0.03 * self._prior + doubt
+        kept = MEMORY ** len(top)
+        self._precision = kept * self._precision + (1 - kept) * self._prior + doubt
         self._weights += np.linalg.solve(self._precision, rows.T @ (accepted - expected))
         self._weights = np.maximum(self._weights, LEAST)
 
@@ -77,17 +81,18 @@ class Planned(TreeShaper):
     _length: int = attrs.field(init=False, default=0)  # cached tokens
     _priced: int = attrs.field(init=False, default=0)  # cached tokens when costs were looked up
     _passes: Floats = attrs.field(init=False)  # ms of a pass of 1, 2, … nodes
-    _levels: Floats = attrs.field(init=False)  # ms of a level from 1, 2, … nodes
+    _prices: Floats = attrs.field(init=False)  # ms of a level from 0, 1, 2, … nodes
     _trust: Trust = attrs.field(init=False, factory=Trust)
     _choices: list[tuple[Ids, Floats]] = attrs.field(init=False)
     """For each size of a level: widths to choose from, and which children each would have."""
     _children: Floats = attrs.field(init=False)  # mean worth of a node's first, second, … child
+    _unread: list[tuple[TokenTree, Verdict]] = attrs.field(init=False, factory=list)
     _probing: bool = attrs.field(init=False, default=False)
     _idle: int = attrs.field(init=False, default=0)  # steps since drafting last paid or was tried
     _patience: int = attrs.field(init=False, default=1)  # steps until the next probe
 
     def __attrs_post_init__(self) -> None:
-        self._passes, self._levels = np.ones(self.nodes), np.zeros(self.width)  # until `plan`
+        self._passes, self._prices = np.ones(self.nodes), np.zeros(self.width + 1)  # until `plan`
         self._choices = [_choices(most, self.width) for most in range(self.width + 1)]
         self._children = np.array([0.6 * 0.25**rank for rank in range(self.width)])
 
@@ -107,7 +112,7 @@ class Planned(TreeShaper):
             level = np.sort(level[_likeliest(worth[level], width)])
             frontier = torch.from_numpy(level)
             candidates = expand(tree, frontier, self.width)
-            spent += self._levels[len(level) - 1]
+            spent += self._prices[len(level)]
             first, tree = len(tree), tree.grow(frontier, candidates)
             worth = np.concatenate([worth, self._valued(candidates, worth[level])])
             level = np.arange(first, len(tree))
@@ -123,18 +128,18 @@ class Planned(TreeShaper):
             self._price()
         if len(tree) == 1:
             return
-        parents, accepted = tree.parents.cpu().numpy(), np.zeros(len(tree), bool)
-        accepted[verdict.path.cpu().numpy()] = True
-        judged = np.flatnonzero(accepted[parents[1:]]) + 1  # their parents were accepted
-        top = parents[judged] != parents[judged - 1]
-        self._trust.learn(_double(tree.logprobs)[judged], top, accepted[judged])
         missed = self._probing and len(verdict.path) == 1
         self._patience = min(2 * self._patience, PATIENCE) if missed else 1
+        self._unread.append((tree, verdict))
+        if self._probing or len(self._unread) == READ:
+            rows = [_judged(*step) for step in self._unread]
+            self._trust.learn(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+            self._unread = []
 
     def _price(self) -> None:
         if self._costs is not None:
             self._passes = self._costs.passes(self._length, self.nodes)
-            self._levels = self._costs.levels(self._length, self.width)
+            self._prices[1:] = self._costs.levels(self._length, self.width)
             self._priced = self._length
 
     def _due(self) -> bool:
@@ -168,14 +173,22 @@ class Planned(TreeShaper):
         children = (-np.sort(-last)[:most, None] * self._children).ravel()
         hoped = np.empty((len(widths), len(worth) + len(children)))
         hoped[:, : len(worth)], hoped[:, len(worth) :] = worth, children * wide
-        prices = np.concatenate([[0.0], self._levels])[widths]
-        rates = self._rates(hoped, spent + prices).max(1)
+        rates = self._rates(hoped, spent + self._prices[widths]).max(1)
         return int(widths[len(widths) - 1 - rates[::-1].argmax()])  # of equals the widest
 
 
 def _logit(logprobs: Floats) -> Floats:
     held = np.minimum(np.maximum(logprobs, -9.0), -1e-4)
     return np.asarray(held - np.log1p(-np.exp(held)))
+
+
+def _judged(tree: TokenTree, verdict: Verdict) -> tuple[Floats, Flags, Flags]:
+    """Of the nodes whose parents were accepted: log-probability, whether first child, accepted."""
+    parents, accepted = tree.parents.cpu().numpy(), np.zeros(len(tree), bool)
+    accepted[verdict.path.cpu().numpy()] = True
+    judged = np.flatnonzero(accepted[parents[1:]]) + 1
+    top = parents[judged] != parents[judged - 1]
+    return _double(tree.logprobs)[judged], top, accepted[judged]
 
 
 def _choices(most: int, children: int) -> tuple[Ids, Floats]:

@@ -126,7 +126,7 @@ def decode(shaper, oracle, right, steps):
 
 
 def test_what_never_pays_is_only_probed_and_what_pays_again_is_drafted(make, oracle_of):
-    shaper = planned(make, [1 + 0.5 * n for n in range(12)], 0.2)
+    shaper = planned(make, [1 + 0.2 * n for n in range(12)], 0.2)
     sure = oracle_of(lambda _: {1: 0.9})
     assert decode(shaper, sure, lambda: True, 20)[-1] > 3
     wrong = decode(shaper, sure, lambda: False, 400)
