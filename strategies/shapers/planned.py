@@ -32,7 +32,7 @@ LEARNING = 0.1  # of what a node's children are like, per level
 class Trust:
     """How probable acceptance is where the drafter says q: σ(a + b·logit q, + c for a first child).
 
-    Fitted by Newton steps with a memory of some 50 nodes; it starts by believing the drafter.
+    Fitted by Newton steps with a memory of some 100 nodes; it starts by believing the drafter.
     """
 
     _weights: Floats = attrs.field(factory=lambda: np.array([0.0, 1.0, 0.0]))

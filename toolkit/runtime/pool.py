@@ -25,8 +25,8 @@ class Pool:
 
     `device`: auto (CUDA where there is one), cpu or cuda. `dtype`: fp32, bf16, fp16, fp64, or auto,
     which is fp32 on CPU and the checkpoint's own on CUDA. `modules` are models already in memory,
-    under the names that specs use; they stay on the device and in the dtype that they have. `costs` are
-    what shapers plan with instead of measured ones, for experiments that can be repeated.
+    under the names that specs use; they stay on the device and in the dtype that they have. `costs`
+    are what shapers plan with instead of measured ones, for experiments that can be repeated.
     """
 
     device: str = "auto"

@@ -117,3 +117,22 @@ def test_a_large_target_gets_one_round(monkeypatch):
     monkeypatch.setattr(cls, "forward", lambda self, *a: passes.append(1) or forward(self, *a))
     it.costs()
     assert len(passes) <= 20
+
+
+def test_only_a_shaper_that_plans_has_costs_measured(monkeypatch):
+    measured = []
+    monkeypatch.setattr("toolkit.pipeline.measure", lambda _: measured.append(1) or COSTS)
+    for shaper, times in (("chain:k=2", 0), ("planned", 1)):
+        it = Pipeline(tiny("llama"), drafter="ngram", shaper=shaper)
+        it.generate([3, 4, 3, 4], max_new_tokens=4)
+        assert len(measured) == times
+
+
+def test_a_shaper_is_told_costs_and_length_before_it_grows(monkeypatch):
+    told = []
+    cls = Pipeline(tiny("llama"), shaper="planned").shaper.cls
+    plan = cls.plan
+    monkeypatch.setattr(cls, "plan", lambda self, *given: told.append(given) or plan(self, *given))
+    it = Pipeline(tiny("llama"), drafter="ngram", shaper="planned", pool=Pool(costs=COSTS))
+    it.generate([3, 4, 3, 4, 5], max_new_tokens=4)
+    assert told == [(COSTS, 5)]
