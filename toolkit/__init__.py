@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toolkit.costs import Costs as Costs
     from toolkit.datasets import Conversation as Conversation
     from toolkit.datasets import Dataset as Dataset
     from toolkit.datasets import Source as Source
@@ -55,6 +56,7 @@ _HOMES = {
     "Choice": "spec",
     "Conversation": "datasets",
     "Dataset": "datasets",
+    "Costs": "costs",
     "Drafter": "interfaces",
     "Event": "engine",
     "Expand": "interfaces",

@@ -157,19 +157,34 @@ class Draft:
 
     def __call__(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
         """`expand`: asks the drafter, unless nothing below `frontier` could be emitted."""
-        if not len(frontier) or int(tree.depths[frontier].min()) >= self.depth:
+        if self._too_deep(tree, frontier):
             return Candidates.none(len(frontier), tree.tokens.device)
         began = perf_counter()
         candidates = self.drafter.expand(tree, frontier, k)
         self.ms += 1e3 * (perf_counter() - began)
-        proposed = candidates.tokens[candidates.logprobs > -torch.inf]
+        self._check(candidates)
+        return candidates
+
+    def _too_deep(self, tree: TokenTree, frontier: Tensor) -> bool:
+        """Whether nothing below `frontier` could be emitted; a small tree cannot be so deep."""
+        if not len(frontier):
+            return True
+        return len(tree) > self.depth and int(tree.depths[frontier].min()) >= self.depth
+
+    def _check(self, candidates: Candidates) -> None:
+        """Raise `StrategyError` for proposed ids that the target does not know."""
+        if not candidates.tokens.numel():
+            return
+        least, most = candidates.tokens.aminmax()
+        if int(least) >= 0 and int(most) < self.vocabulary:
+            return
+        proposed = candidates.tokens[candidates.logprobs > -torch.inf]  # slots without one apart
         unknown = proposed[(proposed < 0) | (proposed >= self.vocabulary)]
         if len(unknown):
             raise StrategyError(
                 f"drafter {self.drafter.name!r} proposed token {int(unknown[0])}, but the target "
                 f"knows ids from 0 to {self.vocabulary - 1}: see runtime.vocabulary"
             )
-        return candidates
 
 
 @define

@@ -24,6 +24,7 @@ from toolkit.tree import Candidates, TokenTree, Verdict
 from toolkit.view import KVView
 
 if TYPE_CHECKING:
+    from toolkit.costs import Costs
     from toolkit.spec import Choice
 
 Expand = Callable[[TokenTree, Tensor, int], Candidates]
@@ -149,6 +150,11 @@ class TreeShaper(Strategy):
     def nodes(self) -> int:
         """The most nodes, root included, that `grow` may return: an option or a property."""
 
+    def plan(self, costs: Costs, length: int) -> None:
+        """What passes and levels cost on this machine; optional. Called once, before the first
+        `grow`, with the cached length L after the prompt. Only for a shaper that defines it are
+        costs measured."""
+
     @abstractmethod
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
         """Grow a tree by asking `expand(tree, frontier, k)` level by level; return what to verify.
@@ -157,7 +163,7 @@ class TreeShaper(Strategy):
         """
 
     def observe(self, tree: TokenTree, verdict: Verdict) -> None:
-        """Feedback after verification; the only optional method. `verdict.path` is what was kept."""
+        """Feedback after verification; optional. `verdict.path` is what was kept."""
 
 
 class Verifier(Strategy):

@@ -9,16 +9,19 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
+from toolkit.costs import Costs
 from toolkit.errors import MismatchError, SpecError
 from toolkit.families import STORIES, Family, of_model
 from toolkit.generation import Generation
 from toolkit.interfaces import Drafter, KVPolicy, Strategy, TreeShaper, Verifier
 from toolkit.registry import Registry
+from toolkit.runtime.costs import fingerprint, measure, store, stored
 from toolkit.runtime.pool import Pool
 from toolkit.runtime.refusals import kv_fits, mirrored, positions_under
+from toolkit.runtime.session import ModelSession
 from toolkit.runtime.vocabulary import same_tokens
 from toolkit.spec import Choice, options_of
-from toolkit.stream import Stream
+from toolkit.stream import DraftRuntime, Stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -154,6 +157,33 @@ class Pipeline:
         """Load the weights of every model in use; `generate` and `stream` do it by themselves."""
         for name in self.models:
             self.pool.load(name)
+
+    def costs(self, *, fresh: bool = False) -> Costs:
+        """What passes of this target and drafter cost on this machine.
+
+        Those that the pool was given; else measured once, then read back from the user's cache;
+        `fresh` measures anew.
+        """
+        if self.pool.costs is not None and not fresh:
+            return self.pool.costs
+        self.load()
+        models = [self.pool.load(name) for name in (self.target, *models_of(self.drafter))]
+        specs = {kind: self.specs[kind] for kind in ("drafter", "kv", "draft_kv")}
+        key = fingerprint(models, specs)
+        known = None if fresh else self.pool.measured.get(key) or stored(key)
+        if known is None:
+            known = measure(self._begun)
+            store(key, known)
+        self.pool.measured[key] = known
+        return known
+
+    def _begun(self, prompt: Tensor) -> tuple[ModelSession, Drafter]:
+        """A request of its own: the target after its prefill, and a drafter that was started."""
+        target = ModelSession(self.pool.load(self.target), cast("KVPolicy", self.kv.build()))
+        target.prefill(prompt)
+        drafter = cast("Drafter", self.drafter.build())
+        drafter.start(prompt, DraftRuntime(self.pool, target, self.draft_kv))
+        return target, drafter
 
     def stream(self, prompt: Prompt, *, max_new_tokens: int = 128, seed: int = 0) -> Stream:
         """Decode a prompt; iterate for text as it is committed, then ask for the `result`."""

@@ -74,6 +74,8 @@ class Stream:
             cast("TreeShaper", chosen.shaper.build()),
             self.verifier or cast("Verifier", chosen.verifier.build()),
         )
+        if type(strategies.shaper).plan is not TreeShaper.plan:
+            strategies.shaper.plan(chosen.costs(), len(self.prompt))
         forget_peak(model.device)
         began = perf_counter()
         for event in decode(

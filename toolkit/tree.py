@@ -71,6 +71,8 @@ class TokenTree:
         log-probability −inf never does, and none counts as likelier than certain. New nodes are in
         frontier order, then candidate order.
         """
+        if not candidates.tokens.numel():
+            return self
         kept = candidates.logprobs > -torch.inf
         if keep is not None:
             kept = kept & keep
@@ -95,9 +97,10 @@ class TokenTree:
 
     def sound(self) -> bool:
         """Whether this is a tree: one root, parents before children, depths to match."""
-        parents, ids = self.parents[1:], torch.arange(1, len(self), device=self.parents.device)
-        ordered = ((parents >= 0) & (parents < ids)).all() & (self.parents[0] == -1)
-        return bool(ordered) and torch.equal(self.depths[1:], self.depths[parents] + 1)
+        parents, depths = self.parents.tolist(), self.depths.tolist()  # quicker than tensors here
+        above = parents[1:]
+        ordered = parents[0] == -1 and all(0 <= p < i for i, p in enumerate(above, 1))
+        return ordered and depths[1:] == [depths[p] + 1 for p in above]
 
     def first(self, nodes: int) -> TokenTree:
         """The `nodes` nodes that came first; the tree itself when it has no more."""
@@ -144,7 +147,7 @@ def ancestors(parents: Tensor) -> Tensor:
     count = parents.shape[0]
     table = torch.eye(count + 1, dtype=torch.bool, device=parents.device)
     hop = torch.cat([parents, parents.new_full((1,), -1)])  # row −1 stands for "above the root"
-    for _ in range(count.bit_length()):
+    for _ in range((count - 1).bit_length()):
         table = table | table[hop]
         hop = hop[hop]
     return table[:-1, :-1]

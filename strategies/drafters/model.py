@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import attrs
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from toolkit import Candidates, Drafter, Runtime, Session, TokenTree, option
+
+UNKNOWN = -2  # no scratch row
 
 
 @attrs.define(eq=False)
@@ -25,10 +30,10 @@ class ModelDrafter(Drafter):
     _runtime: Runtime = attrs.field(init=False)
     _session: Session = attrs.field(init=False)
     _pending: Tensor = attrs.field(init=False)  # committed tokens [T] whose KV is not held yet
-    _rows: dict[int, int] = attrs.field(init=False, factory=dict)  # tree node → scratch row
-    _known: dict[tuple[int, int], int] = attrs.field(init=False, factory=dict)
-    """(parent's scratch row or −1, token) → scratch row: how `commit` finds what is held."""
-    _logits: dict[int, Tensor] = attrs.field(init=False, factory=dict)  # tree node → [V]
+    _rows: Tensor = attrs.field(init=False)  # of tree nodes: scratch row, −1 the root, or UNKNOWN
+    _logits: list[Tensor] = attrs.field(init=False, factory=list)  # [·, V]: the root's, then rows'
+    _drafted: list[tuple[Tensor, Tensor]] = attrs.field(init=False, factory=list)
+    """(parents' rows, tokens) of the scratch rows: how `commit` finds what is held."""
 
     def start(self, prompt: Tensor, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -39,54 +44,73 @@ class ModelDrafter(Drafter):
             self._pending = prompt[:0]
 
     def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        root = self._session.length + len(self._pending) - (0 in self._rows)  # its position
-        if root + int(tree.depths[frontier].max()) >= self._session.positions:
+        if self._beyond(tree, frontier):
             return Candidates.none(len(frontier), tree.tokens.device)
-        nodes = frontier.tolist()
-        if 0 in nodes and 0 not in self._logits:
+        if not self._logits:  # a step's first frontier is the root
             self._forward_root(tree.tokens[:1])
-        new = [node for node in nodes if node not in self._logits]
-        if new:
-            self._forward(tree, new)
-        logits = torch.stack([self._logits[node] for node in nodes])
+        self._rows = pad(self._rows, (0, len(tree) - len(self._rows)), value=UNKNOWN)
+        logits, new = self._logits[-1], frontier[self._rows[frontier] == UNKNOWN]
+        if len(new):
+            logits = self._forward(tree, new)
+        if len(new) < len(frontier):
+            logits = torch.cat(self._logits)[self._rows[frontier] + 1]
         logprobs, tokens = logits.float().log_softmax(-1).topk(min(k, logits.shape[1]))
         return Candidates(tokens.to(frontier.device), logprobs.to(frontier.device))
+
+    def _beyond(self, tree: TokenTree, frontier: Tensor) -> bool:
+        """Whether a frontier node has no position in this model."""
+        root = self._session.length + len(self._pending) - bool(self._logits)  # its position
+        if root + len(tree) <= self._session.positions:
+            return False
+        return root + int(tree.depths[frontier].max()) >= self._session.positions
 
     def commit(self, tokens: Tensor) -> None:
         """Keep the rows that the committed path runs along; what is not held waits."""
         held = 0
-        if 0 in self._rows:
-            path: list[int] = []
-            for token in tokens[1:].tolist():
-                row = self._known.get((path[-1] if path else -1, token))
-                if row is None:
-                    break
-                path.append(row)
+        if self._logits:
+            path = self._held(tokens[1:].tolist())
             self._session.commit(torch.tensor(path, dtype=torch.long))
             held = 1 + len(path)
         self._pending = torch.cat([self._pending, tokens[held:]])
-        self._rows, self._known, self._logits = {}, {}, {}
+        self._logits, self._drafted = [], []
+
+    def _held(self, tokens: list[int]) -> list[int]:
+        """The scratch rows of the longest start of a path of tokens that was forwarded."""
+        if not self._drafted:
+            return []
+        parents, drafted = (
+            torch.cat(column).tolist() for column in zip(*self._drafted, strict=True)
+        )
+        known = dict(zip(zip(parents, drafted, strict=True), itertools.count(), strict=False))
+        path: list[int] = []
+        for token in tokens:
+            row = known.get((path[-1] if path else -1, token))
+            if row is None:
+                break
+            path.append(row)
+        return path
 
     def _forward_root(self, root: Tensor) -> None:
         """Cache the root, which is committed, and what was committed before it and not drafted."""
         chain = torch.cat([self._pending, root])
         rows = torch.arange(len(chain))
-        self._logits[0] = self._session.forward(self._own(chain), rows - 1)[-1, : self._vocabulary]
+        logits = self._session.forward(self._own(chain), rows - 1)
         self._session.commit(rows)
-        self._rows[0], self._pending = -1, root[:0]
+        self._logits = [logits[-1:, : self._vocabulary]]
+        self._rows, self._pending = rows.new_full((1,), -1), root[:0]
 
-    def _forward(self, tree: TokenTree, nodes: list[int]) -> None:
-        """One forward over frontier nodes, as scratch rows below their parents' rows."""
-        first, parents = self._session.scratch, tree.parents[nodes].tolist()
-        above = [self._rows[parent] for parent in parents]
-        tokens = tree.tokens[nodes]
-        logits = self._session.forward(self._own(tokens), torch.tensor(above))
-        for row, (node, parent, token) in enumerate(
-            zip(nodes, above, tokens.tolist(), strict=True), first
-        ):
-            self._rows[node] = row
-            self._known.setdefault((parent, token), row)
-            self._logits[node] = logits[row - first, : self._vocabulary]
+    def _forward(self, tree: TokenTree, nodes: Tensor) -> Tensor:
+        """One forward over frontier nodes, as scratch rows below their parents' rows; their logits."""
+        first, above, tokens = (
+            self._session.scratch,
+            self._rows[tree.parents[nodes]],
+            tree.tokens[nodes],
+        )
+        logits = self._session.forward(self._own(tokens), above)[:, : self._vocabulary]
+        self._rows[nodes] = torch.arange(first, first + len(nodes))
+        self._logits.append(logits)
+        self._drafted.append((above, tokens))
+        return logits
 
     @property
     def _vocabulary(self) -> int:

@@ -7,6 +7,7 @@ window over the steps of one request with an acceptance bounded by 1.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 
 import attrs
@@ -67,16 +68,15 @@ class Adaptive(TreeShaper):
         self._past = deque(maxlen=self.window)
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
-        tree, level = root, torch.zeros(1, dtype=torch.long)
-        while len(tree) < self.nodes:
-            frontier = level[self._expanded(tree, level)]
-            if not len(frontier):
+        tree, first = root, 0
+        for depth in itertools.count():
+            frontier = self._expanded(tree, first, depth)
+            if not len(frontier) or len(tree) >= self.nodes:
                 break
             candidates = expand(tree, frontier, max(self.b_min, self.b_mid, self.b_max))
             first = len(tree)
             tree = tree.grow(frontier, candidates, self._kept(tree, frontier, candidates))
             tree = tree.first(self.nodes)
-            level = torch.arange(first, len(tree))
         return tree
 
     def observe(self, tree: TokenTree, verdict: Verdict) -> None:
@@ -90,13 +90,17 @@ class Adaptive(TreeShaper):
             elif mean < self.goal - 0.1:
                 self._now = self._now.meeker(self)
 
-    def _expanded(self, tree: TokenTree, level: Tensor) -> Tensor:
-        """Which nodes of a level [F] are expanded: bool [F]."""
-        depths, p = tree.depths[level], tree.path_logprobs[level].exp()
+    def _expanded(self, tree: TokenTree, first: int, depth: int) -> Tensor:
+        """Which nodes of the last level, ids from `first` on, are expanded."""
+        if depth >= (self.max_depth if self.gating else self.depth):
+            return torch.zeros(0, dtype=torch.long)
         if not self.gating:
-            return depths < self.depth
-        shallow = depths < self._now.depth
-        return (depths < self.max_depth) & (p >= self.stop) & (shallow | (p > self._now.deep))
+            return torch.arange(first, len(tree))
+        p = tree.path_logprobs[first:].exp()
+        likely = p >= self.stop
+        if depth >= self._now.depth:
+            likely &= p > self._now.deep
+        return likely.nonzero().flatten() + first
 
     def _kept(self, tree: TokenTree, frontier: Tensor, candidates: Candidates) -> Tensor:
         """Which candidates [F, K] become nodes: within the branches, and likely enough."""

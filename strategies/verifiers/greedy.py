@@ -22,10 +22,11 @@ class Greedy(Verifier):
     assumes = frozenset({"fixed", "sampled"})
 
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
-        choice = logits.argmax(-1).to(tree.tokens.device)
-        right = tree.tokens == choice[tree.parents]
-        right[0] = True
-        lineage = tree.ancestors()
-        alive = ~(lineage & ~right).any(1)
-        last = torch.where(alive, tree.depths, -1).argmax()
-        return Verdict(lineage[last].nonzero().flatten(), choice[last])
+        choice = logits.max(-1).indices.to(tree.tokens.device)  # on CPU faster than argmax
+        right = (tree.tokens == choice[tree.parents]).nonzero().flatten().tolist()
+        parents, paths = tree.parents.tolist(), {0: [0]}
+        for node in right:  # few: each is what the target says after its parent
+            if node and parents[node] in paths:
+                paths[node] = [*paths[parents[node]], node]
+        path = torch.tensor(max(paths.values(), key=len), device=tree.tokens.device)
+        return Verdict(path, choice[path[-1]])

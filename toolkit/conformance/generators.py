@@ -10,6 +10,7 @@ import attrs
 import hypothesis.strategies as st
 
 from toolkit.conformance.models import (
+    COSTS,
     DRAFT_MODEL,
     EXACT_MODEL,
     FAMILIES,
@@ -65,7 +66,7 @@ class Case:
             verifier=self.verifier,
             kv=self.kv,
             draft_kv=self.draft_kv,
-            pool=Pool(modules=copies),
+            pool=Pool(modules=copies, costs=COSTS),
             registry=registry,
         )
 

@@ -15,6 +15,8 @@ import torch
 import transformers as hf
 from transformers import PreTrainedModel
 
+from toolkit.costs import Costs
+
 VOCABULARY = 97
 WINDOW = 8  # sliding layers, where the family has them: small enough to bite in every test
 POSITIONS = 256
@@ -43,6 +45,14 @@ _GEMMA = {
     "layer_types": _LAYERS,
     "query_pre_attn_scalar": 8,
 }
+
+COSTS = Costs(  # of no machine: rows are cheap, levels dear enough to stop somewhere
+    contexts=(16, 64),
+    rows=(1, 4, 16, 64),
+    target=((1.0, 1.1, 1.5, 4.0), (1.2, 1.3, 1.8, 4.5)),
+    widths=(1, 16),
+    draft=((0.1, 0.2), (0.1, 0.2)),
+)
 
 FAMILIES: dict[str, Callable[[], hf.PretrainedConfig]] = {
     "llama": lambda: hf.LlamaConfig(**_LLAMA),

@@ -6,6 +6,7 @@ import torch
 from attrs import define, field
 from transformers import PreTrainedModel
 
+from toolkit.costs import Costs
 from toolkit.errors import ModelError
 from toolkit.runtime.models import FoundModel, LoadedModel, find, load, prepared
 
@@ -24,15 +25,18 @@ class Pool:
 
     `device`: auto (CUDA where there is one), cpu or cuda. `dtype`: fp32, bf16, fp16, fp64, or auto,
     which is fp32 on CPU and the checkpoint's own on CUDA. `modules` are models already in memory,
-    under the names that specs use; they stay on the device and in the dtype that they have.
+    under the names that specs use; they stay on the device and in the dtype that they have. `costs`
+    are what shapers plan with instead of measured ones, for experiments that can be repeated.
     """
 
     device: str = "auto"
     dtype: str = "auto"
     aliases: dict[str, str] = field(factory=dict)
     modules: dict[str, PreTrainedModel] = field(factory=dict)
+    costs: Costs | None = None
     _found: dict[str, FoundModel] = field(factory=dict, init=False)
     _loaded: dict[str, LoadedModel] = field(factory=dict, init=False)
+    measured: dict[str, Costs] = field(factory=dict, init=False)  # by fingerprint
 
     def __attrs_post_init__(self) -> None:
         if self.device not in DEVICES:

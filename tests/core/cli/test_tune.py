@@ -1,0 +1,63 @@
+"""`toolkit tune`: measured, kept, printed, drawn."""
+
+import pytest
+from click.testing import CliRunner
+
+from toolkit.cli import main
+from toolkit.conformance.models import COSTS
+from toolkit.runtime.costs import folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "plots"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("toolkit.pipeline.measure", lambda _: COSTS)
+
+
+def tune(*arguments):
+    return CliRunner(env={"COLUMNS": "80"}).invoke(main, ["tune", *arguments])
+
+
+def test_it_prints_both_curves_and_keeps_them():
+    done = tune()
+    assert done.exit_code == 0, done.output
+    assert "a pass of stories-11m" in done.output
+    assert "a level of model:stories-1m" in done.output
+    assert [line.split() for line in done.output.splitlines() if line.strip().startswith("16")] == [
+        ["16", "1.50", "1.50", "1.80", "1.50"],
+        ["16", "0.20", "2.00", "0.20", "2.00"],
+    ]
+    assert len(list(folder().glob("*.json"))) == 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_it_draws(tmp_path, suffix):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / f"costs{suffix}"
+    done = tune("--drafter", "ngram", "--plot", str(picture))
+    assert done.exit_code == 0, done.output
+    assert picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plot", "costs.gif"], "cannot draw costs.gif: its name must end in .pdf, .png, .svg"),
+        (["--plot", "nowhere/costs.png"], "there is no folder nowhere"),
+        (["--target", "storeis-11m"], "did you mean stories-11m"),
+        (["--drafter", "ngrm"], "ngram"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_measured(monkeypatch, arguments, message):
+    monkeypatch.setattr("toolkit.pipeline.measure", None)
+    done = tune(*arguments)
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+def test_without_matplotlib_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("toolkit.cli.tune.find_spec", lambda _: None)
+    done = tune("--plot", "costs.png")
+    assert done.exit_code == 2
+    assert "pip install 'speculative-toolkit[plots]'" in done.output

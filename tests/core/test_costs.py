@@ -1,0 +1,33 @@
+"""Between and beyond what was measured, straight lines."""
+
+import pytest
+
+from toolkit import Costs
+
+COSTS = Costs(
+    contexts=(10, 20),
+    rows=(1, 2, 4),
+    target=((1.0, 2.0, 3.0), (2.0, 4.0, 6.0)),
+    widths=(1, 2),
+    draft=((0.5, 0.5), (0.5, 0.4)),
+)
+
+
+@pytest.mark.parametrize(
+    ("length", "passes"),
+    [
+        (10, [1, 2, 2.5, 3, 3.5]),  # the last line goes on
+        (15, [1.5, 3, 3.75, 4.5, 5.25]),
+        (20, [2, 4, 5, 6, 7]),
+        (30, [3, 6, 7.5, 9, 10.5]),
+        (1, [1, 2, 2.5, 3, 3.5]),  # a shorter text than measured costs no less
+    ],
+)
+def test_passes(length, passes):
+    assert COSTS.passes(length, 5).tolist() == pytest.approx(passes)
+
+
+def test_a_falling_line_does_not_go_on():
+    assert COSTS.levels(20, 4).tolist() == pytest.approx([0.5, 0.4, 0.4, 0.4])
+    assert COSTS.levels(60, 2).tolist() == pytest.approx([0.5, 0.4])
+

@@ -1,0 +1,99 @@
+"""`toolkit tune`: measure what passes cost on this machine, keep it for shapers, show it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.cli.run import registry, run
+from toolkit.errors import ToolkitError
+
+if TYPE_CHECKING:
+    from toolkit import Costs, Pipeline
+
+SHARED = ("target", "drafter", "kv", "draft_kv", "device", "dtype", "plugins")  # with `run`
+PICTURES = (".pdf", ".png", ".svg")
+
+
+@click.command(params=[option for option in run.params if option.name in SHARED])
+@click.option(
+    "--plot", type=click.Path(path_type=Path), help="Draw the curves: a .png, .svg or .pdf file."
+)
+def tune(
+    target: str | None, device: str, dtype: str, plot: Path | None, plugins: tuple[Path, ...],
+    **specs: str | None,
+) -> None:  # fmt: skip
+    """Measure what a pass of the target and a level of the drafter cost here.
+
+    Shapers that plan use the result in every later run with the same models, strategies and number
+    of threads. Without `tune` the first such run measures; tune again when the machine was busy.
+    """
+    if plot is not None:
+        _drawable(plot)
+    from toolkit import Pipeline, Pool
+    from toolkit.runtime.models import quiet
+
+    quiet()
+    given: dict[str, Any] = {kind: spec for kind, spec in specs.items() if spec is not None}
+    pool = Pool(device=device, dtype=dtype)
+    pipeline = Pipeline(target, **given, pool=pool, registry=registry(plugins))
+    costs = pipeline.costs(fresh=True)
+    _show(costs, pipeline)
+    if plot is not None:
+        _draw(costs, plot)
+        click.echo(f"drawn in {plot}")
+
+
+def _drawable(plot: Path) -> None:
+    """Raise `ToolkitError` when no picture could be written, before anything is measured."""
+    if plot.suffix not in PICTURES:
+        raise ToolkitError(f"cannot draw {plot}: its name must end in {', '.join(PICTURES)}")
+    if not plot.parent.is_dir():
+        raise ToolkitError(f"cannot draw {plot}: there is no folder {plot.parent}")
+    if find_spec("matplotlib") is None:
+        raise ToolkitError(
+            "--plot needs matplotlib: install it with pip install 'speculative-toolkit[plots]'"
+        )
+
+
+def _show(costs: Costs, pipeline: Pipeline) -> None:
+    """The curves as two tables; × is the cost of one row, so that what is nearly free shows."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    short, long = costs.contexts
+    for title, name, sizes, times in (
+        (f"a pass of {pipeline.target}", "nodes", costs.rows, costs.target),
+        (f"a level of {pipeline.drafter}", "frontier", costs.widths, costs.draft),
+    ):
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        table.add_column(name, justify="right")
+        for length in (short, long):
+            table.add_column(f"ms at {length} tokens", justify="right")
+            table.add_column("×", justify="right", style="dim")
+        for index, size in enumerate(sizes):
+            cells = [(f"{row[index]:.2f}", f"{row[index] / row[0]:.2f}") for row in times]
+            table.add_row(str(size), *(cell for pair in cells for cell in pair))
+        console.print(table)
+        console.print()
+
+
+def _draw(costs: Costs, plot: Path) -> None:
+    """Two curves over the number of nodes, two over the frontier's width."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, label, sizes, times in (
+        (axes[0], "nodes of a pass", costs.rows, costs.target),
+        (axes[1], "frontier nodes of a level", costs.widths, costs.draft),
+    ):
+        for length, row in zip(costs.contexts, times, strict=True):
+            axis.plot(sizes, row, marker="o", label=f"at {length} tokens")
+        axis.set(xlabel=label, ylabel="ms", ylim=(0, None))
+        axis.legend(frameon=False)
+    figure.savefig(plot)
