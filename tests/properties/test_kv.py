@@ -14,6 +14,7 @@ REGISTRY = Registry.installed()
 NAMES = REGISTRY.names("kv")
 EVICTING = [n for n in NAMES if n != "full"]
 CHOOSING = [n for n in NAMES if REGISTRY.find("kv", n).chooses()]
+EXECUTORS = st.sampled_from(["auto", "module"])
 TOKENS = st.integers(1, VOCABULARY - 1)
 
 passes = st.builds(
@@ -31,8 +32,8 @@ def texts(draw):
     return text, draw(st.integers(1, min(48, len(text) - 4)))
 
 
-def session_of(family, choice, seed=0):
-    pool = Pool(modules={"it": tiny(family, seed)})
+def session_of(family, choice, seed=0, executor="auto"):
+    pool = Pool(modules={"it": tiny(family, seed)}, executor=executor)
     return lambda: ModelSession(pool.load("it"), choice.build())
 
 
@@ -49,10 +50,11 @@ def test_the_schedule_does_not_matter(name):
     evicted = []
 
     @settings(max_examples=2 * settings.default.max_examples)
-    @given(fitting(name), texts(), st.lists(passes, min_size=1, max_size=24))
-    def holds(pair, text, schedule):
+    @given(fitting(name), EXECUTORS, texts(), st.lists(passes, min_size=1, max_size=24))
+    def holds(pair, executor, text, schedule):
         family, choice = pair
-        evicted.append(kv.schedule_does_not_matter(session_of(family, choice), *text, schedule))
+        make = session_of(family, choice, executor=executor)
+        evicted.append(kv.schedule_does_not_matter(make, *text, schedule))
 
     holds()
     assert name not in EVICTING or sum(map(bool, evicted)) > 5, "inconclusive: too little was evicted"

@@ -51,7 +51,9 @@ def budget_breaks(spec):
     return ""
 
 
-@pytest.mark.parametrize("spec", [H2O, "knorm:budget=10,epoch=4", "headaware:budget=10,sinks=1,epoch=4"])
+@pytest.mark.parametrize(
+    "spec", [H2O, "knorm:budget=10,epoch=4", "headaware:budget=10,sinks=1,epoch=4"]
+)
 def test_honest_policies_pass(spec):
     assert schedule_breaks(spec) == 0
     assert budget_breaks(spec) == ""

@@ -37,6 +37,7 @@ class Case:
     verifier: Choice
     kv: Choice
     draft_kv: Choice
+    executor: str = "auto"
 
     def pipeline(self, registry: Registry) -> Pipeline:
         """The pipeline of this case, with models of its own pool."""
@@ -48,7 +49,7 @@ class Case:
             verifier=self.verifier,
             kv=self.kv,
             draft_kv=self.draft_kv,
-            pool=Pool(modules={DRAFT_MODEL: draft_model}),
+            pool=Pool(modules={DRAFT_MODEL: draft_model}, executor=self.executor),
             registry=registry,
         )
 
@@ -126,6 +127,7 @@ def cases(registry: Registry, names: dict[str, str]) -> st.SearchStrategy[Case]:
         max_new_tokens=st.integers(1, 32),
         stops=st.sampled_from([(0,), (), (0, 7, 19, 31, 43, 55, 67, 79, 91)]),
         draft_kv=choices("kv", registry),
+        executor=st.sampled_from(["auto", "module"]),
         **chosen,
     )
     return made.filter(_fits)

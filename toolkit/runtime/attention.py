@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -114,17 +114,25 @@ def tree_attention(
             "it anew for other uses"
         )
     _refuse_what_we_ignore(module, attention_mask, other)
+    index = cast("int", module.layer_idx)
+    window = now.cache.layers[index].window if sliding_window is None else sliding_window
+    how = Attend(scaling or query.shape[-1] ** -0.5, softcap, s_aux, window)
+    return attended(now, index, query, key, value, how), None
+
+
+def attended(
+    now: Pass, index: int, query: Tensor, key: Tensor, value: Tensor, how: Attend
+) -> Tensor:
+    """What layer `index` attends to in this pass: shapes as in `tree_attention`."""
     now.calls += 1
-    layer: TreeLayer = now.cache.layers[module.layer_idx]
-    window = layer.window if sliding_window is None else sliding_window
-    attend = Attend(scaling or query.shape[-1] ** -0.5, softcap, s_aux, window)
-    layer.attend = attend
+    layer: TreeLayer = now.cache.layers[index]
+    layer.attend = how
     if now.cache.prompting:
-        out = _causal(query, key, value, attend)
+        out = _causal(query, key, value, how)
     else:
-        out = _attention(query, key, value, now.mask(layer, window), attend)
+        out = _attention(query, key, value, now.mask(layer, how.window), how)
     now.attended(layer, query, key, value)
-    return out.transpose(1, 2).contiguous(), None
+    return out.transpose(1, 2).contiguous()
 
 
 def _refuse_what_we_ignore(
