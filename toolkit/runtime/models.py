@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import frozen
@@ -31,6 +31,9 @@ from toolkit.runtime.executors.choice import Executor, chosen
 from toolkit.runtime.places import only_here, place_of, shown
 from toolkit.runtime.refusals import first_line, refuse, windows_of
 from toolkit.runtime.rotary import Rotary
+
+if TYPE_CHECKING:
+    from toolkit.runtime.numerics import Level
 
 
 @frozen(eq=False, slots=False)
@@ -67,10 +70,17 @@ class LoadedModel:
     def config(self) -> PretrainedConfig:
         return self.module.config
 
+    @cached_property
+    def level(self) -> Level:
+        """How equality with AR is meant, and why: found out by comparing bits, then remembered."""
+        from toolkit.runtime.numerics import level_of  # it decodes, and so imports this
+
+        return level_of(self)
+
     @property
     def numerics(self) -> str:
-        """How equality with AR is meant: `fp32`, token-identical, or `tie`, up to numerical ties."""
-        return "fp32" if self.dtype in (torch.float32, torch.float64) else "tie"
+        """`bitwise`: the same bits as AR; `fp32`: the same tokens; `tie`: up to numerical ties."""
+        return self.level.name
 
 
 @frozen(eq=False)

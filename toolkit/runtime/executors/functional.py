@@ -7,14 +7,16 @@ a module that is not described, or was changed after loading, is run as it is in
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
-from attrs import frozen
+import torch
+from attrs import define
 from torch import Tensor, nn
 
 from toolkit.runtime.attention import Pass
-from toolkit.runtime.executors.blocks.parts import Description, Rows, Unsupported
+from toolkit.runtime.executors.blocks.parts import Description, Rows
 from toolkit.runtime.executors.linears import Linears, known
+from toolkit.runtime.machine import remembered
 
 FAMILIES = {
     "llama": "llama",
@@ -30,40 +32,60 @@ FAMILIES = {
 }  # model type → the file in blocks/ that describes it
 
 
-@frozen(eq=False)
+@define(eq=False)
 class FunctionalExecutor:
     """Runs a described decoder over rows of tokens; the cache has room for them already."""
 
     model: Description
-    name = "functional"
-    why = "its family is described"
+    maps: Linears
+    steady: bool = False
+    name: ClassVar[str] = "functional"
+    why: ClassVar[str] = "its family is described"
 
     @classmethod
     def of(
         cls, module: nn.Module, windows: tuple[int | None, ...], linears: Linears
     ) -> FunctionalExecutor:
-        """An executor of a loaded module. Raises `Unsupported` with the reason."""
-        reason = against(module)
-        if reason:
-            raise Unsupported(reason)
+        """An executor of a loaded module that nothing speaks against."""
         config: Any = module.config
         family = import_module(f"toolkit.runtime.executors.blocks.{FAMILIES[config.model_type]}")
-        return cls(family.describe(module, windows, linears))
+        return cls(family.describe(module, windows, linears), linears)
+
+    def settle(self, about: tuple[str, ...]) -> None:
+        """Find the counts of rows at which its linears keep a row's bits, or remember them."""
+
+        def find_out() -> dict[str, Any]:
+            return {"steady": self.maps.settle(), "step": self.maps.rule.step}
+
+        found = remembered(("rule", str(self.maps.packed), *about), find_out)
+        self.steady, self.maps.rule.step = found["steady"], found["step"]
+
+    @property
+    def linears(self) -> str:
+        """Which kernel multiplies, and from which counts of rows."""
+        kernel = "prepacked by oneDNN" if self.maps.packed else "PyTorch's own"
+        return f"{kernel}, {self.maps.rule.said}"
 
     def forward(self, tokens: Tensor, now: Pass, keep: int = 0) -> Tensor:
         """Logits [N, V] of `tokens[N]`; their K/V become the last N rows of the pass's cache.
 
         `keep` asks for the last rows' logits alone, [keep, V]; 0 for all.
         """
-        model, positions = self.model, now.query_pos
-        rows = Rows(now, len(tokens), positions)
+        model, count = self.model, len(tokens)
+        padding = self.maps.rule.padded(count) - count
+        positions = now.query_pos
+        if padding:
+            tokens = torch.cat([tokens, tokens[-1:].expand(padding)])
+            positions = torch.cat([positions, positions[-1:].expand(padding)])
+        rows = Rows(now, count, positions)
         rows.rotations = {
             kind: table.at(positions, now.deepest) for kind, table in model.rotations.items()
         }
         x = model.embed(tokens, positions)
         for block in model.blocks:
             x = block(x, rows)
-        return model.head(model.norm(x[-keep:]))
+        first = count - keep if keep else 0
+        return model.head(model.norm(x[first:]))[: count - first]
 
 
 def against(module: nn.Module) -> str | None:
@@ -71,6 +93,8 @@ def against(module: nn.Module) -> str | None:
     config: Any = module.config
     if config.model_type not in FAMILIES:
         return f"no description of {config.model_type} blocks"
+    if getattr(config, "add_cross_attention", False):
+        return "it attends to another model, too"
     if module.training:
         return "the module is in training mode"
     for name, part in module.named_modules():

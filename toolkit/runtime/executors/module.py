@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
+from typing import ClassVar
 
 import torch
 from attrs import frozen
@@ -19,7 +20,9 @@ class ModuleExecutor:
     module: torch.nn.Module
     lasts: bool  # whether the module can give the logits of the last rows alone
     why: str
-    name = "module"
+    name: ClassVar[str] = "module"
+    linears: ClassVar[str] = "the module's own"
+    steady: ClassVar[bool] = True  # not known: whole passes are compared
 
     @classmethod
     def of(cls, module: torch.nn.Module, why: str) -> ModuleExecutor:

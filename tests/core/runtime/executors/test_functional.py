@@ -146,7 +146,8 @@ def test_weights_are_not_copied():
         block = prepared("it", model, owned=owned).executor.model.blocks[0]
         query = model.model.layers[0].self_attn.q_proj.weight
         assert (query.data_ptr() in before) != owned
-        parts = [block.attention.qkv] if owned else block.attention.qkv.parts
+        made = block.attention.qkv.inner
+        parts = [made] if owned else made.parts
         assert parts[0].weight.data_ptr() == query.data_ptr()
 
 

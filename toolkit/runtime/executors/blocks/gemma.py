@@ -75,5 +75,5 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
         head=capped(
             linears.fused(module.lm_head), getattr(config, "final_logit_softcapping", None)
         ),
-        rotations=rotations_of(model.rotary_emb, module.lm_head.weight.detach(), kinds),
+        rotations=rotations_of(module, model.rotary_emb, kinds),
     )

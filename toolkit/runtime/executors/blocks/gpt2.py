@@ -9,12 +9,11 @@ from torch import Tensor
 
 from toolkit.runtime.executors.blocks.parts import (
     MLP,
+    Activation,
     Description,
     Map,
     Rows,
-    activation,
     layer_norm,
-    refuse_unless,
 )
 from toolkit.runtime.executors.linears import Linear, Linears
 from toolkit.view import Attend
@@ -41,9 +40,8 @@ class GPT2Block:
 
 
 def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> Description:
-    """A loaded GPT-2. Raises `Unsupported` for one with cross attention."""
+    """A loaded GPT-2."""
     model, config = module.transformer, module.config
-    refuse_unless(add_cross_attention=not config.add_cross_attention)
     blocks = tuple(
         GPT2Block(
             layer=index,
@@ -55,7 +53,7 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
             before_mlp=layer_norm(layer.ln_2),
             mlp=MLP(
                 linears.fused(layer.mlp.c_fc),
-                activation(config.activation_function),
+                Activation(config.activation_function),
                 linears.fused(layer.mlp.c_proj),
             ),
         )

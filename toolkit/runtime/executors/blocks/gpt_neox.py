@@ -9,10 +9,10 @@ from torch import Tensor
 
 from toolkit.runtime.executors.blocks.parts import (
     MLP,
+    Activation,
     Description,
     Map,
     Rows,
-    activation,
     layer_norm,
     rotated,
     rotations_of,
@@ -61,7 +61,7 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
             before_mlp=layer_norm(layer.post_attention_layernorm),
             mlp=MLP(
                 linears.fused(layer.mlp.dense_h_to_4h),
-                activation(config.hidden_act),
+                Activation(config.hidden_act),
                 linears.fused(layer.mlp.dense_4h_to_h),
             ),
             parallel=layer.use_parallel_residual,
@@ -73,5 +73,5 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
         blocks=blocks,
         norm=layer_norm(model.final_layer_norm),
         head=linears.fused(module.get_output_embeddings()),
-        rotations=rotations_of(model.rotary_emb, module.get_output_embeddings().weight.detach()),
+        rotations=rotations_of(module, model.rotary_emb),
     )

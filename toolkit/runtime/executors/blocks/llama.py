@@ -107,5 +107,5 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
         blocks=blocks,
         norm=rms_norm(model.norm),
         head=linears.fused(module.lm_head),
-        rotations=rotations_of(model.rotary_emb, model.norm.weight.detach()),
+        rotations=rotations_of(module, model.rotary_emb),
     )

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from toolkit.runtime.executors.blocks.parts import (
     MLP,
+    Activation,
     Description,
     Map,
     Rows,
-    activation,
     layer_norm,
 )
 from toolkit.runtime.executors.linears import Linear, Linears
@@ -76,7 +76,7 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
             norms=(layer_norm(layer.self_attn_layer_norm), layer_norm(layer.final_layer_norm)),
             mlp=MLP(
                 linears.fused(layer.fc1),
-                activation(config.activation_function),
+                Activation(config.activation_function),
                 linears.fused(layer.fc2),
             ),
             after=not layer.do_layer_norm_before,

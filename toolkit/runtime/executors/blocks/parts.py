@@ -18,14 +18,11 @@ from transformers.activations import ACT2FN
 
 from toolkit.runtime.attention import Pass, attended
 from toolkit.runtime.executors.linears import Linear, Linears
+from toolkit.runtime.kernels import native
 from toolkit.view import Attend
 
 Map = Callable[[Tensor], Tensor]
 TABLE = 1024  # positions whose rotations are computed at a time: always the same ones together
-
-
-class Unsupported(Exception):  # noqa: N818 no error: the module itself is run instead
-    """Why a module has no functional description."""
 
 
 @define(eq=False)
@@ -86,12 +83,18 @@ def layer_norm(module: nn.LayerNorm) -> Map:
     return lambda x: F.layer_norm(x, shape, weight, bias, eps)
 
 
-def activation(name: str) -> Map:
-    """An activation by its name in a config. Raises `Unsupported`."""
-    if name not in ACT2FN:
-        raise Unsupported(f"activation {name!r} is not known")
-    act: Map = ACT2FN[name]
-    return act
+@frozen(eq=False)
+class Activation:
+    """An activation of rows [M, I], times others of the same shape where there are any."""
+
+    name: str  # as in a config
+
+    def __call__(self, x: Tensor, times: Tensor | None = None) -> Tensor:
+        kernels = native.gates(self.name, x)
+        if kernels is not None:
+            return kernels.gated(self.name, x, times)
+        out: Tensor = ACT2FN[self.name](x)
+        return out if times is None else out * times
 
 
 @frozen(eq=False)
@@ -99,18 +102,18 @@ class GatedMLP:
     """The map down(act(gate(x)) · up(x)) (Shazeer 2020); gate and up are one linear."""
 
     gate_up: Linear
-    act: Map
+    act: Activation
     down: Linear
 
     def __call__(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, -1)
-        return self.down(self.act(gate) * up)
+        return self.down(self.act(gate, up))
 
 
 def gated_mlp(mlp: Any, act: str, linears: Linears) -> GatedMLP:
     """The MLP that Llama and its heirs share."""
     return GatedMLP(
-        linears.fused(mlp.gate_proj, mlp.up_proj), activation(act), linears.fused(mlp.down_proj)
+        linears.fused(mlp.gate_proj, mlp.up_proj), Activation(act), linears.fused(mlp.down_proj)
     )
 
 
@@ -119,7 +122,7 @@ class MLP:
     """The map down(act(up(x)))."""
 
     up: Linear
-    act: Map
+    act: Activation
     down: Linear
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -162,8 +165,9 @@ class Rotations:
         self._size += TABLE
 
 
-def rotations_of(rotary: Any, like: Tensor, kinds: Sequence[str] = ()) -> dict[str, Rotations]:
+def rotations_of(module: Any, rotary: Any, kinds: Sequence[str] = ()) -> dict[str, Rotations]:
     """A table for each kind of layer; one, under "", where all rotate alike."""
+    like = torch.empty(0, dtype=module.dtype, device=module.device)
     if not kinds:
         return {"": Rotations(lambda ids: rotary(like, ids))}
     return {kind: Rotations(partial(rotary, like, layer_type=kind)) for kind in set(kinds)}
@@ -178,10 +182,3 @@ class Description:
     norm: Map
     head: Map
     rotations: dict[str, Rotations] = field(factory=dict)
-
-
-def refuse_unless(**conditions: bool) -> None:
-    """Raise `Unsupported` naming the first condition that does not hold."""
-    for name, holds in conditions.items():
-        if not holds:
-            raise Unsupported(f"its config sets {name} in a way that is not described")
