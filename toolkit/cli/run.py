@@ -31,6 +31,28 @@ def plugin_option(command: Any) -> Any:
     )(command)
 
 
+def dtype_option(command: Any) -> Any:
+    """`--dtype`, for every command that loads models."""
+    return click.option(
+        "--dtype",
+        type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp64"]),
+        default="auto",
+        show_default=True,
+        help="auto: fp32 on CPU, the checkpoint's own on CUDA.",
+    )(command)
+
+
+def executor_option(command: Any) -> Any:
+    """`--executor`, for every command that loads models."""
+    return click.option(
+        "--executor",
+        type=click.Choice(["auto", "module", "functional"]),
+        default="auto",
+        show_default=True,
+        help="How a forward runs; auto: functional where the family is described.",
+    )(command)
+
+
 @click.command()
 @click.argument("prompt", required=False)
 @click.option("--target", metavar="MODEL", help="Alias, folder or hub id of the model to decode.")
@@ -72,20 +94,8 @@ def plugin_option(command: Any) -> Any:
     show_default=True,
     help="Where to run.",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp64"]),
-    default="auto",
-    show_default=True,
-    help="auto: fp32 on CPU, the checkpoint's own on CUDA.",
-)
-@click.option(
-    "--executor",
-    type=click.Choice(["auto", "module", "functional"]),
-    default="auto",
-    show_default=True,
-    help="How a forward runs; auto: functional where the family is described.",
-)
+@dtype_option
+@executor_option
 @click.option("--verify", "verifying", is_flag=True, help="Run AR too and compare token by token.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, text on stderr.")
 @click.option(

@@ -13,11 +13,12 @@ from toolkit.runtime.executors.functional import FunctionalExecutor, against
 from toolkit.runtime.executors.linears import (
     Linears,
     Packed,
+    Rule,
     Ruled,
     Stock,
-    faster_packed,
     known,
     packable,
+    seconds,
     weight_of,
 )
 from toolkit.runtime.executors.module import ModuleExecutor
@@ -65,19 +66,21 @@ def packs(module: PreTrainedModel) -> bool:
 
 
 def _packs(module: PreTrainedModel) -> bool:
-    weights = {tuple((w := weight_of(m)).shape): w for m in module.modules() if known(m)}
-    steady = {packed: _steady(list(weights.values()), packed) for packed in (False, True)}
-    if steady[True] != steady[False]:
-        return steady[True]
-    return faster_packed(list(weights.values()))
+    weights = list({(w := weight_of(m)).shape: w for m in module.modules() if known(m)}.values())
+    steps = {packed: _step(weights, packed) for packed in (False, True)}
+    if (steps[True] is None) != (steps[False] is None):
+        return steps[True] is not None
+    took = {packed: seconds(weights, packed, Rule(step or 1)) for packed, step in steps.items()}
+    return took[True] < took[False]
 
 
-def _steady(weights: list[Tensor], packed: bool) -> bool:
+def _step(weights: list[Tensor], packed: bool) -> int | None:
+    """At which rule one kernel keeps the bits of rows, for these shapes of weights."""
     linears = Linears(owned=False)
     for weight in weights:
         inner = Packed.of(weight, None) if packed else Stock(weight, None)
         linears.made.append(Ruled(inner, linears.rule))
-    return linears.settle()
+    return linears.rule.step if linears.settle() else None
 
 
 def chosen(

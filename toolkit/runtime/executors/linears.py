@@ -21,7 +21,7 @@ PACKABLE = (torch.float32, torch.bfloat16)
 COUNTS = (*range(1, 65), 96, 128, 192, 256)  # of rows, compared bit by bit
 BLOCK = 16  # rows of a matrix unit's tile
 RULES = (1, 2, 4, BLOCK)  # any count; two at least; multiples of four; always blocks of sixteen
-TIMED = (2, 8)  # counts of rows that the choice of a kernel is timed at
+TIMED = (1, 8)  # counts of rows that the choice of a kernel is timed at
 REPEATS = 5
 
 
@@ -221,24 +221,21 @@ def invariant(linear: Ruled, rule: Rule, dtype: torch.dtype) -> bool:
     return True
 
 
-def faster_packed(weights: list[Tensor]) -> bool:
-    """Whether oneDNN's prepacked linears beat the stock ones on these weights [out, in]."""
-    pairs = [(Stock(weight, None), Packed.of(weight, None)) for weight in weights]
-    stock = sum(_seconds(mine, mine.weight.dtype) for mine, _ in pairs)
-    return sum(_seconds(packed, other.weight.dtype) for other, packed in pairs) < stock
+def seconds(weights: list[Tensor], packed: bool, rule: Rule) -> float:
+    """What passes of `TIMED` rows take in linears with these weights [out, in], padded to a rule."""
+    made = [Packed.of(weight, None) if packed else Stock(weight, None) for weight in weights]
+    counts = [rule.padded(count) for count in TIMED]
+    return sum(_least(linear, count) for linear in made for count in counts)
 
 
-def _seconds(linear: Stock | Packed, dtype: torch.dtype) -> float:
-    """The least that a few rows took, over `REPEATS` times."""
-    spent = 0.0
-    for count in TIMED:
-        x, times = torch.randn(count, linear.inputs).to(dtype), []
-        for _ in range(REPEATS):
-            began = perf_counter()
-            linear(x)
-            times.append(perf_counter() - began)
-        spent += min(times)
-    return spent
+def _least(linear: Stock | Packed, count: int) -> float:
+    """The least of `REPEATS` times."""
+    x, times = torch.randn(count, linear.inputs).to(linear.weight.dtype), []
+    for _ in range(REPEATS):
+        began = perf_counter()
+        linear(x)
+        times.append(perf_counter() - began)
+    return min(times)
 
 
 def packable(module: Any) -> bool:
