@@ -61,7 +61,11 @@ def _against(model: LoadedModel) -> str | None:
     if native.library() is None:
         return native.why_not() or "compiled kernels are switched off"
     if not model.executor.steady:
-        return "a linear's bits depend on how many rows it is given"
+        return (
+            "a linear's bits depend on how many rows it is given"
+            if model.executor.name == "functional"
+            else "only the functional executor's linears are known to keep a row's bits"
+        )
     return None
 
 

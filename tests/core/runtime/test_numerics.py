@@ -58,3 +58,10 @@ def test_linears_that_depend_on_rows_are_found_out(monkeypatch):
 def test_what_is_known_without_a_comparison():
     level = loaded("llama", torch.float64).level
     assert level == numerics.Level("fp32", "not bitwise: no kernels of ours for float64")
+
+
+@compiled
+def test_a_module_claims_nothing_that_was_not_probed():
+    level = loaded("llama", torch.bfloat16, executor="module").level
+    assert level.name == "tie"
+    assert "only the functional executor's linears" in level.why

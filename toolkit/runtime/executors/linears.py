@@ -22,7 +22,7 @@ COUNTS = (*range(1, 65), 96, 128, 192, 256)  # of rows, compared bit by bit
 BLOCK = 16  # rows of a matrix unit's tile
 RULES = (1, 2, 4, BLOCK)  # any count; two at least; multiples of four; always blocks of sixteen
 TIMED = (1, 8)  # counts of rows that the choice of a kernel is timed at
-REPEATS = 5
+REPEATS = 15
 
 
 @frozen(eq=False)
