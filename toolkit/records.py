@@ -52,7 +52,9 @@ class Run:
     device: str = column("cpu, or the GPU's name")
     threads: int = column("CPU threads of torch")
     dtype: str = column("of the target's weights")
-    numerics: str = column("equality with AR is meant as fp32: identical, or tie: up to rounding")
+    numerics: str = column(
+        "equality with AR is meant as bitwise: same bits; fp32: same tokens; tie: up to rounding"
+    )
     target: str = column("target as given")
     target_revision: str | None = column(
         "hub commit, or sha256 over the folder's config and weights"

@@ -1,23 +1,29 @@
 """KV policies: the same cache whatever the schedule, within the budget, protected rows kept."""
 
+import copy
+from functools import cache
+
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
 
 from toolkit import Pipeline, Pool, Registry
-from toolkit.conformance import generators, kv
+from toolkit.conformance import generators, kv, properties
 from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, tiny
 from toolkit.conformance.strategies import passes, texts
+from toolkit.runtime.kernels import native
+from toolkit.runtime.models import prepared
 from toolkit.runtime.session import ModelSession
 
 REGISTRY = Registry.installed()
 NAMES = REGISTRY.names("kv")
 EVICTING = [n for n in NAMES if n != "full"]
 CHOOSING = [n for n in NAMES if REGISTRY.find("kv", n).chooses()]
+EXECUTORS = st.sampled_from(["auto", "module"])
 
-def session_of(family, choice, seed=0):
-    pool = Pool(modules={"it": tiny(family, seed)})
+def session_of(family, choice, seed=0, executor="auto"):
+    pool = Pool(modules={"it": tiny(family, seed)}, executor=executor)
     return lambda: ModelSession(pool.load("it"), choice.build())
 
 
@@ -34,10 +40,11 @@ def test_the_schedule_does_not_matter(name):
     evicted = []
 
     @settings(max_examples=2 * settings.default.max_examples)
-    @given(fitting(name), texts(), passes())
-    def holds(pair, text, schedule):
+    @given(fitting(name), EXECUTORS, texts(), passes())
+    def holds(pair, executor, text, schedule):
         family, choice = pair
-        evicted.append(kv.schedule_does_not_matter(session_of(family, choice), *text, schedule))
+        make = session_of(family, choice, executor=executor)
+        evicted.append(kv.schedule_does_not_matter(make, *text, schedule))
 
     holds()
     assert name not in EVICTING or any(evicted), "inconclusive: nothing was evicted"
@@ -127,3 +134,54 @@ def test_text_may_outgrow_the_models_positions():
     assert session.length == 3 * POSITIONS
     assert len(sizes) == 1
     assert torch.isfinite(logits).all()
+
+
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
+compiled = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
+
+
+@cache
+def low(family, dtype):
+    """A tiny model in low precision, at the level `bitwise`."""
+    return prepared("it", copy.deepcopy(tiny(family)).to(dtype), owned=True)
+
+
+@compiled
+@pytest.mark.parametrize("name", NAMES)
+def test_every_schedule_gives_the_bits_of_ar(name):
+    evicted = []
+
+    @given(fitting(name), DTYPES, texts(), st.lists(passes, min_size=1, max_size=24))
+    def holds(pair, dtype, text, schedule):
+        family, choice = pair
+        loaded = low("llama" if family == "phi" else family, dtype)
+        assert loaded.level.name == "bitwise"
+        evicted.append(
+            kv.schedule_does_not_matter(
+                lambda: ModelSession(loaded, choice.build()), *text, schedule, tolerance=0.0
+            )
+        )
+
+    holds()
+    assert name not in EVICTING or any(evicted), "inconclusive: nothing was evicted"
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_stock_attention_does_not(dtype):
+    """The control: the same tests fail without the position-ordered kernel."""
+    loaded, broken = low("llama", dtype), []
+    choice = REGISTRY.resolve("kv", "full")
+
+    @settings(max_examples=10)
+    @given(texts(), st.lists(passes, min_size=4, max_size=24))
+    def tried(text, schedule):
+        make = lambda: ModelSession(loaded, choice.build())  # noqa: E731
+        try:
+            with native.using(None):
+                kv.schedule_does_not_matter(make, *text, schedule, tolerance=0.0)
+        except properties.Broken:
+            broken.append(schedule)
+
+    tried()
+    assert broken

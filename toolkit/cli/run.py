@@ -31,6 +31,28 @@ def plugin_option(command: Any) -> Any:
     )(command)
 
 
+def dtype_option(command: Any) -> Any:
+    """`--dtype`, for every command that loads models."""
+    return click.option(
+        "--dtype",
+        type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp64"]),
+        default="auto",
+        show_default=True,
+        help="auto: fp32 on CPU, the checkpoint's own on CUDA.",
+    )(command)
+
+
+def executor_option(command: Any) -> Any:
+    """`--executor`, for every command that loads models."""
+    return click.option(
+        "--executor",
+        type=click.Choice(["auto", "module", "functional"]),
+        default="auto",
+        show_default=True,
+        help="How a forward runs; auto: functional where the family is described.",
+    )(command)
+
+
 @click.command()
 @click.argument("prompt", required=False)
 @click.option("--target", metavar="MODEL", help="Alias, folder or hub id of the model to decode.")
@@ -72,13 +94,8 @@ def plugin_option(command: Any) -> Any:
     show_default=True,
     help="Where to run.",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp64"]),
-    default="auto",
-    show_default=True,
-    help="auto: fp32 on CPU, the checkpoint's own on CUDA.",
-)
+@dtype_option
+@executor_option
 @click.option("--verify", "verifying", is_flag=True, help="Run AR too and compare token by token.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, text on stderr.")
 @click.option(
@@ -97,6 +114,7 @@ def run(
     plugins: tuple[Path, ...],
     device: str,
     dtype: str,
+    executor: str,
     **specs: str | None,
 ) -> None:
     """Decode PROMPT by speculation and print the text as it is committed.
@@ -105,7 +123,8 @@ def run(
     names the strategies; a spec is a name with options, as in adaptive:nodes=32,max_depth=6.
     """
     text = _prompt(prompt, prompt_file)
-    pipeline, place = _prepared(plugins, device, dtype, out, specs)
+    pool: dict[str, Any] = {"device": device, "dtype": dtype, "executor": executor}
+    pipeline, place = _prepared(plugins, pool, out, specs)
     pipeline.encode(text)  # a prompt that does not fit is refused before weights load
     generation = _decoded(pipeline, text, max_new_tokens, sys.stderr if as_json else sys.stdout)
     if verifying:
@@ -127,7 +146,7 @@ def run(
 
 
 def _prepared(
-    plugins: tuple[Path, ...], device: str, dtype: str, out: Path | None, specs: dict[str, Any]
+    plugins: tuple[Path, ...], options: dict[str, Any], out: Path | None, specs: dict[str, Any]
 ) -> tuple[Pipeline, Any]:
     """Everything that can be refused without weights: output, plugins, specs, models."""
     place = None
@@ -139,7 +158,7 @@ def _prepared(
     from toolkit.runtime.models import quiet
 
     quiet()
-    pool = Pool(device=device, dtype=dtype)
+    pool = Pool(**options)
     target = specs.pop("target")
     return Pipeline(target, **specs, pool=pool, registry=registry(plugins)), place
 

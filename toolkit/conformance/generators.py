@@ -45,6 +45,7 @@ class Case:
     verifier: Choice
     kv: Choice
     draft_kv: Choice
+    executor: str = "auto"
 
     def __str__(self) -> str:
         specs = (
@@ -66,7 +67,7 @@ class Case:
             verifier=self.verifier,
             kv=self.kv,
             draft_kv=self.draft_kv,
-            pool=Pool(modules=copies, costs=COSTS),
+            pool=Pool(modules=copies, costs=COSTS, executor=self.executor),
             registry=registry,
         )
 
@@ -138,6 +139,7 @@ def cases(registry: Registry, names: dict[str, str]) -> st.SearchStrategy[Case]:
         max_new_tokens=st.integers(1, 32),
         stops=st.sampled_from([(0,), (), (0, 7, 19, 31, 43, 55, 67, 79, 91)]),
         draft_kv=choices("kv", registry),
+        executor=st.sampled_from(["auto", "module"]),
         **chosen,
     )
     return made.filter(fits)

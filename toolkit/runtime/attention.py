@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +20,13 @@ from transformers import AttentionInterface
 from toolkit.errors import ModelError
 from toolkit.runtime.cache import TreeCache, TreeLayer
 from toolkit.runtime.eviction import Evictor
+from toolkit.runtime.kernels import native
 from toolkit.runtime.slots import shown
 from toolkit.view import Attend
 
 NAME = "toolkit_tree"
 HARMLESS = ("position_ids", "cache_position")  # already in the rotated queries and keys
+WIDE = 256  # rows of a pass; more are a prompt's, which all schedules cut alike
 BLOCK = 512  # queries of a whole prompt that attend at a time: its mask is never P × P
 
 
@@ -43,6 +45,7 @@ class Pass:
     evictor: Evictor | None = None
     calls: int = 0  # layers that came by: a model that never asks has ignored us
     _masks: dict[tuple[int, int | None], Tensor] = field(factory=dict, init=False)
+    _seen: dict[tuple[int, int | None], native.Seen] = field(factory=dict, init=False)
 
     @property
     def query_pos(self) -> Tensor:
@@ -71,6 +74,30 @@ class Pass:
                     seen = seen & (near[0] if len(near) == 1 else near)
             self._masks[key] = torch.cat([seen, path.expand(*seen.shape[:-1], -1)], -1)
         return self._masks[key]
+
+    def seen(self, layer: TreeLayer, window: int | None) -> native.Seen:
+        """The same as `mask`, as ordered lists of rows."""
+        key = id(layer.slots), window
+        if key not in self._seen:
+            self._seen[key] = self._listed(layer, window)
+        return self._seen[key]
+
+    def _listed(self, layer: TreeLayer, window: int | None) -> native.Seen:
+        held = layer.slots.count
+        if self._everything(layer, window):
+            return native.listed(self.lineage[None], held)
+        mask = self.mask(layer, window)
+        mask = mask if mask.ndim == 3 else mask[None]
+        if bool(mask[:, :, :held].all()):
+            return native.listed(mask[:, :, held:], held)
+        return native.listed(mask, 0)
+
+    def _everything(self, layer: TreeLayer, window: int | None) -> bool:
+        """Whether each row sees all that is committed and its whole path: found out without a mask."""
+        policy, slots = self.cache.policy, layer.slots
+        hides = policy is not None and not policy.chooses()
+        dies = slots.ragged or slots.next_death <= self.deepest
+        return not (hides or dies or window is not None or slots.window is not None)
 
     def attended(self, layer: TreeLayer, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Keep what the policy will ask for: a prompt's rows at once, committed queries later."""
@@ -115,17 +142,28 @@ def tree_attention(
             "it anew for other uses"
         )
     _refuse_what_we_ignore(module, attention_mask, other)
+    index = cast("int", module.layer_idx)
+    window = now.cache.layers[index].window if sliding_window is None else sliding_window
+    how = Attend(scaling or query.shape[-1] ** -0.5, softcap, s_aux, window)
+    return attended(now, index, query, key, value, how), None
+
+
+def attended(
+    now: Pass, index: int, query: Tensor, key: Tensor, value: Tensor, how: Attend
+) -> Tensor:
+    """What layer `index` attends to in this pass: shapes as in `tree_attention`."""
     now.calls += 1
-    layer: TreeLayer = now.cache.layers[module.layer_idx]
-    window = layer.window if sliding_window is None else sliding_window
-    attend = Attend(scaling or query.shape[-1] ** -0.5, softcap, s_aux, window)
-    layer.attend = attend
+    layer: TreeLayer = now.cache.layers[index]
+    layer.attend = how
     if now.cache.prompting:
-        out = _causal(query, key, value, attend)
+        out = _causal(query, key, value, how).transpose(1, 2).contiguous()
+    elif query.shape[2] <= WIDE and (kernels := native.attends(query, key, value)):
+        out = kernels.attention(query, key, value, now.seen(layer, how.window), how)
     else:
-        out = _attention(query, key, value, now.mask(layer, window), attend)
+        out = _attention(query, key, value, now.mask(layer, how.window), how)
+        out = out.transpose(1, 2).contiguous()
     now.attended(layer, query, key, value)
-    return out.transpose(1, 2).contiguous(), None
+    return out
 
 
 def _refuse_what_we_ignore(

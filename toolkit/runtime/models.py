@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import frozen
@@ -27,10 +27,13 @@ from transformers.utils import logging
 from toolkit.errors import ModelError
 from toolkit.registry import is_folder
 from toolkit.runtime.attention import NAME
-from toolkit.runtime.executors.module import ModuleExecutor
+from toolkit.runtime.executors.choice import Executor, chosen
 from toolkit.runtime.places import only_here, place_of, shown
 from toolkit.runtime.refusals import first_line, refuse, windows_of
 from toolkit.runtime.rotary import Rotary
+
+if TYPE_CHECKING:
+    from toolkit.runtime.numerics import Level
 
 
 @frozen(eq=False, slots=False)
@@ -46,10 +49,13 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     stop_ids: frozenset[int]
+    wanted: str = "auto"  # the executor asked for
+    owned: bool = False  # whether nobody else holds the module
 
     @cached_property
-    def executor(self) -> ModuleExecutor:
-        return ModuleExecutor.of(self.module)
+    def executor(self) -> Executor:
+        """What runs its passes. Raises `ModelError` when the one asked for cannot."""
+        return chosen(self.module, self.windows, self.wanted, self.owned)
 
     @cached_property
     def windows(self) -> tuple[int | None, ...]:
@@ -64,10 +70,17 @@ class LoadedModel:
     def config(self) -> PretrainedConfig:
         return self.module.config
 
+    @cached_property
+    def level(self) -> Level:
+        """How equality with AR is meant, and why: found out by comparing bits, then remembered."""
+        from toolkit.runtime.numerics import level_of  # it decodes, and so imports this
+
+        return level_of(self)
+
     @property
     def numerics(self) -> str:
-        """How equality with AR is meant: `fp32`, token-identical, or `tie`, up to numerical ties."""
-        return "fp32" if self.dtype in (torch.float32, torch.float64) else "tie"
+        """`bitwise`: the same bits as AR; `fp32`: the same tokens; `tie`: up to numerical ties."""
+        return self.level.name
 
 
 @frozen(eq=False)
@@ -144,7 +157,9 @@ def _tokenizer(place: str, local: bool = True) -> PreTrainedTokenizerBase | None
     return None if made_up else tokenizer
 
 
-def load(found: FoundModel, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
+def load(
+    found: FoundModel, device: torch.device, dtype: torch.dtype | None, executor: str = "auto"
+) -> LoadedModel:
     """Load the weights; `dtype` None keeps the checkpoint's own. Raises `ModelError`."""
     try:
         module, report = AutoModelForCausalLM.from_pretrained(
@@ -167,11 +182,16 @@ def load(found: FoundModel, device: torch.device, dtype: torch.dtype | None) -> 
             f"model {found.name!r} lacks {len(absent)} of its weights ({absent[0]}, …): the checkpoint "
             f"is incomplete or of another architecture, get it anew"
         )
-    return prepared(found.name, module, found.tokenizer)
+    return prepared(found.name, module, found.tokenizer, executor, owned=True)
 
 
 def prepared(
-    name: str, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None
+    name: str,
+    module: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    executor: str = "auto",
+    *,
+    owned: bool = False,
 ) -> LoadedModel:
     """A module in memory → `LoadedModel`. The module's attention is set to ours."""
     config = module.config
@@ -189,6 +209,8 @@ def prepared(
         device=module.device,
         dtype=module.dtype,
         stop_ids=_stop_ids(module.generation_config, config),
+        wanted=executor,
+        owned=owned,
     )
 
 

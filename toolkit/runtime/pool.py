@@ -11,6 +11,7 @@ from toolkit.errors import ModelError
 from toolkit.runtime.models import FoundModel, LoadedModel, find, load, prepared
 
 DEVICES = ("auto", "cpu", "cuda")
+EXECUTORS = ("auto", "module", "functional")
 DTYPES = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -24,13 +25,16 @@ class Pool:
     """Models by name, on one device and in one dtype.
 
     `device`: auto (CUDA where there is one), cpu or cuda. `dtype`: fp32, bf16, fp16, fp64, or auto,
-    which is fp32 on CPU and the checkpoint's own on CUDA. `modules` are models already in memory,
-    under the names that specs use; they stay on the device and in the dtype that they have. `costs`
-    are what shapers plan with instead of measured ones, for experiments that can be repeated.
+    which is fp32 on CPU and the checkpoint's own on CUDA. `executor`: module runs the transformers
+    module itself, functional our own description of its family, auto the latter where there is one.
+    `modules` are models already in memory, under the names that specs use; they stay on the device
+    and in the dtype that they have. `costs` are what shapers plan with instead of measured ones, for
+    experiments that can be repeated.
     """
 
     device: str = "auto"
     dtype: str = "auto"
+    executor: str = "auto"
     aliases: dict[str, str] = field(factory=dict)
     modules: dict[str, PreTrainedModel] = field(factory=dict)
     costs: Costs | None = None
@@ -43,6 +47,8 @@ class Pool:
             raise ModelError(f"no device {self.device!r}: there are {', '.join(DEVICES)}")
         if self.dtype != "auto" and self.dtype not in DTYPES:
             raise ModelError(f"no dtype {self.dtype!r}: there are auto, {', '.join(DTYPES)}")
+        if self.executor not in EXECUTORS:
+            raise ModelError(f"no executor {self.executor!r}: there are {', '.join(EXECUTORS)}")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ModelError(
                 "no cuda device is here: use --device cpu, or auto to take what there is"
@@ -84,9 +90,9 @@ class Pool:
         if name not in self._loaded:
             found = None if name in self.modules else self.find(name)
             self._loaded[name] = (
-                load(found, self.torch_device, self.torch_dtype)
+                load(found, self.torch_device, self.torch_dtype, self.executor)
                 if isinstance(found, FoundModel)
-                else prepared(name, self.modules[name])
+                else prepared(name, self.modules[name], executor=self.executor)
             )
         return self._loaded[name]
 

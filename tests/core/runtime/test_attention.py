@@ -111,7 +111,7 @@ def test_a_pass_is_bound_for_one_forward_only(states):
 def test_a_model_that_ignores_our_attention_is_found_out(make):
     from toolkit.runtime.session import ModelSession
 
-    loaded = prepared("mine", copy.deepcopy(tiny("llama")))
+    loaded = prepared("mine", copy.deepcopy(tiny("llama")), executor="module")
     loaded.module.config._attn_implementation = "eager"
     with pytest.raises(ModelError, match="LlamaForCausalLM does not use the attention that was set"):
         ModelSession(loaded, make("kv", "full")).prefill(torch.tensor([1, 2, 3]))

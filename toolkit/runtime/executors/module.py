@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
+from typing import ClassVar
 
 import torch
 from attrs import frozen
@@ -18,11 +19,15 @@ class ModuleExecutor:
 
     module: torch.nn.Module
     lasts: bool  # whether the module can give the logits of the last rows alone
+    why: str
+    name: ClassVar[str] = "module"
+    linears: ClassVar[str] = "the module's own"
+    steady: ClassVar[bool] = False  # whatever kernels the module calls: nobody has probed them
 
     @classmethod
-    def of(cls, module: torch.nn.Module) -> ModuleExecutor:
-        """An executor of a module."""
-        return cls(module, "logits_to_keep" in signature(module.forward).parameters)
+    def of(cls, module: torch.nn.Module, why: str) -> ModuleExecutor:
+        """An executor of a module, and why it is this one."""
+        return cls(module, "logits_to_keep" in signature(module.forward).parameters, why)
 
     def forward(self, tokens: Tensor, now: Pass, keep: int = 0) -> Tensor:
         """Logits [N, V] of `tokens[N]`; their K/V become the last N rows of the pass's cache.

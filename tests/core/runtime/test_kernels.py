@@ -1,0 +1,147 @@
+"""The compiled kernels against a slow reference, bit by bit where that is promised."""
+
+import hypothesis.strategies as st
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+
+from toolkit.runtime.kernels import build, native
+from toolkit.view import Attend
+
+ISAS = build.isas()
+pytestmark = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
+
+
+def reference(query, key, value, lists, how):
+    """float64, a node and a head at a time; `lists[t][n]` are the rows that a node sees."""
+    heads, nodes = query.shape[1:3]
+    groups, tables = heads // key.shape[1], len(lists)
+    out = torch.zeros(1, nodes, heads, value.shape[3], dtype=torch.double)
+    for head in range(heads):
+        kv = head // groups
+        for node in range(nodes):
+            rows = torch.tensor(lists[kv if tables > 1 else 0][node])
+            scores = key[0, kv, rows].double() @ query[0, head, node].double() * how.scaling
+            if how.softcap:
+                scores = how.softcap * torch.tanh(scores / how.softcap)
+            if how.s_aux is not None:
+                scores = torch.cat([scores, how.s_aux[head : head + 1].double()])
+            weights = scores.softmax(0)[: len(rows)]
+            out[0, node, head] = weights @ value[0, kv, rows].double()
+    return out
+
+
+@st.composite
+def problems(draw):
+    """Tensors laid out as a pass lays them out, what each node sees, and how it attends."""
+    torch.manual_seed(draw(st.integers(0, 1000)))
+    kv_heads, groups = draw(st.sampled_from([(1, 1), (2, 3), (4, 1)]))
+    width = draw(st.sampled_from([8, 32, 40, 64, 80, 128]))
+    nodes, prefix = draw(st.integers(1, 9)), draw(st.integers(0, 70))
+    dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
+    rows = prefix + 20
+    query = torch.randn(nodes, kv_heads * groups, width).to(dtype).transpose(0, 1)[None]
+    key, value = torch.randn(2, 1, kv_heads, rows + 13, width).to(dtype)[..., :rows, :]
+    tables = draw(st.sampled_from([1, kv_heads]))
+    mask = torch.rand(tables, nodes, 20) < 0.5
+    mask[:, :, 0] = True
+    how = Attend(
+        0.3,
+        draw(st.sampled_from([None, 2.0])),
+        draw(st.sampled_from([None, torch.randn(kv_heads * groups)])),
+    )
+    return query, key, value, mask, prefix, how
+
+
+def lists_of(mask, prefix):
+    return [
+        [[*range(prefix), *(prefix + i for i in row.nonzero().flatten().tolist())] for row in table]
+        for table in mask
+    ]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@given(problem=problems())
+def test_attention_is_the_references(isa, problem):
+    query, key, value, mask, prefix, how = problem
+    with native.using(isa):
+        got = native.attends(query, key, value).attention(
+            query, key, value, native.listed(mask, prefix), how
+        )
+    expected = reference(query, key, value, lists_of(mask, prefix), how)
+    tolerance = 1e-5 if query.dtype is torch.float32 else 2e-2
+    torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@given(problem=problems(), data=st.data())
+def test_a_node_depends_on_its_own_rows_alone(isa, problem, data):
+    """Where rows lie, where the prefix ends and what else is asked do not change a bit."""
+    query, key, value, mask, prefix, how = problem
+    node = data.draw(st.integers(0, mask.shape[1] - 1))
+    with native.using(isa):
+        kernels = native.attends(query, key, value)
+        whole = kernels.attention(query, key, value, native.listed(mask, prefix), how)
+        everything = F.pad(mask[:, node : node + 1], (prefix, 0), value=True)
+        order = torch.randperm(key.shape[2])
+        moved = [torch.empty_like(part) for part in (key, value)]
+        for part, old in zip(moved, (key, value), strict=True):
+            part[:, :, order] = old
+        listed = native.listed(everything, 0)
+        elsewhere = native.Seen(0, order[listed.tails.long()].int().contiguous(), listed.lengths)
+        alone = kernels.attention(query[:, :, node : node + 1], *moved, elsewhere, how)
+    assert torch.equal(alone[:, 0], whole[:, node])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("act", "stock"),
+    [("silu", F.silu), ("gelu", F.gelu), ("gelu_new", lambda x: F.gelu(x, approximate="tanh"))],
+)
+@given(rows=st.integers(1, 9), width=st.sampled_from([1, 15, 37, 64, 688]))
+@settings(max_examples=10)
+def test_gates_are_the_stock_ones_and_keep_their_bits(isa, dtype, act, stock, rows, width):
+    x = (torch.randn(rows, 2 * width) * 6).to(dtype)
+    gate, up = x.chunk(2, 1)
+    with native.using(isa):
+        got = native.gates(act, gate).gated(act, gate, up)
+        last = native.gates(act, gate).gated(act, gate[-1:], up[-1:])
+    expected = stock(gate.double()) * up.double()
+    tolerance = 1e-5 if dtype is torch.float32 else 1e-2
+    torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
+    assert torch.equal(last, got[-1:])
+
+
+def test_extreme_scores_are_weights():
+    query = torch.full((1, 1, 1, 16), 1e4)
+    key = torch.cat([torch.full((1, 1, 1, 16), 1e4), torch.full((1, 1, 3, 16), -1e4)], 2)
+    value = torch.arange(4.0)[None, None, :, None].expand(1, 1, 4, 16).contiguous() + 1
+    for isa in ISAS:
+        with native.using(isa):
+            seen = native.listed(torch.ones(1, 1, 4, dtype=torch.bool), 0)
+            out = native.library().attention(query, key, value, seen, Attend(1.0))
+        assert torch.equal(out, torch.ones(1, 1, 1, 16))
+
+
+def test_without_a_compiler_the_reason_is_said(monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(build.NoCompiler, match="there is no C compiler: install one"):
+        build.built(ISAS[0])
+
+
+def test_a_compiler_that_fails_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "COMMON", ["--no-such-option"])
+    with pytest.raises(build.NoCompiler, match=r"failed: .*no-such-option"):
+        build.built(ISAS[0])
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_two_that_start_at_once_both_get_a_whole_library(monkeypatch, tmp_path):
+    """The file appears by one rename; a second compilation replaces it by its equal."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = build.built("portable")
+    assert build.built("portable") == first
+    assert [path.name for path in first.parent.iterdir()] == [first.name]

@@ -1,0 +1,67 @@
+"""Levels of exactness: what is claimed was compared, and a stock kernel does not pass for ours."""
+
+import copy
+
+import pytest
+import torch
+
+from toolkit.conformance.models import FAMILIES, tiny
+from toolkit.runtime import numerics
+from toolkit.runtime.kernels import native
+from toolkit.runtime.models import prepared
+
+LOW = [torch.float32, torch.bfloat16]
+compiled = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
+
+
+def loaded(family, dtype, executor="auto", owned=True):
+    return prepared(
+        "it", copy.deepcopy(tiny(family)).to(dtype), executor=executor, owned=owned
+    )
+
+
+@compiled
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "phi"])
+def test_every_described_family_is_bitwise(family, dtype):
+    model = loaded(family, dtype)
+    assert numerics.differs(model) is None
+    assert model.level == numerics.Level("bitwise", "trees of 1 to 64 nodes gave AR's bits")
+
+
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+def test_stock_attention_is_found_out(dtype):
+    """The control: the same linears under the stock attention do not give AR's bits."""
+    model = loaded("llama", dtype)
+    with native.using(None):
+        assert "differ from AR's" in numerics.differs(model)
+        assert model.level.name == ("fp32" if dtype is torch.float32 else "tie")
+        assert "switched off" in model.level.why
+
+
+@compiled
+def test_linears_that_depend_on_rows_are_found_out(monkeypatch):
+    """The control: one linear that adds a last bit to lone rows."""
+    model = loaded("llama", torch.float32)
+    ruled = model.executor.maps.made[0]
+    plain, seen = type(ruled).__call__, []
+
+    def uneven(self, x):
+        seen.append(len(x))
+        return plain(self, x) * (1 + 1e-6 * (len(x) % 3))
+
+    monkeypatch.setattr(type(ruled), "__call__", uneven)
+    assert "differ from AR's" in numerics.differs(model)
+    assert not model.executor.maps.settle()
+
+
+def test_what_is_known_without_a_comparison():
+    level = loaded("llama", torch.float64).level
+    assert level == numerics.Level("fp32", "not bitwise: no kernels of ours for float64")
+
+
+@compiled
+def test_a_module_claims_nothing_that_was_not_probed():
+    level = loaded("llama", torch.bfloat16, executor="module").level
+    assert level.name == "tie"
+    assert "only the functional executor's linears" in level.why

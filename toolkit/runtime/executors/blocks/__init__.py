@@ -1,0 +1,1 @@
+"""Decoder blocks, one readable description per family, for the functional executor."""

@@ -1,0 +1,105 @@
+"""A decoder as a few functions: no module overhead, linears of one input as one.
+
+The weights are the loaded module's own. What a family's block computes is described in `blocks/`;
+a module that is not described, or was changed after loading, is run as it is instead.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, ClassVar
+
+import torch
+from attrs import define
+from torch import Tensor, nn
+
+from toolkit.runtime.attention import Pass
+from toolkit.runtime.executors.blocks.parts import Description, Rows
+from toolkit.runtime.executors.linears import Linears, known
+from toolkit.runtime.machine import remembered
+
+FAMILIES = {
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "llama",
+    "qwen3": "llama",
+    "gemma": "gemma",
+    "gemma2": "gemma",
+    "gemma3_text": "gemma",
+    "gpt_neox": "gpt_neox",
+    "gpt2": "gpt2",
+    "opt": "opt",
+}  # model type → the file in blocks/ that describes it
+
+
+@define(eq=False)
+class FunctionalExecutor:
+    """Runs a described decoder over rows of tokens; the cache has room for them already."""
+
+    model: Description
+    maps: Linears
+    steady: bool = False
+    name: ClassVar[str] = "functional"
+    why: ClassVar[str] = "its family is described"
+
+    @classmethod
+    def of(
+        cls, module: nn.Module, windows: tuple[int | None, ...], linears: Linears
+    ) -> FunctionalExecutor:
+        """An executor of a loaded module that nothing speaks against."""
+        config: Any = module.config
+        family = import_module(f"toolkit.runtime.executors.blocks.{FAMILIES[config.model_type]}")
+        return cls(family.describe(module, windows, linears), linears)
+
+    def settle(self, about: tuple[str, ...]) -> None:
+        """Find the counts of rows at which its linears keep a row's bits, or remember them."""
+
+        def find_out() -> dict[str, Any]:
+            return {"steady": self.maps.settle(), "step": self.maps.rule.step}
+
+        found = remembered(("rule", str(self.maps.packed), *about), find_out)
+        self.steady, self.maps.rule.step = found["steady"], found["step"]
+
+    @property
+    def linears(self) -> str:
+        """Which kernel multiplies, and from which counts of rows."""
+        kernel = "prepacked by oneDNN" if self.maps.packed else "PyTorch's own"
+        return f"{kernel}, {self.maps.rule.said}"
+
+    def forward(self, tokens: Tensor, now: Pass, keep: int = 0) -> Tensor:
+        """Logits [N, V] of `tokens[N]`; their K/V become the last N rows of the pass's cache.
+
+        `keep` asks for the last rows' logits alone, [keep, V]; 0 for all.
+        """
+        model, count = self.model, len(tokens)
+        padding = self.maps.rule.padded(count) - count
+        positions = now.query_pos
+        if padding:
+            tokens = torch.cat([tokens, tokens[-1:].expand(padding)])
+            positions = torch.cat([positions, positions[-1:].expand(padding)])
+        rows = Rows(now, count, positions)
+        rows.rotations = {
+            kind: table.at(positions, now.deepest) for kind, table in model.rotations.items()
+        }
+        x = model.embed(tokens, positions)
+        for block in model.blocks:
+            x = block(x, rows)
+        first = count - keep if keep else 0
+        return model.head(model.norm(x[first:]))[: count - first]
+
+
+def against(module: nn.Module) -> str | None:
+    """Why a loaded module has no functional description; None where it has one."""
+    config: Any = module.config
+    if config.model_type not in FAMILIES:
+        return f"no description of {config.model_type} blocks"
+    if getattr(config, "add_cross_attention", False):
+        return "it attends to another model, too"
+    if module.training:
+        return "the module is in training mode"
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear) and not known(part):
+            return f"{name} is a {type(part).__name__}, not a plain linear"
+        if part._forward_hooks or part._forward_pre_hooks:
+            return f"{name or 'the module'} has hooks, which only the module itself runs"
+    return None

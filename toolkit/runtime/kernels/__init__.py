@@ -1,0 +1,1 @@
+"""Kernels of our own: C sources, compiled once per machine, and how they are called."""
