@@ -1,7 +1,7 @@
 """Hugging Face's own `generate` as arms: plain, assisted by a small model, and by prompt look-up.
 
-They run on the same weights as ours, through stock attention and caches: the baselines that a
-reader would otherwise use. This is the bench's only module that knows transformers.
+They run on the same checkpoint as ours, in the same dtype, through stock attention and caches: the
+baselines that a reader would otherwise use. This is the bench's only module that knows transformers.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, cast
 
 import torch
 from attrs import define, field
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from toolkit import Pipeline, Request, Run
+from toolkit import Pipeline, Pool, Request, Run
 
 from .arms import Arm
 from .engines import Outcome
@@ -24,6 +24,18 @@ from .engines import Outcome
 UNKNOWN = (
     "acceptance nodes_mean draft_share verify_share commit_share peak_memory_bytes verdict ties"
 ).split()
+
+
+def whole(pool: Pool, name: str) -> PreTrainedModel:
+    """A model as the library loads it, on the pool's device and in its dtype. The pool's own may
+    have given its weights to packed copies; one that was given in memory is as it was."""
+    if name in pool.modules:
+        return pool.modules[name]
+    found = cast("Any", pool.find(name))
+    module = AutoModelForCausalLM.from_pretrained(
+        found.place, dtype=pool.torch_dtype or "auto", local_files_only=found.local
+    )
+    return cast("PreTrainedModel", module.to(pool.torch_device).eval())
 
 
 def twin(module: PreTrainedModel, stop_ids: frozenset[int], k: int | None) -> PreTrainedModel:
@@ -77,9 +89,9 @@ class Theirs:
             pool, given = self.pipeline.pool, self.arm.specs.get("k")
             drafter = None
             if self.arm.engine == "hf:assisted":
-                module = pool.load(self.pipeline.drafter["id"]).module
+                module = whole(pool, self.pipeline.drafter["id"])
                 drafter = twin(module, self.stop_ids, int(given) if given else None)
-            module = pool.load(self.pipeline.target).module
+            module = whole(pool, self.pipeline.target)
             self._models = twin(module, self.stop_ids, None), drafter
         return self._models
 

@@ -210,6 +210,11 @@ def _budget(subject: Subject, length: int, tally: Tally) -> None:
     tally["hidden"] += parts.sees_at_most_its_budget(policy, length)
 
 
+def _stays(subject: Subject, length: int, tally: Tally) -> None:
+    policy = cast("KVPolicy", subject.build())
+    tally["hidden"] += parts.hidden_stays_hidden(policy, length)
+
+
 def _scheduled(subject: Subject, example: Any, tally: Tally) -> None:
     family, (words, prompt), schedule = example
     if works_on(subject.choice, family):
@@ -327,6 +332,14 @@ PROPERTIES: tuple[Property, ...] = (
         "kv",
         lambda _: st.integers(1, 200),
         _budget,
+        "hidden",
+        applies=lambda s: s.mask,
+    ),
+    _part(
+        parts.hidden_stays_hidden,
+        "kv",
+        lambda _: st.integers(1, 200),
+        _stays,
         "hidden",
         applies=lambda s: s.mask,
     ),

@@ -194,12 +194,12 @@ class Blind(KVPolicy):
 
 @attrs.define
 class Alternate(KVPolicy):
-    """Even positions see even ones, odd ones odd ones."""
+    """Of the past, every other position is seen."""
 
     name = "alternate"
 
     def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
-        return (query_pos - key_pos) % 2 == 0
+        return (key_pos % 2 == 0) & (query_pos >= 0)
 
 
 DRAFTERS = (Oracle, Contrary, Scatter, Echo)

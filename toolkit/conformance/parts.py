@@ -210,6 +210,18 @@ def sees_at_most_its_budget(policy: KVPolicy, length: int) -> int:
     return int((past & ~seen).sum())
 
 
+def hidden_stays_hidden(policy: KVPolicy, length: int) -> int:
+    """A position that one query does not see, no later query sees, because it may be freed; returns
+    how many pairs are hidden."""
+    seen, past = _table(policy, length)
+    again = past & seen & ((past & ~seen).cumsum(0) > 0)
+    again &= ~torch.eye(length, dtype=torch.bool)
+    if bool(again.any()):
+        query, key = again.nonzero()[0].tolist()
+        raise Broken(f"position {query} sees {key}, which an earlier one did not")
+    return int((past & ~seen).sum())
+
+
 def hidden_pairs(policy: KVPolicy, length: int) -> int:
     """How many earlier positions are hidden from the `length` first queries."""
     seen, past = _table(policy, length)

@@ -219,8 +219,9 @@ class TreeCache(Cache):
 
     @property
     def evicted(self) -> int:
-        """Rows let go so far, over all layers and heads."""
-        return sum(slots.evicted for slots in self.tables)
+        """Rows that the policy let go so far, over all layers and heads: what merely left a layer's
+        own sliding window does not count."""
+        return sum(slots.evicted for slots in self.tables if slots.window is None)
 
     def committed(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Positions [h, C], keys and values [H_kv, C, D] of every layer that stores any."""

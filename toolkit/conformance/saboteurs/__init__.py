@@ -100,6 +100,7 @@ GALLERY = (
     Sabotage("visible-by-position-alone", policies.Fades),
     Sabotage("visible-by-position-alone", policies.Weighs),
     Sabotage("sees-at-most-its-budget", policies.TwiceItsBudget),
+    Sabotage("hidden-stays-hidden", policies.SeesAgain),
     Sabotage("tokens-equal-ar", policies.HidesNothing, caught="inconclusive"),
     Sabotage("schedule-does-not-matter", H2O, eviction.rejected_nodes_score),
     Sabotage("schedule-does-not-matter", H2O, eviction.evicts_per_pass),

@@ -21,6 +21,16 @@ class CountsFromTheNewest(KVPolicy):
 
 
 @attrs.define
+class SeesAgain(KVPolicy):
+    """Even positions see even ones, odd ones odd ones: what was hidden, and freed, is seen again."""
+
+    name = "sees-again"
+
+    def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
+        return (query_pos - key_pos) % 2 == 0
+
+
+@attrs.define
 class TwiceItsBudget(KVPolicy):
     """As many positions at the beginning as at the end, each as many as the whole budget."""
 
