@@ -36,7 +36,7 @@ demo: setup
 	@$(BIN)/toolkit run "The old sailor looked at the sea and" --max-new-tokens 96 --verify
 
 test: setup
-	@$(BIN)/pytest -q tests plugins
+	@$(BIN)/pytest -q -n auto --dist loadfile tests plugins
 
 lint: setup
 	@$(BIN)/ruff check --quiet .

@@ -2,7 +2,7 @@
 
 import pytest
 from toolkit.bench.arms import parsed
-from toolkit.bench.hf import Theirs, twin
+from toolkit.bench.hf import Theirs, twin, whole
 
 from toolkit import Pipeline, run_record
 
@@ -60,7 +60,7 @@ def test_stop_tokens_stop_both_or_neither(plain):
     stops = arm("hf:generate")
     type(stops)  # the twin takes its stop ids from the target
     target = pipeline.pool.load("stories-3m")
-    module = twin(target.module, frozenset({ar.token_ids[3]}), None)
+    module = twin(whole(pipeline.pool, pipeline.target), frozenset({ar.token_ids[3]}), None)
     stops._models = (module, None)
     short = stops.run(run, 0, ar.prompt_ids, 40).request
     assert short.token_ids == ar.token_ids[: ar.token_ids.index(ar.token_ids[3]) + 1]
