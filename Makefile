@@ -11,13 +11,14 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint docs clean
+.PHONY: help setup demo test lint docs bench-speed clean
 
 help:
 	@echo "make setup   create .venv with everything pinned"
 	@echo "make demo    decode a prompt with the shipped models and check it against plain decoding"
 	@echo "make test    run the tests"
 	@echo "make lint    run the linters and the type checker"
+	@echo "make bench-speed   measure every shaper beside the library's own decoding (half an hour)"
 	@echo "make docs    write the generated parts of docs/ anew"
 	@echo "make clean   remove builds and caches, keep .venv"
 
@@ -45,6 +46,13 @@ lint: setup
 
 docs: setup
 	@$(BIN)/python docs/reference.py
+
+# Results go to results/, one folder for each run; `toolkit report` draws them.
+bench-speed: setup
+	@$(BIN)/toolkit bench --plan speed --dtype fp32 --out results/speed-fp32
+	@$(BIN)/toolkit bench --plan speed --dtype bf16 --out results/speed-bf16
+	@$(BIN)/python -m toolkit.bench.expand stories-11m results/stories-98m
+	@$(BIN)/toolkit bench --plan speed --target results/stories-98m --dtype fp32 --prompts 8 --out results/speed-98m
 
 clean:
 	@rm -rf build dist .test-wheel .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

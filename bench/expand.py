@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, cast
 
+import click
 import torch
 from attrs import frozen
 from torch import Tensor, nn
@@ -289,3 +291,22 @@ def rotation(size: int, centres: bool, rng: torch.Generator) -> Tensor:
         mirror
     )
     return reflect @ turn @ reflect
+
+
+@click.command()
+@click.argument("name")
+@click.argument("folder", type=click.Path(path_type=Path))
+def main(name: str, folder: Path) -> None:
+    """Write an expansion of the model NAME to FOLDER; about 100 M parameters for the shipped target."""
+    if folder.exists():
+        raise click.ClickException(f"{folder} is there already: name a new folder")
+    pool = Pool(device="cpu", dtype="fp32")
+    pool.modules[enlarge(pool, name)].save_pretrained(folder)
+    tokenizer = pool.find(name).tokenizer
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    click.echo(f"written to {folder}")
+
+
+if __name__ == "__main__":
+    main()
