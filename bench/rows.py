@@ -24,7 +24,7 @@ ENVIRONMENT = "toolkit_version python torch transformers platform device threads
 def arm_columns(study: Study, arm: Arm, real: Arm, tuned: str | None, bandwidth: float) -> Row:
     """An arm's columns in `runs`; `real` is what it became by tuning."""
     pipeline = study.pipelines[real.name]
-    module = pipeline.pool.load(pipeline.target).module
+    target = pipeline.pool.load(pipeline.target)
     return {
         "schema_version": SCHEMA_VERSION,
         "plan": study.plan.toml,
@@ -37,7 +37,7 @@ def arm_columns(study: Study, arm: Arm, real: Arm, tuned: str | None, bandwidth:
         "options": json.dumps({part: _options(getattr(pipeline, part)) for part in PARTS}),
         "models": json.dumps(models(study)),
         "datasets": json.dumps({name: s.revision for name, s in study.sources.items()}),
-        "weight_bytes": sum(p.numel() * p.element_size() for p in module.parameters()),
+        "weight_bytes": target.weight_bytes,
         "bandwidth_bytes_per_s": bandwidth,
     }
 

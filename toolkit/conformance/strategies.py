@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from toolkit.conformance.models import FAMILIES, VOCABULARY, tiny
+from toolkit.conformance.models import FAMILIES, VOCABULARY, fresh
 from toolkit.tree import Candidates, TokenTree
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -24,8 +24,8 @@ Schedule = list[tuple[TokenTree, Tensor]]
 
 def prompts() -> st.SearchStrategy[tuple[int, ...]]:
     """Prompts of 1 to 24 ids, some of them repeating, so that look-up finds something."""
-    fresh = st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=12)
-    return st.builds(lambda ids, times: tuple(ids * times), fresh, st.integers(1, 2))
+    words = st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=12)
+    return st.builds(lambda ids, times: tuple(ids * times), words, st.integers(1, 2))
 
 
 @st.composite
@@ -53,8 +53,8 @@ def schedules(draw: Draw, steps: int = 3, nodes: int = 8) -> Schedule:
 
 
 def models() -> st.SearchStrategy[PreTrainedModel]:
-    """Tiny random float64 models of every tested architecture; shared, so leave them as they are."""
-    return st.builds(tiny, st.sampled_from(sorted(FAMILIES)), st.integers(0, 5))
+    """Tiny random float64 models of every tested architecture, each a new one."""
+    return st.builds(fresh, st.sampled_from(sorted(FAMILIES)), st.integers(0, 5))
 
 
 @attrs.frozen

@@ -59,8 +59,7 @@ def measure(begin: Begin) -> Costs:
 def _measured(begin: Begin, length: int) -> Timed:
     rng = torch.Generator().manual_seed(0)
     target, drafter = begin(torch.randint(2, (length,), generator=rng))
-    module = target.model.module
-    rounds = ROUNDS if sum(p.numel() for p in module.parameters()) <= SMALL else 1
+    rounds = ROUNDS if target.model.parameters <= SMALL else 1
     timed = Timed(target, drafter, rng)
     until = perf_counter() + SECONDS
     for _ in range(rounds):

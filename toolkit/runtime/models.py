@@ -49,6 +49,8 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     stop_ids: frozenset[int]
+    parameters: int  # as loaded: an executor may pack the weights and let go of the originals
+    weight_bytes: int
     wanted: str = "auto"  # the executor asked for
     owned: bool = False  # whether nobody else holds the module
 
@@ -209,6 +211,8 @@ def prepared(
         device=module.device,
         dtype=module.dtype,
         stop_ids=_stop_ids(module.generation_config, config),
+        parameters=sum(weight.numel() for weight in module.parameters()),
+        weight_bytes=sum(weight.nbytes for weight in module.parameters()),
         wanted=executor,
         owned=owned,
     )
