@@ -181,7 +181,7 @@ def valid(choice: Choice) -> bool:
         choice.build()
     except ValueError:
         return False
-    return True
+    return all(valid(value) for _, value in choice.options if isinstance(value, Choice))
 
 
 @given(data=st.data())
