@@ -76,21 +76,18 @@ class Pass:
         return self._masks[key]
 
     def seen(self, layer: TreeLayer, window: int | None) -> native.Seen:
-        """The same as `mask`, as ordered lists of rows."""
+        """The same as `mask`, for kernels: rows that all see, and a mask of the rest."""
         key = id(layer.slots), window
         if key not in self._seen:
-            self._seen[key] = self._listed(layer, window)
+            self._seen[key] = self._split(layer, window)
         return self._seen[key]
 
-    def _listed(self, layer: TreeLayer, window: int | None) -> native.Seen:
+    def _split(self, layer: TreeLayer, window: int | None) -> native.Seen:
         held = layer.slots.count
         if self._everything(layer, window):
-            return native.listed(self.lineage[None], held)
+            return native.Seen(held, self.lineage[None].contiguous())
         mask = self.mask(layer, window)
-        mask = mask if mask.ndim == 3 else mask[None]
-        if bool(mask[:, :, :held].all()):
-            return native.listed(mask[:, :, held:], held)
-        return native.listed(mask, 0)
+        return native.Seen(0, (mask if mask.ndim == 3 else mask[None]).contiguous())
 
     def _everything(self, layer: TreeLayer, window: int | None) -> bool:
         """Whether each row sees all that is committed and its whole path: found out without a mask."""
@@ -105,8 +102,12 @@ class Pass:
             return
         if self.cache.prompting:
             self.evictor.prompt(layer, query[0], key, value)
-        elif layer.scores and self.evictor.logging:
+        elif self.keeps(layer):
             layer.drafted.append(query[0])
+
+    def keeps(self, layer: TreeLayer) -> bool:
+        """Whether the policy will ask for a layer's queries of this pass."""
+        return self.evictor is not None and layer.scores and self.evictor.logging
 
 
 _current: ContextVar[Pass] = ContextVar("toolkit_tree_pass")

@@ -58,16 +58,23 @@ class TreeLayer(CacheLayerMixin):
 
         A prompt that is scored is passed through whole: `eviction` stores what stays.
         """
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
         if self.owner.prompting:
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
             return key_states, value_states
-        end = self.slots.count + self.owner.scratch
-        start = end - key_states.shape[2]
-        self.reserve(end)
+        start = self.claim(count := key_states.shape[2], key_states, value_states)
+        end = start + count
         self.keys[:, :, start:end] = key_states
         self.values[:, :, start:end] = value_states
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def claim(self, count: int, like: Tensor, value_like: Tensor | None = None) -> int:
+        """Room for the K/V of the `count` newest scratch rows; the first one's index."""
+        if not self.is_initialized:
+            self.lazy_initialization(like, value_like)
+        end = self.slots.count + self.owner.scratch
+        self.reserve(end)
+        return end - count
 
     def reserve(self, rows: int) -> None:
         """Room for at least `rows` rows."""

@@ -11,13 +11,12 @@ from toolkit.errors import ModelError
 from toolkit.runtime.attention import Pass
 from toolkit.runtime.executors.functional import FunctionalExecutor, against
 from toolkit.runtime.executors.linears import (
+    Kernel,
     Linears,
-    Packed,
     Rule,
     Ruled,
-    Stock,
+    kernels_for,
     known,
-    packable,
     seconds,
     weight_of,
 )
@@ -57,29 +56,26 @@ def known_as(module: PreTrainedModel) -> tuple[str, ...]:
     return module.config.to_json_string(), str(module.dtype), kernels.isa if kernels else "none"
 
 
-def packs(module: PreTrainedModel) -> bool:
-    """Whether to prepack a module's linears: where that is faster, or alone gives steady bits."""
-    if not packable(module):
-        return False
-    found = remembered(("packs", *known_as(module)), lambda: {"packs": _packs(module)})
-    return bool(found["packs"])
+def kernel_of(module: PreTrainedModel) -> type[Kernel]:
+    """What multiplies by a module's weights: of the kernels that give steady bits the fastest."""
+    kernels = {kernel.name: kernel for kernel in kernels_for(module)}
+    if len(kernels) == 1:
+        return kernels.popitem()[1]
+    found = remembered(("kernel", *known_as(module)), lambda: {"kernel": _fastest(module).name})
+    return kernels[found["kernel"]]
 
 
-def _packs(module: PreTrainedModel) -> bool:
+def _fastest(module: PreTrainedModel) -> type[Kernel]:
     weights = list({(w := weight_of(m)).shape: w for m in module.modules() if known(m)}.values())
-    steps = {packed: _step(weights, packed) for packed in (False, True)}
-    if (steps[True] is None) != (steps[False] is None):
-        return steps[True] is not None
-    took = {packed: seconds(weights, packed, Rule(step or 1)) for packed, step in steps.items()}
-    return took[True] < took[False]
+    steps = {kernel: _step(weights, kernel) for kernel in kernels_for(module)}
+    steady = [kernel for kernel, step in steps.items() if step is not None] or list(steps)
+    return min(steady, key=lambda kernel: seconds(weights, kernel, Rule(steps[kernel] or 1)))
 
 
-def _step(weights: list[Tensor], packed: bool) -> int | None:
+def _step(weights: list[Tensor], kernel: type[Kernel]) -> int | None:
     """At which rule one kernel keeps the bits of rows, for these shapes of weights."""
     linears = Linears(owned=False)
-    for weight in weights:
-        inner = Packed.of(weight, None) if packed else Stock(weight, None)
-        linears.made.append(Ruled(inner, linears.rule))
+    linears.made = [Ruled(kernel.of(weight, None), linears.rule) for weight in weights]
     return linears.rule.step if linears.settle() else None
 
 
@@ -104,8 +100,8 @@ def functional(
     module: PreTrainedModel, windows: tuple[int | None, ...], owned: bool
 ) -> FunctionalExecutor:
     """A described module's executor, with the linears that suit this machine."""
-    linears = Linears(owned, packs(module), module.get_input_embeddings().weight)
+    linears = Linears(owned, kernel_of(module), module.get_input_embeddings().weight)
     executor = FunctionalExecutor.of(module, windows, linears)
-    if packable(module):
+    if len(kernels_for(module)) > 1:
         executor.settle(known_as(module))
     return executor

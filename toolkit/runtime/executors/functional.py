@@ -1,7 +1,7 @@
-"""A decoder as a few functions: no module overhead, linears of one input as one.
+"""A decoder as it is described in `blocks/`: in C as a whole where our kernels multiply, else step by
+step in PyTorch, on any device and in any dtype.
 
-The weights are the loaded module's own. What a family's block computes is described in `blocks/`;
-a module that is not described, or was changed after loading, is run as it is instead.
+A module that is not described, or was changed after loading, is run as it is instead.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import torch
 from attrs import define
 from torch import Tensor, nn
 
-from toolkit.runtime.attention import Pass
-from toolkit.runtime.executors.blocks.parts import Description, Rows
+from toolkit.runtime.attention import WIDE, Pass
+from toolkit.runtime.executors.blocks.parts import Decoder, Rows
+from toolkit.runtime.executors.compiled import Compiled, compiled
 from toolkit.runtime.executors.linears import Linears, known
 from toolkit.runtime.machine import remembered
 
@@ -36,8 +37,9 @@ FAMILIES = {
 class FunctionalExecutor:
     """Runs a described decoder over rows of tokens; the cache has room for them already."""
 
-    model: Description
+    model: Decoder
     maps: Linears
+    compiled: Compiled | None
     steady: bool = False
     name: ClassVar[str] = "functional"
     why: ClassVar[str] = "its family is described"
@@ -49,7 +51,8 @@ class FunctionalExecutor:
         """An executor of a loaded module that nothing speaks against."""
         config: Any = module.config
         family = import_module(f"toolkit.runtime.executors.blocks.{FAMILIES[config.model_type]}")
-        return cls(family.describe(module, windows, linears), linears)
+        decoder = family.describe(module, windows, linears)
+        return cls(decoder, linears, compiled(decoder, module.dtype))
 
     def settle(self, about: tuple[str, ...]) -> None:
         """Find the counts of rows at which its linears keep a row's bits, or remember them."""
@@ -57,20 +60,24 @@ class FunctionalExecutor:
         def find_out() -> dict[str, Any]:
             return {"steady": self.maps.settle(), "step": self.maps.rule.step}
 
-        found = remembered(("rule", str(self.maps.packed), *about), find_out)
+        found = remembered(("rule", self.maps.kernel.name, *about), find_out)
         self.steady, self.maps.rule.step = found["steady"], found["step"]
 
     @property
     def linears(self) -> str:
         """Which kernel multiplies, and from which counts of rows."""
-        kernel = "prepacked by oneDNN" if self.maps.packed else "PyTorch's own"
-        return f"{kernel}, {self.maps.rule.said}"
+        return f"{self.maps.kernel.name}, {self.maps.rule.said}"
 
     def forward(self, tokens: Tensor, now: Pass, keep: int = 0) -> Tensor:
         """Logits [N, V] of `tokens[N]`; their K/V become the last N rows of the pass's cache.
 
         `keep` asks for the last rows' logits alone, [keep, V]; 0 for all.
         """
+        if self.compiled is not None and len(tokens) <= WIDE and not now.cache.prompting:
+            return self.compiled.forward(tokens, now, keep)
+        return self._stepwise(tokens, now, keep)
+
+    def _stepwise(self, tokens: Tensor, now: Pass, keep: int) -> Tensor:
         model, count = self.model, len(tokens)
         padding = self.maps.rule.padded(count) - count
         positions = now.query_pos
@@ -85,7 +92,7 @@ class FunctionalExecutor:
         for block in model.blocks:
             x = block(x, rows)
         first = count - keep if keep else 0
-        return model.head(model.norm(x[first:]))[: count - first]
+        return model.logits(x[first:])[: count - first]
 
 
 def against(module: nn.Module) -> str | None:

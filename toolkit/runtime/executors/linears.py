@@ -1,20 +1,24 @@
-"""Linear maps of a loaded module as functions, prepacked for oneDNN where that is faster.
+"""Linear maps of a loaded module as functions, by whichever kernel is fastest here.
 
-A row's result must not depend on how many rows go with it. Kernels keep to that for some counts of rows
-and not for others (one row, or tiles of a matrix unit); `settle` finds a rule that they keep to.
+A row's result must not depend on how many rows go with it. Ours are made so; others keep to that for
+some counts of rows and not for others (one row, or tiles of a matrix unit): `settle` finds a rule that
+they keep to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from attrs import define, field, frozen
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
+
+from toolkit.runtime.kernels import native, structs
 
 Linear = Callable[[Tensor], Tensor]  # [M, in] → [M, out]
 PACKABLE = (torch.float32, torch.bfloat16)
@@ -31,6 +35,11 @@ class Stock:
 
     weight: Tensor  # [out, in]
     bias: Tensor | None
+    name: ClassVar[str] = "PyTorch's own"
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None) -> Stock:
+        return cls(weight, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -56,6 +65,7 @@ class Packed:
 
     weight: Tensor  # opaque
     bias: Tensor | None
+    name: ClassVar[str] = "prepacked by oneDNN"
 
     @property
     def inputs(self) -> int:
@@ -84,13 +94,69 @@ class Packed:
 
 
 @frozen(eq=False)
+class Blocked:
+    """Ours, in C: the weight in blocks of outputs, as `kernels.h` says."""
+
+    weight: Tensor  # fp32 [blocks, in, 32], bf16 [blocks, in/2, 2, 16, 2]
+    bias: Tensor | None  # fp32 [out]
+    inputs: int
+    outputs: int
+    kernels: native.Library
+    name: ClassVar[str] = "our own in C"
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """Linears of one kind are computed alike."""
+        return "blocked", self.inputs, self.outputs, self.bias is None
+
+    def probe(self) -> Blocked:
+        """One of this kind to look for differences with."""
+        bias = None if self.bias is None else torch.zeros_like(self.bias)
+        like = torch.empty(self.outputs, self.inputs, dtype=self.weight.dtype)
+        return Blocked.of(probe_weight(like), bias)
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None) -> Blocked:
+        """Lay a weight [out, in] out anew, in a copy."""
+        outputs, inputs = weight.shape
+        pairs = 1 if weight.dtype is torch.float32 else 2
+        whole = pad(weight, (0, -inputs % pairs, 0, -outputs % structs.OUTPUTS))
+        if weight.dtype is torch.float32:
+            laid = whole.view(-1, structs.OUTPUTS, inputs).transpose(1, 2)
+        else:
+            laid = whole.view(-1, 2, structs.OUTPUTS // 2, whole.shape[1] // 2, 2)
+            laid = laid.permute(0, 3, 1, 2, 4)
+        kernels = native.library()
+        assert kernels is not None, "chosen only where kernels are"
+        bias = None if bias is None else bias.float().contiguous()
+        return cls(laid.contiguous(), bias, inputs, outputs, kernels)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.kernels.linear(self.struct, x)
+
+    @property
+    def struct(self) -> structs.Linear:
+        """As the kernels want it."""
+        return structs.Linear(
+            self.weight.data_ptr(),
+            structs.address(self.bias),
+            self.inputs,
+            self.outputs,
+            structs.DTYPES[self.weight.dtype],
+        )
+
+
+@frozen(eq=False)
 class SideBySide:
     """Several linears of one input, their outputs one after the other."""
 
-    parts: tuple[Stock, ...]
+    parts: tuple[Stock | Blocked, ...]
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.cat([part(x) for part in self.parts], -1)
+
+
+Kernel = Stock | Packed | Blocked
 
 
 @define(eq=False)
@@ -114,11 +180,11 @@ class Rule:
 class Ruled:
     """A linear that keeps to a rule; a prompt's rows, the same in every schedule, go in one piece."""
 
-    inner: Packed | Stock | SideBySide
+    inner: Kernel | SideBySide
     rule: Rule
 
     @property
-    def parts(self) -> tuple[Packed | Stock, ...]:
+    def parts(self) -> tuple[Kernel, ...]:
         return self.inner.parts if isinstance(self.inner, SideBySide) else (self.inner,)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -131,12 +197,12 @@ class Ruled:
 class Linears:
     """Makes functions of a module's linears.
 
-    `owned`: nobody else holds the module. Then linears with one input share one weight, and what was
-    packed is let go of; a module that was lent stays as it is, and packed weights lie beside its own.
+    `owned`: nobody else holds the module. Then stock linears with one input share one weight, and what
+    was laid out anew is let go of; a module that was lent stays as it is, and copies lie beside it.
     """
 
     owned: bool
-    packed: bool = False
+    kernel: type[Kernel] = Stock
     embedding: Tensor | None = None  # a head's weight that embeds tokens, too, must stay
     rule: Rule = field(factory=Rule)
     made: list[Ruled] = field(factory=list)
@@ -146,21 +212,32 @@ class Linears:
         """Of the weights, and so of the rows."""
         return self.made[0].parts[0].weight.dtype
 
-    def fused(self, *modules: nn.Module) -> Linear:
+    def fused(self, *modules: nn.Module) -> Ruled:
         """One function of linears with the same input."""
-        inner = self._packed(modules) if self.packed else self._stock(modules)
-        self.made.append(Ruled(inner, self.rule))
+        makes = {Stock: self._stock, Packed: self._packed, Blocked: self._blocked}
+        self.made.append(Ruled(makes[self.kernel](modules), self.rule))
         return self.made[-1]
 
     def _packed(self, modules: tuple[nn.Module, ...]) -> Packed:
         made = Packed.of(*joined(modules))
         for module in modules:
-            if self.owned and not self._embeds(module):
-                module.weight.data = torch.empty(0, dtype=made.weight.dtype)
+            self._let_go(module)
         return made
 
-    def _embeds(self, module: Any) -> bool:
-        return self.embedding is not None and module.weight.data_ptr() == self.embedding.data_ptr()
+    def _blocked(self, modules: tuple[nn.Module, ...]) -> SideBySide | Blocked:
+        made = []
+        for module in modules:  # side by side, and not as one: the pass in C takes them apart
+            made.append(Blocked.of(weight_of(module), bias_of(module)))
+            self._let_go(module)
+        return made[0] if len(made) == 1 else SideBySide(tuple(made))
+
+    def _let_go(self, module: Any) -> None:
+        """Drop a weight of which there is a copy now."""
+        embeds = self.embedding is not None and (
+            module.weight.data_ptr() == self.embedding.data_ptr()
+        )
+        if self.owned and not embeds:
+            module.weight.data = torch.empty(0, dtype=module.weight.dtype)
 
     def _stock(self, modules: tuple[nn.Module, ...]) -> Stock | SideBySide:
         if len(modules) == 1:
@@ -221,14 +298,14 @@ def invariant(linear: Ruled, rule: Rule, dtype: torch.dtype) -> bool:
     return True
 
 
-def seconds(weights: list[Tensor], packed: bool, rule: Rule) -> float:
+def seconds(weights: list[Tensor], kernel: type[Kernel], rule: Rule) -> float:
     """What passes of `TIMED` rows take in linears with these weights [out, in], padded to a rule."""
-    made = [Packed.of(weight, None) if packed else Stock(weight, None) for weight in weights]
+    made = [kernel.of(weight, None) for weight in weights]
     counts = [rule.padded(count) for count in TIMED]
     return sum(_least(linear, count) for linear in made for count in counts)
 
 
-def _least(linear: Stock | Packed, count: int) -> float:
+def _least(linear: Kernel, count: int) -> float:
     """The least of `REPEATS` times."""
     x, times = torch.randn(count, linear.inputs).to(linear.weight.dtype), []
     for _ in range(REPEATS):
@@ -238,13 +315,13 @@ def _least(linear: Stock | Packed, count: int) -> float:
     return min(times)
 
 
-def packable(module: Any) -> bool:
-    """Whether oneDNN can prepack the weights of a loaded module."""
-    return (
-        torch.backends.mkldnn.is_available()
-        and module.device.type == "cpu"
-        and module.dtype in PACKABLE
-    )
+def kernels_for(module: Any) -> list[type[Kernel]]:
+    """The kernels that can multiply by the weights of a loaded module, the plainest first."""
+    if module.device.type != "cpu" or module.dtype not in PACKABLE:
+        return [Stock]
+    ours: list[type[Kernel]] = [] if native.library() is None else [Blocked]
+    theirs: list[type[Kernel]] = [Packed] if torch.backends.mkldnn.is_available() else []
+    return [Stock, *theirs, *ours]
 
 
 def joined(modules: tuple[nn.Module, ...]) -> tuple[Tensor, Tensor | None]:

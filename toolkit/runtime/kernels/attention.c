@@ -7,29 +7,9 @@
 
 #include <stdlib.h>
 
-#include "lanes.h"
-
-typedef struct {
-    const void *data;
-    int64_t head, row; /* strides, in elements */
-} Heads;
-
-typedef struct {
-    Heads query, key, value;
-    void *out; /* [nodes, heads, value_width] */
-    int64_t dtype, nodes, heads, kv_heads, width, value_width;
-    int64_t tables;          /* 1, or one per KV head */
-    int64_t prefix;          /* rows that every node sees */
-    const int32_t *tails;    /* [tables, nodes, longest] rows */
-    const int32_t *lengths;  /* [tables, nodes] */
-    int64_t longest;
-    const float *sinks; /* [heads], or null */
-    double scale, softcap; /* softcap 0: none */
-    int64_t threads;
-} Attention;
+#include "kernels.h"
 
 #define CHUNKS 16 /* widths up to 256 */
-#define SHARED 4
 
 INLINE const char *row_of(const Heads *of, int64_t head, int64_t row, int64_t size) {
     return (const char *)of->data + (head * of->head + row * of->row) * size;
@@ -85,87 +65,117 @@ INLINE float weigh(float *s, int64_t count, const Attention *a, int64_t head) {
 
 /* `count` nodes from `node` on, of one query head. */
 INLINE void some(const Attention *a, int64_t head, int64_t node, const int count, const int chunks,
-                 const int value_chunks, const int dtype, float *scratch, int64_t stride) {
-    const int64_t size = dtype == FP32 ? 4 : 2, kv = head / (a->heads / a->kv_heads);
-    const int64_t table = (a->tables == 1 ? 0 : kv) * a->nodes;
+                 const int value_chunks, const int dtype, float *scratch) {
+    const Lists *lists = &a->lists;
+    const int64_t size = dtype == FP32 ? 4 : 2, out_size = a->query_dtype == FP32 ? 4 : 2;
+    const int64_t kv = head / (a->heads / a->kv_heads), prefix = lists->prefix;
+    const int64_t table = (lists->tables == 1 ? 0 : kv) * lists->nodes;
+    const int64_t stride = attention_room(prefix + lists->longest) / SHARED;
     v16 q[SHARED][CHUNKS], out[SHARED][CHUNKS];
     float *at[SHARED];
     for (int b = 0; b < count; b++) {
         at[b] = scratch + b * stride;
-        const char *row = row_of(&a->query, head, node + b, size);
-        for (int c = 0; c < chunks; c++) q[b][c] = load(row, c * LANES, lanes_of(a->width, c), dtype);
+        const char *row = row_of(&a->query, head, node + b, out_size);
+        for (int c = 0; c < chunks; c++)
+            q[b][c] = load(row, c * LANES, lanes_of(a->width, c), a->query_dtype);
         for (int c = 0; c < value_chunks; c++) out[b][c] = (v16){0};
     }
     const float scale = (float)a->scale;
-    for (int64_t j = 0; j < a->prefix; j++)
+    for (int64_t j = 0; j < prefix; j++)
         score(row_of(&a->key, kv, j, size), q, count, chunks, a->width, dtype, scale, at, j);
     float sums[SHARED];
     for (int b = 0; b < count; b++) {
-        const int32_t *tail = a->tails + (table + node + b) * a->longest;
-        int64_t length = a->lengths[table + node + b];
+        const int32_t *tail = lists->tails + (table + node + b) * lists->longest;
+        int64_t length = lists->lengths[table + node + b];
         for (int64_t j = 0; j < length; j++)
             score(row_of(&a->key, kv, tail[j], size), q + b, 1, chunks, a->width, dtype, scale,
-                  at + b, a->prefix + j);
-        sums[b] = weigh(at[b], a->prefix + length, a, head);
+                  at + b, prefix + j);
+        sums[b] = weigh(at[b], prefix + length, a, head);
     }
-    for (int64_t j = 0; j < a->prefix; j++)
+    for (int64_t j = 0; j < prefix; j++)
         gather(row_of(&a->value, kv, j, size), out, count, value_chunks, a->value_width, dtype, at, j);
     for (int b = 0; b < count; b++) {
-        const int32_t *tail = a->tails + (table + node + b) * a->longest;
-        int64_t length = a->lengths[table + node + b];
+        const int32_t *tail = lists->tails + (table + node + b) * lists->longest;
+        int64_t length = lists->lengths[table + node + b];
         for (int64_t j = 0; j < length; j++)
             gather(row_of(&a->value, kv, tail[j], size), out + b, 1, value_chunks, a->value_width,
-                   dtype, at + b, a->prefix + j);
-        char *row = (char *)a->out + ((node + b) * a->heads + head) * a->value_width * size;
+                   dtype, at + b, prefix + j);
+        char *row = (char *)a->out + ((node + b) * a->heads + head) * a->value_width * out_size;
         float share = sums[b] > 0 ? 1.0f / sums[b] : 0.0f;
         for (int c = 0; c < value_chunks; c++)
-            store(row, c * LANES, lanes_of(a->value_width, c), dtype, out[b][c] * share);
+            store(row, c * LANES, lanes_of(a->value_width, c), a->query_dtype, out[b][c] * share);
     }
 }
 
 INLINE void group(const Attention *a, int64_t head, int64_t node, int64_t count, const int chunks,
-                  const int value_chunks, const int dtype, float *scratch, int64_t stride) {
+                  const int value_chunks, const int dtype, float *scratch) {
     if (count == SHARED) {
-        some(a, head, node, SHARED, chunks, value_chunks, dtype, scratch, stride);
+        some(a, head, node, SHARED, chunks, value_chunks, dtype, scratch);
         return;
     }
     for (int64_t b = 0; b < count; b++)
-        some(a, head, node + b, 1, chunks, value_chunks, dtype, scratch, stride);
+        some(a, head, node + b, 1, chunks, value_chunks, dtype, scratch);
 }
 
 /* The common head sizes are compiled with their size known; the arithmetic is the same. */
-static void any_group(const Attention *a, int64_t head, int64_t node, int64_t count,
-                      float *scratch, int64_t stride) {
-    int chunks = (int)((a->width + LANES - 1) / LANES);
-    int value_chunks = (int)((a->value_width + LANES - 1) / LANES);
-#define KNOWN(C)                                                                       \
-    if (a->width == C * LANES && a->value_width == C * LANES) {                        \
-        if (a->dtype == FP32) group(a, head, node, count, C, C, FP32, scratch, stride); \
-        else group(a, head, node, count, C, C, BF16, scratch, stride);                  \
-        return;                                                                        \
+void attention_task(const Attention *a, int64_t task, float *scratch) {
+    const int64_t groups = (a->nodes + SHARED - 1) / SHARED, head = task / groups;
+    const int64_t node = task % groups * SHARED, left = a->nodes - node;
+    const int64_t count = left < SHARED ? left : SHARED;
+    const int chunks = (int)((a->width + LANES - 1) / LANES);
+    const int value_chunks = (int)((a->value_width + LANES - 1) / LANES);
+#define KNOWN(C)                                                             \
+    if (a->width == C * LANES && a->value_width == C * LANES) {              \
+        if (a->dtype == FP32) group(a, head, node, count, C, C, FP32, scratch); \
+        else group(a, head, node, count, C, C, BF16, scratch);                \
+        return;                                                              \
     }
     KNOWN(2) KNOWN(4) KNOWN(8)
-    if (a->dtype == FP32) group(a, head, node, count, chunks, value_chunks, FP32, scratch, stride);
-    else group(a, head, node, count, chunks, value_chunks, BF16, scratch, stride);
+    if (a->dtype == FP32) group(a, head, node, count, chunks, value_chunks, FP32, scratch);
+    else group(a, head, node, count, chunks, value_chunks, BF16, scratch);
 }
 
-/* 0, or 1 when there is no memory for the scores. */
-int tree_attention(const Attention *a) {
-    int64_t stride = (a->prefix + a->longest + LANES) / LANES * LANES + LANES;
-    int64_t groups = (a->nodes + SHARED - 1) / SHARED, tasks = groups * a->heads;
-    int64_t threads = a->threads < tasks ? a->threads : tasks;
+static int all_see(const Seen *seen, int64_t row) {
+    for (int64_t t = 0; t < seen->tables * seen->nodes; t++)
+        if (!seen->mask[t * seen->rows + row]) return 0;
+    return 1;
+}
+
+Lists listed(const Seen *seen, int32_t *room) {
+    const int64_t tasks = seen->tables * seen->nodes;
+    int64_t first = 0;
+    while (first < seen->rows && all_see(seen, first)) first++; /* these are of the prefix, too */
+    const int64_t longest = seen->rows - first;
+    Lists lists = {room, room + tasks * longest, seen->tables, seen->nodes, longest,
+                   seen->prefix + first};
+    for (int64_t t = 0; t < tasks; t++) {
+        const uint8_t *mask = seen->mask + t * seen->rows;
+        int32_t *tail = lists.tails + t * longest, length = 0;
+        for (int64_t j = first; j < seen->rows; j++)
+            if (mask[j]) tail[length++] = (int32_t)(seen->prefix + j);
+        lists.lengths[t] = length;
+    }
+    return lists;
+}
+
+/* Attention alone, for passes that do not run here as a whole: 0, or 1 when there is no memory. */
+int tree_attention(const Attention *of, const Seen *seen, int64_t threads) {
+    Attention a = *of;
+    int32_t *room = malloc(lists_room(seen) * sizeof(int32_t));
+    if (!room) return 1;
+    a.lists = listed(seen, room);
+    int64_t tasks = attention_tasks(&a), floats = attention_room(seen->prefix + seen->rows);
     int failed = 0;
+    if (threads > tasks) threads = tasks;
 #pragma omp parallel num_threads((int)threads) reduction(| : failed) if (threads > 1)
     {
-        float *scratch = malloc(SHARED * stride * sizeof(float));
+        float *scratch = malloc(floats * sizeof(float));
         failed = scratch == NULL;
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t t = 0; t < tasks; t++) {
-            int64_t node = t % groups * SHARED, left = a->nodes - node;
-            if (scratch)
-                any_group(a, t / groups, node, left < SHARED ? left : SHARED, scratch, stride);
-        }
+        for (int64_t t = 0; t < tasks; t++)
+            if (scratch) attention_task(&a, t, scratch);
         free(scratch);
     }
+    free(room);
     return failed;
 }

@@ -18,7 +18,7 @@ import torch
 
 from toolkit.runtime.machine import cache_folder, cpu_name
 
-SOURCES = ("attention.c", "gate.c")
+SOURCES = ("attention.c", "decoder.c", "gate.c", "linear.c")
 ISAS = ("portable", "avx2", "avx512")  # a later one is faster
 FLAGS = {
     "portable": ["-O2"],  # narrower vectors unrolled by -O3 take a minute to compile

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ctypes import POINTER, Structure, c_double, c_int, c_int64, c_void_p
+from ctypes import POINTER, byref, c_int, c_int64, c_void_p
 from functools import cache
 from typing import Any
 
@@ -13,48 +13,28 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from toolkit.runtime.kernels import structs
 from toolkit.runtime.kernels.build import NoCompiler, built, isas
+from toolkit.runtime.kernels.structs import DTYPES, address
 from toolkit.view import Attend
 
-DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-ACTS = {"silu": 0, "swish": 0, "gelu_new": 1, "gelu_pytorch_tanh": 1, "gelu_fast": 1, "gelu": 2}
+ACTS = {
+    "silu": 0, "swish": 0, "gelu_new": 1, "gelu_pytorch_tanh": 1, "gelu_fast": 1, "gelu": 2, "relu": 3
+}  # fmt: skip
 WIDEST = 256  # of a head
 GRAIN = 1 << 14  # elements worth a thread of their own
 
 
 @frozen(eq=False)
 class Seen:
-    """What each node attends to: rows 0 … prefix−1, then its own, in position order."""
+    """What each node attends to: rows 0 … prefix − 1, then those that its mask shows, in position order."""
 
     prefix: int
-    tails: Tensor  # int32 [T, N, longest]; T is 1, or H_kv where heads differ
-    lengths: Tensor  # int32 [T, N]
+    mask: Tensor  # bool [T, N, K], contiguous, of the rows from `prefix` on; T is 1, or H_kv
 
-
-def listed(mask: Tensor, prefix: int) -> Seen:
-    """What `mask[T, N, K]` bool shows of the rows from `prefix` on, after all those before."""
-    lengths = mask.sum(2, dtype=torch.int32)
-    longest = int(lengths.max())
-    order = mask.to(torch.int8).argsort(dim=2, descending=True, stable=True)[:, :, :longest]
-    return Seen(prefix, (order + prefix).to(torch.int32).contiguous(), lengths)
-
-
-class _Heads(Structure):
-    _fields_ = [("data", c_void_p), ("head", c_int64), ("row", c_int64)]
-
-
-class _Attention(Structure):
-    _fields_ = [
-        *((name, _Heads) for name in ("query", "key", "value")),
-        ("out", c_void_p),
-        *((name, c_int64) for name in "dtype nodes heads kv_heads width value_width".split()),
-        *((name, c_int64) for name in ("tables", "prefix")),
-        *((name, c_void_p) for name in ("tails", "lengths")),
-        ("longest", c_int64),
-        ("sinks", c_void_p),
-        *((name, c_double) for name in ("scale", "softcap")),
-        ("threads", c_int64),
-    ]
+    @property
+    def struct(self) -> structs.Seen:
+        return structs.Seen(self.mask.data_ptr(), *self.mask.shape, self.prefix)
 
 
 @frozen(eq=False)
@@ -64,6 +44,8 @@ class Library:
     isa: str
     _attention: Any
     _gated: Any
+    _linear: Any
+    _decoder: Any
 
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, seen: Seen, how: Attend
@@ -72,15 +54,13 @@ class Library:
         _, heads, nodes, width = query.shape
         out = query.new_empty(1, nodes, heads, value.shape[3])
         sinks = None if how.s_aux is None else how.s_aux.detach().float().contiguous()
-        call = _Attention(
-            _heads(query), _heads(key), _heads(value), out.data_ptr(), DTYPES[query.dtype], nodes,
-            heads, key.shape[1], width, value.shape[3], seen.lengths.shape[0], seen.prefix,
-            seen.tails.data_ptr(), seen.lengths.data_ptr(), seen.tails.shape[2],
-            None if sinks is None else sinks.data_ptr(), how.scaling, how.softcap or 0.0,
-            torch.get_num_threads(),
+        call = structs.Attention(
+            *map(structs.Heads.of, (query, key, value)), out.data_ptr(), DTYPES[query.dtype],
+            DTYPES[key.dtype], nodes, heads, key.shape[1], width, value.shape[3], structs.Lists(),
+            address(sinks), how.scaling, how.softcap or 0.0,
         )  # fmt: skip
-        if self._attention(ctypes.byref(call)):
-            raise MemoryError(f"no memory for the attention of {nodes} nodes")
+        threads = torch.get_num_threads()
+        _enough(self._attention(byref(call), byref(seen.struct), threads), nodes)
         return out
 
     def gated(self, act: str, gate: Tensor, up: Tensor | None) -> Tensor:
@@ -89,14 +69,27 @@ class Library:
         out = gate.new_empty(count, width)
         threads = min(torch.get_num_threads(), max(1, count * width // GRAIN), count)
         self._gated(
-            gate.data_ptr(), None if up is None else up.data_ptr(), out.data_ptr(), count, width,
-            gate.stride(0), threads, ACTS[act], DTYPES[gate.dtype],
+            gate.data_ptr(), address(up), out.data_ptr(), count, width, gate.stride(0), threads,
+            ACTS[act], DTYPES[gate.dtype],
         )  # fmt: skip
         return out
 
+    def linear(self, of: structs.Linear, x: Tensor) -> Tensor:
+        """The map of x [M, in] → [M, out]."""
+        out = x.new_empty(len(x), of.outputs)
+        threads = min(torch.get_num_threads(), 1 + of.inputs * of.outputs // GRAIN)
+        x = x.contiguous()
+        _enough(self._linear(byref(of), x.data_ptr(), len(x), out.data_ptr(), threads), len(x))
+        return out
 
-def _heads(states: Tensor) -> _Heads:
-    return _Heads(states.data_ptr(), states.stride(1), states.stride(2))
+    def decoder(self, decoder: structs.Decoder, call: structs.Pass) -> None:
+        """A whole pass: writes logits, and rows of the cache."""
+        _enough(self._decoder(byref(decoder), byref(call)), call.nodes)
+
+
+def _enough(failed: int, rows: int) -> None:
+    if failed:
+        raise MemoryError(f"no memory for a pass of {rows} rows")
 
 
 @cache
@@ -106,10 +99,16 @@ def _library(isa: str) -> Library | str:
         library = ctypes.CDLL(str(built(isa)))
     except (NoCompiler, OSError) as error:
         return str(error)
-    attention, gated = library.tree_attention, library.gated
-    attention.argtypes, attention.restype = [POINTER(_Attention)], c_int
-    gated.argtypes, gated.restype = [c_void_p] * 3 + [c_int64] * 6, None
-    return Library(isa, attention, gated)
+    takes = {
+        "tree_attention": [POINTER(structs.Attention), POINTER(structs.Seen), c_int64],
+        "gated": [c_void_p] * 3 + [c_int64] * 6,
+        "linear": [POINTER(structs.Linear), c_void_p, c_int64, c_void_p, c_int64],
+        "decoder_pass": [POINTER(structs.Decoder), POINTER(structs.Pass)],
+    }
+    functions = {name: getattr(library, name) for name in takes}
+    for name, function in functions.items():
+        function.argtypes, function.restype = takes[name], None if name == "gated" else c_int
+    return Library(isa, *functions.values())
 
 
 _choice: list[str | None] = []  # what `using` asks for

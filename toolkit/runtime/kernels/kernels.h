@@ -1,0 +1,77 @@
+/* What the kernels share: linear maps, attention and activations, a task at a time. */
+
+#ifndef KERNELS_H
+#define KERNELS_H
+
+#include "lanes.h"
+
+/* y = Wx + b. The weight is laid out in blocks of OUTPUTS outputs: fp32 [block][in][OUTPUTS]; bf16
+   [block][pair of inputs][half][16 outputs][2], both padded with zeros. */
+typedef struct {
+    const void *weight;
+    const float *bias; /* or null */
+    int64_t in, out, dtype;
+} Linear;
+
+#define OUTPUTS 32
+
+INLINE int64_t blocks_of(const Linear *of) { return (of->out + OUTPUTS - 1) / OUTPUTS; }
+
+/* One block of outputs for all of x[rows, in], into out[rows, stride] at that block's columns. */
+void linear_block(const Linear *of, const float *x, int64_t rows, float *out, int64_t stride,
+                  int64_t block);
+
+enum { SILU = 0, GELU_TANH = 1, GELU = 2, RELU = 3 };
+
+/* out = act(gate) * up over `count` elements; up may be null. */
+void activate(const void *gate, const void *up, void *out, int64_t count, int64_t act, int64_t dtype);
+
+typedef struct {
+    const void *data;
+    int64_t head, row; /* strides, in elements */
+} Heads;
+
+/* Which rows a node attends to: the first `prefix`, then those that its mask shows, in order. */
+typedef struct {
+    const uint8_t *mask; /* [tables, nodes, rows] of the rows after the prefix */
+    int64_t tables;      /* 1, or one per KV head */
+    int64_t nodes, rows, prefix;
+} Seen;
+
+typedef struct {
+    int32_t *tails;   /* [tables, nodes, longest] rows after the prefix */
+    int32_t *lengths; /* [tables, nodes] */
+    int64_t tables, nodes, longest, prefix;
+} Lists;
+
+typedef struct {
+    Heads query, key, value;
+    void *out; /* [nodes, heads, value_width], of the query's dtype */
+    int64_t query_dtype, dtype, nodes, heads, kv_heads, width, value_width;
+    Lists lists;
+    const float *sinks; /* [heads], or null */
+    double scale, softcap; /* softcap 0: none */
+} Attention;
+
+#define SHARED 4 /* nodes that share each load of a prefix row */
+
+INLINE int64_t lists_room(const Seen *seen) { /* in int32 */
+    return seen->tables * seen->nodes * (seen->rows + 1);
+}
+
+/* Lists in `room`, from masks. */
+Lists listed(const Seen *seen, int32_t *room);
+
+INLINE int64_t attention_tasks(const Attention *a) {
+    return (a->nodes + SHARED - 1) / SHARED * a->heads;
+}
+
+/* Floats that one thread needs. */
+INLINE int64_t attention_room(int64_t longest) {
+    return SHARED * ((longest + LANES) / LANES * LANES + LANES);
+}
+
+/* One of the tasks of attention: a head for up to SHARED nodes. */
+void attention_task(const Attention *a, int64_t task, float *room);
+
+#endif

@@ -1,0 +1,106 @@
+"""What the C sources call their arguments: the structs of `kernels.h` and `decoder.c`, by the same names."""
+
+from __future__ import annotations
+
+from ctypes import POINTER, Array, Structure, c_double, c_int64, c_void_p
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+OUTPUTS = 32  # of a linear's block
+
+
+def ints(names: str) -> list[tuple[str, Any]]:
+    return [(name, c_int64) for name in names.split()]
+
+
+def pointers(names: str) -> list[tuple[str, Any]]:
+    return [(name, c_void_p) for name in names.split()]
+
+
+def address(of: Tensor | None) -> int | None:
+    return None if of is None else of.data_ptr()
+
+
+class Linear(Structure):
+    _fields_ = [*pointers("weight bias"), *ints("inputs outputs dtype")]
+
+
+class Heads(Structure):
+    _fields_ = [*pointers("data"), *ints("head row")]
+
+    @classmethod
+    def of(cls, states: Tensor) -> Heads:
+        """Of [1, heads, rows, width]."""
+        return cls(states.data_ptr(), states.stride(1), states.stride(2))
+
+
+class Seen(Structure):
+    _fields_ = [*pointers("mask"), *ints("tables nodes rows prefix")]
+
+
+class Lists(Structure):
+    _fields_ = [*pointers("tails lengths"), *ints("tables nodes longest prefix")]
+
+
+class Attention(Structure):
+    _fields_ = [
+        *((name, Heads) for name in ("query", "key", "value")),
+        *pointers("out"),
+        *ints("query_dtype dtype nodes heads kv_heads width value_width"),
+        ("lists", Lists),  # made by the kernel
+        *pointers("sinks"),
+        *((name, c_double) for name in ("scale", "softcap")),
+    ]
+
+
+class Norm(Structure):
+    _fields_ = [*pointers("weight bias"), ("eps", c_double), *ints("kind width")]
+
+
+class Block(Structure):
+    _fields_ = [
+        *(
+            (name, Norm)
+            for name in "before_attention query_norm key_norm after_attention before_mlp after_mlp".split()
+        ),
+        ("qkv", Linear * 3),
+        ("out", Linear),
+        ("up", Linear * 2),
+        ("down", Linear),
+        *ints("heads kv_heads width interleaved table rotated parallel act gated"),
+        *((name, c_double) for name in ("scale", "softcap")),
+    ]
+
+
+class Decoder(Structure):
+    _fields_ = [
+        *ints("layers embedded dtype"),
+        ("blocks", POINTER(Block)),
+        ("norm", Norm),
+        ("head", Linear),
+        ("cap", c_double),
+    ]
+
+
+class Place(Structure):
+    _fields_ = [*pointers("keys values queries"), *ints("room first seen")]
+
+
+class Pass(Structure):
+    _fields_ = [
+        *ints("nodes keep"),
+        *pointers("x positions"),
+        *((name, POINTER(c_void_p)) for name in ("cos", "sin")),
+        ("places", POINTER(Place)),
+        ("seen", POINTER(Seen)),
+        *ints("tables"),
+        *pointers("logits"),
+        *ints("threads"),
+    ]
+
+
+def array(of: type[Structure], made: list[Any]) -> Array[Any]:
+    return (of * len(made))(*made)
