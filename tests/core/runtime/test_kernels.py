@@ -70,7 +70,7 @@ def test_attention_is_the_references(isa, problem):
     query, key, value, mask, prefix, how = problem
     with native.using(isa):
         got = native.attends(query, key, value).attention(
-            query, key, value, native.listed(mask, prefix), how
+            query, key, value, native.Seen(prefix, mask), how
         )
     expected = reference(query, key, value, lists_of(mask, prefix), how)
     tolerance = 1e-5 if query.dtype is torch.float32 else 2e-2
@@ -85,14 +85,17 @@ def test_a_node_depends_on_its_own_rows_alone(isa, problem, data):
     node = data.draw(st.integers(0, mask.shape[1] - 1))
     with native.using(isa):
         kernels = native.attends(query, key, value)
-        whole = kernels.attention(query, key, value, native.listed(mask, prefix), how)
+        whole = kernels.attention(query, key, value, native.Seen(prefix, mask), how)
         everything = F.pad(mask[:, node : node + 1], (prefix, 0), value=True)
-        order = torch.randperm(key.shape[2])
-        moved = [torch.empty_like(part) for part in (key, value)]
-        for part, old in zip(moved, (key, value), strict=True):
-            part[:, :, order] = old
-        listed = native.listed(everything, 0)
-        elsewhere = native.Seen(0, order[listed.tails.long()].int().contiguous(), listed.lengths)
+        rows = prefix + mask.shape[2]
+        gap = data.draw(st.integers(0, rows))  # rows that nobody sees, in between
+        moved = [
+            torch.cat([part[:, :, :gap], torch.randn_like(part), part[:, :, gap:]], 2)
+            for part in (key, value)
+        ]
+        hidden = torch.zeros(mask.shape[0], 1, key.shape[2], dtype=torch.bool)
+        shown = torch.cat([everything[:, :, :gap], hidden, everything[:, :, gap:]], 2)
+        elsewhere = native.Seen(0, shown)
         alone = kernels.attention(query[:, :, node : node + 1], *moved, elsewhere, how)
     assert torch.equal(alone[:, 0], whole[:, node])
 
@@ -123,7 +126,7 @@ def test_extreme_scores_are_weights():
     value = torch.arange(4.0)[None, None, :, None].expand(1, 1, 4, 16).contiguous() + 1
     for isa in ISAS:
         with native.using(isa):
-            seen = native.listed(torch.ones(1, 1, 4, dtype=torch.bool), 0)
+            seen = native.Seen(0, torch.ones(1, 1, 4, dtype=torch.bool))
             out = native.library().attention(query, key, value, seen, Attend(1.0))
         assert torch.equal(out, torch.ones(1, 1, 1, 16))
 

@@ -103,11 +103,11 @@ def test_logits_in_lower_precision_are_near(variant, dtype, tolerance):
 
 def test_a_block_that_is_wrong_is_noticed(monkeypatch):
     """The control: without its second norm a block's logits are far off."""
-    from toolkit.runtime.executors.blocks import llama
+    from toolkit.runtime.executors.blocks import parts
 
     model, expected = tiny("llama"), logits(tiny("llama"), "module")
     monkeypatch.setattr(
-        llama.LlamaBlock, "__call__", lambda self, x, rows: self.attention(x, rows) + self.mlp(x)
+        parts.Block, "__call__", lambda self, x, rows: self.attention(x, rows) + self.mlp(x)
     )
     assert (logits(model, "functional") - expected).abs().max() > 1e-3
 

@@ -2,39 +2,77 @@
 
 import copy
 
+import hypothesis.strategies as st
 import pytest
 import torch
-from torch import nn
+from hypothesis import given
 
 from toolkit.conformance.models import tiny
 from toolkit.runtime import numerics
 from toolkit.runtime.executors import choice, linears
-from toolkit.runtime.executors.linears import BLOCK, Linears, Packed, Rule, Ruled, Stock
+from toolkit.runtime.executors.linears import BLOCK, Blocked, Linears, Packed, Rule, Ruled, Stock
+from toolkit.runtime.kernels import build, native
 from toolkit.runtime.models import prepared
 
 LOW = [torch.float32, torch.bfloat16]
-packing = pytest.mark.skipif(
-    not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN"
-)
+KERNELS = [
+    Stock,
+    pytest.param(
+        Packed,
+        marks=pytest.mark.skipif(
+            not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN"
+        ),
+    ),
+    pytest.param(
+        Blocked,
+        marks=pytest.mark.skipif(native.why_not() is not None, reason="no C compiler"),
+    ),
+]
 
 
-@packing
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("dtype", LOW, ids=str)
-def test_packed_is_the_stock_product(dtype):
-    weight, bias, x = (torch.randn(*shape).to(dtype) for shape in [(97, 40), (97,), (5, 40)])
-    expected = x.double() @ weight.double().t() + bias.double()
-    tolerance = 1e-5 if dtype is torch.float32 else 3e-2
-    for linear in (Packed.of(weight, bias), Stock(weight, bias)):
-        torch.testing.assert_close(linear(x).double(), expected, rtol=tolerance, atol=tolerance)
+@given(
+    rows=st.integers(1, 40),
+    inputs=st.sampled_from([1, 7, 32, 41, 320]),
+    outputs=st.sampled_from([1, 15, 32, 33, 97, 128]),
+    biased=st.booleans(),
+)
+def test_every_kernel_gives_the_product(kernel, dtype, rows, inputs, outputs, biased):
+    weight, bias, x = (
+        torch.randn(*shape).to(dtype) for shape in [(outputs, inputs), (outputs,), (rows, inputs)]
+    )
+    exact = x.double() @ weight.double().t() + (bias.double() if biased else 0)
+    tolerance = 1e-4 if dtype is torch.float32 else 3e-2
+    got = kernel.of(weight, bias if biased else None)(x)
+    assert got.dtype == dtype
+    torch.testing.assert_close(
+        got.double(), exact, rtol=tolerance, atol=tolerance * inputs**0.5
+    )
 
 
-@packing
+@pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
+@pytest.mark.parametrize("isa", build.isas())
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+@given(
+    rows=st.integers(2, 70), inputs=st.integers(1, 90), outputs=st.integers(1, 90), data=st.data()
+)
+def test_our_rows_keep_their_bits(isa, dtype, rows, inputs, outputs, data):
+    """Alone or among others, at whichever place, on every instruction set."""
+    weight, x = (torch.randn(*shape).to(dtype) for shape in [(outputs, inputs), (rows, inputs)])
+    row = data.draw(st.integers(0, rows - 1))
+    with native.using(isa):
+        linear = Blocked.of(weight, None)
+        assert torch.equal(linear(x)[row], linear(x[row : row + 1])[0])
+
+
+@pytest.mark.parametrize("kernel", [p for p in KERNELS if p is not Stock])
 @pytest.mark.parametrize("owned", [True, False], ids=["owned", "lent"])
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gpt_neox", "gemma2", "qwen2"])
-def test_a_model_of_packed_linears(monkeypatch, family, dtype, owned):
-    """As near to the module as rounding allows; what was packed is let go of, if it may be."""
-    monkeypatch.setattr(choice, "packs", lambda _: True)
+def test_a_model_of_linears_laid_out_anew(monkeypatch, family, dtype, owned, kernel):
+    """As near to the module as rounding allows; what was copied is let go of, if it may be."""
+    monkeypatch.setattr(choice, "kernel_of", lambda _: kernel)
     module = copy.deepcopy(tiny(family)).to(dtype)
     exact = numerics.ModelSession(
         prepared("exact", tiny(family), executor="module"), numerics.Everything()
@@ -44,7 +82,8 @@ def test_a_model_of_packed_linears(monkeypatch, family, dtype, owned):
     session = numerics.ModelSession(model, numerics.Everything())
     ids = torch.arange(9) % 7 + 1
     got, expected = session.prefill(ids).double(), exact.prefill(ids)
-    assert "prepacked" in model.executor.linears
+    assert kernel.name in model.executor.linears
+    assert (model.executor.compiled is not None) == (kernel is Blocked)
     near = 1e-3 if dtype is torch.float32 else 0.1
     assert (got - expected).norm() < near * expected.norm()
     assert model.level.name == "bitwise"
@@ -95,14 +134,16 @@ def test_probes_show_the_order_of_a_sum(dtype):
     assert (at_once != by_blocks).float().mean() > 0.5
 
 
-def test_the_faster_kernel_is_chosen_among_the_steady(monkeypatch):
-    module = nn.Sequential(nn.Linear(32, 48), nn.Linear(48, 32))
-    for steps, took, packs in [
-        ({False: 1, True: 2}, {False: 2.0, True: 1.0}, True),
-        ({False: 1, True: 2}, {False: 1.0, True: 2.0}, False),
-        ({False: None, True: 2}, {False: 1.0, True: 2.0}, True),
-        ({False: 1, True: None}, {False: 2.0, True: 1.0}, False),
-    ]:
-        monkeypatch.setattr(choice, "_step", lambda _, packed, s=steps: s[packed])
-        monkeypatch.setattr(choice, "seconds", lambda _, packed, __, t=took: t[packed])
-        assert choice._packs(module) == packs
+@pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
+def test_the_fastest_kernel_is_chosen_among_the_steady(monkeypatch):
+    module = copy.deepcopy(tiny("llama")).float()
+    steps, took = {Stock: None, Packed: 2, Blocked: 1}, {Stock: 1.0, Packed: 2.0, Blocked: 3.0}
+    monkeypatch.setattr(choice, "_step", lambda _, kernel: steps[kernel])
+    monkeypatch.setattr(choice, "seconds", lambda _, kernel, __: took[kernel])
+    assert choice._fastest(module) is Packed
+    took[Packed] = 4.0
+    assert choice._fastest(module) is Blocked
+    steps[Stock] = 2
+    assert choice._fastest(module) is Stock
+    steps.update({Stock: None, Packed: None, Blocked: None})
+    assert choice._fastest(module) is Stock
