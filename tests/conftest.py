@@ -12,19 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in what tests start
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in what tests start
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in what tests start
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in what tests start
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in what tests start
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
-for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"):  # relative to the checkout; tests run pip elsewhere
-    os.environ.pop(name, None)
-for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"):  # relative to the checkout; tests run pip elsewhere
-    os.environ.pop(name, None)
-for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"):  # relative to the checkout; tests run pip elsewhere
-    os.environ.pop(name, None)
-for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"):  # relative to the checkout; tests run pip elsewhere
-    os.environ.pop(name, None)
 os.environ.pop("PIP_CONSTRAINT", None)  # relative to the checkout, and tests run pip elsewhere
 os.environ.pop("PIP_BUILD_CONSTRAINT", None)
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"

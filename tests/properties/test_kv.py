@@ -12,6 +12,8 @@ from toolkit import Pipeline, Pool, Registry
 from toolkit.conformance import generators, kv, properties
 from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, tiny
 from toolkit.conformance.strategies import passes, texts
+from toolkit.runtime.executors import choice as executors
+from toolkit.runtime.executors.linears import Blocked, Packed
 from toolkit.runtime.kernels import native
 from toolkit.runtime.models import prepared
 from toolkit.runtime.session import ModelSession
@@ -140,10 +142,17 @@ DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 compiled = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
 
 
+KERNELS = st.sampled_from([Blocked, Packed] if torch.backends.mkldnn.is_available() else [Blocked])
+
+
 @cache
-def low(family, dtype):
+def low(family, dtype, kernel=Blocked):
     """A tiny model in low precision, at the level `bitwise`."""
-    return prepared("it", copy.deepcopy(tiny(family)).to(dtype), owned=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executors, "kernel_of", lambda _: kernel)
+        model = prepared("it", copy.deepcopy(tiny(family)).to(dtype), owned=True)
+        assert (model.executor.compiled is not None) == (kernel is Blocked)
+    return model
 
 
 @compiled
@@ -151,14 +160,14 @@ def low(family, dtype):
 def test_every_schedule_gives_the_bits_of_ar(name):
     evicted = []
 
-    @given(fitting(name), DTYPES, texts(), passes())
-    def holds(pair, dtype, text, schedule):
-        family, choice = pair
-        loaded = low("llama" if family == "phi" else family, dtype)
+    @given(fitting(name), DTYPES, KERNELS, texts(), passes())
+    def holds(pair, dtype, kernel, text, schedule):
+        family, policy = pair
+        loaded = low("llama" if family == "phi" else family, dtype, kernel)
         assert loaded.level.name == "bitwise"
         evicted.append(
             kv.schedule_does_not_matter(
-                lambda: ModelSession(loaded, choice.build()), *text, schedule, tolerance=0.0
+                lambda: ModelSession(loaded, policy.build()), *text, schedule, tolerance=0.0
             )
         )
 
@@ -171,12 +180,12 @@ def test_every_schedule_gives_the_bits_of_ar(name):
 def test_the_stock_attention_does_not(dtype):
     """The control: the same tests fail without the position-ordered kernel."""
     loaded, broken = low("llama", dtype), []
-    choice = REGISTRY.resolve("kv", "full")
+    policy = REGISTRY.resolve("kv", "full")
 
     @settings(max_examples=10)
     @given(texts(), passes())
     def tried(text, schedule):
-        make = lambda: ModelSession(loaded, choice.build())  # noqa: E731
+        make = lambda: ModelSession(loaded, policy.build())  # noqa: E731
         try:
             with native.using(None):
                 kv.schedule_does_not_matter(make, *text, schedule, tolerance=0.0)

@@ -62,7 +62,7 @@ def machine() -> dict[str, str]:
 
 def facts(model: LoadedModel) -> dict[str, str]:
     """What a loaded model gets here."""
-    from toolkit.runtime.kernels import native
+    from toolkit.runtime.kernels import structs
 
     executor, level = model.executor, model.level
     facts = {
@@ -71,6 +71,6 @@ def facts(model: LoadedModel) -> dict[str, str]:
         "linears": executor.linears,
         "level": f"{level.name}: {level.why}",
     }
-    if model.device.type != "cpu" or model.dtype not in native.DTYPES:
+    if model.device.type != "cpu" or model.dtype not in structs.DTYPES:
         facts["attention"] = "PyTorch's, because ours is for fp32 and bf16 on CPU"
     return facts

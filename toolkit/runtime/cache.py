@@ -58,20 +58,24 @@ class TreeLayer(CacheLayerMixin):
 
         A prompt that is scored is passed through whole: `eviction` stores what stays.
         """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
         if self.owner.prompting:
-            if not self.is_initialized:
-                self.lazy_initialization(key_states, value_states)
             return key_states, value_states
-        start = self.claim(count := key_states.shape[2], key_states, value_states)
+        start = self._room(count := key_states.shape[2])
         end = start + count
         self.keys[:, :, start:end] = key_states
         self.values[:, :, start:end] = value_states
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def claim(self, count: int, like: Tensor, value_like: Tensor | None = None) -> int:
-        """Room for the K/V of the `count` newest scratch rows; the first one's index."""
+    def claim(self, count: int, heads: int, width: int, dtype: torch.dtype) -> int:
+        """Room for K/V [H_kv, N, D] of the `count` newest scratch rows on the CPU; the first one's
+        index. Whoever asked writes them."""
         if not self.is_initialized:
-            self.lazy_initialization(like, value_like)
+            self.lazy_initialization(torch.empty(1, heads, 0, width, dtype=dtype))
+        return self._room(count)
+
+    def _room(self, count: int) -> int:
         end = self.slots.count + self.owner.scratch
         self.reserve(end)
         return end - count

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from toolkit.interfaces import KVPolicy
 from toolkit.runtime.executors.choice import known_as
-from toolkit.runtime.kernels import native
+from toolkit.runtime.kernels import native, structs
 from toolkit.runtime.machine import remembered
 from toolkit.runtime.models import LoadedModel
 from toolkit.runtime.session import ModelSession
@@ -56,7 +56,7 @@ def _against(model: LoadedModel) -> str | None:
     """What rules `bitwise` out without a comparison."""
     if model.device.type != "cpu":
         return "no kernels of ours on this device"
-    if model.dtype not in native.DTYPES:
+    if model.dtype not in structs.DTYPES:
         return f"no kernels of ours for {str(model.dtype).removeprefix('torch.')}"
     if native.library() is None:
         return native.why_not() or "compiled kernels are switched off"

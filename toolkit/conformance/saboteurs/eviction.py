@@ -133,18 +133,6 @@ def empty_rows_seen() -> Iterator[None]:
 _requests: list[int] = []
 
 
-_requests: list[int] = []
-
-
-_requests: list[int] = []
-
-
-_requests: list[int] = []
-
-
-_requests: list[int] = []
-
-
 @attrs.define
 class RemembersScores(KVPolicy):
     """Accumulated attention, displaced by every request that the process has had."""

@@ -6,8 +6,8 @@ Activations are float32 between the weights, which are fp32 or bf16.
 
 from __future__ import annotations
 
-from ctypes import addressof, c_void_p
-from typing import Any
+from ctypes import c_void_p
+from typing import Any, TypeGuard
 
 import torch
 from attrs import define, field
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from toolkit.runtime.attention import Pass
 from toolkit.runtime.cache import TreeLayer
-from toolkit.runtime.executors.blocks.parts import Block, Decoder, Norm
+from toolkit.runtime.executors.blocks.parts import Block, Decoder, Norm, PostNormBlock
 from toolkit.runtime.executors.linears import Blocked, Ruled
 from toolkit.runtime.kernels import native, structs
 
@@ -28,34 +28,28 @@ class Compiled:
     """Runs a decoder's passes in C."""
 
     decoder: Decoder
-    kernels: native.Library
+    blocks: list[Block]
+    norm: Norm
     dtype: torch.dtype
-    _struct: structs.Decoder = field(init=False)
-    _held: list[Any] = field(init=False, factory=list)  # what the structs point at
     _names: list[str] = field(init=False)  # of the rotations, in the order of their tables
-    _tables: dict[int, tuple[Any, Any]] = field(init=False, factory=dict)  # by positions
+    _struct: structs.Decoder = field(init=False)
     _share: int = field(init=False)  # threads that a layer keeps busy
+    _held: list[Any] = field(init=False, factory=list)  # what the structs point at
+    _tables: dict[int, tuple[Any, Any]] = field(init=False, factory=dict)  # by positions
 
     def __attrs_post_init__(self) -> None:
-        blocks = [block for block in self.decoder.blocks if isinstance(block, Block)]
         self._names = sorted(self.decoder.rotations)
-        made = structs.array(structs.Block, [self._block(block) for block in blocks])
+        made = structs.array(structs.Block, [self._block(block) for block in self.blocks])
         self._held.append(made)
-        norm, head = self.decoder.norm, self.decoder.head
-        assert isinstance(norm, Norm), "found by `against`"
+        (head,) = _linears(self.decoder.head)
         self._struct = structs.Decoder(
-            len(blocks), blocks[0].before_mlp.width, structs.DTYPES[self.dtype], made,
-            self._norm(norm), self._linears(head)[0], self.decoder.cap or 0.0,
+            len(self.blocks), self.norm.width, structs.DTYPES[self.dtype], made,
+            self._norm(self.norm), head, self.decoder.cap or 0.0,
         )  # fmt: skip
-        parts = [
-            part
-            for linear in (blocks[0].attention.qkv, blocks[0].mlp.up)
-            for part in linear.parts
-            if isinstance(part, Blocked)
-        ]
-        self._share = 1 + sum(part.inputs * part.outputs for part in parts) // SHARE
+        first = [*_linears(self.blocks[0].attention.qkv), *_linears(self.blocks[0].mlp.up)]
+        self._share = 1 + sum(linear.inputs * linear.outputs for linear in first) // SHARE
 
-    def forward(self, tokens: Tensor, now: Pass, keep: int = 0) -> Tensor:
+    def forward(self, kernels: native.Library, tokens: Tensor, now: Pass, keep: int) -> Tensor:
         """As `Executor.forward`."""
         count, positions = len(tokens), now.query_pos.contiguous()
         keep = keep or count
@@ -67,94 +61,99 @@ class Compiled:
             count, keep, x.data_ptr(), positions.data_ptr(), cos, sin, places, seen, len(seen),
             logits.data_ptr(), min(torch.get_num_threads(), self._share),
         )  # fmt: skip
-        self.kernels.decoder(self._struct, call)
+        kernels.decoder(self._struct, call)
         for layer, kept in queries:
             layer.drafted.append(kept.transpose(0, 1))
         return logits
 
     def _places(self, now: Pass, count: int) -> tuple[Any, Any, list[tuple[TreeLayer, Tensor]]]:
         """Where each layer's rows go and what they see; queries [N, H, D] that are to be kept."""
-        places, tables, queries = [], {}, []
-        for block in self.decoder.blocks:
-            how = block.attention.how
-            layer: TreeLayer = now.cache.layers[block.attention.layer]
-            layer.attend = how
-            first = layer.claim(count, self._empty(block))
-            seen = now.seen(layer, how.window)
-            index = tables.setdefault(id(seen), (len(tables), seen))[0]
+        places: list[structs.Place] = []
+        seen: dict[int, structs.Seen] = {}
+        queries: list[tuple[TreeLayer, Tensor]] = []
+        for attention in (block.attention for block in self.blocks):
+            layer: TreeLayer = now.cache.layers[attention.layer]
+            layer.attend = attention.how
             kept = None
             if now.keeps(layer):
-                kept = torch.empty(count, block.attention.heads, block.attention.width)
-                kept = kept.to(self.dtype)
+                kept = torch.empty(count, attention.heads, attention.width, dtype=self.dtype)
                 queries.append((layer, kept))
-            places.append((
+            first = layer.claim(count, attention.kv_heads, attention.width, self.dtype)
+            mask = now.seen(layer, attention.how.window)
+            if id(mask) not in seen:
+                seen[id(mask)] = mask.struct
+            places.append(structs.Place(
                 layer.keys.data_ptr(), layer.values.data_ptr(), structs.address(kept),
-                layer.keys.shape[2], first, index,
+                layer.keys.shape[2], first, list(seen).index(id(mask)),
             ))  # fmt: skip
-        seens = [seen.struct for _, seen in tables.values()]
-        return (structs.Place * len(places))(*places), structs.array(structs.Seen, seens), queries
-
-    def _empty(self, block: Any) -> Tensor:
-        """No rows [1, H_kv, 0, D] of a layer's cache."""
-        return torch.empty(1, block.attention.kv_heads, 0, block.attention.width, dtype=self.dtype)
+        made = structs.array(structs.Place, places), structs.array(structs.Seen, [*seen.values()])
+        return *made, queries
 
     def _turns(self, deepest: int) -> tuple[Any, Any]:
         """Pointers to the tables of cos and sin, float32, with room for position `deepest`."""
-        tables = [self.decoder.rotations[name].upto(deepest) for name in self._names]
-        size = len(tables[0][0]) if tables else 0
+        pairs = [self.decoder.rotations[name].upto(deepest) for name in self._names]
+        size = len(pairs[0][0]) if pairs else 0
         if size not in self._tables:
-            wide = [[table.float().contiguous() for table in pair] for pair in zip(*tables)]
-            pointers = [(c_void_p * len(part))(*(t.data_ptr() for t in part)) for part in wide]
-            self._held += wide
-            self._tables = {size: tuple(pointers) if pointers else (None, None)}
+            wide = [[table.float().contiguous() for table in pair] for pair in pairs]
+            self._held.append(wide)
+            pointers = [
+                (c_void_p * len(wide))(*(pair[which].data_ptr() for pair in wide))
+                for which in (0, 1)
+            ]
+            self._tables = {size: (pointers[0], pointers[1])}
         return self._tables[size]
 
     def _block(self, block: Block) -> structs.Block:
         attention, mlp = block.attention, block.mlp
         norms = attention.norms or (None, None)
-        rotation = attention.rotation
-        width = 0
-        if rotation is not None:
-            width = self.decoder.rotations[rotation].upto(0)[0].shape[1]
         return structs.Block(
             self._norm(block.before_attention), *map(self._norm, norms),
             self._norm(block.after_attention), self._norm(block.before_mlp),
-            self._norm(block.after_mlp), self._some(attention.qkv, 3),
-            self._linears(attention.out)[0], self._some(mlp.up, 2), self._linears(mlp.down)[0],
-            attention.heads, attention.kv_heads, attention.width, attention.interleaved,
-            self._names.index(rotation) if rotation is not None else 0, width,
-            block.parallel, native.ACTS[mlp.act], mlp.gated,
-            attention.how.scaling, attention.how.softcap or 0.0,
+            self._norm(block.after_mlp), _upto(3, attention.qkv), *_linears(attention.out),
+            _upto(2, mlp.up), *_linears(mlp.down), attention.heads, attention.kv_heads,
+            attention.width, attention.interleaved, *self._rotation(attention.rotation),
+            block.parallel, native.ACTS[mlp.act], mlp.gated, attention.how.scaling,
+            attention.how.softcap or 0.0,
         )  # fmt: skip
+
+    def _rotation(self, name: str | None) -> tuple[int, int]:
+        """Which table rotates, and how many dimensions."""
+        if name is None:
+            return 0, 0
+        return self._names.index(name), self.decoder.rotations[name].upto(0)[0].shape[1]
 
     def _norm(self, norm: Norm | None) -> structs.Norm:
         if norm is None:
             return structs.Norm()
-        weight, bias = (
-            None if part is None else part.float().contiguous() for part in (norm.weight, norm.bias)
-        )
-        self._held += [weight, bias]
-        return structs.Norm(
-            structs.address(weight), structs.address(bias), norm.eps, KINDS[norm.kind], norm.width
-        )
+        parts = (norm.weight, norm.bias)
+        wide = [None if part is None else part.float().contiguous() for part in parts]
+        self._held.append(wide)
+        return structs.Norm(*map(structs.address, wide), norm.eps, KINDS[norm.kind], norm.width)
 
-    def _linears(self, linear: Ruled) -> list[structs.Linear]:
-        return [part.struct for part in linear.parts if isinstance(part, Blocked)]
 
-    def _some(self, linear: Ruled, count: int) -> Any:
-        """Up to `count` linears; those that are not there have no outputs."""
-        return (structs.Linear * count)(*self._linears(linear))
+def _linears(linear: Ruled) -> list[structs.Linear]:
+    return [part.struct for part in linear.parts if isinstance(part, Blocked)]
+
+
+def _upto(count: int, linear: Ruled) -> Any:
+    """`count` linears; those that are not there have no outputs."""
+    return (structs.Linear * count)(*_linears(linear))
 
 
 def compiled(decoder: Decoder, dtype: torch.dtype) -> Compiled | None:
     """The decoder in C, where our kernels multiply and know all of it."""
-    kernels = native.library()
-    head = decoder.head.parts[0]
-    if kernels is None or not isinstance(head, Blocked) or not isinstance(decoder.norm, Norm):
+    blocks = [block for block in decoder.blocks if _known(block)]
+    whole = len(blocks) == len(decoder.blocks) and isinstance(decoder.head.inner, Blocked)
+    if not whole or not isinstance(decoder.norm, Norm):
         return None
-    for block in decoder.blocks:
-        if not isinstance(block, Block) or block.mlp.act not in native.ACTS:
-            return None
-        if block.attention.width > native.WIDEST or block.attention.how.s_aux is not None:
-            return None
-    return Compiled(decoder, kernels, dtype)
+    return Compiled(decoder, blocks, decoder.norm, dtype)
+
+
+def _known(block: Block | PostNormBlock) -> TypeGuard[Block]:
+    attention = block.attention
+    return (
+        isinstance(block, Block)
+        and block.mlp.act in native.ACTS
+        and attention.width <= native.WIDEST
+        and attention.how.s_aux is None
+    )

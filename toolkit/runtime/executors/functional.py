@@ -17,6 +17,7 @@ from toolkit.runtime.attention import WIDE, Pass
 from toolkit.runtime.executors.blocks.parts import Decoder, Rows
 from toolkit.runtime.executors.compiled import Compiled, compiled
 from toolkit.runtime.executors.linears import Linears, known
+from toolkit.runtime.kernels import native
 from toolkit.runtime.machine import remembered
 
 FAMILIES = {
@@ -52,7 +53,7 @@ class FunctionalExecutor:
         config: Any = module.config
         family = import_module(f"toolkit.runtime.executors.blocks.{FAMILIES[config.model_type]}")
         decoder = family.describe(module, windows, linears)
-        return cls(decoder, linears, compiled(decoder, module.dtype))
+        return cls(decoder, linears, compiled(decoder, linears.dtype))
 
     def settle(self, about: tuple[str, ...]) -> None:
         """Find the counts of rows at which its linears keep a row's bits, or remember them."""
@@ -73,9 +74,10 @@ class FunctionalExecutor:
 
         `keep` asks for the last rows' logits alone, [keep, V]; 0 for all.
         """
-        if self.compiled is not None and len(tokens) <= WIDE and not now.cache.prompting:
-            return self.compiled.forward(tokens, now, keep)
-        return self._stepwise(tokens, now, keep)
+        kernels, whole = native.library(), len(tokens) <= WIDE and not now.cache.prompting
+        if self.compiled is None or kernels is None or not whole:
+            return self._stepwise(tokens, now, keep)
+        return self.compiled.forward(kernels, tokens, now, keep)
 
     def _stepwise(self, tokens: Tensor, now: Pass, keep: int) -> Tensor:
         model, count = self.model, len(tokens)

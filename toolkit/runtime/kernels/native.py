@@ -15,7 +15,7 @@ from torch import Tensor
 
 from toolkit.runtime.kernels import structs
 from toolkit.runtime.kernels.build import NoCompiler, built, isas
-from toolkit.runtime.kernels.structs import DTYPES, address
+from toolkit.runtime.kernels.structs import address
 from toolkit.view import Attend
 
 ACTS = {
@@ -27,7 +27,7 @@ GRAIN = 1 << 14  # elements worth a thread of their own
 
 @frozen(eq=False)
 class Seen:
-    """What each node attends to: rows 0 … prefix − 1, then those that its mask shows, in position order."""
+    """What each node attends to: rows 0 … prefix − 1, then those that its mask shows, in order."""
 
     prefix: int
     mask: Tensor  # bool [T, N, K], contiguous, of the rows from `prefix` on; T is 1, or H_kv
@@ -55,9 +55,9 @@ class Library:
         out = query.new_empty(1, nodes, heads, value.shape[3])
         sinks = None if how.s_aux is None else how.s_aux.detach().float().contiguous()
         call = structs.Attention(
-            *map(structs.Heads.of, (query, key, value)), out.data_ptr(), DTYPES[query.dtype],
-            DTYPES[key.dtype], nodes, heads, key.shape[1], width, value.shape[3], structs.Lists(),
-            address(sinks), how.scaling, how.softcap or 0.0,
+            *map(structs.Heads.of, (query, key, value)), out.data_ptr(),
+            structs.DTYPES[query.dtype], structs.DTYPES[key.dtype], nodes, heads, key.shape[1],
+            width, value.shape[3], structs.Lists(), address(sinks), how.scaling, how.softcap or 0.0,
         )  # fmt: skip
         threads = torch.get_num_threads()
         _enough(self._attention(byref(call), byref(seen.struct), threads), nodes)
@@ -70,7 +70,7 @@ class Library:
         threads = min(torch.get_num_threads(), max(1, count * width // GRAIN), count)
         self._gated(
             gate.data_ptr(), address(up), out.data_ptr(), count, width, gate.stride(0), threads,
-            ACTS[act], DTYPES[gate.dtype],
+            ACTS[act], structs.DTYPES[gate.dtype],
         )  # fmt: skip
         return out
 
@@ -131,6 +131,14 @@ def library() -> Library | None:
     return found if isinstance(found, Library) else None
 
 
+def compiled() -> Library:
+    """The kernels, switched off or not. Raises `NoCompiler` where there are none."""
+    found = library() or _library(isas()[-1])
+    if isinstance(found, str):
+        raise NoCompiler(found)
+    return found
+
+
 def why_not() -> str | None:
     """Why there are no compiled kernels; None where there are."""
     found = _library(isas()[-1])
@@ -141,7 +149,7 @@ def attends(query: Tensor, key: Tensor, value: Tensor) -> Library | None:
     """The kernels, if they know how to attend to these tensors."""
     known = (
         query.device.type == "cpu"
-        and query.dtype in DTYPES
+        and query.dtype in structs.DTYPES
         and query.dtype == key.dtype == value.dtype
         and max(query.shape[3], value.shape[3]) <= WIDEST
         and query.stride(3) == key.stride(3) == value.stride(3) == 1
@@ -155,7 +163,7 @@ def gates(act: str, gate: Tensor) -> Library | None:
         act in ACTS
         and gate.ndim == 2
         and gate.device.type == "cpu"
-        and gate.dtype in DTYPES
+        and gate.dtype in structs.DTYPES
         and gate.stride(1) == 1
     )
     return library() if known else None

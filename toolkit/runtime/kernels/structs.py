@@ -1,4 +1,4 @@
-"""What the C sources call their arguments: the structs of `kernels.h` and `decoder.c`, by the same names."""
+"""The structs of `kernels.h` and `decoder.c`, field by field."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ OUTPUTS = 32  # of a linear's block
 
 
 def ints(names: str) -> list[tuple[str, Any]]:
+    """Fields of type int64_t."""
     return [(name, c_int64) for name in names.split()]
 
 
 def pointers(names: str) -> list[tuple[str, Any]]:
+    """Fields that point at data."""
     return [(name, c_void_p) for name in names.split()]
 
 
 def address(of: Tensor | None) -> int | None:
+    """Where a tensor's data lie; null without one."""
     return None if of is None else of.data_ptr()
 
 
 class Linear(Structure):
+    """A linear map, its weight laid out in blocks."""
+
     _fields_ = [*pointers("weight bias"), *ints("inputs outputs dtype")]
 
 
 class Heads(Structure):
+    """Where heads and rows of states lie."""
+
     _fields_ = [*pointers("data"), *ints("head row")]
 
     @classmethod
@@ -38,14 +45,20 @@ class Heads(Structure):
 
 
 class Seen(Structure):
+    """What nodes attend to, as a mask."""
+
     _fields_ = [*pointers("mask"), *ints("tables nodes rows prefix")]
 
 
 class Lists(Structure):
+    """What nodes attend to, as lists."""
+
     _fields_ = [*pointers("tails lengths"), *ints("tables nodes longest prefix")]
 
 
 class Attention(Structure):
+    """One layer's attention."""
+
     _fields_ = [
         *((name, Heads) for name in ("query", "key", "value")),
         *pointers("out"),
@@ -57,15 +70,17 @@ class Attention(Structure):
 
 
 class Norm(Structure):
+    """A norm of rows; all zero: none."""
+
     _fields_ = [*pointers("weight bias"), ("eps", c_double), *ints("kind width")]
 
 
 class Block(Structure):
+    """One decoder layer."""
+
     _fields_ = [
-        *(
-            (name, Norm)
-            for name in "before_attention query_norm key_norm after_attention before_mlp after_mlp".split()
-        ),
+        *((name, Norm) for name in ("before_attention", "query_norm", "key_norm")),
+        *((name, Norm) for name in ("after_attention", "before_mlp", "after_mlp")),
         ("qkv", Linear * 3),
         ("out", Linear),
         ("up", Linear * 2),
@@ -76,6 +91,8 @@ class Block(Structure):
 
 
 class Decoder(Structure):
+    """All layers and the head."""
+
     _fields_ = [
         *ints("layers embedded dtype"),
         ("blocks", POINTER(Block)),
@@ -86,10 +103,14 @@ class Decoder(Structure):
 
 
 class Place(Structure):
+    """Where a layer's rows of this pass go."""
+
     _fields_ = [*pointers("keys values queries"), *ints("room first seen")]
 
 
 class Pass(Structure):
+    """One pass's rows."""
+
     _fields_ = [
         *ints("nodes keep"),
         *pointers("x positions"),
@@ -103,4 +124,5 @@ class Pass(Structure):
 
 
 def array(of: type[Structure], made: list[Any]) -> Array[Any]:
+    """Structs, one after the other."""
     return (of * len(made))(*made)

@@ -5,6 +5,7 @@ Sizes differ: the 350m one norms after attention and MLP, and embeds narrower th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -42,33 +43,36 @@ def block_of(
     return Block(attends, mlp, *norms) if before else PostNormBlock(attends, mlp, *norms)
 
 
-def last_norm(model: Any) -> Map:
+def last_norm(model: Any, linears: Linears) -> Map:
     """The norm before the head, and the way back to the embedding's width where there is one."""
-    if model.final_layer_norm is not None and model.project_out is None:
-        return layer_norm(model.final_layer_norm)
+    norm = None if model.final_layer_norm is None else layer_norm(model.final_layer_norm)
+    if model.project_out is None:
+        return norm or (lambda x: x)
+    out = linears.fused(model.project_out)
+    return lambda x: out(x if norm is None else norm(x))
 
-    def norm(x: Tensor) -> Tensor:
-        x = x if model.final_layer_norm is None else model.final_layer_norm(x)
-        return x if model.project_out is None else model.project_out(x)
 
-    return norm
+def embedding(model: Any, linears: Linears) -> Callable[[Tensor, Tensor], Tensor]:
+    """Of tokens and positions, widened where the model computes wider than it embeds."""
+    widen = None if model.project_in is None else linears.fused(model.project_in)
+
+    def embed(tokens: Tensor, positions: Tensor) -> Tensor:
+        x = model.embed_tokens(tokens)
+        x = x if widen is None else widen(x)
+        return x + model.embed_positions(tokens, position_ids=positions)
+
+    return embed
 
 
 def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> Decoder:
     """A loaded OPT."""
     model, config = module.model.decoder, module.config
-
-    def embed(tokens: Tensor, positions: Tensor) -> Tensor:
-        x = model.embed_tokens(tokens)
-        x = x if model.project_in is None else model.project_in(x)
-        return x + model.embed_positions(tokens, position_ids=positions)
-
     return Decoder(
-        embed=embed,
+        embed=embedding(model, linears),
         blocks=tuple(
             block_of(index, layer, config, windows[index], linears)
             for index, layer in enumerate(model.layers)
         ),
-        norm=last_norm(model),
+        norm=last_norm(model, linears),
         head=linears.fused(module.lm_head),
     )

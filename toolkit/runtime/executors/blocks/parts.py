@@ -59,9 +59,8 @@ class Norm:
             return F.layer_norm(x, (self.width,), self.weight, self.bias, self.eps)
         if x.dtype is torch.float64:  # where the module rounds to float32 in between
             return self.module(x)
-        assert self.weight is not None
-        out = F.rms_norm(x.to(self.weight.dtype), (self.width,), self.weight, self.eps)
-        return out.to(x.dtype)
+        wide = x if self.weight is None else x.to(self.weight.dtype)
+        return F.rms_norm(wide, (self.width,), self.weight, self.eps).to(x.dtype)
 
 
 def rms_norm(module: Any) -> Norm:
@@ -200,6 +199,7 @@ class Rotations:
     """Tables [T, r] of cos and signed sin by position, from the module's own rotary embedding: the
     first half of sin is negated."""
 
+    device: torch.device
     embed: Callable[[Tensor], tuple[Tensor, Tensor]]  # position ids [1, T] → two [1, T, r]
     tables: tuple[Tensor, Tensor] = field(init=False)
     _size: int = field(init=False, default=0)
@@ -216,13 +216,13 @@ class Rotations:
         return self.tables
 
     def _grow(self) -> None:
-        ids = torch.arange(self._size, self._size + TABLE)[None]
+        ids = torch.arange(self._size, self._size + TABLE, device=self.device)[None]
         cos, sin = (table[0] for table in self.embed(ids))
         half = sin.shape[-1] // 2
-        grown = cos, torch.cat([-sin[:, :half], sin[:, half:]], -1)
+        sin = torch.cat([-sin[:, :half], sin[:, half:]], -1)
         if self._size:
-            grown = torch.cat([self.tables[0], grown[0]]), torch.cat([self.tables[1], grown[1]])
-        self.tables = grown
+            cos, sin = torch.cat([self.tables[0], cos]), torch.cat([self.tables[1], sin])
+        self.tables = cos, sin
         self._size += TABLE
 
 
@@ -230,12 +230,9 @@ def rotations_of(module: Any, rotary: Any, kinds: Sequence[str] = ()) -> dict[st
     """A table for each kind of layer; one, under "", where all rotate alike."""
     like = torch.empty(0, dtype=module.dtype, device=module.device)
     if not kinds:
-        return {"": Rotations(lambda ids: rotary(like, ids.to(like.device)))}
+        return {"": Rotations(like.device, partial(rotary, like))}
     return {
-        kind: Rotations(
-            lambda ids, kind=kind: rotary(like, ids.to(like.device), layer_type=kind)
-        )
-        for kind in set(kinds)
+        kind: Rotations(like.device, partial(rotary, like, layer_type=kind)) for kind in set(kinds)
     }
 
 

@@ -1,0 +1,101 @@
+"""A pass in C is the described decoder: near the module, and to the bit the same however rows go."""
+
+import copy
+
+import pytest
+import torch
+
+from toolkit import Registry
+from toolkit.conformance.models import FAMILIES, tiny
+from toolkit.runtime import numerics
+from toolkit.runtime.executors import choice
+from toolkit.runtime.executors.functional import FunctionalExecutor
+from toolkit.runtime.executors.linears import Blocked
+from toolkit.runtime.kernels import build, native
+from toolkit.runtime.models import prepared
+from toolkit.runtime.session import ModelSession
+
+from .test_functional import VARIANTS, logits, varied
+
+pytestmark = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
+LOW = [torch.float32, torch.bfloat16]
+DESCRIBED = [family for family in FAMILIES if family != "phi"]
+MODELS = [*DESCRIBED, *VARIANTS]
+
+
+@pytest.fixture(autouse=True)
+def ours(monkeypatch):
+    """Our linears, whichever is fastest for models as tiny as these."""
+    monkeypatch.setattr(choice, "kernel_of", lambda _: Blocked)
+
+
+def model_of(name):
+    return varied(name) if name in VARIANTS else tiny(name)
+
+
+def loaded(name, dtype):
+    return prepared("it", copy.deepcopy(model_of(name)).to(dtype), owned=True)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+def test_every_described_decoder_runs_in_c_but_one(name, dtype):
+    model = loaded(name, dtype)
+    assert (model.executor.compiled is None) == (name == "opt-350m")
+    assert numerics.differs(model) is None
+    assert model.level.name == "bitwise"
+
+
+@pytest.mark.parametrize("isa", build.isas())
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_the_modules(name, isa):
+    exact = logits(model_of(name), "module")
+    for dtype, tolerance in zip(LOW, (2e-5, 5e-2), strict=True):
+        with native.using(isa):
+            got = logits(copy.deepcopy(model_of(name)).to(dtype), "functional", owned=True)
+        assert (got.double() - exact).norm() < tolerance * exact.norm()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_it_caches_is_what_the_steps_cache(name):
+    """Keys, values and the queries that a policy asks for: near those of a pass step by step."""
+    model, h2o = loaded(name, torch.float32), Registry.installed().resolve("kv", "h2o")
+    whole, steps = (ModelSession(model, h2o.build()) for _ in range(2))
+    for session in (whole, steps):
+        session.prefill(torch.arange(9) + 1)
+        with native.using(None if session is steps else build.isas()[-1]):
+            session.forward(torch.tensor([5, 8, 9, 7]), torch.tensor([-1, 0, 0, 2]))
+    for ours, theirs in zip(whole.cache.layers, steps.cache.layers, strict=True):
+        pairs = [(ours.keys, theirs.keys), (ours.values, theirs.values)]
+        pairs += list(zip(ours.drafted, theirs.drafted, strict=True))
+        assert bool(ours.drafted) == ours.scores
+        for mine, other in pairs:
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "gemma2"])
+def test_threads_change_no_bit(name, monkeypatch):
+    monkeypatch.setattr("toolkit.runtime.executors.compiled.SHARE", 1)
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+        found.append(logits(copy.deepcopy(model_of(name)).float(), "functional"))
+    assert torch.equal(*found)
+
+
+def test_what_c_does_not_know_runs_step_by_step():
+    model = copy.deepcopy(varied("llama-with-biases")).float()
+    model.config.hidden_act = "tanh"
+    assert prepared("it", model).executor.compiled is None
+
+
+def test_prompts_of_many_rows_and_scored_ones_run_step_by_step(monkeypatch):
+    model, ran = loaded("llama", torch.float32), []
+    stepwise = FunctionalExecutor._stepwise
+    monkeypatch.setattr(
+        FunctionalExecutor, "_stepwise", lambda *a: ran.append(len(a[1])) or stepwise(*a)
+    )
+    registry = Registry.installed()
+    for spec, count in [("full", 200), ("h2o", 200)]:
+        ModelSession(model, registry.resolve("kv", spec).build()).prefill(torch.ones(count).long())
+    assert ran == [200]
