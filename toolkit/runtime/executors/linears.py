@@ -97,7 +97,7 @@ class Packed:
 class Blocked:
     """Ours, in C: the weight in blocks of outputs, as `kernels.h` says."""
 
-    weight: Tensor  # fp32 [blocks, in, 32], bf16 [blocks, in/2, 2, 16, 2]
+    weight: Tensor  # fp32 [blocks, in, 32], bf16 [blocks, in / 2, 2, 16, 2]
     bias: Tensor | None  # fp32 [out]
     inputs: int
     outputs: int
@@ -119,11 +119,11 @@ class Blocked:
     def of(cls, weight: Tensor, bias: Tensor | None) -> Blocked:
         """Lay a weight [out, in] out anew, in a copy."""
         outputs, inputs = weight.shape
-        pairs = 1 if weight.dtype is torch.float32 else 2
-        whole = pad(weight, (0, -inputs % pairs, 0, -outputs % structs.OUTPUTS))
         if weight.dtype is torch.float32:
+            whole = pad(weight, (0, 0, 0, -outputs % structs.OUTPUTS))
             laid = whole.view(-1, structs.OUTPUTS, inputs).transpose(1, 2)
         else:
+            whole = pad(weight, (0, -inputs % structs.INPUTS, 0, -outputs % structs.OUTPUTS))
             laid = whole.view(-1, 2, structs.OUTPUTS // 2, whole.shape[1] // 2, 2)
             laid = laid.permute(0, 3, 1, 2, 4)
         bias = None if bias is None else bias.float().contiguous()

@@ -67,7 +67,8 @@ INLINE float weigh(float *s, int64_t count, const Attention *a, int64_t head) {
 INLINE void some(const Attention *a, int64_t head, int64_t node, const int count, const int chunks,
                  const int value_chunks, const int dtype, float *scratch) {
     const Lists *lists = &a->lists;
-    const int64_t size = dtype == FP32 ? 4 : 2, out_size = a->query_dtype == FP32 ? 4 : 2;
+    const int64_t size = dtype == FP32 ? 4 : 2, out_size = a->out_dtype == FP32 ? 4 : 2;
+    const int64_t query_size = a->query_dtype == FP32 ? 4 : 2;
     const int64_t kv = head / (a->heads / a->kv_heads), prefix = lists->prefix;
     const int64_t table = (lists->tables == 1 ? 0 : kv) * lists->nodes;
     const int64_t stride = attention_room(prefix + lists->longest) / SHARED;
@@ -75,7 +76,7 @@ INLINE void some(const Attention *a, int64_t head, int64_t node, const int count
     float *at[SHARED];
     for (int b = 0; b < count; b++) {
         at[b] = scratch + b * stride;
-        const char *row = row_of(&a->query, head, node + b, out_size);
+        const char *row = row_of(&a->query, head, node + b, query_size);
         for (int c = 0; c < chunks; c++)
             q[b][c] = load(row, c * LANES, lanes_of(a->width, c), a->query_dtype);
         for (int c = 0; c < value_chunks; c++) out[b][c] = (v16){0};
@@ -100,10 +101,10 @@ INLINE void some(const Attention *a, int64_t head, int64_t node, const int count
         for (int64_t j = 0; j < length; j++)
             gather(row_of(&a->value, kv, tail[j], size), out + b, 1, value_chunks, a->value_width,
                    dtype, at + b, prefix + j);
-        char *row = (char *)a->out + ((node + b) * a->heads + head) * a->value_width * out_size;
+        char *row = (char *)a->out + ((node + b) * a->out_row + head * a->value_width) * out_size;
         float share = sums[b] > 0 ? 1.0f / sums[b] : 0.0f;
         for (int c = 0; c < value_chunks; c++)
-            store(row, c * LANES, lanes_of(a->value_width, c), a->query_dtype, out[b][c] * share);
+            store(row, c * LANES, lanes_of(a->value_width, c), a->out_dtype, out[b][c] * share);
     }
 }
 

@@ -19,15 +19,17 @@ import torch
 from toolkit.runtime.machine import cache_folder, cpu_name
 
 SOURCES = ("attention.c", "decoder.c", "gate.c", "linear.c")
-ISAS = ("portable", "avx2", "avx512")  # a later one is faster
+ISAS = ("portable", "avx2", "avx512", "amx")  # a later one is faster
+AVX512 = [
+    "-O3", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma",
+    "-mprefer-vector-width=512",
+]  # fmt: skip
 FLAGS = {
     "portable": ["-O2"],  # narrower vectors unrolled by -O3 take a minute to compile
     "avx2": ["-O2", "-mavx2", "-mfma"],
-    "avx512": [
-        "-O3", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma",
-        "-mprefer-vector-width=512",
-    ],
-}  # fmt: skip
+    "avx512": AVX512,
+    "amx": [*AVX512, "-mamx-tile", "-mamx-bf16"],
+}
 COMMON = ["-fPIC", "-fopenmp", "-fno-math-errno", "-Wno-psabi"]
 PATIENCE = 120  # seconds for one compilation
 
@@ -40,8 +42,10 @@ def isas() -> tuple[str, ...]:
     """The instruction sets that this CPU has, the fastest last."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return ISAS[:1]
-    capability = torch.backends.cpu.get_cpu_capability()
-    return ISAS[: 1 + ("AVX2" in capability) + 2 * ("AVX512" in capability)]
+    capability, flags = torch.backends.cpu.get_cpu_capability(), cpu_name().split()
+    if "AVX512" not in capability:
+        return ISAS[: 1 + ("AVX2" in capability)]
+    return ISAS if "amx_bf16" in flags else ISAS[:-1]
 
 
 def built(isa: str) -> Path:

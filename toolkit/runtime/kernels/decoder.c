@@ -17,6 +17,8 @@
 
 enum { NONE = 0, RMS = 1, LAYER = 2 };
 
+INLINE int64_t size_of(int64_t dtype) { return dtype == FP32 ? 4 : 2; }
+
 typedef struct {
     const float *weight, *bias; /* or null */
     double eps;
@@ -64,13 +66,14 @@ typedef struct {
 /* What the rows of a pass need on their way. */
 typedef struct {
     int64_t qkv_width, up_width;
-    float *normed, *also; /* inputs of attention and MLP */
-    float *qkv, *attended, *up, *inner;
+    char *normed, *also, *attended, *inner; /* inputs of linears, of the weights' dtype */
+    float *qkv, *up;
     float *first, *second; /* what attention and MLP returned */
     float *logits;
     float *scores; /* of each thread */
     int64_t score_room;
     Lists *lists;
+    int32_t *room; /* of the lists */
 } Space;
 
 static float total_of(const float *x, int64_t width, float mean, int squares) {
@@ -89,12 +92,8 @@ static float total_of(const float *x, int64_t width, float mean, int squares) {
     return total(sum);
 }
 
-/* One row; without a norm it is copied. */
-static void norm(const Norm *of, const float *x, float *out, int64_t width) {
-    if (of->kind == NONE) {
-        memmove(out, x, width * sizeof(float));
-        return;
-    }
+/* One row, stored as `dtype`. */
+static void norm(const Norm *of, const float *x, void *out, int64_t width, const int dtype) {
     float mean = of->kind == LAYER ? total_of(x, width, 0.0f, 0) / (float)width : 0.0f;
     float scale = 1.0f / sqrtf(total_of(x, width, mean, 1) / (float)width + (float)of->eps);
     for (int64_t c = 0; c < width; c += LANES) {
@@ -102,7 +101,8 @@ static void norm(const Norm *of, const float *x, float *out, int64_t width) {
         v16 y = (load(x, c, n, FP32) - mean) * scale;
         if (of->weight) y = y * load(of->weight, c, n, FP32);
         if (of->bias) y = y + load(of->bias, c, n, FP32);
-        store(out, c, n, FP32, y);
+        if (dtype == FP32) store(out, c, n, FP32, y);
+        else store(out, c, n, BF16, y);
     }
 }
 
@@ -138,7 +138,7 @@ static int64_t outs_in(const Linear *of, int count) {
 }
 
 /* One block of several linears whose outputs lie one after the other. */
-static void block_among(const Linear *of, int64_t block, const float *x, int64_t rows, float *out,
+static void block_among(const Linear *of, int64_t block, const void *x, int64_t rows, float *out,
                         int64_t stride) {
     for (; block >= blocks_of(of); of++) block -= blocks_of(of), out += of->out;
     linear_block(of, x, rows, out, stride, block);
@@ -152,7 +152,8 @@ static void act_block(const Block *b, int64_t block, int64_t rows, const Space *
     if (b->gated) linear_block(&b->up[1], s->also, rows, s->up + inner, s->up_width, block);
     for (int64_t r = 0; r < rows; r++) {
         const float *gate = s->up + r * s->up_width + first;
-        activate(gate, b->gated ? gate + inner : 0, s->inner + r * inner + first, count, b->act, FP32);
+        char *to = s->inner + (r * row_in(inner, b->down.dtype) + first) * size_of(b->down.dtype);
+        activate(gate, b->gated ? gate + inner : 0, to, count, b->act, FP32, b->down.dtype);
     }
 }
 
@@ -165,19 +166,19 @@ static float *part_of(const Block *b, float *row, int part, int64_t head) {
 /* Norm and rotate one row's heads; write its keys and values into the cache. */
 static void place(const Decoder *d, const Block *b, const Pass *p, const Place *at, float *row,
                   int64_t node) {
-    const int64_t size = d->dtype == FP32 ? 4 : 2, bytes = b->width * size;
+    const int64_t bytes = b->width * size_of(d->dtype);
     const int64_t offset = p->positions[node] * b->rotated;
     const float *cos = b->rotated ? p->cos[b->table] + offset : 0;
     const float *sin = b->rotated ? p->sin[b->table] + offset : 0;
     for (int64_t h = 0; h < b->heads; h++) {
         float *query = part_of(b, row, 0, h);
-        if (b->query_norm.kind) norm(&b->query_norm, query, query, b->width);
+        if (b->query_norm.kind) norm(&b->query_norm, query, query, b->width, FP32);
         if (b->rotated) rotate(query, cos, sin, b->rotated);
         if (at->queries) put(at->queries + (node * b->heads + h) * bytes, query, b->width, d->dtype);
     }
     for (int64_t h = 0; h < b->kv_heads; h++) {
         float *key = part_of(b, row, 1, h), *value = part_of(b, row, 2, h);
-        if (b->key_norm.kind) norm(&b->key_norm, key, key, b->width);
+        if (b->key_norm.kind) norm(&b->key_norm, key, key, b->width, FP32);
         if (b->rotated) rotate(key, cos, sin, b->rotated);
         int64_t to = (h * at->room + at->first + node) * bytes;
         put(at->keys + to, key, b->width, d->dtype);
@@ -193,8 +194,10 @@ static Attention attention_of(const Decoder *d, const Block *b, const Place *at,
         .key = {at->keys, rows, b->width},
         .value = {at->values, rows, b->width},
         .out = s->attended,
+        .out_row = row_in(b->out.in, d->dtype),
         .query_dtype = FP32,
         .dtype = d->dtype,
+        .out_dtype = d->dtype,
         .nodes = nodes,
         .heads = b->heads,
         .kv_heads = b->kv_heads,
@@ -208,7 +211,7 @@ static Attention attention_of(const Decoder *d, const Block *b, const Place *at,
 
 /* x + what a branch returned, normed where the block says so; `branch` is used up. */
 static void add(const Norm *after, float *x, float *branch, int64_t width) {
-    if (after->kind) norm(after, branch, branch, width);
+    if (after->kind) norm(after, branch, branch, width, FP32);
     for (int64_t c = 0; c < width; c++) x[c] += branch[c];
 }
 
@@ -220,15 +223,15 @@ static void add(const Norm *after, float *x, float *branch, int64_t width) {
    `second` is still to be added. */
 static void layer(const Decoder *d, const Block *b, const Block *before, const Pass *p,
                   const Place *at, const Space *s, float *scores) {
-    const int64_t nodes = p->nodes, width = d->embedded;
-    const int64_t up = blocks_of(&b->up[0]), out = blocks_of(&b->out);
-    const int64_t qkv = blocks_in(b->qkv, 3), beside = b->parallel ? up : 0;
+    const int64_t nodes = p->nodes, width = d->embedded, dtype = d->dtype;
+    const int64_t row = row_in(width, dtype) * size_of(dtype), up = blocks_of(&b->up[0]);
+    const int64_t out = blocks_of(&b->out), qkv = blocks_in(b->qkv, 3), beside = b->parallel ? up : 0;
     ROWS_OF(r) {
         float *x = p->x + r * width;
         if (before && before->parallel) add(&before->after_attention, x, s->first + r * width, width);
         if (before) add(&before->after_mlp, x, s->second + r * width, width);
-        norm(&b->before_attention, x, s->normed + r * width, width);
-        if (b->parallel) norm(&b->before_mlp, x, s->also + r * width, width);
+        norm(&b->before_attention, x, s->normed + r * row, width, dtype);
+        if (b->parallel) norm(&b->before_mlp, x, s->also + r * row, width, dtype);
     }
     TASKS_OF(t, qkv + beside) {
         if (t < qkv) block_among(b->qkv, t, s->normed, nodes, s->qkv, s->qkv_width);
@@ -248,7 +251,7 @@ static void layer(const Decoder *d, const Block *b, const Block *before, const P
     ROWS_OF(r) {
         float *x = p->x + r * width;
         add(&b->after_attention, x, s->first + r * width, width);
-        norm(&b->before_mlp, x, s->also + r * width, width);
+        norm(&b->before_mlp, x, s->also + r * row, width, dtype);
     }
     TASKS_OF(t, up) act_block(b, t, nodes, s);
     TASKS_OF(t, blocks_of(&b->down)) linear_block(&b->down, s->inner, nodes, s->second, width, t);
@@ -257,26 +260,26 @@ static void layer(const Decoder *d, const Block *b, const Block *before, const P
 /* What the last layer returned, then the last norm and the head, for the rows that are asked for. */
 static void finish(const Decoder *d, const Pass *p, const Space *s) {
     const int64_t width = d->embedded, nodes = p->keep, skipped = p->nodes - p->keep;
-    const int64_t vocabulary = d->head.out;
+    const int64_t vocabulary = d->head.out, row = row_in(width, d->dtype) * size_of(d->dtype);
     const Block *last = d->blocks + d->layers - 1;
     float *logits = d->dtype == FP32 ? p->logits : s->logits;
     ROWS_OF(r) {
         const int64_t from = (r + skipped) * width;
         if (last->parallel) add(&last->after_attention, p->x + from, s->first + from, width);
         add(&last->after_mlp, p->x + from, s->second + from, width);
-        norm(&d->norm, p->x + from, s->normed + r * width, width);
+        norm(&d->norm, p->x + from, s->normed + r * row, width, d->dtype);
     }
     TASKS_OF(t, blocks_of(&d->head)) {
         linear_block(&d->head, s->normed, nodes, logits, vocabulary, t);
         const int64_t first = t * OUTPUTS, end = first + OUTPUTS;
         const int64_t count = (end < vocabulary ? end : vocabulary) - first;
         for (int64_t r = 0; r < nodes; r++) {
-            float *row = logits + r * vocabulary + first;
+            float *of = logits + r * vocabulary + first;
             if (d->cap > 0)
                 for (int64_t c = 0; c < count; c++)
-                    row[c] = (float)d->cap * tanhf(row[c] / (float)d->cap);
+                    of[c] = (float)d->cap * tanhf(of[c] / (float)d->cap);
             if (d->dtype != FP32)
-                put((char *)p->logits + (r * vocabulary + first) * 2, row, count, d->dtype);
+                put((char *)p->logits + (r * vocabulary + first) * 2, of, count, d->dtype);
         }
     }
 }
@@ -299,38 +302,49 @@ static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 /* Space for a pass, cut from one buffer; 0 when there is no memory. */
 static int spaced(const Decoder *d, const Pass *p, Space *s) {
     int64_t qkv = 0, up = 0, inner = 0, attended = 0, longest = 0, lists = 0, nodes = p->nodes;
+    const int64_t size = size_of(d->dtype), width = row_in(d->embedded, d->dtype);
     for (const Block *b = d->blocks; b < d->blocks + d->layers; b++) {
         qkv = most(qkv, outs_in(b->qkv, 3));
         up = most(up, outs_in(b->up, 2));
-        inner = most(inner, b->up[0].out);
-        attended = most(attended, b->heads * b->width);
+        inner = most(inner, row_in(b->down.in, d->dtype));
+        attended = most(attended, row_in(b->out.in, d->dtype));
     }
     for (int64_t t = 0; t < p->tables; t++) {
         lists += lists_room(p->seen + t);
         longest = most(longest, p->seen[t].prefix + p->seen[t].rows);
     }
-    const int64_t logits = d->dtype == FP32 ? 0 : p->keep * d->head.out;
-    const int64_t floats[] = {
-        nodes * d->embedded, nodes * d->embedded, nodes * qkv, nodes * attended, nodes * up,
-        nodes * inner, nodes * d->embedded, nodes * d->embedded, logits,
-        p->threads * (s->score_room = attention_room(longest)),
+    s->score_room = attention_room(longest);
+    const struct {
+        void *part;
+        size_t bytes;
+    } cuts[] = {
+        {&s->normed, nodes * width * size}, /* these four first: rows of linears */
+        {&s->also, nodes * width * size},
+        {&s->attended, nodes * attended * size},
+        {&s->inner, nodes * inner * size},
+        {&s->qkv, nodes * qkv * sizeof(float)},
+        {&s->up, nodes * up * sizeof(float)},
+        {&s->first, nodes * d->embedded * sizeof(float)},
+        {&s->second, nodes * d->embedded * sizeof(float)},
+        {&s->logits, d->dtype == FP32 ? 0 : p->keep * d->head.out * sizeof(float)},
+        {&s->scores, p->threads * s->score_room * sizeof(float)},
+        {&s->lists, p->tables * sizeof(Lists)},
+        {&s->room, lists * sizeof(int32_t)},
     };
-    float **parts[] = {&s->normed, &s->also, &s->qkv, &s->attended, &s->up, &s->inner, &s->first,
-                       &s->second, &s->logits, &s->scores};
-    const int count = sizeof(parts) / sizeof(*parts);
-    size_t bytes = p->tables * sizeof(Lists) + lists * sizeof(int32_t);
-    for (int i = 0; i < count; i++) bytes += (floats[i] * sizeof(float) + 127) / 64 * 64;
-    char *at = buffer(bytes + 64);
+    const int count = sizeof(cuts) / sizeof(*cuts);
+    size_t bytes = 64;
+    for (int i = 0; i < count; i++) bytes += (cuts[i].bytes + 127) / 64 * 64;
+    char *at = buffer(bytes);
     if (!at) return 0;
     at += (64 - (size_t)at % 64) % 64;
     for (int i = 0; i < count; i++) {
-        *parts[i] = (float *)at;
-        at += (floats[i] * sizeof(float) + 127) / 64 * 64;
+        memcpy(cuts[i].part, &at, sizeof at);
+        at += (cuts[i].bytes + 127) / 64 * 64;
     }
+    if (d->dtype != FP32) memset(s->normed, 0, (char *)s->qkv - s->normed); /* what pads rows */
     s->qkv_width = qkv;
     s->up_width = up;
-    s->lists = (Lists *)at;
-    int32_t *room = (int32_t *)(at + p->tables * sizeof(Lists));
+    int32_t *room = s->room;
     for (int64_t t = 0; t < p->tables; t++) {
         s->lists[t] = listed(p->seen + t, room);
         room += lists_room(p->seen + t);
@@ -354,21 +368,24 @@ int decoder_pass(const Decoder *d, const Pass *p) {
 
 /* One linear map by itself: x[rows, in] to out[rows, out], both of the weight's dtype. */
 int linear(const Linear *of, const void *x, int64_t rows, void *out, int64_t threads) {
-    const int64_t in = of->in, outs = of->out, narrow = of->dtype != FP32;
-    float *wide = 0, *from = (float *)x, *to = out;
+    const int64_t in = of->in, outs = of->out, row = row_in(in, of->dtype);
+    const int narrow = of->dtype != FP32;
+    const void *from = x;
+    float *to = out;
     if (narrow) {
-        if (!(wide = (float *)buffer(rows * (in + outs) * sizeof(float)))) return 1;
-        from = wide, to = wide + rows * in;
+        char *space = buffer(rows * (row * 2 + outs * sizeof(float)));
+        if (!space) return 1;
+        to = (float *)space;
+        if (row > in) {
+            char *padded = space + rows * outs * sizeof(float);
+            memset(padded, 0, rows * row * 2);
+            for (int64_t r = 0; r < rows; r++)
+                memcpy(padded + r * row * 2, (const char *)x + r * in * 2, in * 2);
+            from = padded;
+        }
     }
 #pragma omp parallel num_threads((int)threads) if (threads > 1)
     {
-        if (narrow) {
-            _Pragma("omp for schedule(static)") for (int64_t r = 0; r < rows; r++)
-                for (int64_t c = 0; c < in; c += LANES) {
-                    int n = in - c < LANES ? (int)(in - c) : LANES;
-                    store(from + r * in, c, n, FP32, load((const char *)x + r * in * 2, c, n, BF16));
-                }
-        }
         TASKS_OF(t, blocks_of(of)) linear_block(of, from, rows, to, outs, t);
         if (narrow) {
             _Pragma("omp for schedule(static)") for (int64_t r = 0; r < rows; r++)

@@ -28,19 +28,22 @@ INLINE v16 act16(v16 x, const int act) {
 }
 
 INLINE void row(const void *gate, const void *up, void *out, int64_t count, const int act,
-                const int dtype) {
+                const int dtype, const int out_dtype) {
     for (int64_t c = 0; c < count; c += LANES) {
         int n = count - c < LANES ? (int)(count - c) : LANES;
         v16 y = act16(load(gate, c, n, dtype), act);
-        store(out, c, n, dtype, up ? y * load(up, c, n, dtype) : y);
+        store(out, c, n, out_dtype, up ? y * load(up, c, n, dtype) : y);
     }
 }
 
 void activate(const void *gate, const void *up, void *out, int64_t count, int64_t act,
-              int64_t dtype) {
-#define CASE(A)                                                  \
-    if (act == A && dtype == FP32) row(gate, up, out, count, A, FP32); \
-    else if (act == A) row(gate, up, out, count, A, BF16);
+              int64_t dtype, int64_t out_dtype) {
+#define CASE(A)                                                                     \
+    if (act == A) {                                                                 \
+        if (dtype == BF16) row(gate, up, out, count, A, BF16, BF16);                \
+        else if (out_dtype == BF16) row(gate, up, out, count, A, FP32, BF16);       \
+        else row(gate, up, out, count, A, FP32, FP32);                              \
+    }
     CASE(SILU) CASE(GELU_TANH) CASE(GELU) CASE(RELU)
 }
 
@@ -52,6 +55,6 @@ void gated(const void *gate, const void *up, void *out, int64_t count, int64_t w
     for (int64_t r = 0; r < count; r++) {
         const char *g = (const char *)gate + r * stride * size;
         const char *u = up ? (const char *)up + r * stride * size : 0;
-        activate(g, u, (char *)out + r * width * size, width, act, dtype);
+        activate(g, u, (char *)out + r * width * size, width, act, dtype, dtype);
     }
 }

@@ -6,7 +6,8 @@
 #include "lanes.h"
 
 /* y = Wx + b. The weight is laid out in blocks of OUTPUTS outputs: fp32 [block][in][OUTPUTS]; bf16
-   [block][pair of inputs][half][16 outputs][2], both padded with zeros. */
+   [block][pair of inputs][half][16 outputs][2], padded with zeros. Rows x are of the weight's dtype and
+   row_in elements apart; past `in` they are zero. */
 typedef struct {
     const void *weight;
     const float *bias; /* or null */
@@ -14,17 +15,23 @@ typedef struct {
 } Linear;
 
 #define OUTPUTS 32
+#define INPUTS 32 /* bf16 rows are padded to a multiple of these */
 
 INLINE int64_t blocks_of(const Linear *of) { return (of->out + OUTPUTS - 1) / OUTPUTS; }
 
-/* One block of outputs for all of x[rows, in], into out[rows, stride] at that block's columns. */
-void linear_block(const Linear *of, const float *x, int64_t rows, float *out, int64_t stride,
+INLINE int64_t row_in(int64_t in, int64_t dtype) {
+    return dtype == FP32 ? in : (in + INPUTS - 1) / INPUTS * INPUTS;
+}
+
+/* One block of outputs for all of x[rows, row_in], into out[rows, stride] at that block's columns. */
+void linear_block(const Linear *of, const void *x, int64_t rows, float *out, int64_t stride,
                   int64_t block);
 
 enum { SILU = 0, GELU_TANH = 1, GELU = 2, RELU = 3 };
 
 /* out = act(gate) * up over `count` elements; up may be null. */
-void activate(const void *gate, const void *up, void *out, int64_t count, int64_t act, int64_t dtype);
+void activate(const void *gate, const void *up, void *out, int64_t count, int64_t act, int64_t dtype,
+              int64_t out_dtype);
 
 typedef struct {
     const void *data;
@@ -46,8 +53,9 @@ typedef struct {
 
 typedef struct {
     Heads query, key, value;
-    void *out; /* [nodes, heads, value_width], of the query's dtype */
-    int64_t query_dtype, dtype, nodes, heads, kv_heads, width, value_width;
+    void *out;       /* [nodes, heads, value_width], of out_dtype */
+    int64_t out_row; /* elements from node to node */
+    int64_t query_dtype, dtype, out_dtype, nodes, heads, kv_heads, width, value_width;
     Lists lists;
     const float *sinks; /* [heads], or null */
     double scale, softcap; /* softcap 0: none */

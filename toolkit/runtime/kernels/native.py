@@ -55,9 +55,10 @@ class Library:
         out = query.new_empty(1, nodes, heads, value.shape[3])
         sinks = None if how.s_aux is None else how.s_aux.detach().float().contiguous()
         call = structs.Attention(
-            *map(structs.Heads.of, (query, key, value)), out.data_ptr(),
-            structs.DTYPES[query.dtype], structs.DTYPES[key.dtype], nodes, heads, key.shape[1],
-            width, value.shape[3], structs.Lists(), address(sinks), how.scaling, how.softcap or 0.0,
+            *map(structs.Heads.of, (query, key, value)), out.data_ptr(), heads * value.shape[3],
+            *(structs.DTYPES[part.dtype] for part in (query, key, out)), nodes, heads,
+            key.shape[1], width, value.shape[3], structs.Lists(), address(sinks), how.scaling,
+            how.softcap or 0.0,
         )  # fmt: skip
         threads = torch.get_num_threads()
         _enough(self._attention(byref(call), byref(seen.struct), threads), nodes)
@@ -99,6 +100,8 @@ def _library(isa: str) -> Library | str:
         library = ctypes.CDLL(str(built(isa)))
     except (NoCompiler, OSError) as error:
         return str(error)
+    if not library.ready():
+        return f"the system does not let us use {isa}"
     takes = {
         "tree_attention": [POINTER(structs.Attention), POINTER(structs.Seen), c_int64],
         "gated": [c_void_p] * 3 + [c_int64] * 6,
@@ -126,14 +129,23 @@ def using(isa: str | None) -> Iterator[None]:
 
 def library() -> Library | None:
     """The kernels in use, or None."""
-    isa = _choice[-1] if _choice else isas()[-1]
-    found = _library(isa) if isa else None
+    if not _choice:
+        found = _best()
+    else:
+        found = _library(_choice[-1]) if _choice[-1] else ""
     return found if isinstance(found, Library) else None
+
+
+@cache
+def _best() -> Library | str:
+    """The fastest kernels that work here, or why the last ones tried do not."""
+    tried = (_library(isa) for isa in reversed(isas()))
+    return next((found for found in tried if isinstance(found, Library)), _library(isas()[0]))
 
 
 def compiled() -> Library:
     """The kernels, switched off or not. Raises `NoCompiler` where there are none."""
-    found = library() or _library(isas()[-1])
+    found = library() or _best()
     if isinstance(found, str):
         raise NoCompiler(found)
     return found
@@ -141,7 +153,7 @@ def compiled() -> Library:
 
 def why_not() -> str | None:
     """Why there are no compiled kernels; None where there are."""
-    found = _library(isas()[-1])
+    found = _best()
     return found if isinstance(found, str) else None
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 OUTPUTS = 32  # of a linear's block
+INPUTS = 32  # bf16 weights are padded to a multiple of these
 
 
 def ints(names: str) -> list[tuple[str, Any]]:
@@ -62,7 +63,7 @@ class Attention(Structure):
     _fields_ = [
         *((name, Heads) for name in ("query", "key", "value")),
         *pointers("out"),
-        *ints("query_dtype dtype nodes heads kv_heads width value_width"),
+        *ints("out_row query_dtype dtype out_dtype nodes heads kv_heads width value_width"),
         ("lists", Lists),  # made by the kernel
         *pointers("sinks"),
         *((name, c_double) for name in ("scale", "softcap")),
