@@ -92,7 +92,8 @@ class Pass:
     def _everything(self, layer: TreeLayer, window: int | None) -> bool:
         """Whether each row sees all that is committed and its whole path: found out without a mask."""
         policy, slots = self.cache.policy, layer.slots
-        hides = policy is not None and not policy.chooses()
+        clear = self.evictor is not None and self.deepest <= self.evictor.clear
+        hides = policy is not None and not policy.chooses() and not clear
         dies = slots.ragged or slots.next_death <= self.deepest
         return not (hides or dies or window is not None or slots.window is not None)
 

@@ -162,7 +162,7 @@ class TreeCache(Cache):
         self.scratch = 0  # S: rows forwarded since the last commit
         self.policy = policy
         self.prompting = False  # during the forward of a prompt that is scored
-        self.peak = 0  # bytes held at most
+        self._peak = 0  # bytes held at most, when last measured
         self._slots: dict[int | None, Slots] = {}
         windows = windows or (None,) * layers
         super().__init__(layers=[TreeLayer(self, i, windows[i]) for i in range(layers)])
@@ -216,7 +216,6 @@ class TreeCache(Cache):
             slots.append(self.length, count)
         self.length += count
         self.scratch = 0
-        self.measure()
 
     @property
     def bytes(self) -> int:
@@ -225,8 +224,14 @@ class TreeCache(Cache):
         return tables + sum(part.nbytes for layer in self.layers for part in layer.held)
 
     def measure(self, transient: int = 0) -> None:
-        """Remember the most bytes held so far, with `transient` ones on top."""
-        self.peak = max(self.peak, self.bytes + transient)
+        """Remember the bytes held, with `transient` ones on top, if they are the most so far: to be
+        called when buffers or logs are at their largest."""
+        self._peak = max(self._peak, self.bytes + transient)
+
+    @property
+    def peak(self) -> int:
+        """The most bytes held so far."""
+        return max(self._peak, self.bytes)
 
     @property
     def evicted(self) -> int:

@@ -32,6 +32,7 @@ class Evictor:
     policy: KVPolicy
     rotary: Rotary
     boundary: int = NEVER  # the next one; the clock starts at the end of the prompt
+    clear: int = -1  # the last position known to see, by position alone, everything before it
     _windows: dict[Slots, Tensor] = field(init=False, factory=dict)  # what a prompt leaves in them
 
     @property
@@ -61,11 +62,13 @@ class Evictor:
             layer.slots.fit(rows)
             if layer.slots.evicted:
                 layer.fit(rows + GROWTH)
+        self._look_ahead()
 
     def cross(self) -> None:
         """Decide at every boundary that the last commit reached."""
         while self.cache.length >= self.boundary:
             now, self.boundary = self.boundary, self.boundary + self.policy.epoch
+            self.cache.measure()  # the log of queries is at its longest
             for slots in self.cache.tables:
                 if not self._scored(slots):
                     self._by_position(slots, now)
@@ -74,6 +77,23 @@ class Evictor:
                     self._by_score(layer, now)
             if self.policy.reindexes:
                 self._reindex(now)
+            self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Find out whether the next two epochs need no masks: what is hidden stays hidden, so what
+        the last of their positions sees, all see."""
+        if self.policy.chooses():
+            return
+        last = self.cache.length + 2 * self.policy.epoch
+        if all(self._sees_everything(slots, last) for slots in self.cache.tables):
+            self.clear = last
+
+    def _sees_everything(self, slots: Slots, when: int) -> bool:
+        """Whether a query at `when` sees, by the policy, all rows held and all to come before it."""
+        held = slots.positions[0]
+        later = torch.arange(self.cache.length, when, device=held.device)
+        at = torch.full((1, 1), when, device=held.device)
+        return bool(shown(self.policy, at, torch.cat([held, later])[None]).all())
 
     def forget(self, now: int) -> None:
         """Let go, now, of what no later query sees by position alone: between chunks of a prompt."""

@@ -64,11 +64,12 @@ class Slots:
 
     def append(self, first: int, count: int) -> None:
         """Rows for `count` positions from `first` on."""
-        self.reserve(self.count + count)
-        self.count += count
-        fresh = torch.arange(first, first + count, device=self._table.device)
-        self.positions[:, self.count - count :] = fresh
-        self.dies[:, self.count - count :] = NEVER
+        end = self.count + count
+        self.reserve(end)
+        positions, dies = self._table[:, :, self.count : end]
+        positions[:] = torch.arange(first, first + count, device=positions.device)
+        dies.fill_(NEVER)
+        self.count = end
 
     def copy(self, other: Slots) -> None:
         """Hold what another table holds, for as many heads as this one has, none of it doomed."""

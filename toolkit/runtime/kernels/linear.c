@@ -28,6 +28,18 @@
 #endif
 #define AHEAD 2048 /* bytes of weights fetched before they are needed */
 
+/* What a tile fetches on its way: the weights that come next, or its share of the next block's. */
+typedef struct {
+    const char *from;
+    int64_t pace; /* bytes for each OUTPUTS * 4 bytes of weights used */
+} Soon;
+
+INLINE void fetch(Soon *soon) {
+    __builtin_prefetch(soon->from);
+    __builtin_prefetch(soon->from + 64);
+    soon->from += soon->pace;
+}
+
 INLINE void finish(v16 (*sum)[2], const int rows, const float *bias, float *out, int64_t stride,
                    int64_t valid) {
     int left = valid < LANES ? (int)valid : LANES, right = valid - left < LANES ? (int)(valid - left) : LANES;
@@ -40,15 +52,14 @@ INLINE void finish(v16 (*sum)[2], const int rows, const float *bias, float *out,
     }
 }
 
-INLINE void fp32_some(const float *w, const float *bias, const float *x, int64_t in, const int rows,
-                      float *out, int64_t stride, int64_t valid) {
+INLINE void fp32_some(const float *w, Soon soon, const float *bias, const float *x, int64_t in,
+                      const int rows, float *out, int64_t stride, int64_t valid) {
     v16 sum[ROWS][2];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = (v16){0};
     for (int64_t k = 0; k < in; k++, w += OUTPUTS) {
         v16 w0 = load(w, 0, LANES, FP32), w1 = load(w, LANES, LANES, FP32);
-        __builtin_prefetch((const char *)w + AHEAD);
-        __builtin_prefetch((const char *)w + AHEAD + 64);
+        fetch(&soon);
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
             float one = x[r * in + k];
@@ -67,8 +78,8 @@ INLINE u16 pairs(const void *from) {
 
 #ifdef __AMX_BF16__
 /* Up to 32 rows on the matrix unit, which sums every row by itself. */
-static void bf16_tile(const char *w, const float *bias, const char *x, int64_t in, int rows,
-                      float *out, int64_t stride, int64_t valid) {
+static void bf16_tile(const char *w, Soon soon, const float *bias, const char *x, int64_t in,
+                      int rows, float *out, int64_t stride, int64_t valid) {
     const int upper = rows < LANES ? rows : LANES, lower = rows - upper;
     const int64_t row = in * 2, step = LANES * OUTPUTS * 4;
     float sums[2 * LANES * OUTPUTS];
@@ -87,7 +98,7 @@ static void bf16_tile(const char *w, const float *bias, const char *x, int64_t i
         _tile_zero(3);
     }
     for (int64_t k = 0; k < in; k += INPUTS, w += step, x += INPUTS * 2) {
-        for (int64_t line = 0; line < step; line += 64) __builtin_prefetch(w + AHEAD + line);
+        for (int pair = 0; pair < LANES; pair++) fetch(&soon);
         _tile_loadd(4, x, row);
         _tile_loadd(6, w, OUTPUTS * 4);
         _tile_loadd(7, w + 64, OUTPUTS * 4);
@@ -113,15 +124,14 @@ static void bf16_tile(const char *w, const float *bias, const char *x, int64_t i
 }
 #else
 /* Two inputs at a time: the first in the lower half of a lane, the second in the upper one. */
-INLINE void bf16_some(const char *w, const float *bias, const char *x, int64_t in, const int rows,
-                      float *out, int64_t stride, int64_t valid) {
+INLINE void bf16_some(const char *w, Soon soon, const float *bias, const char *x, int64_t in,
+                      const int rows, float *out, int64_t stride, int64_t valid) {
     v16 sum[ROWS][2];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = (v16){0};
     for (int64_t k = 0; k < in; k += 2, w += OUTPUTS * 4) {
         const u16 w0 = pairs(w), w1 = pairs(w + 64);
-        __builtin_prefetch(w + AHEAD);
-        __builtin_prefetch(w + AHEAD + 64);
+        fetch(&soon);
         const v16 even0 = (v16)(w0 << 16), odd0 = (v16)(w0 & 0xffff0000u);
         const v16 even1 = (v16)(w1 << 16), odd1 = (v16)(w1 & 0xffff0000u);
 #pragma GCC unroll 16
@@ -139,18 +149,18 @@ INLINE void bf16_some(const char *w, const float *bias, const char *x, int64_t i
     finish(sum, rows, bias, out, stride, valid);
 }
 
-static void bf16_tile(const char *w, const float *bias, const char *x, int64_t in, int rows,
-                      float *out, int64_t stride, int64_t valid) {
+static void bf16_tile(const char *w, Soon soon, const float *bias, const char *x, int64_t in,
+                      int rows, float *out, int64_t stride, int64_t valid) {
 #define BF16_CASE(R) \
-    case R: bf16_some(w, bias, x, in, R, out, stride, valid); return;
+    case R: bf16_some(w, soon, bias, x, in, R, out, stride, valid); return;
     switch (rows) { ALL(BF16_CASE) }
 }
 #endif
 
-static void fp32_tile(const float *w, const float *bias, const float *x, int64_t in, int rows,
-                      float *out, int64_t stride, int64_t valid) {
+static void fp32_tile(const float *w, Soon soon, const float *bias, const float *x, int64_t in,
+                      int rows, float *out, int64_t stride, int64_t valid) {
 #define FP32_CASE(R) \
-    case R: fp32_some(w, bias, x, in, R, out, stride, valid); return;
+    case R: fp32_some(w, soon, bias, x, in, R, out, stride, valid); return;
     switch (rows) { ALL(FP32_CASE) }
 }
 
@@ -161,13 +171,16 @@ void linear_block(const Linear *of, const void *x, int64_t rows, float *out, int
     const int64_t size = of->dtype == FP32 ? 4 : 2, most = of->dtype == FP32 ? ROWS : BF16_ROWS;
     const char *w = (const char *)of->weight + block * in * OUTPUTS * size, *from = x;
     const float *bias = of->bias ? of->bias + first : 0;
-    int64_t left = (rows + most - 1) / most; /* tiles, all of much the same height */
-    for (out += first; rows > 0; left--) {
-        const int height = (int)((rows + left - 1) / left);
+    const int64_t tiles = (rows + most - 1) / most, bytes = in * OUTPUTS * size;
+    out += first;
+    for (int64_t t = 0; t < tiles; t++) {
+        const int height = (int)((rows + tiles - t - 1) / (tiles - t)); /* all of much the same */
+        const Soon soon = tiles == 1 ? (Soon){w + AHEAD, OUTPUTS * 4}
+                                     : (Soon){w + bytes + bytes / tiles * t, OUTPUTS * 4 / tiles};
         if (of->dtype == FP32)
-            fp32_tile((const float *)w, bias, (const float *)from, in, height, out, stride, valid);
+            fp32_tile((const float *)w, soon, bias, (const float *)from, in, height, out, stride, valid);
         else
-            bf16_tile(w, bias, from, in, height, out, stride, valid);
+            bf16_tile(w, soon, bias, from, in, height, out, stride, valid);
         from += height * in * size, out += height * stride, rows -= height;
     }
 }

@@ -129,10 +129,8 @@ def using(isa: str | None) -> Iterator[None]:
 
 def library() -> Library | None:
     """The kernels in use, or None."""
-    if not _choice:
-        found = _best()
-    else:
-        found = _library(_choice[-1]) if _choice[-1] else ""
+    isa = _choice[-1] if _choice else "best"
+    found = _best() if isa == "best" else isa and _library(isa)
     return found if isinstance(found, Library) else None
 
 
