@@ -26,7 +26,7 @@ from toolkit.view import Attend
 
 NAME = "toolkit_tree"
 HARMLESS = ("position_ids", "cache_position")  # already in the rotated queries and keys
-WIDE = 256  # rows of a pass; more are a prompt's, which all schedules cut alike
+WIDE = 256  # rows of a pass; more are a prompt's as a rule, which all schedules cut alike
 BLOCK = 512  # queries of a whole prompt that attend at a time: its mask is never P × P
 
 

@@ -43,7 +43,12 @@ class FunctionalExecutor:
     compiled: Compiled | None
     steady: bool = False
     name: ClassVar[str] = "functional"
-    why: ClassVar[str] = "its family is described"
+
+    @property
+    def why(self) -> str:
+        """Why this one, and how it runs."""
+        how = "step by step" if self.compiled is None else "whole passes run in C"
+        return f"its family is described; {how}"
 
     @classmethod
     def of(
@@ -74,8 +79,9 @@ class FunctionalExecutor:
 
         `keep` asks for the last rows' logits alone, [keep, V]; 0 for all.
         """
-        kernels, whole = native.library(), len(tokens) <= WIDE and not now.cache.prompting
-        if self.compiled is None or kernels is None or not whole:
+        kernels = native.library()
+        prompt = now.cache.prompting or (keep and len(tokens) > WIDE)  # PyTorch is quicker there
+        if self.compiled is None or kernels is None or prompt:
             return self._stepwise(tokens, now, keep)
         return self.compiled.forward(kernels, tokens, now, keep)
 
