@@ -74,8 +74,8 @@ def decode(
     but the last, which is the next root.
     """
     drafter, shaper, verifier = strategies.drafter, strategies.shaper, strategies.verifier
-    first = TokenTree.root(prompt[-1])
-    root = verifier.judge(first, target.prefill(prompt)[None], rng).bonus.cpu()
+    last = TokenTree.root(prompt[-1])
+    root = verifier.judge(last, target.prefill(prompt)[None], rng).bonus.cpu()
     yield Event([int(root)])
     draft, emitted = Draft(drafter, target.vocabulary), 1
     if emitted < max_new_tokens and int(root) not in stop_ids:
@@ -87,7 +87,7 @@ def decode(
         logits = target.forward(tree.tokens, tree.parents)
         judged = verifier.judge(tree, logits, rng)
         verdict, tokens = settle(judged, tree, max_new_tokens - emitted, stop_ids)
-        best = logits[verdict.path[-1]].topk(2).values.tolist()
+        first, second = logits[int(verdict.path[-1])].topk(2).values.tolist()
         clock.lap("verify")
         target.commit(verdict.path)
         drafter.commit(tree.tokens[verdict.path])
@@ -103,7 +103,7 @@ def decode(
             shape_ms=clock.ms["draft"] - draft.ms,
             verify_ms=clock.ms["verify"],
             commit_ms=clock.ms["commit"],
-            margin=best[0] - best[1],
+            margin=first - second,
         )
         root, emitted = verdict.bonus, emitted + len(tokens)
         yield Event(tokens, step, tree, verdict)
@@ -116,8 +116,8 @@ def settle(
 
     A cut verdict's bonus is its last emitted token, so that what is cached is what AR would hold.
     """
-    path = judged.path.cpu()
-    tokens = [*tree.tokens[path[1:]].tolist(), int(judged.bonus)]
+    path, drafted = judged.path.cpu(), tree.tokens.tolist()
+    tokens = [*(drafted[node] for node in path.tolist()[1:]), int(judged.bonus)]
     stop = next((i for i, token in enumerate(tokens) if token in stop_ids), len(tokens))
     tokens = tokens[: min(stop + 1, room)]
     return Verdict(path[: len(tokens)], torch.tensor(tokens[-1])), tokens
@@ -173,10 +173,8 @@ class Draft:
 
     def _check(self, candidates: Candidates) -> None:
         """Raise `StrategyError` for proposed ids that the target does not know."""
-        if not candidates.tokens.numel():
-            return
-        least, most = candidates.tokens.aminmax()
-        if int(least) >= 0 and int(most) < self.vocabulary:
+        ids = candidates.tokens.flatten().tolist()
+        if not ids or (min(ids) >= 0 and max(ids) < self.vocabulary):
             return
         proposed = candidates.tokens[candidates.logprobs > -torch.inf]  # slots without one apart
         unknown = proposed[(proposed < 0) | (proposed >= self.vocabulary)]
