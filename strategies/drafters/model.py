@@ -26,7 +26,7 @@ class ModelDrafter(Drafter):
     _pending: list[int] = attrs.field(init=False)  # committed tokens whose KV is not held yet
     _known: int = attrs.field(init=False)  # ids that both models know; either may be padded
     _rows: dict[int, int] = attrs.field(init=False, factory=dict)  # tree node → scratch row
-    _logits: list[Tensor] = attrs.field(init=False, factory=list)  # [·, V] of rows, by forwards
+    _logits: list[Tensor] = attrs.field(init=False, factory=list)  # [·, V]: the root's, then rows'
     _drafted: dict[tuple[int, int], int] = attrs.field(init=False, factory=dict)
     """(parent's row, token) → row: how `commit` finds what is held."""
 
@@ -46,8 +46,8 @@ class ModelDrafter(Drafter):
         nodes = frontier.tolist()
         if new := [node for node in nodes if node not in self._rows]:
             self._forward(tree, new)
-        logprobs = self._after([self._rows[node] for node in nodes]).float().log_softmax(-1)
-        logprobs, tokens = logprobs.topk(min(k, self._known))
+        logits = self._after([self._rows[node] for node in nodes])
+        logprobs, tokens = logits.log_softmax(-1, dtype=torch.float32).topk(min(k, self._known))
         return Candidates(tokens.to(frontier.device), logprobs.to(frontier.device))
 
     def _beyond(self, tree: TokenTree, frontier: Tensor) -> bool:
@@ -79,8 +79,8 @@ class ModelDrafter(Drafter):
     def _forward_root(self, root: int) -> None:
         """Forward the root, below what was committed before it and not drafted."""
         chain = [*self._pending, root]
-        self._logits = [self._session.forward(self._own(chain), torch.arange(len(chain)) - 1)]
-        self._rows = {0: len(self._pending)}
+        logits = self._session.forward(self._own(chain), torch.arange(len(chain)) - 1)
+        self._logits, self._rows = [logits[-1:]], {0: len(self._pending)}
 
     def _forward(self, tree: TokenTree, nodes: list[int]) -> None:
         """One forward over frontier nodes, as scratch rows below their parents' rows."""
@@ -93,10 +93,10 @@ class ModelDrafter(Drafter):
 
     def _after(self, rows: list[int]) -> Tensor:
         """Logits [F, known] after scratch rows."""
-        last, end = self._logits[-1], self._session.scratch
-        if len(rows) <= len(last) and rows == list(range(end - len(rows), end)):
-            return last[-len(rows) :, : self._known]
-        return torch.cat(self._logits)[rows, : self._known]
+        logits, end = self._logits[-1], self._session.scratch
+        if rows != list(range(end - len(logits), end)):  # not just those that were forwarded last
+            logits = torch.cat(self._logits)[[row - self._rows[0] for row in rows]]
+        return logits if logits.shape[1] == self._known else logits[:, : self._known]
 
     def _own(self, tokens: list[int]) -> Tensor:
         """Ids beyond this model's vocabulary become its last: a poor draft, never wrong output."""

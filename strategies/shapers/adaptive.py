@@ -12,6 +12,7 @@ from collections import deque
 from math import exp
 
 import attrs
+import numpy as np
 import torch
 from attrs.validators import and_, ge, le
 from torch import Tensor
@@ -106,7 +107,8 @@ class Adaptive(TreeShaper):
         """Which candidates [F, K] become nodes: within the branches, and likely enough."""
         above = tree.path_logprobs.tolist()
         rows = zip(frontier.tolist(), candidates.logprobs.tolist(), strict=True)
-        return torch.tensor([self._children(above[node], row) for node, row in rows])
+        kept = [self._children(above[node], row) for node, row in rows]
+        return torch.from_numpy(np.array(kept))
 
     def _children(self, above: float, logprobs: list[float]) -> list[bool]:
         """Which of a node's candidates [K] it keeps, by its own path log-probability and theirs."""
