@@ -7,6 +7,7 @@ to its device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import repeat
 from math import inf
@@ -15,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from attrs import field, frozen
-from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -154,7 +154,7 @@ class TokenTree:
 
     def ancestors(self) -> Tensor:
         """Bool [N, N]: [i, j] is true when j is i or an ancestor of i."""
-        return torch.from_numpy(Lineage().below(self._parents).table)
+        return table(lineage(self._parents))
 
 
 @frozen(eq=False)
@@ -168,22 +168,19 @@ class Verdict:
     bonus: Tensor
 
 
-@frozen(eq=False)
-class Lineage:
-    """How nodes descend from each other: `table[N, N]` bool, true where j is i or an ancestor of i,
-    and `depths` (0 for a node without parent)."""
+def lineage(parents: list[int], known: Sequence[bytes] = ()) -> list[bytes]:
+    """The `known` nodes' rows and one more for each of `parents` (−1: none), which may be among them.
 
-    table: NDArray[np.bool_] = field(factory=lambda: np.zeros((0, 0), bool))
-    depths: list[int] = field(factory=list)
+    Row i has i + 1 bytes: 1 for i and its ancestors, 0 for others. So it has one more than i's depth.
+    """
+    rows = list(known)
+    for node, parent in enumerate(parents, len(rows)):
+        above = rows[parent] if parent >= 0 else b""
+        rows.append(above.ljust(node, b"\0") + b"\1")
+    return rows
 
-    def below(self, parents: list[int]) -> Lineage:
-        """With one more node for each of `parents` (−1: none), which may be among them."""
-        first, count = len(self.depths), len(self.depths) + len(parents)
-        table, depths = np.zeros((count, count), bool), self.depths.copy()
-        table[:first, :first] = self.table
-        for node, parent in enumerate(parents, first):
-            if parent >= 0:
-                table[node] = table[parent]
-            table[node, node] = True
-            depths.append(depths[parent] + 1 if parent >= 0 else 0)
-        return Lineage(table, depths)
+
+def table(rows: list[bytes], first: int = 0) -> Tensor:
+    """The rows of `lineage` from `first` on, as bool [N − first, N]."""
+    padded = [row.ljust(len(rows), b"\0") for row in rows[first:]]
+    return torch.frombuffer(bytearray().join(padded), dtype=torch.bool).view(-1, len(rows))

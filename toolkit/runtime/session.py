@@ -12,7 +12,7 @@ from toolkit.runtime.cache import TreeCache
 from toolkit.runtime.eviction import Evictor
 from toolkit.runtime.models import LoadedModel
 from toolkit.runtime.refusals import positions_under
-from toolkit.tree import Lineage
+from toolkit.tree import lineage, table
 
 CHUNK = 512  # prompt tokens per forward; chunks start at 0, so a prompt is always cut alike
 
@@ -25,7 +25,7 @@ class ModelSession:
     policy: KVPolicy
     cache: TreeCache = field(init=False)
     evictor: Evictor = field(init=False)
-    _lineage: Lineage = field(init=False, factory=Lineage)  # of the scratch rows
+    _lineage: list[bytes] = field(init=False, factory=list)  # of the scratch rows
 
     def __attrs_post_init__(self) -> None:
         self.cache = TreeCache(self.model.layers, self.policy, self.model.windows)
@@ -91,18 +91,18 @@ class ModelSession:
     @torch.no_grad()
     def _forward(self, tokens: Tensor, parents: Tensor, keep: int = 0) -> Tensor:
         count, device = tokens.shape[0], self.model.device
-        above = self._lineage if self.cache.scratch else Lineage()
+        above = self._lineage if self.cache.scratch else []
         self.cache.extend(count)
         if self.cache.prompting:
-            lineage, positions = torch.ones(count, 0, dtype=torch.bool), list(range(count))
+            paths, positions = torch.ones(count, 0, dtype=torch.bool), list(range(count))
         else:
-            self._lineage = above.below(parents.tolist())
-            lineage = torch.from_numpy(self._lineage.table[len(above.depths) :])
-            positions = [self.length + depth for depth in self._lineage.depths]
+            self._lineage = lineage(parents.tolist(), above)
+            paths = table(self._lineage, len(above))
+            positions = [self.length - 1 + row.count(1) for row in self._lineage]
         now = Pass(
             self.cache,
             torch.tensor(positions, device=device),
-            lineage.to(device),
+            paths.to(device),
             deepest=max(positions),
             evictor=self.evictor,
         )
