@@ -96,7 +96,7 @@ class TokenTree:
         proposed = candidates.tokens.tolist(), candidates.logprobs.tolist()
         wanted = repeat(repeat(True)) if keep is None else keep.tolist()
         grown = [
-            (token, parent, min(logprob, 0.0))
+            (token, parent, logprob if logprob < 0.0 else 0.0)
             for parent, *row in zip(frontier.tolist(), *proposed, wanted, strict=False)
             for token, logprob, kept in zip(*row, strict=False)
             if kept and logprob > -inf
