@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import repeat
 from math import inf
 from typing import Any
 
@@ -94,11 +93,12 @@ class TokenTree:
         frontier order, then candidate order.
         """
         proposed = candidates.tokens.tolist(), candidates.logprobs.tolist()
-        wanted = repeat(repeat(True)) if keep is None else keep.tolist()
+        count, width = candidates.tokens.shape
+        wanted = [[True] * width] * count if keep is None else keep.tolist()
         grown = [
             (token, parent, logprob if logprob < 0.0 else 0.0)
-            for parent, *row in zip(frontier.tolist(), *proposed, wanted, strict=False)
-            for token, logprob, kept in zip(*row, strict=False)
+            for parent, *row in zip(frontier.tolist(), *proposed, wanted, strict=True)
+            for token, logprob, kept in zip(*row, strict=True)
             if kept and logprob > -inf
         ]
         if not grown:
