@@ -98,7 +98,7 @@ class ModelSession:
         else:
             self._lineage = lineage(parents.tolist(), above)
             paths = table(self._lineage, len(above))
-            positions = [self.length - 1 + row.count(1) for row in self._lineage]
+            positions = [self.length + depth for depth in depths(self._lineage)]
         now = Pass(
             self.cache,
             torch.tensor(positions, device=device),
@@ -111,3 +111,8 @@ class ModelSession:
     def commit(self, rows: Tensor) -> None:
         self.cache.commit(rows.cpu())
         self.evictor.cross()
+
+
+def depths(lineage: list[bytes]) -> list[int]:
+    """Depth of each scratch row [S]: its ancestors' number, wherever the row stands."""
+    return [row.count(1) - 1 for row in lineage]
