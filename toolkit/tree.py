@@ -119,7 +119,7 @@ class TokenTree:
         Closed under parents, because a child is never likelier than its parent and comes later.
         """
         order = sorted(range(len(self)), key=self._path_logprobs.__getitem__, reverse=True)
-        return self._only(sorted(order[:nodes]))
+        return _only(self, sorted(order[:nodes]))
 
     def sound(self) -> bool:
         """Whether this is a tree: one root, parents before children, depths to match."""
@@ -130,31 +130,32 @@ class TokenTree:
 
     def first(self, nodes: int) -> TokenTree:
         """The `nodes` nodes that came first; the tree itself when it has no more."""
-        return self if len(self) <= nodes else self._only(list(range(nodes)))
+        return self if len(self) <= nodes else _only(self, list(range(nodes)))
 
     def within(self, depth: int) -> TokenTree:
         """The subtree of nodes at most `depth` deep; the tree itself when none is deeper."""
         if self.depth <= depth:
             return self
-        return self._only([node for node, below in enumerate(self._depths) if below <= depth])
+        return _only(self, [node for node, below in enumerate(self._depths) if below <= depth])
 
     def subtree(self, kept: Tensor) -> TokenTree:
         """The nodes `kept[M]` (ascending ids, root first, closed under parents), renumbered."""
-        return self._only(kept.tolist())
-
-    def _only(self, kept: list[int]) -> TokenTree:
-        renumbered = {old: new for new, old in enumerate(kept)}
-        return TokenTree(
-            [self._tokens[node] for node in kept],
-            [renumbered.get(self._parents[node], -1) for node in kept],
-            [self._depths[node] for node in kept],
-            [self._logprobs[node] for node in kept],
-            [self._path_logprobs[node] for node in kept],
-        )
+        return _only(self, kept.tolist())
 
     def ancestors(self) -> Tensor:
         """Bool [N, N]: [i, j] is true when j is i or an ancestor of i."""
         return table(lineage(self._parents))
+
+
+def _only(tree: TokenTree, kept: list[int]) -> TokenTree:
+    renumbered = {old: new for new, old in enumerate(kept)}
+    return TokenTree(
+        [tree._tokens[node] for node in kept],
+        [renumbered.get(tree._parents[node], -1) for node in kept],
+        [tree._depths[node] for node in kept],
+        [tree._logprobs[node] for node in kept],
+        [tree._path_logprobs[node] for node in kept],
+    )
 
 
 @frozen(eq=False)
