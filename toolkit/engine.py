@@ -74,8 +74,8 @@ def decode(
     but the last, which is the next root.
     """
     drafter, shaper, verifier = strategies.drafter, strategies.shaper, strategies.verifier
-    first = TokenTree.root(prompt[-1])
-    root = verifier.judge(first, target.prefill(prompt)[None], rng).bonus.cpu()
+    last = TokenTree.root(prompt[-1])
+    root = verifier.judge(last, target.prefill(prompt)[None], rng).bonus.cpu()
     yield Event([int(root)])
     draft, emitted = Draft(drafter, target.vocabulary), 1
     if emitted < max_new_tokens and int(root) not in stop_ids:
@@ -87,7 +87,8 @@ def decode(
         logits = target.forward(tree.tokens, tree.parents)
         judged = verifier.judge(tree, logits, rng)
         verdict, tokens = settle(judged, tree, max_new_tokens - emitted, stop_ids)
-        best = logits[verdict.path[-1]].topk(2).values.tolist()
+        path = verdict.path.tolist()
+        first, second = logits[path[-1]].topk(2).values.tolist()
         clock.lap("verify")
         target.commit(verdict.path)
         drafter.commit(tree.tokens[verdict.path])
@@ -97,13 +98,13 @@ def decode(
             length=length,
             nodes=len(tree),
             depth=tree.depth,
-            accepted=len(verdict.path) - 1,
+            accepted=len(path) - 1,
             committed=len(tokens),
             draft_ms=draft.ms + (draft.start_ms if length == len(prompt) else 0.0),
             shape_ms=clock.ms["draft"] - draft.ms,
             verify_ms=clock.ms["verify"],
             commit_ms=clock.ms["commit"],
-            margin=best[0] - best[1],
+            margin=first - second,
         )
         root, emitted = verdict.bonus, emitted + len(tokens)
         yield Event(tokens, step, tree, verdict)
@@ -116,11 +117,13 @@ def settle(
 
     A cut verdict's bonus is its last emitted token, so that what is cached is what AR would hold.
     """
-    path = judged.path.cpu()
-    tokens = [*tree.tokens[path[1:]].tolist(), int(judged.bonus)]
+    path, bonus, drafted = judged.path.cpu(), judged.bonus.cpu(), tree.tokens.tolist()
+    tokens = [*(drafted[node] for node in path.tolist()[1:]), int(bonus)]
     stop = next((i for i, token in enumerate(tokens) if token in stop_ids), len(tokens))
     tokens = tokens[: min(stop + 1, room)]
-    return Verdict(path[: len(tokens)], torch.tensor(tokens[-1])), tokens
+    if len(tokens) < len(path):
+        path, bonus = path[: len(tokens)], torch.tensor(tokens[-1])
+    return Verdict(path, bonus), tokens
 
 
 @define(eq=False)
@@ -140,10 +143,11 @@ class Draft:
 
     def tree(self, shaper: TreeShaper, root: Tensor, depth: int) -> TokenTree:
         """Grow one step's tree, at most `depth` deep. Raises `StrategyError` when it is no tree on
-        this root, or a bigger one than declared."""
+        this root, a bigger one than declared, or has tokens that the target does not know."""
         self.ms, self.depth = 0.0, depth
         tree = shaper.grow(TokenTree.root(root), self)
-        if not tree.sound() or int(tree.tokens[0]) != int(root):
+        tokens = tree.tokens.tolist()
+        if not tree.sound() or tokens[0] != int(root):
             raise StrategyError(
                 f"shaper {shaper.name!r} returned no tree on the root that it was given: grow it with "
                 f"`TokenTree.grow` and cut it with `best`, `first`, `within` or `subtree`"
@@ -153,6 +157,7 @@ class Draft:
                 f"shaper {shaper.name!r} grew {len(tree)} nodes, but declares at most {shaper.nodes} "
                 f"(root included): drop nodes before returning the tree"
             )
+        self._check(tokens)
         return tree.within(depth)
 
     def __call__(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
@@ -162,7 +167,6 @@ class Draft:
         began = perf_counter()
         candidates = self.drafter.expand(tree, frontier, k)
         self.ms += 1e3 * (perf_counter() - began)
-        self._check(candidates)
         return candidates
 
     def _too_deep(self, tree: TokenTree, frontier: Tensor) -> bool:
@@ -171,18 +175,12 @@ class Draft:
             return True
         return len(tree) > self.depth and int(tree.depths[frontier].min()) >= self.depth
 
-    def _check(self, candidates: Candidates) -> None:
-        """Raise `StrategyError` for proposed ids that the target does not know."""
-        if not candidates.tokens.numel():
-            return
-        least, most = candidates.tokens.aminmax()
-        if int(least) >= 0 and int(most) < self.vocabulary:
-            return
-        proposed = candidates.tokens[candidates.logprobs > -torch.inf]  # slots without one apart
-        unknown = proposed[(proposed < 0) | (proposed >= self.vocabulary)]
-        if len(unknown):
+    def _check(self, tokens: list[int]) -> None:
+        """Raise `StrategyError` for ids that the target does not know."""
+        unknown = next((token for token in tokens if not 0 <= token < self.vocabulary), None)
+        if unknown is not None:
             raise StrategyError(
-                f"drafter {self.drafter.name!r} proposed token {int(unknown[0])}, but the target "
+                f"drafter {self.drafter.name!r} proposed token {unknown}, but the target "
                 f"knows ids from 0 to {self.vocabulary - 1}: see runtime.vocabulary"
             )
 

@@ -1,13 +1,20 @@
 """Frozen data between the stages of a step: Candidates → TokenTree → Verdict.
 
 Shapes: N nodes (root included), F frontier nodes, K candidates per node, A accepted path (root
-included), V vocabulary. All tensors of one tree live on one device.
+included), V vocabulary. Trees live on the host, where shapers decide; a session takes what it needs
+to its device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
+from math import inf
+from typing import Any
+
+import numpy as np
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from torch import Tensor
 
 
@@ -32,7 +39,16 @@ class Candidates:
         )
 
 
-@frozen(eq=False)
+def _listed(values: Tensor | list[Any]) -> list[Any]:
+    return values if isinstance(values, list) else values.tolist()
+
+
+def _column(name: str, dtype: type) -> cached_property[Tensor]:
+    """A list of a tree as a tensor [N] on the host, made when it is first asked for."""
+    return cached_property(lambda tree: torch.from_numpy(np.array(getattr(tree, name), dtype)))
+
+
+@frozen(eq=False, slots=False)
 class TokenTree:
     """A tree of drafted tokens; node 0 is the root, the last committed token.
 
@@ -41,26 +57,31 @@ class TokenTree:
     `path_logprobs[N]` their sums from the root. A node's position is L + depth, never its index.
     """
 
-    tokens: Tensor
-    parents: Tensor
-    depths: Tensor
-    logprobs: Tensor
-    path_logprobs: Tensor
+    # Lists: on the few nodes of a level, growing them takes a tenth of the time of tensors.
+    _tokens: list[int] = field(converter=_listed)
+    _parents: list[int] = field(converter=_listed)
+    _depths: list[int] = field(converter=_listed)
+    _logprobs: list[float] = field(converter=_listed)
+    _path_logprobs: list[float] = field(converter=_listed)
+
+    tokens = _column("_tokens", np.int64)
+    parents = _column("_parents", np.int64)
+    depths = _column("_depths", np.int64)
+    logprobs = _column("_logprobs", np.float64)
+    path_logprobs = _column("_path_logprobs", np.float64)
 
     @classmethod
     def root(cls, token: Tensor) -> TokenTree:
         """The tree of one node; `token` is a scalar or one-element int64 tensor."""
-        zero = torch.zeros(1, dtype=torch.long, device=token.device)
-        score = torch.zeros(1, device=token.device)
-        return cls(token.reshape(1), zero - 1, zero, score, score)
+        return cls([int(token)], [-1], [0], [0.0], [0.0])
 
     def __len__(self) -> int:
-        return self.tokens.shape[0]
+        return len(self._tokens)
 
     @property
     def depth(self) -> int:
         """The deepest node's depth; 0 for the root alone."""
-        return int(self.depths.max())
+        return max(self._depths)
 
     def grow(
         self, frontier: Tensor, candidates: Candidates, keep: Tensor | None = None
@@ -71,20 +92,25 @@ class TokenTree:
         log-probability −inf never does, and none counts as likelier than certain. New nodes are in
         frontier order, then candidate order.
         """
-        if not candidates.tokens.numel():
+        proposed = candidates.tokens.tolist(), candidates.logprobs.tolist()
+        count, width = candidates.tokens.shape
+        wanted = [[True] * width] * count if keep is None else keep.tolist()
+        grown = [
+            (token, parent, logprob if logprob < 0.0 else 0.0)
+            for parent, *row in zip(frontier.tolist(), *proposed, wanted, strict=True)
+            for token, logprob, kept in zip(*row, strict=True)
+            if kept and logprob > -inf
+        ]
+        if not grown:
             return self
-        kept = candidates.logprobs > -torch.inf
-        if keep is not None:
-            kept = kept & keep
-        row, column = kept.nonzero(as_tuple=True)
-        parents = frontier[row]
-        logprobs = candidates.logprobs[row, column].to(self.logprobs.dtype).clamp(max=0.0)
+        tokens, parents, logprobs = map(list, zip(*grown, strict=True))
         return TokenTree(
-            torch.cat([self.tokens, candidates.tokens[row, column]]),
-            torch.cat([self.parents, parents]),
-            torch.cat([self.depths, self.depths[parents] + 1]),
-            torch.cat([self.logprobs, logprobs]),
-            torch.cat([self.path_logprobs, self.path_logprobs[parents] + logprobs]),
+            self._tokens + tokens,
+            self._parents + parents,
+            self._depths + [self._depths[parent] + 1 for parent in parents],
+            self._logprobs + logprobs,
+            self._path_logprobs
+            + [self._path_logprobs[parent] + logprob for _, parent, logprob in grown],
         )
 
     def best(self, nodes: int) -> TokenTree:
@@ -92,43 +118,44 @@ class TokenTree:
 
         Closed under parents, because a child is never likelier than its parent and comes later.
         """
-        order = self.path_logprobs.sort(descending=True, stable=True).indices[:nodes]
-        return self.subtree(order.sort().values)
+        order = sorted(range(len(self)), key=self._path_logprobs.__getitem__, reverse=True)
+        return _only(self, sorted(order[:nodes]))
 
     def sound(self) -> bool:
         """Whether this is a tree: one root, parents before children, depths to match."""
-        parents, depths = self.parents.tolist(), self.depths.tolist()  # quicker than tensors here
+        parents, depths = self._parents, self._depths
         above = parents[1:]
         ordered = parents[0] == -1 and all(0 <= p < i for i, p in enumerate(above, 1))
         return ordered and depths[1:] == [depths[p] + 1 for p in above]
 
     def first(self, nodes: int) -> TokenTree:
         """The `nodes` nodes that came first; the tree itself when it has no more."""
-        if len(self) <= nodes:
-            return self
-        return self.subtree(torch.arange(nodes, device=self.tokens.device))
+        return self if len(self) <= nodes else _only(self, list(range(nodes)))
 
     def within(self, depth: int) -> TokenTree:
         """The subtree of nodes at most `depth` deep; the tree itself when none is deeper."""
         if self.depth <= depth:
             return self
-        return self.subtree((self.depths <= depth).nonzero().flatten())
+        return _only(self, [node for node, below in enumerate(self._depths) if below <= depth])
 
     def subtree(self, kept: Tensor) -> TokenTree:
         """The nodes `kept[M]` (ascending ids, root first, closed under parents), renumbered."""
-        renumbered = torch.full((len(self) + 1,), -1, dtype=torch.long, device=kept.device)
-        renumbered[kept] = torch.arange(len(kept), device=kept.device)
-        return TokenTree(
-            self.tokens[kept],
-            renumbered[self.parents[kept]],
-            self.depths[kept],
-            self.logprobs[kept],
-            self.path_logprobs[kept],
-        )
+        return _only(self, kept.tolist())
 
     def ancestors(self) -> Tensor:
         """Bool [N, N]: [i, j] is true when j is i or an ancestor of i."""
-        return ancestors(self.parents)
+        return table(lineage(self._parents))
+
+
+def _only(tree: TokenTree, kept: list[int]) -> TokenTree:
+    renumbered = {old: new for new, old in enumerate(kept)}
+    return TokenTree(
+        [tree._tokens[node] for node in kept],
+        [renumbered.get(tree._parents[node], -1) for node in kept],
+        [tree._depths[node] for node in kept],
+        [tree._logprobs[node] for node in kept],
+        [tree._path_logprobs[node] for node in kept],
+    )
 
 
 @frozen(eq=False)
@@ -142,12 +169,19 @@ class Verdict:
     bonus: Tensor
 
 
-def ancestors(parents: Tensor) -> Tensor:
-    """Ancestor-or-self table [N, N] bool of `parents[N]` (−1: none), by pointer doubling."""
-    count = parents.shape[0]
-    table = torch.eye(count + 1, dtype=torch.bool, device=parents.device)
-    hop = torch.cat([parents, parents.new_full((1,), -1)])  # row −1 stands for "above the root"
-    for _ in range((count - 1).bit_length()):
-        table = table | table[hop]
-        hop = hop[hop]
-    return table[:-1, :-1]
+def lineage(parents: list[int], known: Sequence[bytes] = ()) -> list[bytes]:
+    """The `known` nodes' rows and one more for each of `parents` (−1: none), which may be among them.
+
+    Row i has i + 1 bytes: 1 for i and its ancestors, 0 for others. So it has one more than i's depth.
+    """
+    rows = list(known)
+    for node, parent in enumerate(parents, len(rows)):
+        above = rows[parent] if parent >= 0 else b""
+        rows.append(above.ljust(node, b"\0") + b"\1")
+    return rows
+
+
+def table(rows: list[bytes], first: int = 0) -> Tensor:
+    """The rows of `lineage` from `first` on, as bool [N − first, N]."""
+    padded = [row.ljust(len(rows), b"\0") for row in rows[first:]]
+    return torch.frombuffer(bytearray().join(padded), dtype=torch.bool).view(-1, len(rows))

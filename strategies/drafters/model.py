@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import attrs
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from toolkit import Candidates, Drafter, Runtime, Session, TokenTree, option
-
-UNKNOWN = -2  # no scratch row
 
 
 @attrs.define(eq=False)
@@ -27,96 +22,83 @@ class ModelDrafter(Drafter):
         "", help="alias, folder or hub id; the target family's drafter when left out", model=True
     )
 
-    _runtime: Runtime = attrs.field(init=False)
     _session: Session = attrs.field(init=False)
-    _pending: Tensor = attrs.field(init=False)  # committed tokens [T] whose KV is not held yet
-    _rows: Tensor = attrs.field(init=False)  # of tree nodes: scratch row, −1 the root, or UNKNOWN
+    _pending: list[int] = attrs.field(init=False)  # committed tokens whose KV is not held yet
+    _known: int = attrs.field(init=False)  # ids that both models know; either may be padded
+    _rows: dict[int, int] = attrs.field(init=False, factory=dict)  # tree node → scratch row
     _logits: list[Tensor] = attrs.field(init=False, factory=list)  # [·, V]: the root's, then rows'
-    _drafted: list[tuple[Tensor, Tensor]] = attrs.field(init=False, factory=list)
-    """(parents' rows, tokens) of the scratch rows: how `commit` finds what is held."""
+    _drafted: dict[tuple[int, int], int] = attrs.field(init=False, factory=dict)
+    """(parent's row, token) → row: how `commit` finds what is held."""
 
     def start(self, prompt: Tensor, runtime: Runtime) -> None:
-        self._runtime = runtime
         self._session = runtime.session(self.id)
-        self._pending = prompt
+        self._known = min(self._session.vocabulary, runtime.vocabulary)
+        self._pending = prompt.tolist()
         if len(prompt) < self._session.positions:
-            self._session.prefill(self._own(prompt))
-            self._pending = prompt[:0]
+            self._session.prefill(self._own(self._pending))
+            self._pending = []
 
     def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
         if self._beyond(tree, frontier):
-            return Candidates.none(len(frontier), tree.tokens.device)
-        if not self._logits:  # a step's first frontier is the root
-            self._forward_root(tree.tokens[:1])
-        self._rows = pad(self._rows, (0, len(tree) - len(self._rows)), value=UNKNOWN)
-        logits, new = self._logits[-1], frontier[self._rows[frontier] == UNKNOWN]
-        if len(new):
-            logits = self._forward(tree, new)
-        if len(new) < len(frontier):
-            logits = torch.cat(self._logits)[self._rows[frontier] + 1]
-        logprobs, tokens = logits.float().log_softmax(-1).topk(min(k, logits.shape[1]))
+            return Candidates.none(len(frontier), frontier.device)
+        if not self._rows:  # a step's first frontier is the root
+            self._forward_root(int(tree.tokens[0]))
+        nodes = frontier.tolist()
+        if new := [node for node in nodes if node not in self._rows]:
+            self._forward(tree, new)
+        logits = self._after([self._rows[node] for node in nodes])
+        logprobs, tokens = logits.log_softmax(-1, dtype=torch.float32).topk(min(k, self._known))
         return Candidates(tokens.to(frontier.device), logprobs.to(frontier.device))
 
     def _beyond(self, tree: TokenTree, frontier: Tensor) -> bool:
         """Whether a frontier node has no position in this model."""
-        root = self._session.length + len(self._pending) - bool(self._logits)  # its position
+        root = self._session.length + len(self._pending)  # its position
         if root + len(tree) <= self._session.positions:
             return False
         return root + int(tree.depths[frontier].max()) >= self._session.positions
 
     def commit(self, tokens: Tensor) -> None:
         """Keep the rows that the committed path runs along; what is not held waits."""
-        held = 0
-        if self._logits:
-            path = self._held(tokens[1:].tolist())
-            self._session.commit(torch.tensor(path, dtype=torch.long))
-            held = 1 + len(path)
-        self._pending = torch.cat([self._pending, tokens[held:]])
-        self._logits, self._drafted = [], []
+        self._pending += tokens.tolist()
+        if self._rows:
+            path = self._held()
+            self._session.commit(torch.tensor(path))
+            self._pending = self._pending[len(path) :]
+            self._rows, self._logits, self._drafted = {}, [], {}
 
-    def _held(self, tokens: list[int]) -> list[int]:
-        """The scratch rows of the longest start of a path of tokens that was forwarded."""
-        if not self._drafted:
-            return []
-        parents, drafted = (
-            torch.cat(column).tolist() for column in zip(*self._drafted, strict=True)
-        )
-        known = dict(zip(zip(parents, drafted, strict=True), itertools.count(), strict=False))
-        path: list[int] = []
-        for token in tokens:
-            row = known.get((path[-1] if path else -1, token))
+    def _held(self) -> list[int]:
+        """The scratch rows of the longest start of what is pending that was forwarded."""
+        path = list(range(self._rows[0] + 1))  # the chain that ends at the root
+        for token in self._pending[len(path) :]:
+            row = self._drafted.get((path[-1], token))
             if row is None:
                 break
             path.append(row)
         return path
 
-    def _forward_root(self, root: Tensor) -> None:
-        """Cache the root, which is committed, and what was committed before it and not drafted."""
-        chain = torch.cat([self._pending, root])
-        rows = torch.arange(len(chain))
-        logits = self._session.forward(self._own(chain), rows - 1)
-        self._session.commit(rows)
-        self._logits = [logits[-1:, : self._vocabulary]]
-        self._rows, self._pending = rows.new_full((1,), -1), root[:0]
+    def _forward_root(self, root: int) -> None:
+        """Forward the root, below what was committed before it and not drafted."""
+        chain = [*self._pending, root]
+        logits = self._session.forward(self._own(chain), torch.arange(len(chain)) - 1)
+        self._logits, self._rows = [logits[-1:]], {0: len(self._pending)}
 
-    def _forward(self, tree: TokenTree, nodes: Tensor) -> Tensor:
-        """One forward over frontier nodes, as scratch rows below their parents' rows; their logits."""
-        first, above, tokens = (
-            self._session.scratch,
-            self._rows[tree.parents[nodes]],
-            tree.tokens[nodes],
-        )
-        logits = self._session.forward(self._own(tokens), above)[:, : self._vocabulary]
-        self._rows[nodes] = torch.arange(first, first + len(nodes))
-        self._logits.append(logits)
-        self._drafted.append((above, tokens))
-        return logits
+    def _forward(self, tree: TokenTree, nodes: list[int]) -> None:
+        """One forward over frontier nodes, as scratch rows below their parents' rows."""
+        tokens, parents = tree.tokens.tolist(), tree.parents.tolist()
+        new, above = [tokens[n] for n in nodes], [self._rows[parents[n]] for n in nodes]
+        rows = range(self._session.scratch, self._session.scratch + len(nodes))
+        self._logits.append(self._session.forward(self._own(new), torch.tensor(above)))
+        self._rows.update(zip(nodes, rows, strict=True))
+        self._drafted.update(zip(zip(above, new, strict=True), rows, strict=True))
 
-    @property
-    def _vocabulary(self) -> int:
-        """Ids that both models know; either may be padded beyond them."""
-        return min(self._session.vocabulary, self._runtime.vocabulary)
+    def _after(self, rows: list[int]) -> Tensor:
+        """Logits [F, known] after scratch rows."""
+        logits, end = self._logits[-1], self._session.scratch
+        if rows != list(range(end - len(logits), end)):  # not just those that were forwarded last
+            logits = torch.cat(self._logits)[[row - self._rows[0] for row in rows]]
+        return logits if logits.shape[1] == self._known else logits[:, : self._known]
 
-    def _own(self, tokens: Tensor) -> Tensor:
+    def _own(self, tokens: list[int]) -> Tensor:
         """Ids beyond this model's vocabulary become its last: a poor draft, never wrong output."""
-        return tokens.clamp(max=self._session.vocabulary - 1)
+        last = self._session.vocabulary - 1
+        return torch.tensor([min(token, last) for token in tokens])

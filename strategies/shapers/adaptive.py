@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from math import exp
 
 import attrs
+import numpy as np
 import torch
 from attrs.validators import and_, ge, le
 from torch import Tensor
@@ -96,25 +98,34 @@ class Adaptive(TreeShaper):
             return torch.zeros(0, dtype=torch.long)
         if not self.gating:
             return torch.arange(first, len(tree))
-        p = tree.path_logprobs[first:].exp()
-        likely = p >= self.stop
-        if depth >= self._now.depth:
-            likely &= p > self._now.deep
-        return likely.nonzero().flatten() + first
+        needed = self._now.deep if depth >= self._now.depth else -1.0
+        level = enumerate(map(exp, tree.path_logprobs.tolist()[first:]), first)
+        likely = [node for node, p in level if p >= self.stop and p > needed]
+        return torch.tensor(likely, dtype=torch.long)
 
     def _kept(self, tree: TokenTree, frontier: Tensor, candidates: Candidates) -> Tensor:
         """Which candidates [F, K] become nodes: within the branches, and likely enough."""
-        p = (tree.path_logprobs[frontier, None] + candidates.logprobs).exp()
-        rank = torch.arange(candidates.tokens.shape[1])
-        return (rank < self._branches(candidates)[:, None]) & (p >= self.prune)
+        above = tree.path_logprobs.tolist()
+        rows = zip(frontier.tolist(), candidates.logprobs.tolist(), strict=True)
+        kept = [self._children(above[node], row) for node, row in rows]
+        return torch.from_numpy(np.array(kept))
 
-    def _branches(self, candidates: Candidates) -> Tensor:
-        """Children per frontier node [F], by its confidence."""
-        mid = torch.full((candidates.tokens.shape[0],), self.b_mid)
-        if not self.breadth or not candidates.tokens.shape[1]:
-            return mid
-        c = candidates.logprobs[:, 0].exp()
-        return mid.where(c < self._now.high, self.b_min).where(c >= self.low, self.b_max)
+    def _children(self, above: float, logprobs: list[float]) -> list[bool]:
+        """Which of a node's candidates [K] it keeps, by its own path log-probability and theirs."""
+        branches = self._branches(logprobs)
+        return [
+            rank < branches and exp(above + logprob) >= self.prune
+            for rank, logprob in enumerate(logprobs)
+        ]
+
+    def _branches(self, logprobs: list[float]) -> int:
+        """Children of a node, by its confidence: the probability of its first candidate."""
+        if not self.breadth or not logprobs:
+            return self.b_mid
+        confidence = exp(logprobs[0])
+        if confidence >= self._now.high:
+            return self.b_min
+        return self.b_mid if confidence >= self.low else self.b_max
 
 
 @attrs.frozen

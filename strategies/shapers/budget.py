@@ -42,6 +42,6 @@ class Budget(TreeShaper):
 
     def _likeliest(self, tree: TokenTree, first: int) -> torch.Tensor:
         """The `width` likeliest nodes of the last level, ascending ids."""
-        scores = tree.path_logprobs[first:]
-        best = scores.topk(min(self.width, len(scores))).indices
-        return best.sort().values + first
+        scores = tree.path_logprobs.tolist()
+        best = sorted(range(first, len(tree)), key=scores.__getitem__, reverse=True)
+        return torch.tensor(sorted(best[: self.width]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import exp
+
 import attrs
 import torch
 from attrs.validators import and_, ge, le
@@ -24,14 +26,12 @@ class Fixed(TreeShaper):
     nodes: int = option(64, help="most nodes, root included, breadth first", validator=ge(1))
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
-        tree, frontier = root, torch.zeros(1, dtype=torch.long)
+        tree, first = root, 0
         for _ in range(self.depth):
-            likely = tree.path_logprobs[frontier].exp() >= self.threshold
-            frontier = frontier[likely]
-            if not len(frontier) or len(tree) >= self.nodes:
+            level = enumerate(tree.path_logprobs.tolist()[first : self.nodes], first)
+            likely = [node for node, score in level if exp(score) >= self.threshold]
+            if not likely or len(tree) >= self.nodes:
                 break
-            candidates = expand(tree, frontier, self.branch)
-            first = len(tree)
-            tree = tree.grow(frontier, candidates)
-            frontier = torch.arange(first, min(len(tree), self.nodes))
+            frontier = torch.tensor(likely)
+            first, tree = len(tree), tree.grow(frontier, expand(tree, frontier, self.branch))
         return tree.first(self.nodes)

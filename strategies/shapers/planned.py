@@ -8,6 +8,11 @@ request's own verdicts have calibrated.
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
+from pathlib import Path
+
 import attrs
 import numpy as np
 import torch
@@ -26,6 +31,7 @@ MEMORY = 0.99  # of what was learned, per node that is judged later
 READ = 4  # verdicts that are learned from at a time: each reading has a price of its own
 LEAST = np.array([-np.inf, 0.1, 0.0])  # what is likelier, or comes first, is never worse
 LEARNING = 0.1  # of what a node's children are like, per level
+KEPT = "planned:trust, 1"  # what a file of it says that it is
 
 
 @attrs.define(eq=False)
@@ -57,6 +63,35 @@ class Trust:
         self._weights += np.linalg.solve(self._precision, rows.T @ (accepted - expected))
         self._weights = np.maximum(self._weights, LEAST)
 
+    @classmethod
+    def read(cls, path: Path) -> Trust:
+        """What was written to a file. Raises `ValueError` when it holds anything else."""
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            weights, precision = np.array(kept["weights"]), np.array(kept["precision"])
+            np.linalg.cholesky(precision)  # raises where nothing could be learned on top
+            finite = np.isfinite(weights).all() and np.isfinite(precision).all()
+            fits = precision.shape == (3, 3) and bool((weights >= LEAST).all())
+            if not (kept["kind"] == KEPT and finite and fits):
+                raise ValueError(kept["kind"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"trust={path} is damaged, or no file that `planned` wrote: remove it or name another"
+            ) from error
+        return cls(weights, precision=precision)
+
+    def write(self, path: Path) -> None:
+        """Write to a file; whoever reads it meanwhile finds what it held before."""
+        state = {
+            "kind": KEPT,
+            "weights": self._weights.tolist(),
+            "precision": self._precision.tolist(),
+        }
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(state, file)
+        Path(name).replace(path)
+
 
 @attrs.define(eq=False)
 class Planned(TreeShaper):
@@ -76,6 +111,9 @@ class Planned(TreeShaper):
     width: int = option(
         8, help="most nodes expanded per level, and children of each", validator=ge(1)
     )
+    trust: str | None = option(
+        None, help="file that keeps what was learned, for the next request of these two models"
+    )
 
     _costs: Costs | None = attrs.field(init=False, default=None)
     _length: int = attrs.field(init=False, default=0)  # cached tokens
@@ -92,6 +130,12 @@ class Planned(TreeShaper):
     _patience: int = attrs.field(init=False, default=1)  # steps until the next probe
 
     def __attrs_post_init__(self) -> None:
+        if self.trust and Path(self.trust).exists():
+            self._trust = Trust.read(Path(self.trust))
+        elif self.trust and not os.access(Path(self.trust).parent, os.W_OK):
+            raise ValueError(
+                f"trust={self.trust}: there is no such folder that could be written to"
+            )
         self._passes, self._prices = np.ones(self.nodes), np.zeros(self.width + 1)  # until `plan`
         self._choices = [_choices(most, self.width) for most in range(self.width + 1)]
         self._children = np.array([0.6 * 0.25**rank for rank in range(self.width)])
@@ -135,6 +179,8 @@ class Planned(TreeShaper):
             rows = [_judged(*step) for step in self._unread]
             self._trust.learn(*(np.concatenate(column) for column in zip(*rows, strict=True)))
             self._unread = []
+            if self.trust:
+                self._trust.write(Path(self.trust))
 
     def _price(self) -> None:
         if self._costs is not None:

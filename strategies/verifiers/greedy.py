@@ -22,11 +22,11 @@ class Greedy(Verifier):
     assumes = frozenset({"fixed", "sampled"})
 
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
-        choice = logits.max(-1).indices.to(tree.tokens.device)  # on CPU faster than argmax
-        right = (tree.tokens == choice[tree.parents]).nonzero().flatten().tolist()
-        parents, paths = tree.parents.tolist(), {0: [0]}
-        for node in right:  # few: each is what the target says after its parent
-            if node and parents[node] in paths:
-                paths[node] = [*paths[parents[node]], node]
-        path = torch.tensor(max(paths.values(), key=len), device=tree.tokens.device)
-        return Verdict(path, choice[path[-1]])
+        choice = logits.max(-1).indices.cpu()  # on CPU faster than argmax
+        said, paths = choice.tolist(), {0: [0]}
+        nodes = enumerate(zip(tree.tokens.tolist(), tree.parents.tolist(), strict=True))
+        for node, (token, parent) in nodes:
+            if parent in paths and token == said[parent]:
+                paths[node] = [*paths[parent], node]
+        path = max(paths.values(), key=len)
+        return Verdict(torch.tensor(path), choice[path[-1]])

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit import Candidates, Drafter, TokenTree, TreeShaper, Verdict, option
+from toolkit import Candidates, Drafter, TreeShaper, Verdict, option
 from toolkit.engine import Draft, Strategies, decode, settle
 from toolkit.errors import StrategyError
 
@@ -212,16 +212,14 @@ def test_a_shaper_returns_a_tree_on_its_root(plant, change):
 def test_a_drafter_keeps_to_the_vocabulary(token):
     drafter = Adversary(lambda text, k: [1, token])
     drafter.text = []
-    draft = Draft(drafter, 11, depth=3)
     with pytest.raises(StrategyError, match=f"drafter 'adversary' proposed token {token}"):
-        draft(TokenTree.root(torch.tensor(0)), torch.tensor([0]), 2)
+        Draft(drafter, 11).tree(Broad(9), torch.tensor(0), 3)
 
 
 def test_the_last_id_is_within_the_vocabulary():
     drafter = Adversary(lambda text, k: [10])
     drafter.text = []
-    candidates = Draft(drafter, 11, depth=3)(TokenTree.root(torch.tensor(0)), torch.tensor([0]), 2)
-    assert candidates.tokens.tolist() == [[10]]
+    assert Draft(drafter, 11).tree(Broad(9), torch.tensor(0), 3).tokens.tolist() == [0, 10]
 
 
 def test_feedback_comes_once_per_step(hash_model, hash_session, make):

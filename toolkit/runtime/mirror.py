@@ -61,5 +61,4 @@ class MirrorSession(ModelSession):
     def commit(self, rows: Tensor) -> None:
         self.cache.commit(rows[:0])
         self.cache.adopt(self.target.cache, self.target.length - self.length)
-        self._parents = self._parents[:0]
         self.evictor.cross()

@@ -12,7 +12,7 @@ from toolkit.runtime.cache import TreeCache
 from toolkit.runtime.eviction import Evictor
 from toolkit.runtime.models import LoadedModel
 from toolkit.runtime.refusals import positions_under
-from toolkit.tree import ancestors
+from toolkit.tree import lineage, table
 
 CHUNK = 512  # prompt tokens per forward; chunks start at 0, so a prompt is always cut alike
 
@@ -25,7 +25,7 @@ class ModelSession:
     policy: KVPolicy
     cache: TreeCache = field(init=False)
     evictor: Evictor = field(init=False)
-    _parents: Tensor = field(init=False, factory=lambda: torch.zeros(0, dtype=torch.long))
+    _lineage: list[bytes] = field(init=False, factory=list)  # of the scratch rows
 
     def __attrs_post_init__(self) -> None:
         self.cache = TreeCache(self.model.layers, self.policy, self.model.windows)
@@ -83,7 +83,6 @@ class ModelSession:
         rows = torch.arange(tokens.shape[0])
         logits = self._forward(tokens, rows - 1, keep=1)
         self.cache.commit(rows)
-        self._parents = self._parents[:0]
         return logits
 
     def forward(self, tokens: Tensor, parents: Tensor) -> Tensor:
@@ -92,28 +91,28 @@ class ModelSession:
     @torch.no_grad()
     def _forward(self, tokens: Tensor, parents: Tensor, keep: int = 0) -> Tensor:
         count, device = tokens.shape[0], self.model.device
+        above = self._lineage if self.cache.scratch else []
         self.cache.extend(count)
         if self.cache.prompting:
-            lineage, positions = torch.ones(count, 0, dtype=torch.bool), torch.arange(count)
+            paths, positions = torch.ones(count, 0, dtype=torch.bool), list(range(count))
         else:
-            self._parents = torch.cat([self._parents, parents.cpu()])
-            lineage = ancestors(self._parents)
-            positions = self.length + depths(lineage)
+            self._lineage = lineage(parents.tolist(), above)
+            paths = table(self._lineage, len(above))
+            positions = [self.length + depth for depth in depths(self._lineage)]
         now = Pass(
             self.cache,
-            positions.to(device),
-            lineage[-count:].to(device),
-            deepest=int(positions.max()),
+            torch.tensor(positions, device=device),
+            paths.to(device),
+            deepest=max(positions),
             evictor=self.evictor,
         )
         return self.model.executor.forward(tokens.to(device), now, keep)
 
     def commit(self, rows: Tensor) -> None:
         self.cache.commit(rows.cpu())
-        self._parents = self._parents[:0]
         self.evictor.cross()
 
 
-def depths(lineage: Tensor) -> Tensor:
+def depths(lineage: list[bytes]) -> list[int]:
     """Depth of each scratch row [S]: its ancestors' number, wherever the row stands."""
-    return lineage.sum(1) - 1
+    return [row.count(1) - 1 for row in lineage]

@@ -128,6 +128,7 @@ def test_it_catches_up_after_steps_that_never_asked(start, hash_model):
     candidates = drafter.expand(TokenTree.root(torch.tensor(9)), ROOT, 1)
     text = [*PROMPT, 5, 6, 7, 8, 9]
     assert candidates.tokens.tolist() == [[int(hash_model().logits(text).argmax())]]
+    drafter.commit(torch.tensor([9]))
     assert runtime.sessions[0].forwards == before + 1
     assert runtime.sessions[0].committed == text
 

@@ -2,13 +2,16 @@
 
 import itertools
 import random
+import re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit import Costs, TokenTree, Verdict
+from toolkit.errors import SpecError
 
 ROOT = TokenTree.root(torch.tensor(0))
 RISES = st.lists(st.floats(0.0, 0.2), min_size=12, max_size=12)
@@ -152,6 +155,41 @@ def test_probabilities_are_calibrated_by_verdicts(make, oracle_of, truth):
     decode(shaper, oracle_of(lambda _: {1: 0.6}), lambda: rng.random() < truth, 200)
     believed = float(shaper._trust(torch.tensor([[0.6]]).log().double().numpy())[0, 0])
     assert believed == pytest.approx(truth, abs=0.15)
+
+
+def test_what_was_learned_is_kept_in_a_file(make, oracle_of, tmp_path):
+    spec = f"planned:nodes=12,trust={tmp_path / 'pair.json'}"
+    sure = np.log([[0.6]])
+    before = make("shaper", spec)
+    assert before._trust(sure) == pytest.approx(0.6)
+    decode(before, oracle_of(lambda _: {1: 0.6}), lambda: False, 40)
+    after = make("shaper", spec)
+    assert after._trust(sure) == before._trust(sure) < 0.5
+    assert [path.name for path in tmp_path.iterdir()] == ["pair.json"]
+    decode(after, oracle_of(lambda _: {1: 0.6}), lambda: True, 200)
+    assert make("shaper", spec)._trust(sure) > before._trust(sure)
+
+
+@given(data=st.data())
+def test_a_damaged_file_is_refused_by_name(make, oracle_of, tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("trust") / "pair.json"
+    decode(make("shaper", f"planned:trust={path}"), oracle_of(lambda _: {1: 0.6}), bool, 8)
+    whole = path.read_text()
+    path.write_text(data.draw(st.one_of(
+        st.sampled_from([
+            "", "{}", "[]", "3", '{"weights": 1}', whole.replace("planned", "other"),
+            whole.replace("[[", "[[-"), whole.replace("[[", "[[["),
+            re.sub(r"\[\[[^,]*", "[[1e999", whole),
+        ]),
+        st.integers(0, len(whole) - 1).map(lambda end: whole[:end]),
+    )))
+    with pytest.raises(SpecError, match=r"planned.*pair\.json.* is damaged, or no file that"):
+        make("shaper", f"planned:trust={path}")
+
+
+def test_a_folder_that_is_not_there_is_refused(make, tmp_path):
+    with pytest.raises(SpecError, match="there is no such folder"):
+        make("shaper", f"planned:trust={tmp_path / 'none' / 'pair.json'}")
 
 
 def test_costs_follow_the_length(make):

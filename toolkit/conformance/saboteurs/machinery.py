@@ -24,7 +24,7 @@ from toolkit.tree import TokenTree, Verdict
 @contextmanager
 def position_by_index() -> Iterator[None]:
     """A node's position is its index in the tree, not its depth (DynaTree's published code)."""
-    with patch.object(sessions, "depths", lambda lineage: torch.arange(len(lineage))):
+    with patch.object(sessions, "depths", lambda lineage: list(range(len(lineage)))):
         yield
 
 
