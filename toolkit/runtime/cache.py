@@ -81,9 +81,9 @@ class TreeLayer(CacheLayerMixin):
         return end - count
 
     def reserve(self, rows: int) -> None:
-        """Room for at least `rows` rows."""
-        if rows > self.keys.shape[2]:
-            self.fit(rows)
+        """Room for at least `rows` rows; if there is too little, for a quarter more than there was."""
+        if rows > (room := self.keys.shape[2]):
+            self.fit(max(rows, room + room // 4))
 
     def fit(self, rows: int) -> None:
         """Buffers of `rows` rows, rounded up, with what they hold."""
@@ -203,7 +203,7 @@ class TreeCache(Cache):
     def commit(self, rows: Tensor) -> None:
         """Keep scratch rows `rows[A]` (host int64), a path in order, as the next committed rows."""
         count = rows.shape[0]
-        moved = not torch.equal(rows, torch.arange(count))
+        moved = rows.tolist() != list(range(count))
         for layer in self.initialized:
             if moved:
                 layer.move(rows.to(layer.device) + layer.slots.count, layer.slots.count)

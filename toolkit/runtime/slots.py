@@ -37,6 +37,8 @@ class Slots:
     def __init__(self, heads: int, window: int | None, device: torch.device) -> None:
         self.window = window  # a sliding window of the layers' own
         self.count = 0  # C: rows held
+        self._written = 0  # of them; the others hold the positions from `_next` on
+        self._next = 0
         self._table = torch.zeros(2, heads, 0, dtype=torch.long, device=device)
         self.next_death = NEVER  # no row dies before; empty rows are dead from the start
         self.ragged = False  # whether some rows are empty
@@ -45,12 +47,22 @@ class Slots:
     @property
     def positions(self) -> Tensor:
         """Position [h, C] of each row."""
-        return self._table[0, :, : self.count]
+        return self._rows()[0]
 
     @property
     def dies(self) -> Tensor:
         """The first position [h, C] that does not see the row."""
-        return self._table[1, :, : self.count]
+        return self._rows()[1]
+
+    def _rows(self) -> Tensor:
+        """The tables [2, h, C] of all rows held: new ones are written when somebody looks."""
+        if self._written < self.count:
+            self.reserve(self.count)
+            new = self._table[:, :, self._written : self.count]
+            new[0] = torch.arange(self._next, self._next + new.shape[2], device=new.device)
+            new[1] = NEVER
+            self._written = self.count
+        return self._table[:, :, : self.count]
 
     def reserve(self, rows: int) -> None:
         """Room for at least `rows` rows."""
@@ -64,16 +76,16 @@ class Slots:
 
     def append(self, first: int, count: int) -> None:
         """Rows for `count` positions from `first` on."""
-        end = self.count + count
-        self.reserve(end)
-        positions, dies = self._table[:, :, self.count : end]
-        positions[:] = torch.arange(first, first + count, device=positions.device)
-        dies.fill_(NEVER)
-        self.count = end
+        if self._next + self.count - self._written != first:
+            self._rows()
+        if self._written == self.count:
+            self._next = first
+        self.count += count
 
     def copy(self, other: Slots) -> None:
         """Hold what another table holds, for as many heads as this one has, none of it doomed."""
-        self.count, self.ragged = other.count, other.ragged
+        self.count = self._written = other.count
+        self.ragged = other.ragged
         self.reserve(self.count)
         self.positions[:] = other.positions
         self.dies[:] = torch.where(self.positions < 0, 0, NEVER)
@@ -98,7 +110,7 @@ class Slots:
         stays = alive.gather(1, index)
         positions = torch.where(stays, self.positions.gather(1, index), -1)
         dies = torch.where(stays, self.dies.gather(1, index), 0)
-        self.count = count
+        self.count = self._written = count
         self.positions[:], self.dies[:] = positions, dies
         self.ragged = bool((sizes < count).any())
         self.next_death = int(dies[stays].min()) if count else NEVER

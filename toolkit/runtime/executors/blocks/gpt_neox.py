@@ -10,6 +10,7 @@ from toolkit.runtime.executors.blocks.parts import (
     Block,
     Decoder,
     layer_norm,
+    lookup,
     rotations_of,
 )
 from toolkit.runtime.executors.linears import Linears
@@ -45,7 +46,7 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
         for index, layer in enumerate(model.layers)
     )
     return Decoder(
-        embed=lambda tokens, _: model.embed_in(tokens),
+        embed=lookup(model.embed_in),
         blocks=blocks,
         norm=layer_norm(model.final_layer_norm),
         head=linears.fused(module.get_output_embeddings()),

@@ -13,6 +13,7 @@ from toolkit.runtime.executors.blocks.parts import (
     Block,
     Decoder,
     gated_mlp,
+    lookup,
     rms_norm,
     rotations_of,
 )
@@ -52,7 +53,7 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
         for layer, window in zip(model.layers, windows, strict=True)
     )
     return Decoder(
-        embed=lambda tokens, _: model.embed_tokens(tokens),
+        embed=lookup(model.embed_tokens),
         blocks=blocks,
         norm=rms_norm(model.norm),
         head=linears.fused(module.lm_head),

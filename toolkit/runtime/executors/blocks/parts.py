@@ -63,6 +63,12 @@ class Norm:
         return F.rms_norm(wide, (self.width,), self.weight, self.eps).to(x.dtype)
 
 
+def lookup(module: nn.Embedding) -> Callable[[Tensor, Tensor], Tensor]:
+    """The embedding [M, E] of tokens [M], whatever their positions."""
+    weight = module.weight.detach()
+    return lambda tokens, _: F.embedding(tokens, weight)
+
+
 def rms_norm(module: Any) -> Norm:
     """Llama's: times the weight."""
     weight = module.weight.detach()
