@@ -88,7 +88,6 @@ class ModelSession:
     def forward(self, tokens: Tensor, parents: Tensor) -> Tensor:
         return self._forward(tokens, parents)
 
-    @torch.no_grad()
     def _forward(self, tokens: Tensor, parents: Tensor, keep: int = 0) -> Tensor:
         count, device = tokens.shape[0], self.model.device
         above = self._lineage if self.cache.scratch else []

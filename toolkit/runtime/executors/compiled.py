@@ -8,19 +8,41 @@ from __future__ import annotations
 
 from ctypes import c_void_p
 from typing import Any, TypeGuard
+from weakref import WeakKeyDictionary
 
 import torch
 from attrs import define, field
 from torch import Tensor
 
 from toolkit.runtime.attention import Pass
-from toolkit.runtime.cache import TreeLayer
+from toolkit.runtime.cache import TreeCache, TreeLayer
 from toolkit.runtime.executors.blocks.parts import Block, Decoder, Norm, PostNormBlock
 from toolkit.runtime.executors.linears import Blocked, Ruled
 from toolkit.runtime.kernels import native, structs
 
 KINDS = {"rms": 1, "layer": 2}
 SHARE = 1 << 15  # weights of a layer that are worth a thread of their own
+
+
+@define(eq=False)
+class Placed:
+    """Where the layers of one cache lie, kept from pass to pass."""
+
+    places: Any  # an array of `structs.Place`
+    each: list[structs.Place]
+    keys: list[Tensor | None]  # those whose addresses are there
+
+    @classmethod
+    def of(cls, layers: int) -> Placed:
+        """No addresses yet."""
+        places = structs.array(structs.Place, [structs.Place()] * layers)
+        return cls(places, list(places), [None] * layers)
+
+    def point(self, index: int, layer: TreeLayer) -> None:
+        """A layer has new buffers."""
+        self.keys[index], place = layer.keys, self.each[index]
+        place.keys, place.values = layer.keys.data_ptr(), layer.values.data_ptr()
+        place.room = layer.keys.shape[2]
 
 
 @define(eq=False)
@@ -36,6 +58,7 @@ class Compiled:
     _share: int = field(init=False)  # threads that a layer keeps busy
     _held: list[Any] = field(init=False, factory=list)  # what the structs point at
     _tables: dict[int, tuple[Any, Any]] = field(init=False, factory=dict)  # by positions
+    _placed: WeakKeyDictionary[TreeCache, Placed] = field(init=False, factory=WeakKeyDictionary)
 
     def __attrs_post_init__(self) -> None:
         self._names = sorted(self.decoder.rotations)
@@ -68,26 +91,25 @@ class Compiled:
 
     def _places(self, now: Pass, count: int) -> tuple[Any, Any, list[tuple[TreeLayer, Tensor]]]:
         """Where each layer's rows go and what they see; queries [N, H, D] that are to be kept."""
-        places: list[structs.Place] = []
-        seen: dict[int, structs.Seen] = {}
+        placed = self._placed.get(now.cache)
+        if placed is None:
+            placed = self._placed[now.cache] = Placed.of(len(self.blocks))
+        seen: dict[native.Seen, int] = {}
         queries: list[tuple[TreeLayer, Tensor]] = []
-        for attention in (block.attention for block in self.blocks):
+        for index, place in enumerate(placed.each):
+            attention = self.blocks[index].attention
             layer: TreeLayer = now.cache.layers[attention.layer]
-            layer.attend = attention.how
-            kept = None
+            place.first = layer.claim(count, attention.kv_heads, attention.width, self.dtype)
+            place.seen = seen.setdefault(now.seen(layer, attention.how.window), len(seen))
+            if layer.keys is not placed.keys[index]:
+                placed.point(index, layer)
+                layer.attend = attention.how
+            place.queries = None
             if now.keeps(layer):
                 kept = torch.empty(count, attention.heads, attention.width, dtype=self.dtype)
+                place.queries = kept.data_ptr()
                 queries.append((layer, kept))
-            first = layer.claim(count, attention.kv_heads, attention.width, self.dtype)
-            mask = now.seen(layer, attention.how.window)
-            if id(mask) not in seen:
-                seen[id(mask)] = mask.struct
-            places.append(structs.Place(
-                layer.keys.data_ptr(), layer.values.data_ptr(), structs.address(kept),
-                layer.keys.shape[2], first, list(seen).index(id(mask)),
-            ))  # fmt: skip
-        made = structs.array(structs.Place, places), structs.array(structs.Seen, [*seen.values()])
-        return *made, queries
+        return placed.places, structs.array(structs.Seen, [s.struct for s in seen]), queries
 
     def _turns(self, deepest: int) -> tuple[Any, Any]:
         """Pointers to the tables of cos and sin, float32, with room for position `deepest`."""

@@ -85,6 +85,7 @@ class FunctionalExecutor:
             return self._stepwise(tokens, now, keep)
         return self.compiled.forward(kernels, tokens, now, keep)
 
+    @torch.no_grad()
     def _stepwise(self, tokens: Tensor, now: Pass, keep: int) -> Tensor:
         model, count = self.model, len(tokens)
         padding = self.maps.rule.padded(count) - count

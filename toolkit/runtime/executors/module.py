@@ -29,6 +29,7 @@ class ModuleExecutor:
         """An executor of a module, and why it is this one."""
         return cls(module, "logits_to_keep" in signature(module.forward).parameters, why)
 
+    @torch.no_grad()
     def forward(self, tokens: Tensor, now: Pass, keep: int = 0) -> Tensor:
         """Logits [N, V] of `tokens[N]`; their K/V become the last N rows of the pass's cache.
 
