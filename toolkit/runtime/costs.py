@@ -22,11 +22,11 @@ from torch import Tensor
 
 from toolkit.costs import Costs
 from toolkit.interfaces import Drafter
+from toolkit.runtime.machine import cache_folder, cpu_name, sources
 from toolkit.runtime.models import LoadedModel
 from toolkit.runtime.session import ModelSession
 from toolkit.tree import Candidates, TokenTree
 
-FORMAT = 1  # of what is stored
 CONTEXTS = 64, 512
 ROWS = 1, 2, 4, 8, 16, 32, 64
 WIDTHS = 1, 2, 4, 8, 16
@@ -136,12 +136,12 @@ def fingerprint(models: list[LoadedModel], specs: dict[str, str]) -> str:
         for model in models
     ]
     what = {
-        "format": FORMAT,
-        "machine": [platform.node(), platform.machine(), _processor(), os.cpu_count()],
+        "code": sources(),
+        "machine": [platform.node(), cpu_name(), os.cpu_count()],
         "device": [_device(model.device) for model in models],
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "executor": [type(model.executor).__name__ for model in models],
+        "executor": [(model.executor.why, model.executor.linears) for model in models],
         "models": shapes,
         "specs": specs,
     }
@@ -153,25 +153,14 @@ def _device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _processor() -> str:
-    """The CPU's name, where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith("model name")), platform.processor())
-
-
-def folder() -> Path:
-    """Where measurements are kept: under $XDG_CACHE_HOME, else ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "speculative-toolkit" / "costs"
+def _file(key: str) -> Path:
+    return cache_folder("costs") / f"{key}.json"
 
 
 def stored(key: str) -> Costs | None:
     """What was stored under a fingerprint; None when there is nothing that can be read."""
     try:
-        return cattrs.structure(json.loads((folder() / f"{key}.json").read_text()), Costs)
+        return cattrs.structure(json.loads(_file(key).read_text()), Costs)
     except Exception:  # noqa: BLE001 absent, torn or of another format: measure anew
         return None
 
@@ -180,10 +169,9 @@ def store(key: str, costs: Costs) -> None:
     """Keep a measurement; two processes may do so at once. A folder that cannot be written to is
     no error: the next process measures again."""
     try:
-        folder().mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder(), suffix=".tmp")
+        handle, name = tempfile.mkstemp(dir=_file(key).parent, suffix=".tmp")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(cattrs.unstructure(costs), file)
-        Path(name).replace(folder() / f"{key}.json")
+        Path(name).replace(_file(key))
     except OSError:
         return

@@ -7,7 +7,8 @@ import torch
 from toolkit import Pipeline, Pool
 from toolkit.conformance.models import COSTS, noisy, tiny
 from toolkit.runtime import costs as measuring
-from toolkit.runtime.costs import ROWS, WIDTHS, fingerprint, folder, stored
+from toolkit.runtime.costs import ROWS, WIDTHS, fingerprint, stored
+from toolkit.runtime.machine import cache_folder
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +71,7 @@ def test_given_costs_are_not_measured(monkeypatch):
 def test_a_torn_file_is_measured_anew():
     first = pipeline()
     first.costs()
-    (file,) = folder().glob("*.json")
+    (file,) = cache_folder("costs").glob("*.json")
     file.write_text(file.read_text()[:40])
     assert stored(file.stem) is None
     assert pipeline().costs().rows == ROWS
