@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from toolkit.cli import main
 from toolkit.conformance.models import COSTS
-from toolkit.runtime.costs import folder
+from toolkit.runtime.machine import cache_folder
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def test_it_prints_both_curves_and_keeps_them():
         ["16", "1.50", "1.50", "1.80", "1.50"],
         ["16", "0.20", "2.00", "0.20", "2.00"],
     ]
-    assert len(list(folder().glob("*.json"))) == 1
+    assert len(list(cache_folder("costs").glob("*.json"))) == 1
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])

@@ -50,8 +50,8 @@ def test_a_second_pipeline_reads_what_the_first_measured(monkeypatch):
     first = pipeline().costs()
     monkeypatch.setattr("toolkit.pipeline.measure", None)
     assert pipeline().costs() == first
-    assert len(list(folder().glob("*.json"))) == 1
-    assert not list(folder().glob("*.tmp"))
+    assert len(list(cache_folder("costs").glob("*.json"))) == 1
+    assert not list(cache_folder("costs").glob("*.tmp"))
 
 
 def test_fresh_measures_again_and_replaces(monkeypatch):
