@@ -248,4 +248,4 @@ def is_mask(cls: type) -> bool:
 
 
 def _tensors(tree: TokenTree) -> list[Tensor]:
-    return [getattr(tree, field.name) for field in attrs.fields(TokenTree)]
+    return [tree.tokens, tree.parents, tree.depths, tree.logprobs, tree.path_logprobs]
