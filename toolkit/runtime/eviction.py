@@ -32,7 +32,7 @@ class Evictor:
     policy: KVPolicy
     rotary: Rotary
     boundary: int = NEVER  # the next one; the clock starts at the end of the prompt
-    clear: int = -1  # the last position known to see, by position alone, everything before it
+    clear: int = -1  # no query up to here has anything hidden by position alone
     _windows: dict[Slots, Tensor] = field(init=False, factory=dict)  # what a prompt leaves in them
 
     @property
@@ -80,20 +80,19 @@ class Evictor:
             self._look_ahead()
 
     def _look_ahead(self) -> None:
-        """Find out whether the next two epochs need no masks: what is hidden stays hidden, so what
-        the last of their positions sees, all see."""
-        if self.policy.chooses():
-            return
+        """Find out whether the next two epochs need no masks."""
         last = self.cache.length + 2 * self.policy.epoch
-        if all(self._sees_everything(slots, last) for slots in self.cache.tables):
+        if not self.policy.chooses() and all(
+            self._sees_everything(slots, last) for slots in self.cache.tables
+        ):
             self.clear = last
 
-    def _sees_everything(self, slots: Slots, when: int) -> bool:
-        """Whether a query at `when` sees, by the policy, all rows held and all to come before it."""
+    def _sees_everything(self, slots: Slots, last: int) -> bool:
+        """Whether all queries up to `last` see, by the policy, all that comes before them."""
         held = slots.positions[0]
-        later = torch.arange(self.cache.length, when, device=held.device)
-        at = torch.full((1, 1), when, device=held.device)
-        return bool(shown(self.policy, at, torch.cat([held, later])[None]).all())
+        later = torch.arange(self.cache.length, last + 1, device=held.device)
+        held, query = torch.cat([held, later])[None], later[:, None]
+        return bool((shown(self.policy, query, held) | (held > query)).all())
 
     def forget(self, now: int) -> None:
         """Let go, now, of what no later query sees by position alone: between chunks of a prompt."""

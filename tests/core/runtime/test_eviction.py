@@ -266,3 +266,31 @@ def test_full_is_not_bounded(make):
     session = advance(opened(make("kv", "full"), prompt=100), *[10] * 10)
     assert session.cache.layers[0].slots.count == 200
     assert session.cache.layers[0].keys.shape[2] > 2 * GROWTH
+
+
+class Blinks(KVPolicy):
+    """Hides one position from one query now and then, and never what a boundary asks about."""
+
+    name = "blinks"
+    epoch = 8
+
+    def visible(self, query_pos, key_pos):
+        return ~((query_pos % 4 == 2) & (query_pos - key_pos == 2))
+
+
+@pytest.mark.parametrize("counts", [[3] * 12, [8] * 4 + [4], [2, 5, 7, 1, 8, 6, 7]])
+def test_masks_are_left_out_only_where_no_query_needs_them(counts):
+    """What a pass may leave out does not depend on where the commits before it ended."""
+    caches = []
+    for steps in (counts, [1] * sum(counts)):
+        session = advance(opened(Blinks()), *steps)
+        assert session.evictor.clear < session.length
+        caches.append(session.cache.committed())
+    for (_, *keys), (_, *others) in zip(*caches, strict=True):
+        for mine, other in zip(keys, others, strict=True):
+            torch.testing.assert_close(mine, other, rtol=0, atol=1e-12)
+
+
+def test_a_policy_that_hides_nothing_needs_no_masks(make):
+    session = advance(opened(make("kv", "full")), *[1] * 70)
+    assert session.evictor.clear >= session.length

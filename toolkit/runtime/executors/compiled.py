@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
 
 import torch
-from attrs import define, field
+from attrs import define, field, frozen
 from torch import Tensor
 
 from toolkit.runtime.attention import Pass
@@ -45,6 +45,23 @@ class Placed:
         place.room = layer.keys.shape[2]
 
 
+@frozen(eq=False)
+class Turns:
+    """Tables of cos and sin [size, r] in float32, one pair for each kind of rotation."""
+
+    size: int
+    tables: list[list[Tensor]]  # all cos, all sin
+    cos: Any  # arrays of their addresses
+    sin: Any
+
+    @classmethod
+    def of(cls, size: int, pairs: list[tuple[Tensor, Tensor]]) -> Turns:
+        """Of pairs of tables in any dtype."""
+        tables = [[pair[which].float().contiguous() for pair in pairs] for which in (0, 1)]
+        arrays = [(c_void_p * len(part))(*map(structs.address, part)) for part in tables]
+        return cls(size, tables, arrays[0], arrays[1])
+
+
 @define(eq=False)
 class Compiled:
     """Runs a decoder's passes in C."""
@@ -57,7 +74,7 @@ class Compiled:
     _struct: structs.Decoder = field(init=False)
     _share: int = field(init=False)  # threads that a layer keeps busy
     _held: list[Any] = field(init=False, factory=list)  # what the structs point at
-    _tables: dict[int, tuple[Any, Any]] = field(init=False, factory=dict)  # by positions
+    _turned: Turns | None = field(init=False, default=None)
     _placed: WeakKeyDictionary[TreeCache, Placed] = field(init=False, factory=WeakKeyDictionary)
 
     def __attrs_post_init__(self) -> None:
@@ -79,10 +96,10 @@ class Compiled:
         x = self.decoder.embed(tokens, positions).float().contiguous()
         logits = torch.empty(keep, self._struct.head.outputs, dtype=self.dtype)
         places, seen, queries = self._places(now, count)
-        cos, sin = self._turns(now.deepest)
+        turns = self._turns(now.deepest)
         call = structs.Pass(
-            count, keep, x.data_ptr(), positions.data_ptr(), cos, sin, places, seen, len(seen),
-            logits.data_ptr(), min(torch.get_num_threads(), self._share),
+            count, keep, x.data_ptr(), positions.data_ptr(), turns.cos, turns.sin, places, seen,
+            len(seen), logits.data_ptr(), min(torch.get_num_threads(), self._share),
         )  # fmt: skip
         kernels.decoder(self._struct, call)
         for layer, kept in queries:
@@ -111,19 +128,14 @@ class Compiled:
                 queries.append((layer, kept))
         return placed.places, structs.array(structs.Seen, [s.struct for s in seen]), queries
 
-    def _turns(self, deepest: int) -> tuple[Any, Any]:
-        """Pointers to the tables of cos and sin, float32, with room for position `deepest`."""
+    def _turns(self, deepest: int) -> Turns:
+        """The rotations, with room for position `deepest`."""
         pairs = [self.decoder.rotations[name].upto(deepest) for name in self._names]
         size = len(pairs[0][0]) if pairs else 0
-        if size not in self._tables:
-            wide = [[table.float().contiguous() for table in pair] for pair in pairs]
-            self._held.append(wide)
-            pointers = [
-                (c_void_p * len(wide))(*(pair[which].data_ptr() for pair in wide))
-                for which in (0, 1)
-            ]
-            self._tables = {size: (pointers[0], pointers[1])}
-        return self._tables[size]
+        turns = self._turned
+        if turns is None or turns.size != size:
+            turns = self._turned = Turns.of(size, pairs)
+        return turns
 
     def _block(self, block: Block) -> structs.Block:
         attention, mlp = block.attention, block.mlp
@@ -148,7 +160,7 @@ class Compiled:
         if norm is None:
             return structs.Norm()
         parts = (norm.weight, norm.bias)
-        wide = [None if part is None else part.float().contiguous() for part in parts]
+        wide = [None if part is None else part.to(torch.float32, copy=True) for part in parts]
         self._held.append(wide)
         return structs.Norm(*map(structs.address, wide), norm.eps, KINDS[norm.kind], norm.width)
 

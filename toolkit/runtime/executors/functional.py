@@ -114,7 +114,9 @@ def against(module: nn.Module) -> str | None:
     if module.training:
         return "the module is in training mode"
     for name, part in module.named_modules():
-        if isinstance(part, nn.Linear) and not known(part):
+        weight = getattr(part, "weight", None)
+        matrix = isinstance(weight, Tensor) and weight.ndim == 2
+        if matrix and not known(part) and not isinstance(part, nn.Embedding):
             return f"{name} is a {type(part).__name__}, not a plain linear"
         if part._forward_hooks or part._forward_pre_hooks:
             return f"{name or 'the module'} has hooks, which only the module itself runs"

@@ -126,7 +126,7 @@ class Blocked:
             whole = pad(weight, (0, -inputs % structs.INPUTS, 0, -outputs % structs.OUTPUTS))
             laid = whole.view(-1, 2, structs.OUTPUTS // 2, whole.shape[1] // 2, 2)
             laid = laid.permute(0, 3, 1, 2, 4)
-        bias = None if bias is None else bias.float().contiguous()
+        bias = None if bias is None else bias.to(torch.float32, copy=True)
         return cls(laid.contiguous(), bias, inputs, outputs, native.compiled())
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -315,7 +315,8 @@ def _least(linear: Kernel, count: int) -> float:
 
 def kernels_for(module: Any) -> list[type[Kernel]]:
     """The kernels that can multiply by the weights of a loaded module, the plainest first."""
-    if module.device.type != "cpu" or module.dtype not in PACKABLE:
+    mixed = {part.dtype for part in module.parameters()} != {module.dtype}
+    if module.device.type != "cpu" or module.dtype not in PACKABLE or mixed:
         return [Stock]
     ours: list[type[Kernel]] = [] if native.library() is None else [Blocked]
     theirs: list[type[Kernel]] = [Packed] if torch.backends.mkldnn.is_available() else []

@@ -284,23 +284,10 @@ static void finish(const Decoder *d, const Pass *p, const Space *s) {
     }
 }
 
-/* A buffer of this thread's own that grows with what is asked of it. */
-static char *buffer(size_t bytes) {
-    static _Thread_local char *held;
-    static _Thread_local size_t room;
-    if (bytes > room) {
-        free(held);
-        room = bytes + bytes / 4;
-        held = malloc(room);
-        if (!held) room = 0;
-    }
-    return held;
-}
-
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* Space for a pass, cut from one buffer; 0 when there is no memory. */
-static int spaced(const Decoder *d, const Pass *p, Space *s) {
+/* Space for a pass, cut from one buffer, which the caller frees; null when there is no memory. */
+static void *spaced(const Decoder *d, const Pass *p, Space *s) {
     int64_t qkv = 0, up = 0, inner = 0, attended = 0, longest = 0, lists = 0, nodes = p->nodes;
     const int64_t size = size_of(d->dtype), width = row_in(d->embedded, d->dtype);
     for (const Block *b = d->blocks; b < d->blocks + d->layers; b++) {
@@ -334,8 +321,8 @@ static int spaced(const Decoder *d, const Pass *p, Space *s) {
     const int count = sizeof(cuts) / sizeof(*cuts);
     size_t bytes = 64;
     for (int i = 0; i < count; i++) bytes += (cuts[i].bytes + 127) / 64 * 64;
-    char *at = buffer(bytes);
-    if (!at) return 0;
+    char *held = malloc(bytes), *at = held;
+    if (!held) return 0;
     at += (64 - (size_t)at % 64) % 64;
     for (int i = 0; i < count; i++) {
         memcpy(cuts[i].part, &at, sizeof at);
@@ -349,13 +336,14 @@ static int spaced(const Decoder *d, const Pass *p, Space *s) {
         s->lists[t] = listed(p->seen + t, room);
         room += lists_room(p->seen + t);
     }
-    return 1;
+    return held;
 }
 
 /* Logits of a pass over the cache, whose new rows it writes: 0, or 1 when there is no memory. */
 int decoder_pass(const Decoder *d, const Pass *p) {
     Space space;
-    if (!spaced(d, p, &space)) return 1;
+    void *held = spaced(d, p, &space);
+    if (!held) return 1;
 #pragma omp parallel num_threads((int)p->threads) if (p->threads > 1)
     {
         float *scores = space.scores + space.score_room * THREAD;
@@ -363,6 +351,7 @@ int decoder_pass(const Decoder *d, const Pass *p) {
             layer(d, d->blocks + i, i ? d->blocks + i - 1 : 0, p, p->places + i, &space, scores);
         finish(d, p, &space);
     }
+    free(held);
     return 0;
 }
 
@@ -372,12 +361,13 @@ int linear(const Linear *of, const void *x, int64_t rows, void *out, int64_t thr
     const int narrow = of->dtype != FP32;
     const void *from = x;
     float *to = out;
+    char *held = 0;
     if (narrow) {
-        char *space = buffer(rows * (row * 2 + outs * sizeof(float)));
-        if (!space) return 1;
-        to = (float *)space;
+        held = malloc(rows * (row * 2 + outs * sizeof(float)) + 1);
+        if (!held) return 1;
+        to = (float *)held;
         if (row > in) {
-            char *padded = space + rows * outs * sizeof(float);
+            char *padded = held + rows * outs * sizeof(float);
             memset(padded, 0, rows * row * 2);
             for (int64_t r = 0; r < rows; r++)
                 memcpy(padded + r * row * 2, (const char *)x + r * in * 2, in * 2);
@@ -392,5 +382,6 @@ int linear(const Linear *of, const void *x, int64_t rows, void *out, int64_t thr
                 put((char *)out + r * outs * 2, to + r * outs, outs, of->dtype);
         }
     }
+    free(held);
     return 0;
 }

@@ -21,7 +21,7 @@ INLINE v16 erf16(v16 x) {
 INLINE v16 act16(v16 x, const int act) {
     if (act == SILU) return x / (exp16(-x) + 1.0f);
     if (act == GELU) return x * (erf16(x * 0.7071067811865476f) + 1.0f) * 0.5f;
-    if (act == RELU) return chosen(x > 0.0f, x, x - x);
+    if (act == RELU) return chosen(x <= 0.0f, (v16){0}, x);
     v16 u = (x + x * x * x * 0.044715f) * 0.7978845608028654f;
     v16 tanh = 1.0f - 2.0f / (exp16(u + u) + 1.0f);
     return x * (tanh + 1.0f) * 0.5f;

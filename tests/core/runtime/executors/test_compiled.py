@@ -1,6 +1,7 @@
 """A pass in C is the described decoder: near the module, and to the bit the same however rows go."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -81,6 +82,32 @@ def test_threads_change_no_bit(name, monkeypatch):
         monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
         found.append(logits(copy.deepcopy(model_of(name)).float(), "functional"))
     assert torch.equal(*found)
+
+
+def test_rotations_that_were_outgrown_are_let_go_of():
+    whole = loaded("llama", torch.bfloat16).executor.compiled
+    first = weakref.ref(whole._turns(10))
+    assert whole._turns(20) is first()
+    assert whole._turns(5000).size > 5000
+    assert first() is None
+
+
+def test_weights_of_two_dtypes_are_left_to_pytorch(monkeypatch):
+    monkeypatch.undo()
+    model = copy.deepcopy(model_of("llama")).bfloat16()
+    model.lm_head.float()
+    executor = prepared("it", model).executor
+    assert executor.compiled is None
+    assert "PyTorch's own" in executor.linears
+
+
+def test_a_module_whose_storage_moves_is_read_no_more():
+    model = copy.deepcopy(model_of("gpt_neox")).float()
+    session = ModelSession(prepared("it", model), numerics.Everything())
+    before = session.prefill(torch.arange(9) + 1)
+    model.share_memory()
+    again = ModelSession(session.model, numerics.Everything())
+    assert torch.equal(again.prefill(torch.arange(9) + 1), before)
 
 
 def test_what_c_does_not_know_runs_step_by_step():

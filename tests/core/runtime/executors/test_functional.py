@@ -33,6 +33,12 @@ OPT = {
 }
 VARIANTS = {
     "gemma": lambda: hf.GemmaConfig(**GROUPED, pad_token_id=None),
+    "gemma-of-two-activations": lambda: hf.GemmaConfig(
+        **GROUPED, pad_token_id=None, hidden_act="relu", hidden_activation="gelu_pytorch_tanh"
+    ),
+    "gemma3-with-a-cap": lambda: hf.Gemma3TextConfig(
+        **GROUPED, pad_token_id=None, attn_logit_softcapping=3.0, query_pre_attn_scalar=8
+    ),
     "llama-with-biases": lambda: hf.LlamaConfig(**GROUPED, attention_bias=True, mlp_bias=True),
     "llama-of-long-context": lambda: hf.LlamaConfig(
         **GROUPED,
@@ -136,6 +142,21 @@ def test_a_changed_module_is_run_as_a_module():
     adapted = copy.deepcopy(tiny("llama"))
     adapted.model.layers[0].mlp.up_proj = Adapted(32, 48, bias=False, dtype=torch.double)
     assert "is a Adapted" in prepared("it", adapted).executor.why
+
+
+def test_a_wrapped_linear_is_run_as_a_module():
+    class Wrapped(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        @property
+        def weight(self):
+            return self.inner.weight
+
+    wrapped = copy.deepcopy(tiny("llama"))
+    wrapped.model.layers[0].mlp.up_proj = Wrapped(wrapped.model.layers[0].mlp.up_proj)
+    assert "up_proj is a Wrapped" in prepared("it", wrapped).executor.why
 
 
 def test_weights_are_not_copied():

@@ -31,11 +31,12 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
     """A loaded Gemma."""
     model, config = module.model, module.config
     kinds = config.layer_types if config.model_type == "gemma3_text" else []
-    act = getattr(config, "hidden_activation", None) or config.hidden_act
+    cap = config.attn_logit_softcapping if config.model_type == "gemma2" else None
+    act = config.hidden_act if config.model_type == "gemma" else config.hidden_activation
     blocks = tuple(
         Block(
             attention=attention_of(
-                layer.self_attn, linears, norm, window, kinds[index] if kinds else ""
+                layer.self_attn, linears, norm, window, kinds[index] if kinds else "", cap
             ),
             mlp=gated_mlp(layer.mlp, act, linears),
             **norms_of(layer),

@@ -22,11 +22,15 @@ from toolkit.view import Attend
 
 
 def attention_of(
-    attention: Any, linears: Linears, norm: Any, window: int | None, rotation: str = ""
+    attention: Any,
+    linears: Linears,
+    norm: Any,
+    window: int | None,
+    rotation: str = "",
+    cap: float | None = None,
 ) -> Attention:
     """The attention that Llama's heirs share."""
     config, has_norms = attention.config, hasattr(attention, "q_norm")
-    cap = getattr(attention, "attn_logit_softcapping", None)
     return Attention(
         layer=attention.layer_idx,
         qkv=linears.fused(attention.q_proj, attention.k_proj, attention.v_proj),
