@@ -47,10 +47,24 @@ class Results:
         """Requests of the result itself: neither tuning nor drift."""
         return [row for row in self.requests if row["split"] == "test"]
 
-    def rows(self, arm: str, setting: Setting | None = None) -> list[Row]:
-        return [
+    def rows(self, arm: str, setting: Setting | None = None, loops: bool = False) -> list[Row]:
+        """An arm's requests. Those whose AR output mostly repeats itself flatter every drafter: they
+        are left out, unless asked for with `loops`, or unless there are no others."""
+        rows = [
             row for row in self.tested if row["arm"] == arm and setting in (None, setting_of(row))
         ]
+        baseline = self.by_arm[arm]["baseline"] if rows else arm
+        kept = [row for row in rows if (baseline, *_place_of(row)) not in self._looping]
+        return rows if loops else kept or rows
+
+    @cached_property
+    def _looping(self) -> set[tuple[Any, ...]]:
+        """The places of outputs that mostly repeat themselves, by arm."""
+        return {
+            (row["arm"], *_place_of(row))
+            for row in self.tested
+            if row["distinct_3grams"] is not None and row["distinct_3grams"] < LOOP
+        }
 
     def options(self, arm: str) -> dict[str, dict[str, Any]]:
         """Every option of an arm's strategies: {"shaper": {"name": …, "depth": …}, …}."""
@@ -132,6 +146,11 @@ class Results:
 def setting_of(row: Row) -> Setting:
     """The setting that a request was made under."""
     return row["dataset"], row["prompt_limit"], row["max_new_tokens"]
+
+
+def _place_of(row: Row) -> tuple[Any, ...]:
+    """What is equal for all arms' requests of one prompt under one setting."""
+    return *setting_of(row), row["prompt_index"], row["turn"]
 
 
 def name_of(setting: Setting) -> str:

@@ -85,6 +85,13 @@ def notes(results: Results, setting: Setting) -> list[str]:
             f"Hugging Face's own generate runs at {against.text} of our AR: divide by it to compare "
             f"with the library"
         )
+    every = len(results.rows(baseline, setting, loops=True))
+    looping = every - len(results.rows(baseline, setting))
+    if looping:
+        found.append(
+            f"{looping} of {every} outputs repeat themselves (distinct 3-grams below {LOOP}) and are "
+            f"left out: loops flatter every drafter"
+        )
     distinct = results.figures(baseline, setting)["distinct_3grams"]
     if distinct is not None and distinct < LOOP:
         found.append(

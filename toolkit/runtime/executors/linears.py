@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from toolkit.runtime.kernels import native, structs
+from toolkit.runtime.memory import in_large_pages
 
 Linear = Callable[[Tensor], Tensor]  # [M, in] → [M, out]
 PACKABLE = (torch.float32, torch.bfloat16)
@@ -127,7 +128,7 @@ class Blocked:
             laid = whole.view(-1, 2, structs.OUTPUTS // 2, whole.shape[1] // 2, 2)
             laid = laid.permute(0, 3, 1, 2, 4)
         bias = None if bias is None else bias.to(torch.float32, copy=True)
-        return cls(laid.contiguous(), bias, inputs, outputs, native.compiled())
+        return cls(in_large_pages(laid), bias, inputs, outputs, native.compiled())
 
     def __call__(self, x: Tensor) -> Tensor:
         return (native.library() or self.kernels).linear(self.struct, x)
