@@ -126,7 +126,8 @@ def describe(field: attrs.Attribute[Any]) -> str:
     """`name (type, default 4)` for messages and help."""
     if field.default is attrs.NOTHING:
         return f"{field.name} ({type_name(field)}, required)"
-    return f"{field.name} ({type_name(field)}, default {show(field.default) or 'chosen for you'})"
+    absent = "chosen for you" if field.metadata.get("model") else "none"
+    return f"{field.name} ({type_name(field)}, default {show(field.default) or absent})"
 
 
 def type_name(field: attrs.Attribute[Any]) -> str:

@@ -111,8 +111,8 @@ class Planned(TreeShaper):
     width: int = option(
         8, help="most nodes expanded per level, and children of each", validator=ge(1)
     )
-    trust: str | None = option(
-        None, help="file that keeps what was learned, for the next request of these two models"
+    trust: str = option(
+        "", help="file that keeps what was learned, for the next request of these two models"
     )
 
     _costs: Costs | None = attrs.field(init=False, default=None)

@@ -134,7 +134,8 @@ def test_a_strategy_is_documented_as_it_is(root, kind, name):
 def row(option):
     """An option's row in docs/strategies.md."""
     value = "" if option.default is attrs.NOTHING else show(option.default)
-    default = f"`{value}`" if value else "chosen for you"
+    absent = "chosen for you" if option.metadata["model"] else "none"
+    default = f"`{value}`" if value else absent
     if option.default is attrs.NOTHING:
         default = "required"
     return f"| `{option.name}` | {type_name(option)} | {default} | {option.metadata['help']} |"

@@ -32,7 +32,7 @@ def test_why_not():
 
 
 def test_without_a_compiler(monkeypatch):
-    monkeypatch.setattr(native, "_library", lambda _: "there is no C compiler: install one")
+    monkeypatch.setattr(native, "_best", lambda: "there is no C compiler: install one")
     code, output = said("--target", "stories-1m")
     assert code == 0
     assert "PyTorch's, because there is no C compiler: install one" in output
