@@ -9,6 +9,7 @@ import sysconfig
 import venv
 from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
+from math import inf, log
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in what tests start
@@ -81,15 +82,16 @@ class HashSession:
     def reach(self) -> int:
         return 1 << 30
 
-    def prefill(self, tokens: Tensor) -> Tensor:
-        logits = self.forward(tokens, torch.arange(len(tokens)) - 1)
-        self.commit(torch.arange(len(tokens)))
+    def prefill(self, tokens: list[int]) -> Tensor:
+        rows = list(range(len(tokens)))
+        logits = self.forward(tokens, [row - 1 for row in rows])
+        self.commit(rows)
         return logits[-1]
 
-    def forward(self, tokens: Tensor, parents: Tensor) -> Tensor:
+    def forward(self, tokens: list[int], parents: list[int]) -> Tensor:
         self.forwards += 1
         first = len(self.rows)
-        for token, parent in zip(tokens.tolist(), parents.tolist(), strict=True):
+        for token, parent in zip(tokens, parents, strict=True):
             assert 0 <= token < self.vocabulary
             above = self.rows[parent] if parent >= 0 else ()
             self.rows.append((*above, token))
@@ -98,8 +100,8 @@ class HashSession:
         self.forwarded += texts
         return torch.stack([self.model.logits(text) for text in texts])
 
-    def commit(self, rows: Tensor) -> None:
-        path = [self.rows[row] for row in rows.tolist()]
+    def commit(self, rows: list[int]) -> None:
+        path = [self.rows[row] for row in rows]
         assert [len(row) for row in path] == list(range(1, len(path) + 1))
         assert all(longer[:-1] == row for row, longer in pairwise(path))
         self.committed += path[-1] if path else ()
@@ -127,30 +129,29 @@ class Oracle:
     after: Callable[[tuple[int, ...]], dict[int, float]]
     frontiers: list[list[int]] = attrs.field(factory=list)
 
-    def __call__(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        self.frontiers.append(frontier.tolist())
-        rows = [list(self.after(path_of(tree, node)).items())[:k] for node in frontier.tolist()]
-        width = max(map(len, rows))
-        padded = [row + [(0, 0.0)] * (width - len(row)) for row in rows]
-        pairs = torch.tensor(padded, dtype=torch.float64).reshape(len(rows), width, 2)
-        return Candidates(pairs[..., 0].long(), pairs[..., 1].log())
+    def __call__(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
+        self.frontiers.append(list(frontier))
+        rows = [list(self.after(path_of(tree, node)).items())[:k] for node in frontier]
+        return Candidates(
+            [[token for token, _ in row] for row in rows],
+            [[log(share) if share else -inf for _, share in row] for row in rows],
+        )
 
 
 def path_of(tree: TokenTree, node: int) -> tuple[int, ...]:
     """The tokens from the root to a node."""
     path: list[int] = []
     while node >= 0:
-        path.append(int(tree.tokens[node]))
-        node = int(tree.parents[node])
+        path.append(tree.tokens[node])
+        node = tree.parents[node]
     return tuple(path[::-1])
 
 
 def plant(rows: Sequence[tuple[int, int, float]], root: int = 0) -> TokenTree:
     """A tree of a root and (parent, token, log-probability) rows; parents wrap around."""
-    tree = TokenTree.root(torch.tensor(root))
+    tree = TokenTree.root(root)
     for parent, token, logprob in rows:
-        one = Candidates(torch.tensor([[token]]), torch.tensor([[logprob]]))
-        tree = tree.grow(torch.tensor([parent % len(tree)]), one)
+        tree = tree.grow([parent % len(tree)], Candidates([[token]], [[logprob]]))
     return tree
 
 

@@ -15,7 +15,8 @@ class Costs:
 
     `target[i][j]` is a pass of `rows[j]` nodes at length `contexts[i]`: the target's forward, a greedy
     verdict and both commits. `draft[i][j]` is one level: `expand` of `widths[j]` frontier nodes, and
-    growing the tree by what it gave. Between what was measured, and beyond, straight lines.
+    growing the tree by what it gave. Between what was measured, and beyond, straight lines. `noise` is
+    how much longer than their least times things took: 1 on a machine with nothing else to do.
     """
 
     contexts: tuple[int, int]
@@ -23,6 +24,7 @@ class Costs:
     target: tuple[Row, Row]
     widths: tuple[int, ...]
     draft: tuple[Row, Row]
+    noise: float = 1.0
 
     def passes(self, length: int, most: int) -> NDArray[np.float64]:
         """Times [most] of a pass of 1, 2, … nodes at cached length `length`."""

@@ -5,12 +5,12 @@ AR is the same loop with a drafter that proposes nothing: every tree is its root
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from time import perf_counter
+from types import UnionType
 
 import torch
 from attrs import define, field, frozen
-from torch import Tensor
 
 from toolkit.errors import StrategyError
 from toolkit.interfaces import Drafter, Runtime, Session, TreeShaper, Verifier
@@ -62,7 +62,7 @@ def decode(
     target: Session,
     runtime: Runtime,
     strategies: Strategies,
-    prompt: Tensor,
+    prompt: list[int],
     *,
     max_new_tokens: int,
     stop_ids: frozenset[int],
@@ -75,30 +75,29 @@ def decode(
     """
     drafter, shaper, verifier = strategies.drafter, strategies.shaper, strategies.verifier
     last = TokenTree.root(prompt[-1])
-    root = verifier.judge(last, target.prefill(prompt)[None], rng).bonus.cpu()
-    yield Event([int(root)])
+    root = verifier.judge(last, target.prefill(prompt)[None], rng).bonus
+    yield Event([root])
     draft, emitted = Draft(drafter, target.vocabulary), 1
-    if emitted < max_new_tokens and int(root) not in stop_ids:
+    if emitted < max_new_tokens and root not in stop_ids:
         draft.start(prompt, runtime)
-    while emitted < max_new_tokens and int(root) not in stop_ids:
+    while emitted < max_new_tokens and root not in stop_ids:
         clock, length = Clock(), target.length
         tree = draft.tree(shaper, root, min(max_new_tokens - emitted - 1, target.reach))
         clock.lap("draft")
         logits = target.forward(tree.tokens, tree.parents)
         judged = verifier.judge(tree, logits, rng)
         verdict, tokens = settle(judged, tree, max_new_tokens - emitted, stop_ids)
-        path = verdict.path.tolist()
-        first, second = logits[path[-1]].topk(2).values.tolist()
+        first, second = logits[verdict.path[-1]].topk(2).values.tolist()
         clock.lap("verify")
         target.commit(verdict.path)
-        drafter.commit(tree.tokens[verdict.path])
+        drafter.commit([tree.tokens[node] for node in verdict.path])
         shaper.observe(tree, verdict)
         clock.lap("commit")
         step = Step(
             length=length,
             nodes=len(tree),
             depth=tree.depth,
-            accepted=len(path) - 1,
+            accepted=len(verdict.path) - 1,
             committed=len(tokens),
             draft_ms=draft.ms + (draft.start_ms if length == len(prompt) else 0.0),
             shape_ms=clock.ms["draft"] - draft.ms,
@@ -113,17 +112,14 @@ def decode(
 def settle(
     judged: Verdict, tree: TokenTree, room: int, stop_ids: frozenset[int]
 ) -> tuple[Verdict, list[int]]:
-    """The verdict on the host, cut after a stop id and to `room` tokens, and the tokens it emits.
+    """The verdict, cut after a stop id and to `room` tokens, and the tokens that it emits.
 
     A cut verdict's bonus is its last emitted token, so that what is cached is what AR would hold.
     """
-    path, bonus, drafted = judged.path.cpu(), judged.bonus.cpu(), tree.tokens.tolist()
-    tokens = [*(drafted[node] for node in path.tolist()[1:]), int(bonus)]
+    tokens = [*(tree.tokens[node] for node in judged.path[1:]), judged.bonus]
     stop = next((i for i, token in enumerate(tokens) if token in stop_ids), len(tokens))
     tokens = tokens[: min(stop + 1, room)]
-    if len(tokens) < len(path):
-        path, bonus = path[: len(tokens)], torch.tensor(tokens[-1])
-    return Verdict(path, bonus), tokens
+    return Verdict(judged.path[: len(tokens)], tokens[-1]), tokens
 
 
 @define(eq=False)
@@ -136,18 +132,17 @@ class Draft:
     start_ms: float = 0.0  # the drafter's own prefill
     ms: float = 0.0  # in the drafter since the tree's root
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         began = perf_counter()
-        self.drafter.start(prompt, runtime)
+        self.drafter.start(list(prompt), runtime)  # whatever a plugin does to it
         self.start_ms = 1e3 * (perf_counter() - began)
 
-    def tree(self, shaper: TreeShaper, root: Tensor, depth: int) -> TokenTree:
+    def tree(self, shaper: TreeShaper, root: int, depth: int) -> TokenTree:
         """Grow one step's tree, at most `depth` deep. Raises `StrategyError` when it is no tree on
         this root, a bigger one than declared, or has tokens that the target does not know."""
         self.ms, self.depth = 0.0, depth
         tree = shaper.grow(TokenTree.root(root), self)
-        tokens = tree.tokens.tolist()
-        if not tree.sound() or tokens[0] != int(root):
+        if not tree.sound() or tree.tokens[0] != root:
             raise StrategyError(
                 f"shaper {shaper.name!r} returned no tree on the root that it was given: grow it with "
                 f"`TokenTree.grow` and cut it with `best`, `first`, `within` or `subtree`"
@@ -157,32 +152,42 @@ class Draft:
                 f"shaper {shaper.name!r} grew {len(tree)} nodes, but declares at most {shaper.nodes} "
                 f"(root included): drop nodes before returning the tree"
             )
-        self._check(tokens)
+        self._check(tree)
         return tree.within(depth)
 
-    def __call__(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+    def __call__(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         """`expand`: asks the drafter, unless nothing below `frontier` could be emitted."""
         if self._too_deep(tree, frontier):
-            return Candidates.none(len(frontier), tree.tokens.device)
+            return Candidates.none(len(frontier))
         began = perf_counter()
         candidates = self.drafter.expand(tree, frontier, k)
         self.ms += 1e3 * (perf_counter() - began)
         return candidates
 
-    def _too_deep(self, tree: TokenTree, frontier: Tensor) -> bool:
-        """Whether nothing below `frontier` could be emitted; a small tree cannot be so deep."""
-        if not len(frontier):
-            return True
-        return len(tree) > self.depth and int(tree.depths[frontier].min()) >= self.depth
+    def _too_deep(self, tree: TokenTree, frontier: list[int]) -> bool:
+        """Whether nothing below `frontier` could be emitted."""
+        return all(tree.depths[node] >= self.depth for node in frontier)
 
-    def _check(self, tokens: list[int]) -> None:
-        """Raise `StrategyError` for ids that the target does not know."""
-        unknown = next((token for token in tokens if not 0 <= token < self.vocabulary), None)
+    def _check(self, tree: TokenTree) -> None:
+        """Raise `StrategyError` for ids that the target does not know, and for what are no numbers."""
+        odd = _strange(tree.tokens, int) or _strange(tree.logprobs, float | int)
+        if odd is not None:
+            raise StrategyError(
+                f"drafter {self.drafter.name!r} proposed a {odd} where a plain number is expected: "
+                f"tensors and arrays have `tolist()`"
+            )
+        unknown = next((token for token in tree.tokens if not 0 <= token < self.vocabulary), None)
         if unknown is not None:
             raise StrategyError(
                 f"drafter {self.drafter.name!r} proposed token {unknown}, but the target "
                 f"knows ids from 0 to {self.vocabulary - 1}: see runtime.vocabulary"
             )
+
+
+def _strange(values: Sequence[object], wanted: type | UnionType) -> str | None:
+    """The name of a type among `values` that is not `wanted`; None where all are."""
+    kinds = set(map(type, values))
+    return next((kind.__name__ for kind in kinds if not issubclass(kind, wanted)), None)
 
 
 @define

@@ -7,7 +7,8 @@ share code by functions.
 
 Letters: N tree nodes, F frontier nodes, K candidates per node, V vocabulary, P prompt length,
 L cached length (committed tokens whose KV was stored). The root, node 0 of every tree, is committed
-but not yet cached: its position is L.
+but not yet cached: its position is L. Token ids, node ids and their probabilities are lists on the
+host; logits, keys and values are tensors on the model's device.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from toolkit.costs import Costs
     from toolkit.spec import Choice
 
-Expand = Callable[[TokenTree, Tensor, int], Candidates]
+Expand = Callable[[TokenTree, list[int], int], Candidates]
 Exactness = Literal["greedy", "distribution", "lossy"]
 Proposal = Literal["fixed", "sampled"]
 Kind = Literal["drafter", "shaper", "verifier", "kv"]
@@ -67,17 +68,17 @@ class Session(Protocol):
     def reach(self) -> int:
         """The most drafted tokens that the next commit may keep: a tree need not be deeper."""
 
-    def prefill(self, tokens: Tensor) -> Tensor:
+    def prefill(self, tokens: list[int]) -> Tensor:
         """Forward and commit `tokens[T]` in fixed chunks; returns the last token's logits [V]."""
 
-    def forward(self, tokens: Tensor, parents: Tensor) -> Tensor:
+    def forward(self, tokens: list[int], parents: list[int]) -> Tensor:
         """Forward `tokens[N]` as scratch rows; returns logits [N, V].
 
         `parents[N]` are scratch rows, counted from the last commit over all forwards since; −1
         hangs a row on the committed prefix. A row sees the prefix, its ancestors and itself.
         """
 
-    def commit(self, rows: Tensor) -> None:
+    def commit(self, rows: list[int]) -> None:
         """Keep `rows[A]`, a path of scratch rows from the prefix down, and forget the others."""
 
 
@@ -118,11 +119,11 @@ class Drafter(Strategy):
     """How it can choose candidates: `fixed`, without chance (top-k, look-up), or `sampled`."""
 
     @abstractmethod
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
-        """Called once, after the target's prefill, with `prompt[P]` int64, all of it committed."""
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
+        """Called once, after the target's prefill, with `prompt[P]`, all of it committed."""
 
     @abstractmethod
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         """Propose up to `k` tokens after each of `frontier[F]` (ascending node ids).
 
         Called once per level. Within a step the tree only grows: ids keep their meaning, and a
@@ -130,7 +131,7 @@ class Drafter(Strategy):
         """
 
     @abstractmethod
-    def commit(self, tokens: Tensor) -> None:
+    def commit(self, tokens: list[int]) -> None:
         """Called once per step with the tokens [A] whose KV is now cached: root first, then the
         accepted drafts. The next tree's root is the token that follows them."""
 

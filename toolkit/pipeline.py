@@ -115,7 +115,7 @@ class Pipeline:
             ignore_eos=self.ignore_eos,
         )
 
-    def encode(self, prompt: Prompt) -> Tensor:
+    def encode(self, prompt: Prompt) -> list[int]:
         """Token ids [P] of a prompt. Raises `MismatchError` when it is empty or too long."""
         ids = self.ids(prompt)
         if len(ids) >= self.positions:
@@ -131,7 +131,7 @@ class Pipeline:
         found = self.pool.find(self.target)
         return positions_under(cast("KVPolicy", self.kv.build()), found.positions)
 
-    def ids(self, prompt: Prompt) -> Tensor:
+    def ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a text of any length. Raises `MismatchError` when it is empty."""
         found = self.pool.find(self.target)
         if isinstance(prompt, str):
@@ -151,7 +151,8 @@ class Pipeline:
                 f"target {self.target!r}; this one has shape {list(ids.shape)} and holds "
                 f"{strange.tolist()[:3]}"
             )
-        return ids
+        known: list[int] = ids.tolist()
+        return known
 
     def load(self) -> None:
         """Load the weights of every model in use; `generate` and `stream` do it by themselves."""
@@ -177,7 +178,7 @@ class Pipeline:
         self.pool.measured[key] = known
         return known
 
-    def _begun(self, prompt: Tensor) -> tuple[ModelSession, Drafter]:
+    def _begun(self, prompt: list[int]) -> tuple[ModelSession, Drafter]:
         """A request of its own: the target after its prefill, and a drafter that was started."""
         target = ModelSession(self.pool.load(self.target), cast("KVPolicy", self.kv.build()))
         target.prefill(prompt)

@@ -221,13 +221,13 @@ def node_rows(run: Run, request_id: int, generation: Generation) -> Iterator[dic
 
 
 def _nodes(tree: TokenTree, verdict: Verdict) -> Iterator[dict[str, Any]]:
-    kept = set(verdict.path.tolist())
+    kept = set(verdict.path)
     rows = zip(
-        tree.parents.tolist(),
-        tree.depths.tolist(),
-        tree.tokens.tolist(),
-        tree.logprobs.tolist(),
-        tree.path_logprobs.tolist(),
+        tree.parents,
+        tree.depths,
+        tree.tokens,
+        tree.logprobs,
+        tree.path_logprobs,
         strict=True,
     )
     for index, (parent, depth, token, logprob, path_logprob) in enumerate(rows):

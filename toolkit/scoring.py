@@ -23,17 +23,17 @@ class Forced:
     kv_peak_bytes: int
 
 
-def forced(pipeline: Pipeline, ids: Tensor, prompt: int) -> Forced:
+def forced(pipeline: Pipeline, ids: list[int], prompt: int) -> Forced:
     """The target's logits over `ids[P + T]` after a prompt of P = `prompt` tokens.
 
     Row t is what the target gives for token P + t, under the pipeline's KV policy.
     """
     session = pipeline.stream(ids[:prompt]).target
     rows, rest = [session.prefill(ids[:prompt])[None]], ids[prompt:-1]
-    while len(rest):
-        count = min(session.reach + 1, len(rest))
-        chain = torch.arange(count)
-        rows.append(session.forward(rest[:count], chain - 1))
+    while rest:
+        count = session.reach + 1
+        chunk, rest = rest[:count], rest[count:]
+        chain = list(range(len(chunk)))
+        rows.append(session.forward(chunk, [row - 1 for row in chain]))
         session.commit(chain)
-        rest = rest[count:]
     return Forced(torch.cat(rows), session.cache.bytes, session.cache.peak)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from attrs import define, field
-from torch import Tensor
 
 from toolkit.engine import Event, Strategies, decode
 from toolkit.generation import Generation, StopReason
@@ -33,7 +32,7 @@ class Stream:
     """
 
     pipeline: Pipeline
-    prompt: Tensor
+    prompt: list[int]
     max_new_tokens: int
     rng: torch.Generator
     verifier: Verifier | None = None  # stands in for the pipeline's
@@ -51,7 +50,7 @@ class Stream:
         self.max_new_tokens = min(self.max_new_tokens, room)
         self.drafts = DraftRuntime(self.pipeline.pool, self.target, self.pipeline.draft_kv)
         self._running = self._decoding()
-        self._text = Detokenizer(model.tokenizer, self.prompt.tolist())
+        self._text = Detokenizer(model.tokenizer, self.prompt)
 
     def __iter__(self) -> Iterator[str]:
         for event in self._running:
@@ -99,7 +98,7 @@ class Stream:
         return Generation(
             text=self._whole_text(),
             token_ids=ids,
-            prompt_ids=self.prompt.tolist(),
+            prompt_ids=self.prompt,
             stop_reason=self._stop_reason(ids),
             specs=self.pipeline.specs,
             numerics=model.numerics,
@@ -113,7 +112,7 @@ class Stream:
 
     def _whole_text(self) -> str:
         """The pieces that iterating yields, joined."""
-        text = Detokenizer(self.target.model.tokenizer, self.prompt.tolist())
+        text = Detokenizer(self.target.model.tokenizer, self.prompt)
         return "".join([text.add(event.tokens) for event in self.events] + [text.rest()])
 
     def _stop_reason(self, ids: list[int]) -> StopReason:

@@ -10,7 +10,6 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 import attrs
-from torch import Tensor
 
 from toolkit import Choice, Generation, Pipeline, Pool, Registry, ToolkitError, column
 
@@ -77,7 +76,7 @@ def measured(
     """A row per context length and arm, the shortest context first."""
     pipelines = [arm.pipeline(target, pool, registry) for arm in chosen]
     ids = pipelines[0].ids(text)
-    prompts = {length: ids.repeat(-(-length // len(ids)))[:length] for length in sorted(contexts)}
+    prompts = {length: (ids * -(-length // len(ids)))[:length] for length in sorted(contexts)}
     _fits(pipelines, max(contexts) + new_tokens)
     for length, prompt in prompts.items():
         results = _rounds(pipelines, prompt, new_tokens, rounds)
@@ -95,7 +94,7 @@ def _fits(pipelines: Sequence[Pipeline], tokens: int) -> None:
 
 
 def _rounds(
-    pipelines: Sequence[Pipeline], prompt: Tensor, new_tokens: int, rounds: int
+    pipelines: Sequence[Pipeline], prompt: list[int], new_tokens: int, rounds: int
 ) -> list[list[Generation]]:
     """Each pipeline's runs; round 0 warms up, and the order turns by one per round."""
     results: list[list[Generation]] = [[] for _ in pipelines]

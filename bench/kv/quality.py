@@ -51,7 +51,7 @@ class Plan:
     samples: int
     decoded: int
 
-    def excerpts(self, pipeline: Pipeline) -> list[Tensor]:
+    def excerpts(self, pipeline: Pipeline) -> list[list[int]]:
         """Token ids of each excerpt. Raises `ToolkitError` when the text is too short for one."""
         ids, size = pipeline.ids(self.text), self.prompt + self.tokens
         if size > pipeline.positions:
@@ -64,7 +64,8 @@ class Plan:
                 f"text {self.name} has {len(ids)} tokens, but an excerpt takes {size} "
                 f"({self.prompt} of prompt, {self.tokens} scored): give a longer one or lower them"
             )
-        return list(ids[: len(ids) // size * size].split(size))[: self.samples]
+        starts = range(0, len(ids) // size * size, size)
+        return [ids[start : start + size] for start in starts][: self.samples]
 
 
 def specs(policies: Sequence[str], budgets: Sequence[int], registry: Registry) -> list[Choice]:
@@ -109,12 +110,14 @@ def _row(
     plan: Plan,
     pipeline: Pipeline,
     kv: Choice,
-    excerpts: list[Tensor],
+    excerpts: list[list[int]],
     runs: list[Any],
     choices: list[Tensor],
     reference: list[Tensor],
 ) -> Quality:
-    wanted = torch.cat([ids[plan.prompt :] for ids in excerpts]).to(choices[0].device)
+    wanted = torch.tensor(
+        [ids[plan.prompt :] for ids in excerpts], device=choices[0].device
+    ).flatten()
     logits, first = torch.cat([run.logits for run in runs]), torch.cat(choices)
     nll = torch.nn.functional.cross_entropy(logits.float(), wanted)
     decoded = pipeline.generate(excerpts[0][: plan.prompt], max_new_tokens=plan.decoded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from math import log
 
 import pytest
 import torch
@@ -87,16 +88,16 @@ def test_some_drafts_are_accepted_and_some_are_not(decode):
 
 
 def test_two_children_per_level_under_the_likelier(registry):
-    two = Candidates(torch.tensor([[1, 2]]), torch.tensor([[0.6, 0.3]]).log())
+    two = Candidates([[1, 2]], [[log(0.6), log(0.3)]])
     coin = registry.resolve("shaper", "coin:depth=3").build()
-    tree = coin.grow(TokenTree.root(torch.tensor(0)), lambda *_: two)
-    assert tree.parents.tolist() == [-1, 0, 0, 1, 1, 3, 3]
+    tree = coin.grow(TokenTree.root(0), lambda *_: two)
+    assert tree.parents == [-1, 0, 0, 1, 1, 3, 3]
     assert len(tree) == coin.nodes
 
 
 def test_it_stops_when_there_is_nothing_to_draft(registry):
     coin = registry.resolve("shaper", "coin").build()
-    tree = coin.grow(TokenTree.root(torch.tensor(0)), lambda *_: Candidates.none(1))
+    tree = coin.grow(TokenTree.root(0), lambda *_: Candidates.none(1))
     assert len(tree) == 1
 
 

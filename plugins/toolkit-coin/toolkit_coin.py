@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import attrs
-import torch
 from attrs.validators import ge
 
 from toolkit import Expand, Strategy, TokenTree, TreeShaper, hookimpl, option
@@ -23,13 +22,13 @@ class Coin(TreeShaper):
         return 1 + 2 * self.depth
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
-        tree, tip = root, torch.zeros(1, dtype=torch.long)
+        tree, tip = root, [0]
         for _ in range(self.depth):
             first = len(tree)
             tree = tree.grow(tip, expand(tree, tip, 2))
             if len(tree) == first:
                 break
-            tip = torch.tensor([first])
+            tip = [first]
         return tree
 
 

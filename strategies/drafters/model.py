@@ -30,39 +30,38 @@ class ModelDrafter(Drafter):
     _drafted: dict[tuple[int, int], int] = attrs.field(init=False, factory=dict)
     """(parent's row, token) → row: how `commit` finds what is held."""
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         self._session = runtime.session(self.id)
         self._known = min(self._session.vocabulary, runtime.vocabulary)
-        self._pending = prompt.tolist()
+        self._pending = prompt
         if len(prompt) < self._session.positions:
             self._session.prefill(self._own(self._pending))
             self._pending = []
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         if self._beyond(tree, frontier):
-            return Candidates.none(len(frontier), frontier.device)
+            return Candidates.none(len(frontier))
         if not self._rows:  # a step's first frontier is the root
-            self._forward_root(int(tree.tokens[0]))
-        nodes = frontier.tolist()
-        if new := [node for node in nodes if node not in self._rows]:
+            self._forward_root(tree.tokens[0])
+        if new := [node for node in frontier if node not in self._rows]:
             self._forward(tree, new)
-        logits = self._after([self._rows[node] for node in nodes])
+        logits = self._after([self._rows[node] for node in frontier])
         logprobs, tokens = logits.log_softmax(-1, dtype=torch.float32).topk(min(k, self._known))
-        return Candidates(tokens.to(frontier.device), logprobs.to(frontier.device))
+        return Candidates(tokens.tolist(), logprobs.tolist())
 
-    def _beyond(self, tree: TokenTree, frontier: Tensor) -> bool:
+    def _beyond(self, tree: TokenTree, frontier: list[int]) -> bool:
         """Whether a frontier node has no position in this model."""
         root = self._session.length + len(self._pending)  # its position
         if root + len(tree) <= self._session.positions:
             return False
-        return root + int(tree.depths[frontier].max()) >= self._session.positions
+        return root + max(tree.depths[node] for node in frontier) >= self._session.positions
 
-    def commit(self, tokens: Tensor) -> None:
+    def commit(self, tokens: list[int]) -> None:
         """Keep the rows that the committed path runs along; what is not held waits."""
-        self._pending += tokens.tolist()
+        self._pending = self._pending + tokens
         if self._rows:
             path = self._held()
-            self._session.commit(torch.tensor(path))
+            self._session.commit(path)
             self._pending = self._pending[len(path) :]
             self._rows, self._logits, self._drafted = {}, [], {}
 
@@ -79,15 +78,15 @@ class ModelDrafter(Drafter):
     def _forward_root(self, root: int) -> None:
         """Forward the root, below what was committed before it and not drafted."""
         chain = [*self._pending, root]
-        logits = self._session.forward(self._own(chain), torch.arange(len(chain)) - 1)
+        logits = self._session.forward(self._own(chain), list(range(-1, len(chain) - 1)))
         self._logits, self._rows = [logits[-1:]], {0: len(self._pending)}
 
     def _forward(self, tree: TokenTree, nodes: list[int]) -> None:
         """One forward over frontier nodes, as scratch rows below their parents' rows."""
-        tokens, parents = tree.tokens.tolist(), tree.parents.tolist()
-        new, above = [tokens[n] for n in nodes], [self._rows[parents[n]] for n in nodes]
+        new = [tree.tokens[node] for node in nodes]
+        above = [self._rows[tree.parents[node]] for node in nodes]
         rows = range(self._session.scratch, self._session.scratch + len(nodes))
-        self._logits.append(self._session.forward(self._own(new), torch.tensor(above)))
+        self._logits.append(self._session.forward(self._own(new), above))
         self._rows.update(zip(nodes, rows, strict=True))
         self._drafted.update(zip(zip(above, new, strict=True), rows, strict=True))
 
@@ -98,7 +97,7 @@ class ModelDrafter(Drafter):
             logits = torch.cat(self._logits)[[row - self._rows[0] for row in rows]]
         return logits if logits.shape[1] == self._known else logits[:, : self._known]
 
-    def _own(self, tokens: list[int]) -> Tensor:
+    def _own(self, tokens: list[int]) -> list[int]:
         """Ids beyond this model's vocabulary become its last: a poor draft, never wrong output."""
         last = self._session.vocabulary - 1
-        return torch.tensor([min(token, last) for token in tokens])
+        return [min(token, last) for token in tokens]

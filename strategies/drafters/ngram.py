@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from math import log
 
 import attrs
-import torch
 from attrs.validators import ge
-from torch import Tensor
 
 from toolkit import Candidates, Drafter, Runtime, TokenTree, option
 
@@ -34,30 +33,29 @@ class NgramDrafter(Drafter):
         if self.shortest > self.n:
             raise ValueError(f"'shortest' must be at most 'n' ({self.n}): {self.shortest}")
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         self.commit(prompt)
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        tokens, parents = tree.tokens.tolist(), tree.parents.tolist()
-        found = [self._after(self._tail(node, tokens, parents), k) for node in frontier.tolist()]
-        width = max(map(len, found))
-        padded = [row + [(0, 0.0)] * (width - len(row)) for row in found]
-        pairs = torch.tensor(padded, dtype=torch.float64).reshape(len(found), width, 2)
-        return Candidates(pairs[..., 0].long(), pairs[..., 1].log())
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
+        found = [self._after(self._tail(node, tree), k) for node in frontier]
+        return Candidates(
+            [[token for token, _ in row] for row in found],
+            [[log(probability) for _, probability in row] for row in found],
+        )
 
-    def commit(self, tokens: Tensor) -> None:
-        for token in tokens.tolist():
+    def commit(self, tokens: list[int]) -> None:
+        for token in tokens:
             for n in range(self.shortest, self.n + 1):
                 if len(self._text) >= n:
                     self._followers[tuple(self._text[-n:])][token] += 1
             self._text.append(token)
 
-    def _tail(self, node: int, tokens: list[int], parents: list[int]) -> list[int]:
+    def _tail(self, node: int, tree: TokenTree) -> list[int]:
         """The last n tokens up to a node: committed text, then the path from the root."""
         path: list[int] = []
         while node >= 0 and len(path) < self.n:
-            path.append(tokens[node])
-            node = parents[node]
+            path.append(tree.tokens[node])
+            node = tree.parents[node]
         missing = self.n - len(path)
         return self._text[max(0, len(self._text) - missing) :] * (missing > 0) + path[::-1]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import attrs
-from torch import Tensor
 
 from toolkit import Candidates, Drafter, Runtime, TokenTree
 
@@ -14,11 +13,11 @@ class NoDrafter(Drafter):
 
     name = "none"
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         pass
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        return Candidates.none(len(frontier), tree.tokens.device)
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
+        return Candidates.none(len(frontier))
 
-    def commit(self, tokens: Tensor) -> None:
+    def commit(self, tokens: list[int]) -> None:
         pass

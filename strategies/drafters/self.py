@@ -29,29 +29,28 @@ class SelfDrafter(Drafter):
     _rows: dict[int, int] = attrs.field(init=False, factory=dict)  # tree node → scratch row
     _logits: dict[int, Tensor] = attrs.field(init=False, factory=dict)  # tree node → [V]
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         self._session = runtime.mirror(self.kv)
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        deepest = self._session.length + int(tree.depths[frontier].max())
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
+        deepest = self._session.length + max(tree.depths[node] for node in frontier)
         if deepest >= self._session.positions:
-            return Candidates.none(len(frontier), tree.tokens.device)
-        new = [node for node in frontier.tolist() if node not in self._logits]
-        if new:
+            return Candidates.none(len(frontier))
+        if new := [node for node in frontier if node not in self._logits]:
             self._forward(tree, new)
-        logits = torch.stack([self._logits[node] for node in frontier.tolist()])
+        logits = torch.stack([self._logits[node] for node in frontier])
         logprobs, tokens = logits.float().log_softmax(-1).topk(min(k, logits.shape[1]))
-        return Candidates(tokens.to(frontier.device), logprobs.to(frontier.device))
+        return Candidates(tokens.tolist(), logprobs.tolist())
 
     def _forward(self, tree: TokenTree, nodes: list[int]) -> None:
         """One forward over frontier nodes, as scratch rows below their parents' rows."""
         first = self._session.scratch
-        above = [self._rows.get(parent, -1) for parent in tree.parents[nodes].tolist()]
-        logits = self._session.forward(tree.tokens[nodes], torch.tensor(above))
+        above = [self._rows.get(tree.parents[node], -1) for node in nodes]
+        logits = self._session.forward([tree.tokens[node] for node in nodes], above)
         for row, node in enumerate(nodes):
             self._rows[node], self._logits[node] = first + row, logits[row]
 
-    def commit(self, tokens: Tensor) -> None:
+    def commit(self, tokens: list[int]) -> None:
         """The target holds these tokens' KV by now, and this session takes it over."""
-        self._session.commit(torch.zeros(0, dtype=torch.long))
+        self._session.commit([])
         self._rows, self._logits = {}, {}

@@ -12,10 +12,7 @@ from collections import deque
 from math import exp
 
 import attrs
-import numpy as np
-import torch
 from attrs.validators import and_, ge, le
-from torch import Tensor
 
 from toolkit import Candidates, Expand, TokenTree, TreeShaper, Verdict, option
 
@@ -73,11 +70,11 @@ class Adaptive(TreeShaper):
         tree, first = root, 0
         for depth in itertools.count():
             frontier = self._expanded(tree, first, depth)
-            if not len(frontier) or len(tree) >= self.nodes:
+            if not frontier or len(tree) >= self.nodes:
                 break
             candidates = expand(tree, frontier, max(self.b_min, self.b_mid, self.b_max))
             first = len(tree)
-            tree = tree.grow(frontier, candidates, self._kept(tree, frontier, candidates))
+            tree = tree.grow(frontier, self._kept(tree, frontier, candidates))
             tree = tree.first(self.nodes)
         return tree
 
@@ -92,31 +89,31 @@ class Adaptive(TreeShaper):
             elif mean < self.goal - 0.1:
                 self._now = self._now.meeker(self)
 
-    def _expanded(self, tree: TokenTree, first: int, depth: int) -> Tensor:
+    def _expanded(self, tree: TokenTree, first: int, depth: int) -> list[int]:
         """Which nodes of the last level, ids from `first` on, are expanded."""
         if depth >= (self.max_depth if self.gating else self.depth):
-            return torch.zeros(0, dtype=torch.long)
+            return []
         if not self.gating:
-            return torch.arange(first, len(tree))
+            return list(range(first, len(tree)))
         needed = self._now.deep if depth >= self._now.depth else -1.0
-        level = enumerate(map(exp, tree.path_logprobs.tolist()[first:]), first)
-        likely = [node for node, p in level if p >= self.stop and p > needed]
-        return torch.tensor(likely, dtype=torch.long)
+        level = enumerate(map(exp, tree.path_logprobs[first:]), first)
+        return [node for node, p in level if p >= self.stop and p > needed]
 
-    def _kept(self, tree: TokenTree, frontier: Tensor, candidates: Candidates) -> Tensor:
-        """Which candidates [F, K] become nodes: within the branches, and likely enough."""
-        above = tree.path_logprobs.tolist()
-        rows = zip(frontier.tolist(), candidates.logprobs.tolist(), strict=True)
-        kept = [self._children(above[node], row) for node, row in rows]
-        return torch.from_numpy(np.array(kept))
-
-    def _children(self, above: float, logprobs: list[float]) -> list[bool]:
-        """Which of a node's candidates [K] it keeps, by its own path log-probability and theirs."""
-        branches = self._branches(logprobs)
-        return [
-            rank < branches and exp(above + logprob) >= self.prune
-            for rank, logprob in enumerate(logprobs)
+    def _kept(self, tree: TokenTree, frontier: list[int], candidates: Candidates) -> Candidates:
+        """The candidates that become nodes: within the branches, and likely enough."""
+        kept = [
+            self._children(tree.path_logprobs[node], row)
+            for node, row in zip(frontier, candidates.logprobs, strict=True)
         ]
+        return Candidates(
+            [row[:count] for count, row in zip(kept, candidates.tokens, strict=True)],
+            [row[:count] for count, row in zip(kept, candidates.logprobs, strict=True)],
+        )
+
+    def _children(self, above: float, logprobs: list[float]) -> int:
+        """How many of a node's candidates it keeps, by its own path log-probability and theirs."""
+        first = logprobs[: self._branches(logprobs)]
+        return sum(exp(above + logprob) >= self.prune for logprob in first)
 
     def _branches(self, logprobs: list[float]) -> int:
         """Children of a node, by its confidence: the probability of its first candidate."""

@@ -10,7 +10,6 @@ import math
 from time import perf_counter
 
 import attrs
-import torch
 from attrs.validators import ge, gt
 
 from toolkit import Expand, TokenTree, TreeShaper, option
@@ -29,7 +28,7 @@ class Budget(TreeShaper):
     )
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
-        tree, frontier = root, torch.zeros(1, dtype=torch.long)
+        tree, frontier = root, [0]
         until = perf_counter() + self.seconds
         for _ in range(self.depth):
             candidates = expand(tree, frontier, self.width)
@@ -40,8 +39,8 @@ class Budget(TreeShaper):
             frontier = self._likeliest(tree, first)
         return tree.best(self.nodes)
 
-    def _likeliest(self, tree: TokenTree, first: int) -> torch.Tensor:
+    def _likeliest(self, tree: TokenTree, first: int) -> list[int]:
         """The `width` likeliest nodes of the last level, ascending ids."""
-        scores = tree.path_logprobs.tolist()
-        best = sorted(range(first, len(tree)), key=scores.__getitem__, reverse=True)
-        return torch.tensor(sorted(best[: self.width]))
+        last = range(first, len(tree))
+        best = sorted(last, key=tree.path_logprobs.__getitem__, reverse=True)
+        return sorted(best[: self.width])

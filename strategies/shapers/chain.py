@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import attrs
-import torch
 from attrs.validators import ge
 
 from toolkit import Expand, TokenTree, TreeShaper, option
@@ -24,7 +23,7 @@ class Chain(TreeShaper):
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
         tree = root
         for tip in range(self.k):
-            grown = tree.grow(frontier := torch.tensor([tip]), expand(tree, frontier, 1))
+            grown = tree.grow([tip], expand(tree, [tip], 1))
             if len(grown) == len(tree):
                 break
             tree = grown

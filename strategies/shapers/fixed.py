@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import exp
 
 import attrs
-import torch
 from attrs.validators import and_, ge, le
 
 from toolkit import Expand, TokenTree, TreeShaper, option
@@ -28,10 +27,9 @@ class Fixed(TreeShaper):
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
         tree, first = root, 0
         for _ in range(self.depth):
-            level = enumerate(tree.path_logprobs.tolist()[first : self.nodes], first)
-            likely = [node for node, score in level if exp(score) >= self.threshold]
-            if not likely or len(tree) >= self.nodes:
+            level = enumerate(tree.path_logprobs[first : self.nodes], first)
+            frontier = [node for node, score in level if exp(score) >= self.threshold]
+            if not frontier or len(tree) >= self.nodes:
                 break
-            frontier = torch.tensor(likely)
             first, tree = len(tree), tree.grow(frontier, expand(tree, frontier, self.branch))
         return tree.first(self.nodes)

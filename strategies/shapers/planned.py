@@ -11,25 +11,26 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from itertools import chain, zip_longest
+from math import exp, inf, log1p, tanh
 from pathlib import Path
 
 import attrs
 import numpy as np
-import torch
 from attrs.validators import ge
 from numpy.typing import NDArray
 
 from toolkit import Candidates, Costs, Expand, TokenTree, TreeShaper, Verdict, option
 
 Floats = NDArray[np.float64]
-Ids = NDArray[np.int64]
-Flags = NDArray[np.bool_]
+Judged = tuple[float, bool, bool]  # a node's log-probability; is it a first child, was it accepted?
 
+LIKELY = 0.01  # worth from which a node is looked at: less costs more time than it gives
 PRICED = 64  # committed tokens after which costs are looked up anew
 PATIENCE = 64  # steps between probes, at most, when drafting does not pay
 MEMORY = 0.99  # of what was learned, per node that is judged later
-READ = 4  # verdicts that are learned from at a time: each reading has a price of its own
-LEAST = np.array([-np.inf, 0.1, 0.0])  # what is likelier, or comes first, is never worse
+READ = 8  # verdicts that are learned from at a time: each reading has a price of its own
+LEAST = np.array([-inf, 0.1, 0.0])  # what is likelier, or comes first, is never worse
 LEARNING = 0.1  # of what a node's children are like, per level
 KEPT = "planned:trust, 1"  # what a file of it says that it is
 
@@ -41,27 +42,32 @@ class Trust:
     Fitted by Newton steps with a memory of some 100 nodes; it starts by believing the drafter.
     """
 
-    _weights: Floats = attrs.field(factory=lambda: np.array([0.0, 1.0, 0.0]))
+    _weights: list[float] = attrs.field(factory=lambda: [0.0, 1.0, 0.0])
     _prior: Floats = attrs.field(factory=lambda: np.diag([1.0, 8.0, 1.0]))
     _precision: Floats = attrs.field(factory=lambda: np.diag([1.0, 8.0, 1.0]))
 
-    def __call__(self, logprobs: Floats) -> Floats:
-        """Probabilities for candidates [F, K], likeliest first."""
+    def __call__(self, logprobs: list[float]) -> list[float]:
+        """Probabilities of a node's candidates, likeliest first, as far as they are `LIKELY`."""
         a, b, c = self._weights
-        score = a + b * _logit(logprobs)
-        score[:, :1] += c
-        return np.asarray(1 / (1 + np.exp(-score)))
+        found: list[float] = []
+        for logprob in logprobs:
+            score = a + b * _logit(logprob) + (0.0 if found else c)
+            probability = 0.5 + 0.5 * tanh(0.5 * score)
+            if logprob == -inf or not probability >= LIKELY:
+                break
+            found.append(probability)
+        return found
 
-    def learn(self, logprobs: Floats, top: Flags, accepted: Flags) -> None:
-        """Learn from nodes whose parents were accepted, [T] each."""
-        rows = np.ones((len(top), 3))
-        rows[:, 1], rows[:, 2] = _logit(logprobs), top
-        expected = 1 / (1 + np.exp(-rows @ self._weights))
+    def learn(self, judged: list[Judged]) -> None:
+        """Learn from nodes whose parents were accepted."""
+        rows = np.array([(1.0, _logit(logprob), first) for logprob, first, _ in judged])
+        expected = 0.5 + 0.5 * np.tanh(0.5 * rows @ self._weights)
         doubt = (rows * (expected * (1 - expected))[:, None]).T @ rows
-        kept = MEMORY ** len(top)
+        kept = MEMORY ** len(rows)
         self._precision = kept * self._precision + (1 - kept) * self._prior + doubt
-        self._weights += np.linalg.solve(self._precision, rows.T @ (accepted - expected))
-        self._weights = np.maximum(self._weights, LEAST)
+        error = np.array([accepted for *_, accepted in judged]) - expected
+        step = np.linalg.solve(self._precision, rows.T @ error)
+        self._weights = np.maximum(self._weights + step, LEAST).tolist()
 
     @classmethod
     def read(cls, path: Path) -> Trust:
@@ -78,13 +84,13 @@ class Trust:
             raise ValueError(
                 f"trust={path} is damaged, or no file that `planned` wrote: remove it or name another"
             ) from error
-        return cls(weights, precision=precision)
+        return cls(weights.tolist(), precision=precision)
 
     def write(self, path: Path) -> None:
         """Write to a file; whoever reads it meanwhile finds what it held before."""
         state = {
             "kind": KEPT,
-            "weights": self._weights.tolist(),
+            "weights": self._weights,
             "precision": self._precision.tolist(),
         }
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
@@ -103,6 +109,7 @@ class Planned(TreeShaper):
     measured cost of a pass; of all sizes the best is sent, so that steps in t are used to their edge.
     A level is drafted if, with children like those seen so far, that rate would rise. When not even
     the first level pays, nothing is drafted but a probe now and then, to see whether it would again.
+    Nodes of a worth below 0.01 are left out.
     """
 
     name = "planned"
@@ -118,12 +125,12 @@ class Planned(TreeShaper):
     _costs: Costs | None = attrs.field(init=False, default=None)
     _length: int = attrs.field(init=False, default=0)  # cached tokens
     _priced: int = attrs.field(init=False, default=0)  # cached tokens when costs were looked up
-    _passes: Floats = attrs.field(init=False)  # ms of a pass of 1, 2, … nodes
-    _prices: Floats = attrs.field(init=False)  # ms of a level from 0, 1, 2, … nodes
+    _passes: list[float] = attrs.field(init=False)  # ms of a pass of 1, 2, … nodes
+    _prices: list[float] = attrs.field(init=False)  # ms of a level from 0, 1, 2, … nodes
     _trust: Trust = attrs.field(init=False, factory=Trust)
-    _choices: list[tuple[Ids, Floats]] = attrs.field(init=False)
-    """For each size of a level: widths to choose from, and which children each would have."""
-    _children: Floats = attrs.field(init=False)  # mean worth of a node's first, second, … child
+    _children: list[float] = attrs.field(
+        init=False
+    )  # mean worth of a node's first, second, … child
     _unread: list[tuple[TokenTree, Verdict]] = attrs.field(init=False, factory=list)
     _probing: bool = attrs.field(init=False, default=False)
     _idle: int = attrs.field(init=False, default=0)  # steps since drafting last paid or was tried
@@ -136,35 +143,41 @@ class Planned(TreeShaper):
             raise ValueError(
                 f"trust={self.trust}: there is no such folder that could be written to"
             )
-        self._passes, self._prices = np.ones(self.nodes), np.zeros(self.width + 1)  # until `plan`
-        self._choices = [_choices(most, self.width) for most in range(self.width + 1)]
-        self._children = np.array([0.6 * 0.25**rank for rank in range(self.width)])
+        self._passes, self._prices = [1.0] * self.nodes, [0.0] * (self.width + 1)  # until `plan`
+        self._children = [0.6 * 0.25**rank for rank in range(self.width)]
 
     def plan(self, costs: Costs, length: int) -> None:
         self._costs, self._length = costs, length
         self._price()
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
-        tree, worth, level, spent = root, np.ones(1), np.zeros(1, np.int64), 0.0
+        tree, worths, level, spent = root, [1.0], [0], 0.0
         self._probing = False
         for depth in range(self.depth):
-            width = self._pays(worth, worth[level], spent)
+            level.sort(key=worths.__getitem__, reverse=True)
+            width = self._pays(worths, level, spent)
             if not width and not depth and self._due():
                 width, self._probing = 1, True
             if not width:
                 break
-            level = np.sort(level[_likeliest(worth[level], width)])
-            frontier = torch.from_numpy(level)
+            frontier = sorted(level[:width])
             candidates = expand(tree, frontier, self.width)
-            spent += self._prices[len(level)]
-            first, tree = len(tree), tree.grow(frontier, candidates)
-            worth = np.concatenate([worth, self._valued(candidates, worth[level])])
-            level = np.arange(first, len(tree))
-            if not len(level):
+            spent += self._prices[width]
+            given = self._believed(candidates, [worths[node] for node in frontier])
+            first, tree = len(tree), tree.grow(frontier, _cut(candidates, given))
+            worths += [worth for row in given for worth in row]
+            level = list(range(first, len(tree)))
+            if not level:
                 break
-        count = min(max(self._size(worth, spent), 1 + self._probing), self.nodes)
-        kept = np.sort(_likeliest(worth, count))
-        return tree if len(kept) == len(tree) else tree.subtree(torch.from_numpy(kept))
+        _, size = self._best(sorted(worths, reverse=True), spent)
+        return self._only(tree, worths, min(max(size, 1 + self._probing), self.nodes))
+
+    def _only(self, tree: TokenTree, worths: list[float], size: int) -> TokenTree:
+        """The `size` nodes of greatest worth, the first of equals: a parent before its child."""
+        if size >= len(tree):
+            return tree
+        order = sorted(range(len(tree)), key=worths.__getitem__, reverse=True)
+        return tree.subtree(sorted(order[:size]))
 
     def observe(self, tree: TokenTree, verdict: Verdict) -> None:
         self._length += len(verdict.path)
@@ -176,16 +189,15 @@ class Planned(TreeShaper):
         self._patience = min(2 * self._patience, PATIENCE) if missed else 1
         self._unread.append((tree, verdict))
         if self._probing or len(self._unread) == READ:
-            rows = [_judged(*step) for step in self._unread]
-            self._trust.learn(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+            self._trust.learn([node for step in self._unread for node in _judged(*step)])
             self._unread = []
             if self.trust:
                 self._trust.write(Path(self.trust))
 
     def _price(self) -> None:
         if self._costs is not None:
-            self._passes = self._costs.passes(self._length, self.nodes)
-            self._prices[1:] = self._costs.levels(self._length, self.width)
+            self._passes = self._costs.passes(self._length, self.nodes).tolist()
+            self._prices = [0.0, *self._costs.levels(self._length, self.width).tolist()]
             self._priced = self._length
 
     def _due(self) -> bool:
@@ -193,61 +205,67 @@ class Planned(TreeShaper):
         self._idle = (self._idle + 1) % self._patience
         return not self._idle
 
-    def _valued(self, candidates: Candidates, above: Floats) -> Floats:
-        """Worths of the nodes that candidates [F, K] become below nodes of worth `above[F]`."""
-        logprobs = _double(candidates.logprobs)
-        given = self._trust(logprobs)
-        seen = np.zeros(self.width)
-        seen[: given.shape[1]] = given.sum(0) / len(given)
-        self._children += LEARNING * (seen - self._children)
-        return np.asarray((above[:, None] * given)[logprobs > -np.inf])
+    def _believed(self, candidates: Candidates, above: list[float]) -> list[list[float]]:
+        """Worths [F][≤K] of candidates below nodes of worth `above[F]`, likely ones alone."""
+        given = [self._trust(row) for row in candidates.logprobs]
+        seen = [sum(column) / len(given) for column in zip_longest(*given, fillvalue=0.0)]
+        both = zip_longest(self._children, seen[: self.width], fillvalue=0.0)
+        self._children = [old + LEARNING * (new - old) for old, new in both]
+        return [_likely(worth, row) for worth, row in zip(above, given, strict=True)]
 
-    def _rates(self, worths: Floats, spent: Floats) -> Floats:
-        """Expected tokens per millisecond of the best trees of 1, 2, … nodes, by worths [R, N] and
-        drafting times [R]: [R, ≤N]."""
-        ordered = -np.sort(-worths, 1)[:, : self.nodes]
-        return np.asarray(ordered.cumsum(1) / (spent[:, None] + self._passes[: ordered.shape[1]]))
+    def _pays(self, worths: list[float], level: list[int], spent: float) -> int:
+        """How many of the last level's nodes, likeliest first, to expand; 0 when none would pay."""
+        hoped = [_likely(worths[node], self._children) for node in level[: self.width]]
+        width, found, most = len(hoped), 0, 0.0
+        while width:
+            every = sorted(chain(worths, *hoped[:width]), reverse=True)
+            rate, _ = self._best(every, spent + self._prices[width])
+            if rate <= most:  # of equals the widest
+                break
+            most, found, width = rate, width, width // 2
+        idle, _ = self._best(sorted(worths, reverse=True), spent)
+        return found if most >= idle else 0
 
-    def _size(self, worth: Floats, spent: float) -> int:
-        """The number of nodes to send."""
-        return 1 + int(self._rates(worth[None], np.array([spent])).argmax())
-
-    def _pays(self, worth: Floats, last: Floats, spent: float) -> int:
-        """How many nodes of the last level, of worths `last`, to expand; 0 when none would pay."""
-        most = min(self.width, len(last))
-        widths, wide = self._choices[most]
-        children = (-np.sort(-last)[:most, None] * self._children).ravel()
-        hoped = np.empty((len(widths), len(worth) + len(children)))
-        hoped[:, : len(worth)], hoped[:, len(worth) :] = worth, children * wide
-        rates = self._rates(hoped, spent + self._prices[widths]).max(1)
-        return int(widths[len(widths) - 1 - rates[::-1].argmax()])  # of equals the widest
-
-
-def _logit(logprobs: Floats) -> Floats:
-    held = np.minimum(np.maximum(logprobs, -9.0), -1e-4)
-    return np.asarray(held - np.log1p(-np.exp(held)))
+    def _best(self, worths: list[float], spent: float) -> tuple[float, int]:
+        """Expected tokens per millisecond of the best tree, and its size; worths descending."""
+        expected, most, size = 0.0, 0.0, 0
+        for count, (worth, ms) in enumerate(zip(worths, self._passes, strict=False), 1):
+            expected += worth
+            if expected > most * (spent + ms):
+                most, size = expected / (spent + ms), count
+        return most, size
 
 
-def _judged(tree: TokenTree, verdict: Verdict) -> tuple[Floats, Flags, Flags]:
-    """Of the nodes whose parents were accepted: log-probability, whether first child, accepted."""
-    parents, accepted = tree.parents.cpu().numpy(), np.zeros(len(tree), bool)
-    accepted[verdict.path.cpu().numpy()] = True
-    judged = np.flatnonzero(accepted[parents[1:]]) + 1
-    top = parents[judged] != parents[judged - 1]
-    return _double(tree.logprobs)[judged], top, accepted[judged]
+def _likely(above: float, children: list[float]) -> list[float]:
+    """Worths of the likely children, descending, of a node of worth `above`."""
+    worths: list[float] = []
+    for child in children:
+        if above * child < LIKELY:
+            break
+        worths.append(above * child)
+    return worths
 
 
-def _choices(most: int, children: int) -> tuple[Ids, Floats]:
-    """Widths from 0 to `most`, and 1 where a row of [widths, most · children] has a child."""
-    widths = np.unique([0, most, *(2**i for i in range(most.bit_length()))])
-    wide = np.arange(most * children) < widths[:, None] * children
-    return widths, wide.astype(np.float64)
+def _cut(candidates: Candidates, given: list[list[float]]) -> Candidates:
+    """The first candidates of each row, as many as `given` has worths."""
+    tokens = zip(candidates.tokens, given, strict=True)
+    logprobs = zip(candidates.logprobs, given, strict=True)
+    return Candidates(
+        [row[: len(worths)] for row, worths in tokens],
+        [row[: len(worths)] for row, worths in logprobs],
+    )
 
 
-def _likeliest(worths: Floats, count: int) -> Ids:
-    """Indices of the `count` greatest, the first of equals: a parent before its child."""
-    return np.argsort(-worths, kind="stable")[:count]
+def _logit(logprob: float) -> float:
+    held = min(max(logprob, -9.0), -1e-4)
+    return held - log1p(-exp(held))
 
 
-def _double(values: torch.Tensor) -> Floats:
-    return values.cpu().numpy().astype(np.float64)
+def _judged(tree: TokenTree, verdict: Verdict) -> list[Judged]:
+    """The nodes whose parents were accepted."""
+    accepted, parents = set(verdict.path), tree.parents
+    return [
+        (tree.logprobs[node], parents[node] != parents[node - 1], node in accepted)
+        for node in range(1, len(tree))
+        if parents[node] in accepted
+    ]

@@ -22,11 +22,9 @@ class Greedy(Verifier):
     assumes = frozenset({"fixed", "sampled"})
 
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
-        choice = logits.max(-1).indices.cpu()  # on CPU faster than argmax
-        said, paths = choice.tolist(), {0: [0]}
-        nodes = enumerate(zip(tree.tokens.tolist(), tree.parents.tolist(), strict=True))
-        for node, (token, parent) in nodes:
-            if parent in paths and token == said[parent]:
+        choice, paths = logits.max(-1).indices.tolist(), {0: [0]}  # on CPU faster than argmax
+        for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True)):
+            if parent in paths and token == choice[parent]:
                 paths[node] = [*paths[parent], node]
         path = max(paths.values(), key=len)
-        return Verdict(torch.tensor(path), choice[path[-1]])
+        return Verdict(path, choice[path[-1]])

@@ -13,7 +13,7 @@ from toolkit.bench.tables import SCHEMA_VERSION
 from toolkit.cli import main
 
 LIAR = '''
-import attrs, torch
+import attrs
 from toolkit import Verdict, Verifier, hookimpl
 
 @attrs.define
@@ -25,8 +25,8 @@ class Liar(Verifier):
     assumes = frozenset({"fixed", "sampled"})
 
     def judge(self, tree, logits, rng):
-        path = torch.arange(min(len(tree), 2))
-        return Verdict(path, (logits[path[-1]].argmax() + 1) % logits.shape[-1])
+        path = list(range(min(len(tree), 2)))
+        return Verdict(path, (int(logits[path[-1]].argmax()) + 1) % logits.shape[-1])
 
 @hookimpl
 def strategies():

@@ -1,8 +1,10 @@
 """The loop, over a language model made of hashes: no transformers, no numerics, only logic."""
 
 import random
+from itertools import compress
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -25,18 +27,16 @@ class Adversary(Drafter):
     log: list = attrs.field(init=False, factory=list)
 
     def start(self, prompt, runtime):
-        self.text = prompt.tolist()
+        self.text = list(prompt)
 
     def expand(self, tree, frontier, k):
-        paths = [tree.tokens[line].tolist() for line in tree.ancestors()[frontier]]
+        paths = [compress(tree.tokens, line) for line in tree.ancestors()[frontier].tolist()]
         rows = [self.after([*self.text, *path], k) for path in paths]
-        width = min(map(len, rows))
-        tokens = torch.tensor([row[:width] for row in rows]).reshape(len(rows), width).long()
-        return Candidates(tokens, torch.full(tokens.shape, -0.5))
+        return Candidates(rows, [[-0.5] * len(row) for row in rows])
 
     def commit(self, tokens):
-        self.log.append(tokens.tolist())
-        self.text += tokens.tolist()
+        self.log.append(tokens)
+        self.text += tokens
 
 
 def wrong(model):
@@ -62,7 +62,7 @@ def repeating(model):
 
 def run(model, session, drafter, shaper, verifier, prompt, count, stop=frozenset()):
     return list(decode(
-        session, None, Strategies(drafter, shaper, verifier), torch.tensor(prompt),
+        session, None, Strategies(drafter, shaper, verifier), prompt,
         max_new_tokens=count, stop_ids=frozenset(stop), rng=RNG,
     ))
 
@@ -136,10 +136,9 @@ def test_one_token_asks_no_drafter(hash_model, hash_session, make):
 )
 def test_settle_cuts_after_a_stop_id_and_to_the_room(plant, path, bonus, room, stop, kept, tokens):
     tree = plant([(0, 5, 0.0), (1, 6, 0.0), (0, 7, 0.0), (3, 8, 0.0)], root=4)
-    judged = Verdict(torch.tensor(path), torch.tensor(bonus))
-    verdict, emitted = settle(judged, tree, room, frozenset(stop))
-    assert (verdict.path.tolist(), emitted) == (kept, tokens)
-    assert int(verdict.bonus) == emitted[-1]
+    verdict, emitted = settle(Verdict(path, bonus), tree, room, frozenset(stop))
+    assert (verdict.path, emitted) == (kept, tokens)
+    assert verdict.bonus == emitted[-1]
 
 
 @attrs.define(eq=False)
@@ -152,13 +151,13 @@ class Broad(TreeShaper):
     asked: list = attrs.field(init=False, factory=list)
 
     def grow(self, root, expand):
-        tree, frontier = root, torch.zeros(1, dtype=torch.long)
+        tree, frontier = root, [0]
         for _ in range(self.levels):
             candidates = expand(tree, frontier, 3)
-            self.asked.append(candidates.tokens.shape[1])
+            self.asked.append(max(map(len, candidates.tokens), default=0))
             first = len(tree)
             tree = tree.grow(frontier, candidates)
-            frontier = torch.arange(first, len(tree))
+            frontier = list(range(first, len(tree)))
         return tree
 
 
@@ -166,7 +165,7 @@ class Broad(TreeShaper):
 def test_a_shaper_keeps_to_its_nodes(nodes, fine):
     draft = Draft(Adversary(lambda text, k: [1, 2, 3]), 11)
     draft.drafter.text = []
-    grow = lambda: draft.tree(Broad(nodes), torch.tensor(0), 5)  # noqa: E731
+    grow = lambda: draft.tree(Broad(nodes), 0, 5)  # noqa: E731
     if fine:
         assert len(grow()) == 4
     else:
@@ -179,7 +178,7 @@ def test_expand_ends_where_nothing_could_be_emitted(levels, depth):
     drafter, shaper = Adversary(lambda text, k: [1]), Broad(99, levels)
     drafter.text = []
     draft = Draft(drafter, 11)
-    assert draft.tree(shaper, torch.tensor(0), depth).depth == min(levels, depth)
+    assert draft.tree(shaper, 0, depth).depth == min(levels, depth)
     assert shaper.asked == ([1] * depth + [0] * levels)[:levels]
 
 
@@ -188,24 +187,21 @@ def test_a_shaper_that_invents_depth_is_cut():
         def grow(self, root, expand):
             tree = root
             for tip in range(5):
-                own = Candidates(torch.tensor([[tip]]), torch.zeros(1, 1))
-                tree = tree.grow(torch.tensor([tip]), own)
+                tree = tree.grow([tip], Candidates([[tip]], [[0.0]]))
             return tree
 
     draft = Draft(Adversary(None), 11)
-    assert draft.tree(Deep(9), torch.tensor(7), 2).tokens.tolist() == [7, 0, 1]
+    assert draft.tree(Deep(9), 7, 2).tokens == [7, 0, 1]
 
 
-@pytest.mark.parametrize(
-    "change", [{"tokens": torch.tensor([8, 1])}, {"parents": torch.tensor([-1, 1])}]
-)
+@pytest.mark.parametrize("change", [{"tokens": [8, 1]}, {"parents": [-1, 1]}])
 def test_a_shaper_returns_a_tree_on_its_root(plant, change):
     class Odd(Broad):
         def grow(self, root, expand):
             return attrs.evolve(plant([(0, 1, -1.0)], root=7), **change)
 
     with pytest.raises(StrategyError, match="shaper 'broad' returned no tree on the root"):
-        Draft(Adversary(None), 11).tree(Odd(9), torch.tensor(7), 5)
+        Draft(Adversary(None), 11).tree(Odd(9), 7, 5)
 
 
 @pytest.mark.parametrize("token", [11, 4096, -1])
@@ -213,13 +209,34 @@ def test_a_drafter_keeps_to_the_vocabulary(token):
     drafter = Adversary(lambda text, k: [1, token])
     drafter.text = []
     with pytest.raises(StrategyError, match=f"drafter 'adversary' proposed token {token}"):
-        Draft(drafter, 11).tree(Broad(9), torch.tensor(0), 3)
+        Draft(drafter, 11).tree(Broad(9), 0, 3)
+
+
+@pytest.mark.parametrize(("tokens", "logprobs", "odd"), [
+    ([torch.tensor(3)], [-1.0], "Tensor"), ([3.0], [-1.0], "float"), ([np.int64(3)], [-1.0], "int64"),
+    ([3], [torch.tensor(-1.0)], "Tensor"), ([3], ["-1"], "str"),
+])
+def test_what_are_no_numbers_is_refused_by_name(tokens, logprobs, odd):
+    """A stop id in a tensor would never equal the one that ends a request."""
+    class Odd(Adversary):
+        def expand(self, tree, frontier, k):
+            return Candidates([tokens], [logprobs])
+
+    class One(Broad):
+        def grow(self, root, expand):
+            tree = root.grow([0], Candidates([[1]], [[-1.0]]))
+            given = expand(root, [0], 1)
+            return attrs.evolve(tree, tokens=[root.tokens[0], *given.tokens[0]],
+                                logprobs=[0.0, *given.logprobs[0]])
+
+    with pytest.raises(StrategyError, match=f"drafter 'adversary' proposed a {odd} where a plain"):
+        Draft(Odd(None), 11).tree(One(9), 0, 3)
 
 
 def test_the_last_id_is_within_the_vocabulary():
     drafter = Adversary(lambda text, k: [10])
     drafter.text = []
-    assert Draft(drafter, 11).tree(Broad(9), torch.tensor(0), 3).tokens.tolist() == [0, 10]
+    assert Draft(drafter, 11).tree(Broad(9), 0, 3).tokens == [0, 10]
 
 
 def test_feedback_comes_once_per_step(hash_model, hash_session, make):

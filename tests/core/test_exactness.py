@@ -14,7 +14,7 @@ from toolkit.conformance.models import noisy, tiny
 from toolkit.exactness import Watch, ulp
 
 PROMPT = [5, 6, 7, 5, 6, 7, 5, 6]
-ROOT = TokenTree.root(torch.tensor(0))
+ROOT = TokenTree.root(0)
 
 
 @attrs.define
@@ -30,8 +30,7 @@ class Saboteur(Verifier):
 
     def judge(self, tree, logits, rng):
         self.calls += 1
-        bonus = torch.tensor(self.token) if self.calls == self.at + 1 else logits[0].argmax()
-        return Verdict(torch.zeros(1, dtype=torch.long), bonus)
+        return Verdict([0], self.token if self.calls == self.at + 1 else int(logits[0].argmax()))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +120,7 @@ def test_two_units_in_the_last_place_are_a_tie(dtype, gap, tie, top):
     verdict = watch.judge(ROOT, row[None], torch.Generator())
     if gap == 0:  # the wanted token is not the lowest id
         assert int(row.argmax()) == 1
-    assert int(verdict.bonus) == (2 if tie else 1)
+    assert verdict.bonus == (2 if tie else 1)
     assert (len(watch.ties), watch.divergent is None) == ((1, True) if tie else (0, False))
     difference = watch.ties[0] if tie else watch.divergent
     assert difference.margin == gap * spacing

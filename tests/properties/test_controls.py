@@ -124,15 +124,13 @@ def test_a_node_that_sees_more_than_its_path_is_caught(saboteur):
         return ModelSession(pool.load("it"), REGISTRY.resolve("kv", "full").build())
 
     def full(ids):
-        return session().forward(torch.tensor(ids), torch.arange(len(ids)) - 1)
+        return session().forward(ids, list(range(-1, len(ids) - 1)))
 
-    tree = TokenTree.root(torch.tensor(7)).grow(
-        torch.tensor([0]), Candidates(torch.tensor([[3, 4]]), torch.zeros(1, 2))
-    )
+    tree = TokenTree.root(7).grow([0], Candidates([[3, 4]], [[0.0, 0.0]]))
     it, full_logits = session(), {}
     for ids in ([1, 2, 7], [1, 2, 7, 3], [1, 2, 7, 4]):
         full_logits[tuple(ids)] = full(ids)
-    it.prefill(torch.tensor([1, 2]))
+    it.prefill([1, 2])
     with saboteur(), pytest.raises(Broken):
         properties.node_sees_its_path(it, tree, [1, 2], lambda ids: full_logits[tuple(ids)])
 
@@ -147,23 +145,21 @@ def started(cls, prompt, **options):
 
 
 def test_siblings_sharing_a_cache_are_caught():
-    prompt = torch.tensor([5, 9, 33, 4])
+    prompt = [5, 9, 33, 4]
     with pytest.raises(Broken):
         properties.branches_drafted_alone(
-            lambda: started(drafters.SharedBranch, prompt, id="noisy"), prompt, torch.tensor(8)
+            lambda: started(drafters.SharedBranch, prompt, id="noisy"), prompt, 8
         )
 
 
 def test_state_from_rejected_drafts_is_caught():
-    prompt = torch.tensor([5, 9, 33, 4])
-    tree = TokenTree.root(torch.tensor(7)).grow(
-        torch.tensor([0]), Candidates(torch.tensor([[3, 4]]), torch.zeros(1, 2))
-    )
+    prompt = [5, 9, 33, 4]
+    tree = TokenTree.root(7).grow([0], Candidates([[3, 4]], [[0.0, 0.0]]))
     with pytest.raises(Broken):
         properties.drafts_from_committed_only(
             lambda text: started(drafters.RemembersRejected, text),
             prompt,
-            [(tree, torch.tensor([0]))],
+            [(tree, [0])],
         )
 
 
@@ -179,13 +175,12 @@ class Malformed(TreeShaper):
         return 8
 
     def grow(self, root, expand):
-        frontier = torch.zeros(1, dtype=torch.long)
-        tree = root.grow(frontier, expand(root, frontier, 2))
+        tree = root.grow([0], expand(root, [0], 2))
         if self.how == "root":
-            return attrs.evolve(tree, tokens=(tree.tokens + 1) % VOCABULARY)
+            return attrs.evolve(tree, tokens=[(token + 1) % VOCABULARY for token in tree.tokens])
         if self.how == "orphan":
-            return attrs.evolve(tree, parents=torch.full_like(tree.parents, -1))
-        return attrs.evolve(tree, depths=tree.depths * 2)
+            return attrs.evolve(tree, parents=[-1] * len(tree))
+        return attrs.evolve(tree, depths=[2 * depth for depth in tree.depths])
 
 
 @pytest.mark.parametrize("how", ["root", "orphan", "depth"])
@@ -196,9 +191,7 @@ def test_what_is_no_tree_is_refused(how):
 
 
 def test_a_verifier_that_accepts_too_much_is_caught_by_itself():
-    tree = TokenTree.root(torch.tensor(7)).grow(
-        torch.tensor([0]), Candidates(torch.tensor([[1]]), torch.zeros(1, 1))
-    )
+    tree = TokenTree.root(7).grow([0], Candidates([[1]], [[0.0]]))
     logits = torch.eye(4)[[2, 3]]  # the target says 2 after the root, and 1 was drafted
     with pytest.raises(Broken, match="not one that AR takes"):
         properties.accepts_what_ar_says(verifiers.OneTooMany(), tree, logits)

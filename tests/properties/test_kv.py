@@ -70,7 +70,7 @@ def test_budget_and_protected_rows(name):
 def test_a_prompt_in_chunks_is_a_prompt(monkeypatch, spec, chunk):
     """What a mask hides is the same however the prompt is cut."""
     make = session_of("llama", REGISTRY.resolve("kv", spec))
-    ids = torch.arange(40) % 31 + 1
+    ids = [i % 31 + 1 for i in range(40)]
     whole = make().prefill(ids)
     monkeypatch.setattr("toolkit.runtime.session.CHUNK", chunk)
     torch.testing.assert_close(make().prefill(ids), whole, rtol=0, atol=1e-9)
@@ -83,9 +83,9 @@ def test_sinks_that_follow_are_sinks_at_the_windows_edge(family):
     choice = REGISTRY.resolve("kv", "streaming:budget=8,sinks=2,positions=cache,epoch=4")
     session = session_of(family, choice)()
     text = [(7 * i) % 90 + 1 for i in range(30)]
-    session.prefill(torch.tensor(text[:20]))
+    session.prefill(text[:20])
     alone = session_of(family, REGISTRY.resolve("kv", "full"))()
-    alone.prefill(torch.tensor([*text[:2], *text[15:20]]))
+    alone.prefill([*text[:2], *text[15:20]])
     positions, ours, _ = session.cache.committed()[0]
     assert positions[0].tolist() == [0, 1, *range(15, 20)]
     theirs = alone.cache.committed()[0][1]
@@ -110,7 +110,7 @@ def test_a_mirror_of_a_target_that_re_indexes_agrees_with_it():
 def test_rotation_moves_a_key_to_its_position(family):
     """The first layer's key depends on token and position alone: one can be made of the other."""
     session = session_of(family, REGISTRY.resolve("kv", "full"))()
-    session.prefill(torch.full((60,), 7))
+    session.prefill([7] * 60)
     positions, keys, _ = session.cache.committed()[0]
     moved = session.model.rotary.rotate(0, keys, positions[0, 3] - positions[0])
     assert len(positions[0]) > 5
@@ -126,12 +126,12 @@ def test_text_may_outgrow_the_models_positions():
     choice = REGISTRY.resolve("kv", "streaming:budget=16,positions=cache,epoch=8")
     session = session_of("llama", choice)()
     rng = torch.Generator().manual_seed(0)
-    ids = torch.randint(1, VOCABULARY, (3 * POSITIONS,), generator=rng)
+    ids = torch.randint(1, VOCABULARY, (3 * POSITIONS,), generator=rng).tolist()
     session.prefill(ids[:POSITIONS])
     sizes = set()
     for token in ids[POSITIONS:]:
-        logits = session.forward(token[None], torch.tensor([-1]))
-        session.commit(torch.tensor([0]))
+        logits = session.forward([token], [-1])
+        session.commit([0])
         sizes.add(session.cache.bytes)
     assert session.length == 3 * POSITIONS
     assert len(sizes) == 1

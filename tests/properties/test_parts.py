@@ -9,6 +9,7 @@ from hypothesis import given
 from toolkit import Drafter, Pool, Registry
 from toolkit.conformance import parts, properties
 from toolkit.conformance.models import FAMILIES, VOCABULARY, noisy, tiny
+from toolkit.conformance.nodes import tokens_to
 from toolkit.conformance.strategies import schedules, trees
 from toolkit.runtime.session import ModelSession
 from toolkit.stream import DraftRuntime
@@ -27,7 +28,7 @@ def uncached(family, seed=0):
     """A forward over a whole text, each row a chain on the one before: no cache is involved."""
 
     def full(ids):
-        return session(family, seed).forward(torch.tensor(ids), torch.arange(len(ids)) - 1)
+        return session(family, seed).forward(ids, list(range(-1, len(ids) - 1)))
 
     return full
 
@@ -37,7 +38,7 @@ def test_a_node_sees_its_path_alone(family):
     @given(TOKENS, trees())
     def holds(prefix, tree):
         it = session(family)
-        it.prefill(torch.tensor(prefix))
+        it.prefill(prefix)
         properties.node_sees_its_path(it, tree, prefix, uncached(family))
 
     holds()
@@ -54,8 +55,8 @@ class Following:
         return self.drafter.expand(tree, frontier, k)
 
     def commit(self, tokens):
-        rows = torch.arange(len(tokens))
-        self.target.forward(tokens, rows - 1)
+        rows = list(range(len(tokens)))
+        self.target.forward(tokens, [row - 1 for row in rows])
         self.target.commit(rows)
         self.drafter.commit(tokens)
 
@@ -74,8 +75,7 @@ def started(name, prompt):
 def test_branches_are_drafted_alone(name):
     @given(TOKENS, st.integers(0, VOCABULARY - 1))
     def holds(prompt, root):
-        ids = torch.tensor(prompt)
-        properties.branches_drafted_alone(lambda: started(name, ids), ids, torch.tensor(root))
+        properties.branches_drafted_alone(lambda: started(name, prompt), prompt, root)
 
     holds()
 
@@ -84,8 +84,7 @@ def test_branches_are_drafted_alone(name):
 def test_drafts_depend_on_committed_text_alone(name):
     @given(TOKENS, schedules())
     def holds(prompt, done):
-        ids = torch.tensor(prompt)
-        properties.drafts_from_committed_only(lambda text: started(name, text), ids, done)
+        properties.drafts_from_committed_only(lambda text: started(name, text), prompt, done)
 
     holds()
 
@@ -108,9 +107,9 @@ def test_a_greedy_verifier_accepts_what_ar_says(name):
 @given(trees(vocabulary=5), st.randoms(use_true_random=False))
 def test_the_order_of_siblings_does_not_matter(tree, random):
     """Under greedy verification a tree and its mirror commit the same tokens."""
-    choice, logits, lineage = {}, torch.zeros(len(tree), 5), tree.ancestors()
+    choice, logits = {}, torch.zeros(len(tree), 5)
     for node in range(len(tree)):
-        path = tuple(tree.tokens[lineage[node].nonzero().flatten()].tolist())
+        path = tuple(tokens_to(tree, node))
         logits[node, choice.setdefault(path, random.randrange(5))] = 1.0
     verifier = REGISTRY.resolve("verifier", "greedy").build()
     parts.siblings_in_any_order(verifier, tree, logits, random)

@@ -29,7 +29,7 @@ def tune(
     """Measure what a pass of the target and a level of the drafter cost here.
 
     Shapers that plan use the result in every later run with the same models, strategies and number
-    of threads. Without `tune` the first such run measures; tune again when the machine was busy.
+    of threads. Without `tune` the first such run measures. What a busy machine shows is not kept.
     """
     if plot is not None:
         _drawable(plot)
@@ -64,6 +64,8 @@ def _show(costs: Costs, pipeline: Pipeline) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from toolkit.runtime.costs import BUSY
+
     console = Console(highlight=False)
     short, long = costs.contexts
     for title, name, sizes, times in (
@@ -80,6 +82,11 @@ def _show(costs: Costs, pipeline: Pipeline) -> None:
             table.add_row(str(size), *(cell for pair in cells for cell in pair))
         console.print(table)
         console.print()
+    if costs.noise > BUSY:
+        console.print(
+            f"The machine was busy: things took {costs.noise:.1f} times their least. "
+            "This is not kept: tune again."
+        )
 
 
 def _draw(costs: Costs, plot: Path) -> None:

@@ -9,12 +9,15 @@ from typing import Any, cast
 import attrs
 import hypothesis.strategies as st
 import torch
+from torch import Tensor
 
 from toolkit.conformance import kv, parts, properties, strategies
 from toolkit.conformance.generators import Case, works_on
 from toolkit.conformance.models import VOCABULARY
+from toolkit.conformance.nodes import level, tokens_to
 from toolkit.conformance.subject import Proposals, Subject
 from toolkit.interfaces import Exactness, Kind, KVPolicy
+from toolkit.tree import TokenTree
 
 FEW = st.sampled_from(["llama", "gpt2", "gemma3"])  # grouped queries, no rotary, sliding layers
 EVERYONE: frozenset[Kind] = frozenset({"drafter", "shaper", "verifier", "kv"})
@@ -98,18 +101,18 @@ def _texts(_: Subject) -> st.SearchStrategy[Any]:
 
 
 def _branches(subject: Subject, example: Any, tally: Tally) -> None:
-    prompt, root = torch.tensor(example[0]), torch.tensor(example[1])
+    prompt, root = [*example[0]], example[1]
     properties.branches_drafted_alone(lambda: subject.drafter(prompt, tally), prompt, root)
 
 
 def _committed(subject: Subject, example: Any, tally: Tally) -> None:
-    prompt, schedule = torch.tensor(example[0]), example[1]
+    prompt, schedule = [*example[0]], example[1]
     properties.drafts_from_committed_only(lambda p: subject.drafter(p, tally), prompt, schedule)
 
 
 def _candidates(subject: Subject, example: Any, tally: Tally) -> None:
-    prompt, tree, k = torch.tensor(example[0]), example[1], example[2]
-    parts.candidates_in_order(subject.drafter(prompt, tally), tree, k, VOCABULARY)
+    prompt, tree, k = example
+    parts.candidates_in_order(subject.drafter([*prompt], tally), tree, k, VOCABULARY)
 
 
 def padded_vocabularies_fit(drafter: Proposals, schedule: strategies.Schedule) -> None:
@@ -117,12 +120,12 @@ def padded_vocabularies_fit(drafter: Proposals, schedule: strategies.Schedule) -
     and takes any."""
     for tree, path in schedule:
         parts.candidates_in_order(cast("Any", drafter), tree, 3, VOCABULARY)
-        drafter.commit(tree.tokens[path])
+        drafter.commit([tree.tokens[node] for node in path])
 
 
 def _padded(subject: Subject, example: Any, tally: Tally) -> None:
     prompt, schedule, width = example
-    padded_vocabularies_fit(subject.drafter(torch.tensor(prompt), tally, width), schedule)
+    padded_vocabularies_fit(subject.drafter([*prompt], tally, width), schedule)
 
 
 def _answers(_: Subject) -> st.SearchStrategy[Any]:
@@ -144,9 +147,9 @@ def _judged(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Any:
     """A tree over a vocabulary of 4 and logits [N, 4], the same after the same path, ties among
     them."""
     tree, seed = draw(strategies.trees(vocabulary=4)), draw(st.integers(0, 2**31))
-    lineage, rows = tree.ancestors(), []
+    rows = []
     for node in range(len(tree)):
-        path = tree.tokens[lineage[node].nonzero().flatten()].tolist()
+        path = tokens_to(tree, node)
         rng = torch.Generator().manual_seed(hash((seed, *path)) % 2**31)
         rows.append(torch.randn(4, generator=rng, dtype=torch.double).round())
     return tree, torch.stack(rows)
@@ -170,20 +173,21 @@ def _remembers(subject: Subject, cases: Any, tally: Tally) -> None:
         _count(tally, tree, logits)
 
 
-def _count(tally: Tally, tree: Any, logits: Any) -> None:
-    right = (tree.tokens[1:] == logits.argmax(-1)[tree.parents[1:]]) & (tree.parents[1:] == 0)
-    tally["drafted"] += len(tree) - 1
-    tally["accepted"] += int(right.sum())
-    tally["rejected"] += int((~right).sum())
+def _count(tally: Tally, tree: TokenTree, logits: Tensor) -> None:
+    said, drafted = int(logits[0].argmax()), len(tree) - 1
+    right = sum(tree.tokens[node] == said for node in level(tree, 1))
+    tally["drafted"] += drafted
+    tally["accepted"] += right
+    tally["rejected"] += drafted - right
 
 
 def _node(subject: Subject, example: Any, tally: Tally) -> None:
     family, prefix, tree = example
     session = subject.session(family)
-    session.prefill(torch.tensor(prefix))
+    session.prefill([*prefix])
 
     def alone(ids: list[int]) -> Any:
-        return subject.session(family).forward(torch.tensor(ids), torch.arange(len(ids)) - 1)
+        return subject.session(family).forward(ids, list(range(-1, len(ids) - 1)))
 
     properties.node_sees_its_path(session, tree, [*prefix], alone)
     tally["drafted"] += len(tree) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from math import exp
 from typing import Any
 
 from rich.console import Console
@@ -105,16 +106,16 @@ def _step(event: Event, title: str) -> list[str]:
 
 def drawn(tree: TokenTree, verdict: Verdict | None = None) -> str:
     """A token tree in text: node, token and probability; accepted nodes ticked."""
-    path = set(verdict.path.tolist()) if verdict else set()
+    path = set(verdict.path) if verdict else set()
     branches: list[Tree] = []
-    for node, parent in enumerate(tree.parents.tolist()):
-        label = f"{int(tree.tokens[node])}"
+    for node, parent in enumerate(tree.parents):
+        label = f"{tree.tokens[node]}"
         if node:
-            label += f"  p {float(tree.logprobs[node].exp()):.2g}"
+            label += f"  p {exp(tree.logprobs[node]):.2g}"
         if node in path and node:
             label += "  accepted"
         if verdict is not None and path and node == max(path):
-            label += f"  then {int(verdict.bonus)}"
+            label += f"  then {verdict.bonus}"
         branches.append(branches[parent].add(label) if node else Tree(f"root {label}"))
     out = io.StringIO()
     Console(file=out, width=WIDTH, color_system=None, markup=False).print(branches[0])
@@ -128,14 +129,21 @@ def _parts(example: Any) -> list[str]:
 
 
 def _shown(piece: Any) -> list[str]:
-    if isinstance(piece, TokenTree):
-        return drawn(piece).splitlines()
-    if isinstance(piece, Tensor) and piece.ndim == 1:
-        return [f"committed path: nodes {piece.tolist()}"]
-    if isinstance(piece, Tensor):
-        return [f"logits after node {i}: {row}" for i, row in enumerate(piece.tolist())]
-    if isinstance(piece, (tuple, list)) and any(isinstance(p, (TokenTree, Tensor)) for p in piece):
-        return [line for part in piece for line in _shown(part)]
-    if isinstance(piece, tuple) and piece and all(isinstance(p, int) for p in piece):
-        return [f"prompt {' '.join(map(str, piece))}"]
+    match piece:
+        case TokenTree():
+            return drawn(piece).splitlines()
+        case Tensor():
+            return [f"logits after node {i}: {row}" for i, row in enumerate(piece.tolist())]
+        case (TokenTree() as tree, list() as path):
+            return [*_shown(tree), f"committed path: nodes {path}"]
+        case [*parts] if any(map(_drawable, parts)):
+            return [line for part in parts for line in _shown(part)]
+        case tuple() if piece and all(isinstance(p, int) for p in piece):
+            return [f"prompt {' '.join(map(str, piece))}"]
     return [str(piece)]
+
+
+def _drawable(piece: Any) -> bool:
+    """Whether a piece is, or begins with, a tree or logits."""
+    first = piece[0] if isinstance(piece, tuple) and piece else piece
+    return isinstance(first, (TokenTree, Tensor))

@@ -34,7 +34,7 @@ def schedule_does_not_matter(
     """
     wanted, logits = one_by_one(make(), text, prompt)
     session = make()
-    session.prefill(torch.tensor(text[:prompt]))
+    session.prefill([*text[:prompt]])
     same_rows(snapshot(session.cache), wanted[prompt], "after the prompt", tolerance)
     for step in schedule:
         length = session.length
@@ -57,16 +57,18 @@ def one_by_one(
     session: ModelSession, text: Sequence[int], prompt: int
 ) -> tuple[dict[int, Rows], Tensor]:
     """AR over a text: its cache at every length, and the logits after each token past the prompt."""
-    session.prefill(torch.tensor(text[:prompt]))
-    held, logits, zero = {session.length: snapshot(session.cache)}, [], torch.zeros(1).long()
+    session.prefill([*text[:prompt]])
+    held, logits = {session.length: snapshot(session.cache)}, []
     for token in text[prompt:]:
-        logits.append(session.forward(torch.tensor([token]), zero - 1)[0])
-        session.commit(zero)
+        logits.append(session.forward([token], [-1])[0])
+        session.commit([0])
         held[session.length] = snapshot(session.cache)
     return held, torch.stack(logits)
 
 
-def grown(path: Sequence[int], wrong: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor, Tensor]:
+def grown(
+    path: Sequence[int], wrong: tuple[tuple[int, int], ...]
+) -> tuple[list[int], list[int], list[int]]:
     """Tokens, parents, and the rows of `path`, in a tree with wrong nodes in between."""
     tokens, parents, rows, beside = [path[0]], [-1], [0], list(wrong)
     for token in path[1:]:
@@ -80,7 +82,7 @@ def grown(path: Sequence[int], wrong: tuple[tuple[int, int], ...]) -> tuple[Tens
     for parent, other in beside:
         parents.append(parent % len(tokens))
         tokens.append(other)
-    return torch.tensor(tokens), torch.tensor(parents), torch.tensor(rows)
+    return tokens, parents, rows
 
 
 def poison(cache: TreeCache) -> None:

@@ -7,12 +7,14 @@ finds more than what is sensible; and it is tested on them itself, because a tes
 from __future__ import annotations
 
 import random
+from math import inf, log
 
 import attrs
 import torch
 from torch import Tensor
 
 from toolkit.conformance.models import EXACT_MODEL, VOCABULARY
+from toolkit.conformance.nodes import path_to, tokens_to
 from toolkit.interfaces import (
     Drafter,
     Expand,
@@ -32,15 +34,15 @@ class Oracle(Drafter):
     name = "oracle"
     _session: Session = attrs.field(init=False)
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         self._session = runtime.session(EXACT_MODEL)
         self._session.prefill(prompt)
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         logprobs, tokens = _after(self._session, tree, frontier).topk(min(k, VOCABULARY))
-        return Candidates(tokens, logprobs)
+        return Candidates(tokens.tolist(), logprobs.tolist())
 
-    def commit(self, tokens: Tensor) -> None:
+    def commit(self, tokens: list[int]) -> None:
         self._session.prefill(tokens)
 
 
@@ -51,23 +53,22 @@ class Contrary(Drafter):
     name = "contrary"
     _session: Session = attrs.field(init=False)
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         self._session = runtime.session(EXACT_MODEL)
         self._session.prefill(prompt)
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         worst = _after(self._session, tree, frontier).topk(min(k, VOCABULARY // 2), largest=False)
-        order = worst.values.argsort(descending=True)
-        return Candidates(worst.indices.gather(1, order), worst.values.gather(1, order))
+        return Candidates(worst.indices.flip(1).tolist(), worst.values.flip(1).tolist())
 
-    def commit(self, tokens: Tensor) -> None:
+    def commit(self, tokens: list[int]) -> None:
         self._session.prefill(tokens)
 
 
-def _after(session: Session, tree: TokenTree, frontier: Tensor) -> Tensor:
+def _after(session: Session, tree: TokenTree, frontier: list[int]) -> Tensor:
     """Log-probabilities [F, V] after frontier nodes; nothing of the tree is kept."""
     logits = session.forward(tree.tokens, tree.parents)
-    session.commit(torch.zeros(0, dtype=torch.long))
+    session.commit([])
     return logits[frontier].log_softmax(-1)
 
 
@@ -77,20 +78,16 @@ class Scatter(Drafter):
 
     name = "scatter"
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         pass
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        lineage, rows = tree.ancestors(), []
-        for node in frontier.tolist():
-            path = tree.tokens[lineage[node].nonzero().flatten()].tolist()
-            rng = random.Random(str(path))
-            rows.append([rng.randrange(VOCABULARY) for _ in range(k)])
-        logprobs = torch.full((len(rows), k), 1 / (k + 1)).log()
-        logprobs[:, k // 2 + 1 :] = -torch.inf
-        return Candidates(torch.tensor(rows, dtype=torch.long).reshape(len(rows), k), logprobs)
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
+        rngs = [random.Random(str(tokens_to(tree, node))) for node in frontier]
+        tokens = [[rng.randrange(VOCABULARY) for _ in range(k)] for rng in rngs]
+        logprobs = [log(1 / (k + 1)) if rank <= k // 2 else -inf for rank in range(k)]
+        return Candidates(tokens, [logprobs] * len(frontier))
 
-    def commit(self, tokens: Tensor) -> None:
+    def commit(self, tokens: list[int]) -> None:
         pass
 
 
@@ -100,13 +97,13 @@ class Echo(Drafter):
 
     name = "echo"
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         pass
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        return Candidates(tree.tokens[frontier, None], torch.full((len(frontier), 1), -0.7))
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
+        return Candidates([[tree.tokens[node]] for node in frontier], [[-0.7]] * len(frontier))
 
-    def commit(self, tokens: Tensor) -> None:
+    def commit(self, tokens: list[int]) -> None:
         pass
 
 
@@ -135,8 +132,7 @@ class Wide(TreeShaper):
         return 41
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
-        frontier = torch.zeros(1, dtype=torch.long)
-        return root.grow(frontier, expand(root, frontier, 40))
+        return root.grow([0], expand(root, [0], 40))
 
 
 @attrs.define
@@ -154,13 +150,12 @@ class Wild(TreeShaper):
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
         rng, tree = random.Random(f"{self.seed} {self._step}"), root
-        drafted = expand(root, torch.zeros(1, dtype=torch.long), 1).tokens.flatten().tolist()
+        [drafted] = expand(root, [0], 1).tokens
         self._step += 1
         for _ in range(rng.randrange(self.size)):
             parent = rng.choice([len(tree) - 1, rng.randrange(len(tree))])
             token = rng.choice([*drafted, rng.randrange(VOCABULARY), rng.randrange(4)])
-            one = Candidates(torch.tensor([[token]]), torch.tensor([[-rng.random()]]))
-            tree = tree.grow(torch.tensor([parent]), one)
+            tree = tree.grow([parent], Candidates([[token]], [[-rng.random()]]))
         return tree
 
 
@@ -175,11 +170,11 @@ class LastOfEquals(Verifier):
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
         choice, last = logits.argmax(-1).tolist(), {0: 0}
         for node in range(1, len(tree)):
-            parent = int(tree.parents[node])
-            if parent in last and int(tree.tokens[node]) == choice[parent]:
+            parent = tree.parents[node]
+            if parent in last and tree.tokens[node] == choice[parent]:
                 last[node] = last[parent] + 1
         tip = max(last, key=lambda node: (last[node], node))
-        return Verdict(tree.ancestors()[tip].nonzero().flatten(), torch.tensor(choice[tip]))
+        return Verdict(path_to(tree, tip), choice[tip])
 
 
 @attrs.define

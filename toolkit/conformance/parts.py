@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from math import exp, inf, log
 
 import attrs
 import torch
 from torch import Tensor
 
+from toolkit.conformance.nodes import level, path_to
 from toolkit.conformance.properties import Broken
 from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
 from toolkit.spec import options_of
@@ -20,34 +22,41 @@ PATIENCE = 1000  # questions in one `grow`, after which it will not end
 def candidates_in_order(drafter: Drafter, tree: TokenTree, k: int, vocabulary: int) -> None:
     """Candidates are at most k known tokens a node, likeliest first and together at most certain;
     the tree that was shown stays as it is."""
-    before = [t.clone() for t in _tensors(tree)]
-    for level in range(tree.depth + 1):
-        frontier = (tree.depths == level).nonzero().flatten()
+    before = attrs.astuple(tree)
+    for depth in range(tree.depth + 1):
+        frontier = level(tree, depth)
         answer = drafter.expand(tree, frontier, k)
-        tokens, logprobs = answer.tokens, answer.logprobs
-        if tokens.shape != logprobs.shape or tokens.ndim != 2 or len(tokens) != len(frontier):
-            raise Broken(
-                f"{len(frontier)} nodes were asked about; the answer has tokens of shape "
-                f"{[*tokens.shape]} and log-probabilities of shape {[*logprobs.shape]}"
-            )
-        if tokens.shape[1] > k:
-            raise Broken(f"{tokens.shape[1]} candidates a node, {k} asked for")
-        for row, ps in zip(tokens.tolist(), logprobs.tolist(), strict=True):
-            _in_order(row, ps, vocabulary)
-    if not all(map(torch.equal, before, _tensors(tree))):
-        raise Broken("the tree was changed: its tensors are shared, make your own")
+        _row_by_row(answer, len(frontier), k)
+        for tokens, logprobs in zip(answer.tokens, answer.logprobs, strict=True):
+            _in_order(tokens, logprobs, vocabulary)
+    if attrs.astuple(tree) != before:
+        raise Broken("the tree was changed: its lists are shared, make your own")
+
+
+def _row_by_row(answer: Candidates, count: int, k: int) -> None:
+    """One row of tokens and one of log-probabilities a node, equally long, and at most k."""
+    if not all(isinstance(row, list) for row in (*answer.tokens, *answer.logprobs)):
+        raise Broken("a row of candidates is no list: `tolist()` what is a tensor")
+    tokens, logprobs = [*map(len, answer.tokens)], [*map(len, answer.logprobs)]
+    if tokens != logprobs or len(tokens) != count:
+        raise Broken(
+            f"{count} nodes were asked about; the answer has rows of {tokens} tokens and of "
+            f"{logprobs} log-probabilities"
+        )
+    if max(tokens) > k:
+        raise Broken(f"{max(tokens)} candidates a node, {k} asked for")
 
 
 def _in_order(tokens: list[int], logprobs: list[float], vocabulary: int) -> None:
     shown = f"tokens {tokens}, log-probabilities {[round(p, 3) for p in logprobs]}"
-    given = [(t, p) for t, p in zip(tokens, logprobs, strict=True) if p != -torch.inf]
+    given = [(t, p) for t, p in zip(tokens, logprobs, strict=True) if p != -inf]
     if not all(p <= 1e-6 for _, p in given):  # NaN is not either
         raise Broken(f"a log-probability above 0: {shown}")
     if any(not 0 <= t < vocabulary for t, _ in given):
         raise Broken(f"a token that is not below {vocabulary}, the target's vocabulary: {shown}")
     if logprobs != sorted(logprobs, reverse=True):
         raise Broken(f"not likeliest first: {shown}")
-    total = float(torch.tensor(list(dict(reversed(given)).values())).exp().sum())
+    total = sum(map(exp, dict(reversed(given)).values()))
     if total > 1.001:
         raise Broken(f"probabilities that add up to {total:.3g}: {shown}")
 
@@ -56,7 +65,7 @@ def _in_order(tokens: list[int], logprobs: list[float], vocabulary: int) -> None
 class Answers:
     """`expand` without a drafter: K candidates by `widths` in turn, then none; tokens by `seed`.
 
-    `gaps` leaves slots without a candidate.
+    `gaps` leaves slots without a candidate, or rows of different lengths.
     """
 
     widths: Sequence[int]
@@ -65,8 +74,8 @@ class Answers:
     questions: list[tuple[list[int], int]] = attrs.field(factory=list)
     proposed: int = 0
 
-    def __call__(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        nodes, count = frontier.tolist(), len(self.questions)
+    def __call__(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
+        nodes, count = list(frontier), len(self.questions)
         if nodes != sorted(set(nodes)) or any(not 0 <= n < len(tree) for n in nodes) or k < 1:
             raise Broken(
                 f"asked for {k} candidates after nodes {nodes} of {len(tree)}: a frontier is ascending "
@@ -76,14 +85,20 @@ class Answers:
             raise Broken(f"{PATIENCE} questions, and `grow` does not end")
         self.questions.append((nodes, k))
         width = min(k, self.widths[count]) if count < len(self.widths) else 0
-        rng, shape = random.Random(f"{self.seed} {count}"), (len(nodes), width)
-        tokens = [rng.randrange(7) for _ in range(len(nodes) * width)]
-        weights = [0, 1, 1, 2, 9][not self.gaps :]
-        shares = torch.tensor([rng.choice(weights) for _ in tokens]).reshape(shape)
-        parts = shares / (shares.sum(1, keepdim=True) + rng.choice([0, 1])).clamp(min=1)
-        self.proposed += int((parts > 0).sum())
-        order = parts.sort(1, descending=True).values
-        return Candidates(torch.tensor(tokens, dtype=torch.long).reshape(shape), order.log())
+        rng = random.Random(f"{self.seed} {count}")
+        logprobs = self._logprobs(rng, len(nodes), width)
+        self.proposed += sum(logprob > -inf for row in logprobs for logprob in row)
+        return Candidates([[rng.randrange(7) for _ in row] for row in logprobs], logprobs)
+
+    def _logprobs(self, rng: random.Random, count: int, width: int) -> list[list[float]]:
+        """Log-probabilities [count][≤width], descending; some rows leave room for other tokens."""
+        weights, other = [0, 1, 1, 2, 9][not self.gaps :], rng.choice([0, 1])
+        shares = [sorted(rng.choices(weights, k=width), reverse=True) for _ in range(count)]
+        if self.gaps and rng.choice([True, False]):
+            shares = [[share for share in row if share] for row in shares]
+        return [
+            [log(share / (sum(row) + other)) if share else -inf for share in row] for row in shares
+        ]
 
 
 def any_answer_grows_a_tree(
@@ -93,14 +108,14 @@ def any_answer_grows_a_tree(
     within its budget; returns the trees."""
     trees = []
     for widths, seed in steps:
-        root = TokenTree.root(torch.tensor(seed % 7))
+        root = TokenTree.root(seed % 7)
         tree = shaper.grow(root, Answers(widths, seed))
-        if not tree.sound() or int(tree.tokens[0]) != int(root.tokens[0]):
-            raise Broken(f"parents {tree.parents.tolist()} are no tree on the root that was given")
+        if not tree.sound() or tree.tokens[0] != root.tokens[0]:
+            raise Broken(f"parents {tree.parents} are no tree on the root that was given")
         if len(tree) > shaper.nodes:
             raise Broken(f"{len(tree)} nodes, {shaper.nodes} declared, the root among them")
-        path = tree.ancestors()[random.Random(seed).randrange(len(tree))].nonzero().flatten()
-        shaper.observe(tree, Verdict(path, torch.tensor(seed % 5)))
+        path = path_to(tree, random.Random(seed).randrange(len(tree)))
+        shaper.observe(tree, Verdict(path, seed % 5))
         trees.append(tree)
     return trees
 
@@ -111,8 +126,8 @@ def draws_are_all_kept(make: Callable[[], TreeShaper], widths: Sequence[int]) ->
     asked, first = [], 0
     for seed in (1, 2):
         answers = Answers(widths, seed, gaps=False)
-        tree = make().grow(TokenTree.root(torch.tensor(0)), answers)
-        asked.append((answers.questions, tree.parents.tolist()))
+        tree = make().grow(TokenTree.root(0), answers)
+        asked.append((answers.questions, tree.parents))
         first = answers.proposed
         if len(tree) - 1 != answers.proposed:
             raise Broken(f"{answers.proposed} candidates came, {len(tree) - 1} became nodes")
@@ -128,25 +143,25 @@ def siblings_in_any_order(
     order = _shuffled(tree, rng)
     where = {old: new for new, old in enumerate(order)}
     mirror = TokenTree(
-        tree.tokens[order],
-        torch.tensor([where.get(int(tree.parents[old]), -1) for old in order]),
-        *(t[order] for t in (tree.depths, tree.logprobs, tree.path_logprobs)),
+        [tree.tokens[old] for old in order],
+        [where.get(tree.parents[old], -1) for old in order],
+        [tree.depths[old] for old in order],
+        [tree.logprobs[old] for old in order],
+        [tree.path_logprobs[old] for old in order],
     )
     ours = verifier.judge(tree, logits, torch.Generator())
     theirs = verifier.judge(mirror, logits[order], torch.Generator())
-    said = [*tree.tokens[ours.path].tolist(), int(ours.bonus)]
-    mirrored = [*mirror.tokens[theirs.path].tolist(), int(theirs.bonus)]
+    said = [*(tree.tokens[node] for node in ours.path), ours.bonus]
+    mirrored = [*(mirror.tokens[node] for node in theirs.path), theirs.bonus]
     if said != mirrored:
-        raise Broken(
-            f"commits {said}, in another order {mirrored}; parents {tree.parents.tolist()}"
-        )
+        raise Broken(f"commits {said}, in another order {mirrored}; parents {tree.parents}")
 
 
 def _shuffled(tree: TokenTree, rng: random.Random) -> list[int]:
     """Node ids in another order that still has parents first."""
     order, waiting = [0], list(range(1, len(tree)))
     while waiting:
-        pick = rng.choice([n for n in waiting if int(tree.parents[n]) in order])
+        pick = rng.choice([n for n in waiting if tree.parents[n] in order])
         order.append(pick)
         waiting.remove(pick)
     return order
@@ -155,23 +170,23 @@ def _shuffled(tree: TokenTree, rng: random.Random) -> list[int]:
 def judges_without_memory(
     make: Callable[[], Verifier], cases: Sequence[tuple[TokenTree, Tensor]]
 ) -> None:
-    """A verdict depends on the tree, the logits and the generator alone, and changes none of the
-    tensors that it was shown."""
+    """A verdict depends on the tree, the logits and the generator alone, and changes nothing that it
+    was shown."""
     used = make()
     for tree, logits in cases:
-        before = [t.clone() for t in (*_tensors(tree), logits)]
+        before = attrs.astuple(tree), logits.clone()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             ours = used.judge(tree, logits, torch.Generator().manual_seed(3))
-        if not all(map(torch.equal, before, (*_tensors(tree), logits))):
+        if attrs.astuple(tree) != before[0] or not torch.equal(logits, before[1]):
             raise Broken("judging changed the tree or the logits: they are shared, make your own")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             fresh = make().judge(tree, logits, torch.Generator().manual_seed(3))
-        if ours.path.tolist() != fresh.path.tolist() or int(ours.bonus) != int(fresh.bonus):
+        if attrs.astuple(ours) != attrs.astuple(fresh):
             raise Broken(
-                f"path {ours.path.tolist()} and bonus {int(ours.bonus)}; judged afresh, path "
-                f"{fresh.path.tolist()} and bonus {int(fresh.bonus)}"
+                f"path {ours.path} and bonus {ours.bonus}; judged afresh, path {fresh.path} and "
+                f"bonus {fresh.bonus}"
             )
 
 
@@ -245,7 +260,3 @@ def budget_of(policy: KVPolicy) -> int | None:
 def is_mask(cls: type) -> bool:
     """Whether a policy is a mask over positions: it says itself what is `visible`."""
     return getattr(cls, "visible", None) is not KVPolicy.visible
-
-
-def _tensors(tree: TokenTree) -> list[Tensor]:
-    return [tree.tokens, tree.parents, tree.depths, tree.logprobs, tree.path_logprobs]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from toolkit.conformance.generators import Case
+from toolkit.conformance.nodes import level, path_to, tokens_to
 from toolkit.errors import StrategyError
 from toolkit.interfaces import Drafter, Session, Verifier
 from toolkit.pipeline import Pipeline
 from toolkit.registry import Registry
 from toolkit.runtime.cache import TreeCache
 from toolkit.stream import Stream
-from toolkit.tree import TokenTree
+from toolkit.tree import Candidates, TokenTree
 
 TOLERANCE = 1e-9  # float64: schedules differ by 1e-14, bugs by far more
 Forward = Callable[[list[int]], Tensor]  # token ids → logits [T, V], without a cache
@@ -150,59 +152,63 @@ def _same_steps(ours: Stream, theirs: Stream, what: str, case: Case) -> None:
         if one.tokens != other.tokens:
             raise Broken(f"{what} emitted other tokens, in {case}")
         if one.tree is not None and other.tree is not None:
-            same = torch.equal(one.tree.tokens, other.tree.tokens)
-            if not same or not torch.equal(one.tree.parents, other.tree.parents):
+            same = one.tree.tokens == other.tree.tokens
+            if not same or one.tree.parents != other.tree.parents:
                 raise Broken(f"{what} grew another tree, in {case}")
 
 
 def node_sees_its_path(session: Session, tree: TokenTree, prefix: list[int], full: Forward) -> None:
     """Every node's logits are those of its own path alone: position is depth, siblings unseen."""
     logits = session.forward(tree.tokens, tree.parents)
-    lineage = tree.ancestors()
     for node in range(len(tree)):
-        path = tree.tokens[lineage[node].nonzero().flatten()].tolist()
-        close(logits[node], full(prefix + path)[-1], f"node {node} of {tree.parents.tolist()}")
+        alone = full(prefix + tokens_to(tree, node))[-1]
+        close(logits[node], alone, f"node {node} of {tree.parents}")
 
 
 def branches_drafted_alone(
-    make: Callable[[], Drafter], prompt: Tensor, root: Tensor, depth: int = 3
+    make: Callable[[], Drafter], prompt: list[int], root: int, depth: int = 3
 ) -> None:
     """A drafter answers a node in a branching tree as it does when the node's path is all there is.
 
     `make` gives a started drafter, each time a fresh one.
     """
-    drafter, tree = make(), TokenTree.root(root)
-    frontier = torch.zeros(1, dtype=torch.long)
+    drafter, tree, frontier = make(), TokenTree.root(root), [0]
     for _ in range(depth):
         candidates = drafter.expand(tree, frontier, 2)
-        for row, node in enumerate(frontier.tolist()):
-            tokens, logprobs = _alone(make(), tree, node)
-            count = min(len(tokens), candidates.tokens.shape[1])
-            if candidates.tokens[row, :count].tolist() != tokens[:count]:
+        for row, node in enumerate(frontier):
+            tokens, logprobs = _proposed(candidates, row)
+            alone, wanted = _alone(make(), tree, node)
+            if tokens != alone:
                 raise Broken(
-                    f"node {node} of {tree.parents.tolist()} drafted {candidates.tokens[row]}"
-                    f", alone {tokens}, after {prompt.tolist()}"
+                    f"node {node} of {tree.parents} drafted {tokens}, alone {alone}, after {prompt}"
                 )
-            close(candidates.logprobs[row, :count], logprobs[:count], f"node {node}", 1e-4)
+            close(logprobs, wanted, f"node {node}", 1e-4)
         first = len(tree)
         tree = tree.grow(frontier, candidates)
-        frontier = torch.arange(first, len(tree))
-        if not len(frontier):
+        frontier = list(range(first, len(tree)))
+        if not frontier:
             return
 
 
 def _alone(drafter: Drafter, tree: TokenTree, node: int) -> tuple[list[int], Tensor]:
     """What a fresh drafter proposes after a node when its path is the whole tree."""
-    path = tree.subtree(tree.ancestors()[node].nonzero().flatten())
-    frontier = torch.zeros(1, dtype=torch.long)
+    path = tree.subtree(path_to(tree, node))
     for tip in range(len(path)):
-        frontier = torch.tensor([tip])
-        answer = drafter.expand(path.first(tip + 1), frontier, 2)
-    return answer.tokens[0].tolist(), answer.logprobs[0]
+        answer = drafter.expand(path.first(tip + 1), [tip], 2)
+    return _proposed(answer, 0)
+
+
+def _proposed(candidates: Candidates, row: int) -> tuple[list[int], Tensor]:
+    """A row's tokens and log-probabilities [K], without the slots that hold none."""
+    both = zip(candidates.tokens[row], candidates.logprobs[row], strict=True)
+    held = [(token, logprob) for token, logprob in both if logprob != -torch.inf]
+    return [token for token, _ in held], _doubles([logprob for _, logprob in held])
 
 
 def drafts_from_committed_only(
-    make: Callable[[Tensor], Drafter], prompt: Tensor, steps: list[tuple[TokenTree, Tensor]]
+    make: Callable[[list[int]], Drafter],
+    prompt: list[int],
+    steps: list[tuple[TokenTree, list[int]]],
 ) -> None:
     """After any trees and commits, a drafter answers as a fresh one that was given the same text.
 
@@ -211,19 +217,18 @@ def drafts_from_committed_only(
     """
     drafter, text = make(prompt), prompt
     for tree, path in steps:
-        for level in range(tree.depth + 1):
-            drafter.expand(tree, (tree.depths == level).nonzero().flatten(), 2)
-        drafter.commit(tree.tokens[path])
-        text = torch.cat([text, tree.tokens[path]])
-        root, frontier = TokenTree.root(tree.tokens[0]), torch.zeros(1, dtype=torch.long)
-        ours, fresh = drafter.expand(root, frontier, 3), make(text).expand(root, frontier, 3)
-        if ours.tokens.tolist() != fresh.tokens.tolist():
-            raise Broken(
-                f"after {text.tolist()}: {ours.tokens.tolist()}, fresh {fresh.tokens.tolist()}"
-            )
-        close(ours.logprobs, fresh.logprobs, f"after {text.tolist()}", 1e-4)
-        drafter.commit(tree.tokens[:1])
-        text = torch.cat([text, tree.tokens[:1]])
+        for depth in range(tree.depth + 1):
+            drafter.expand(tree, level(tree, depth), 2)
+        committed = [tree.tokens[node] for node in path]
+        drafter.commit(committed)
+        text = text + committed
+        root = TokenTree.root(tree.tokens[0])
+        ours, fresh = drafter.expand(root, [0], 3), make(text).expand(root, [0], 3)
+        if ours.tokens != fresh.tokens:
+            raise Broken(f"after {text}: {ours.tokens}, fresh {fresh.tokens}")
+        close(_doubles(ours.logprobs), _doubles(fresh.logprobs), f"after {text}", 1e-4)
+        drafter.commit(root.tokens)
+        text = text + root.tokens
 
 
 def accepts_what_ar_says(verifier: Verifier, tree: TokenTree, logits: Tensor) -> None:
@@ -232,17 +237,21 @@ def accepts_what_ar_says(verifier: Verifier, tree: TokenTree, logits: Tensor) ->
     choice = logits.argmax(-1).tolist()
     reached = {0: 1}
     for node in range(1, len(tree)):
-        parent = int(tree.parents[node])
-        if parent in reached and int(tree.tokens[node]) == choice[parent]:
+        parent = tree.parents[node]
+        if parent in reached and tree.tokens[node] == choice[parent]:
             reached[node] = reached[parent] + 1
-    path = verdict.path.tolist()
+    path = verdict.path
     steps = zip([-1, *path[:-1]], path, strict=True)
-    if not path or any(n not in reached or int(tree.parents[n]) != p for p, n in steps):
+    if not path or any(n not in reached or tree.parents[n] != p for p, n in steps):
         raise Broken(f"path {path} is not one that AR takes: {sorted(reached)}")
     if len(path) != max(reached.values()):
         raise Broken(f"path {path} stops early, {max(reached.values())} nodes were right")
-    if int(verdict.bonus) != choice[path[-1]]:
-        raise Broken(f"bonus {int(verdict.bonus)}, the target says {choice[path[-1]]}")
+    if verdict.bonus != choice[path[-1]]:
+        raise Broken(f"bonus {verdict.bonus}, the target says {choice[path[-1]]}")
+
+
+def _doubles(values: list[Any]) -> Tensor:
+    return torch.tensor(values, dtype=torch.double)
 
 
 def close(ours: Tensor, theirs: Tensor, where: str, tolerance: float = TOLERANCE) -> None:

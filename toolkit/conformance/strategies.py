@@ -11,15 +11,14 @@ from typing import Any
 
 import attrs
 import hypothesis.strategies as st
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from toolkit.conformance.models import FAMILIES, VOCABULARY, fresh
+from toolkit.conformance.nodes import path_to
 from toolkit.tree import Candidates, TokenTree
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
-Schedule = list[tuple[TokenTree, Tensor]]
+Schedule = list[tuple[TokenTree, list[int]]]
 
 
 def prompts() -> st.SearchStrategy[tuple[int, ...]]:
@@ -31,13 +30,12 @@ def prompts() -> st.SearchStrategy[tuple[int, ...]]:
 @st.composite
 def trees(draw: Draw, nodes: int = 16, vocabulary: int = VOCABULARY) -> TokenTree:
     """Arbitrary trees of 1 to `nodes` nodes: chains, stars, duplicate siblings, any order."""
-    tree = TokenTree.root(torch.tensor(draw(st.integers(0, vocabulary - 1))))
+    tree = TokenTree.root(draw(st.integers(0, vocabulary - 1)))
     for size in range(1, draw(st.integers(1, nodes))):
         parent = draw(st.integers(0, size - 1))
         token = draw(st.integers(0, vocabulary - 1))
         logprob = -draw(st.integers(0, 8)) / 4
-        candidate = Candidates(torch.tensor([[token]]), torch.tensor([[logprob]]))
-        tree = tree.grow(torch.tensor([parent]), candidate)
+        tree = tree.grow([parent], Candidates([[token]], [[logprob]]))
     return tree
 
 
@@ -48,7 +46,7 @@ def schedules(draw: Draw, steps: int = 3, nodes: int = 8) -> Schedule:
     made = []
     for tree in draw(st.lists(trees(nodes), min_size=1, max_size=steps)):
         node = draw(st.integers(0, len(tree) - 1))
-        made.append((tree, tree.ancestors()[node].nonzero().flatten()))
+        made.append((tree, path_to(tree, node)))
     return made
 
 

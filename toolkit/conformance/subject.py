@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import Any, cast
 from unittest.mock import patch
 
 import attrs
 import hypothesis.strategies as st
-import torch
-from torch import Tensor
 
 from toolkit.conformance import oddities
 from toolkit.conformance.generators import Case, fits, options
@@ -95,7 +94,7 @@ class Subject:
         """A fresh strategy."""
         return self.choice.build()
 
-    def drafter(self, prompt: Tensor, tally: Tally, padded: int = VOCABULARY) -> Proposals:
+    def drafter(self, prompt: list[int], tally: Tally, padded: int = VOCABULARY) -> Proposals:
         """A fresh drafter, started on a prompt, its proposals counted; `padded`: its model's
         vocabulary."""
         model = noisy("llama", 0) if padded == VOCABULARY else tiny("llama", 0, (0,), padded)
@@ -194,17 +193,17 @@ class Proposals(Drafter):
     target: ModelSession
     tally: Tally
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         self.drafter.start(prompt, runtime)
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         answer = self.drafter.expand(tree, frontier, k)
-        self.tally["drafted"] += int((answer.logprobs > float("-inf")).sum())
+        self.tally["drafted"] += sum(p > -inf for row in answer.logprobs for p in row)
         return answer
 
-    def commit(self, tokens: Tensor) -> None:
-        rows = torch.arange(len(tokens))
-        self.target.forward(tokens, rows - 1)
+    def commit(self, tokens: list[int]) -> None:
+        rows = list(range(len(tokens)))
+        self.target.forward(tokens, [row - 1 for row in rows])
         self.target.commit(rows)
         self.drafter.commit(tokens)
 

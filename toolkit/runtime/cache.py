@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from toolkit.interfaces import KVPolicy
+from toolkit.runtime.kernels import native
 from toolkit.runtime.slots import GROWTH, Slots
 from toolkit.view import Attend
 
@@ -96,16 +97,20 @@ class TreeLayer(CacheLayerMixin):
             setattr(self, name, new)
         self.owner.measure()
 
-    def move(self, source: Tensor, target: int) -> None:
-        """Copy rows `source[A]` to `target`…; gathered first, so overlap is safe."""
-        end = target + source.shape[0]
-        self.keys[:, :, target:end] = self.keys.index_select(2, source)
-        self.values[:, :, target:end] = self.values.index_select(2, source)
+    @property
+    def buffers(self) -> list[tuple[Tensor, int]]:
+        """Keys and values, each with the index of the first scratch row."""
+        return [(self.keys, self.slots.count), (self.values, self.slots.count)]
 
-    def remember(self, rows: Tensor) -> None:
+    def move(self, source: Tensor) -> None:
+        """Make rows `source[A]` the first scratch rows; gathered first, so overlap is safe."""
+        for buffer, first in self.buffers:
+            buffer[:, :, first : first + len(source)] = buffer.index_select(2, source)
+
+    def remember(self, rows: list[int]) -> None:
         """Log the queries of scratch rows `rows[A]`, which are committed, and forget the others."""
         if self.drafted:
-            queries = torch.cat(self.drafted, 1)[:, rows.to(self.device)]
+            queries = torch.cat(self.drafted, 1)[:, rows]
             self.log = queries if self.log is None else torch.cat([self.log, queries], 1)
             self.drafted = []
 
@@ -200,15 +205,23 @@ class TreeCache(Cache):
         """Announce `count` more scratch rows; the coming forward fills them."""
         self.scratch += count
 
-    def commit(self, rows: Tensor) -> None:
-        """Keep scratch rows `rows[A]` (host int64), a path in order, as the next committed rows."""
-        count = rows.shape[0]
-        moved = rows.tolist() != list(range(count))
-        for layer in self.initialized:
-            if moved:
-                layer.move(rows.to(layer.device) + layer.slots.count, layer.slots.count)
+    def commit(self, rows: list[int]) -> None:
+        """Keep scratch rows `rows[A]`, a path in order, as the next committed rows."""
+        layers = self.initialized
+        if rows != list(range(len(rows))):
+            self._move(layers, rows)
+        for layer in layers:
             layer.remember(rows)
-        self._append(count)
+        self._append(len(rows))
+
+    def _move(self, layers: list[TreeLayer], rows: list[int]) -> None:
+        """Make scratch rows `rows[A]` the first ones of every layer."""
+        kernels = native.library()
+        if kernels and all(layer.device.type == "cpu" for layer in layers):
+            kernels.move([buffer for layer in layers for buffer in layer.buffers], rows)
+            return
+        for layer in layers:
+            layer.move(torch.tensor(rows, device=layer.device) + layer.slots.count)
 
     def _append(self, count: int) -> None:
         """Count `count` rows as committed; a scored prompt's have their places already."""

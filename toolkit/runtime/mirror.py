@@ -55,10 +55,10 @@ class MirrorSession(ModelSession):
         mine.slots, index = tables[id(theirs.slots)]
         mine.take(keys, values, index)
 
-    def prefill(self, tokens: Tensor) -> Tensor:
+    def prefill(self, tokens: list[int]) -> Tensor:
         raise NotImplementedError("a mirror holds what its target holds: commit on the target")
 
-    def commit(self, rows: Tensor) -> None:
-        self.cache.commit(rows[:0])
+    def commit(self, rows: list[int]) -> None:
+        self.cache.commit([])
         self.cache.adopt(self.target.cache, self.target.length - self.length)
         self.evictor.cross()

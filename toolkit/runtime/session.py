@@ -51,19 +51,19 @@ class ModelSession:
     def reach(self) -> int:
         return self.evictor.reach
 
-    def prefill(self, tokens: Tensor) -> Tensor:
+    def prefill(self, tokens: list[int]) -> Tensor:
         if self.length == 0:
             logits = self._prompt(tokens)
             self.evictor.start()
             return logits
         logits = torch.zeros(0)
-        while len(tokens):
-            chunk, tokens = tokens.split([n := min(len(tokens), self.reach + 1), len(tokens) - n])
-            logits = self._append(chunk)
+        while tokens:
+            count = self.reach + 1
+            logits, tokens = self._append(tokens[:count]), tokens[count:]
             self.evictor.cross()
         return logits[-1]
 
-    def _prompt(self, tokens: Tensor) -> Tensor:
+    def _prompt(self, tokens: list[int]) -> Tensor:
         """A prompt that is scored attends to itself in full: layer by layer, in one forward."""
         if self.policy.chooses():
             self.cache.prompting = True
@@ -71,31 +71,30 @@ class ModelSession:
             self.cache.prompting = False
             return logits[-1]
         logits = torch.zeros(0)
-        for chunk in tokens.split(
-            min(CHUNK, self.policy.epoch) if self.policy.reindexes else CHUNK
-        ):
-            logits = self._append(chunk)
+        count = min(CHUNK, self.policy.epoch) if self.policy.reindexes else CHUNK
+        for first in range(0, len(tokens), count):
+            logits = self._append(tokens[first : first + count])
             self.evictor.forget(self.length)
         return logits[-1]
 
-    def _append(self, tokens: Tensor) -> Tensor:
+    def _append(self, tokens: list[int]) -> Tensor:
         """Forward and commit a chain; returns the last logits [1, V]."""
-        rows = torch.arange(tokens.shape[0])
-        logits = self._forward(tokens, rows - 1, keep=1)
+        rows = list(range(len(tokens)))
+        logits = self._forward(tokens, [row - 1 for row in rows], keep=1)
         self.cache.commit(rows)
         return logits
 
-    def forward(self, tokens: Tensor, parents: Tensor) -> Tensor:
+    def forward(self, tokens: list[int], parents: list[int]) -> Tensor:
         return self._forward(tokens, parents)
 
-    def _forward(self, tokens: Tensor, parents: Tensor, keep: int = 0) -> Tensor:
-        count, device = tokens.shape[0], self.model.device
+    def _forward(self, tokens: list[int], parents: list[int], keep: int = 0) -> Tensor:
+        count, device = len(tokens), self.model.device
         above = self._lineage if self.cache.scratch else []
         self.cache.extend(count)
         if self.cache.prompting:
             paths, positions = torch.ones(count, 0, dtype=torch.bool), list(range(count))
         else:
-            self._lineage = lineage(parents.tolist(), above)
+            self._lineage = lineage(parents, above)
             paths = table(self._lineage, len(above))
             positions = [self.length + depth for depth in depths(self._lineage)]
         now = Pass(
@@ -105,10 +104,10 @@ class ModelSession:
             deepest=max(positions),
             evictor=self.evictor,
         )
-        return self.model.executor.forward(tokens.to(device), now, keep)
+        return self.model.executor.forward(torch.tensor(tokens, device=device), now, keep)
 
-    def commit(self, rows: Tensor) -> None:
-        self.cache.commit(rows.cpu())
+    def commit(self, rows: list[int]) -> None:
+        self.cache.commit(rows)
         self.evictor.cross()
 
 

@@ -1,7 +1,6 @@
 """kv-context: arms, pairing, and what does not fit."""
 
 import pytest
-import torch
 from toolkit.bench.kv import context
 from toolkit.bench.kv.context import arms, measured
 
@@ -16,7 +15,7 @@ def pool(monkeypatch):
     honest = context.Pipeline.ids
     monkeypatch.setattr(
         context.Pipeline, "ids",
-        lambda self, text: torch.arange(1, 41) if isinstance(text, str) else honest(self, text),
+        lambda self, text: list(range(1, 41)) if isinstance(text, str) else honest(self, text),
     )
     return Pool(modules={"tiny": tiny("llama", 1, ())})
 

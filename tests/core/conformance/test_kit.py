@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from math import log
 
 import attrs
 import pytest
@@ -14,7 +15,9 @@ from toolkit.conformance.failures import drawn
 from toolkit.conformance.kit import tried
 from toolkit.conformance.models import DRAFT_MODEL
 from toolkit.conformance.oddities import Contrary, LastOfEquals
-from toolkit.conformance.saboteurs.drafters import Silent
+from toolkit.conformance.parts import candidates_in_order
+from toolkit.conformance.properties import Broken
+from toolkit.conformance.saboteurs.drafters import RemembersRejected, Silent
 from toolkit.conformance.saboteurs.shapers import ExpectsCandidates
 from toolkit.conformance.saboteurs.verifiers import BonusOfTheRoot
 from toolkit.conformance.subject import Subject
@@ -123,10 +126,36 @@ def test_a_crash_shows_the_authors_frames_alone():
 
 
 def test_a_tree_is_drawn_with_its_path():
-    two = Candidates(torch.tensor([[7, 8]]), torch.tensor([[0.5, 0.25]]).log())
-    tree = TokenTree.root(torch.tensor(3)).grow(torch.tensor([0]), two)
-    text = drawn(tree, Verdict(torch.tensor([0, 2]), torch.tensor(9)))
+    tree = TokenTree.root(3).grow([0], Candidates([[7, 8]], [[log(0.5), log(0.25)]]))
+    text = drawn(tree, Verdict([0, 2], 9))
     assert text.splitlines() == ["root 3", "├── 7  p 0.5", "└── 8  p 0.25  accepted  then 9"]
+
+
+def test_a_schedule_is_drawn_step_by_step():
+    details = outcome(RemembersRejected, "drafts-from-committed-only").details
+    shown = details.partition("tried on:\n")[2].splitlines()
+    assert shown[0].startswith("prompt ")
+    assert shown[1].startswith("root ")
+    assert "committed path: nodes [0]" in shown
+    assert "TokenTree(" not in details
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (Candidates([[1], []], [[-1.0], []]), "rows of \\[1, 0\\] tokens"),
+        (Candidates([[1, 2]], [[-1.0]]), "rows of \\[2\\] tokens and of \\[1\\] log-prob"),
+        (Candidates([[1, 2, 3]], [[-2.0] * 3]), "3 candidates a node, 2 asked for"),
+        (Candidates([torch.tensor([1])], [[-1.0]]), "no list"),
+    ],
+)
+def test_rows_of_candidates_are_one_a_node_and_no_wider_than_asked(answer, said):
+    class Fixed:
+        def expand(self, tree, frontier, k):
+            return answer
+
+    with pytest.raises(Broken, match=said):
+        candidates_in_order(Fixed(), TokenTree.root(3), 2, 9)
 
 
 @attrs.define

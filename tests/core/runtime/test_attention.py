@@ -56,7 +56,7 @@ def passing(policy, table=TABLE):
     rows = torch.zeros(1, H_KV, 4, D, dtype=torch.float64)
     cache.extend(4)
     cache.update(rows, rows, 0)
-    cache.commit(torch.arange(4))
+    cache.commit([0, 1, 2, 3])
     cache.extend(3)
     return Pass(cache, ROWS, table, deepest=5)
 
@@ -114,7 +114,7 @@ def test_a_model_that_ignores_our_attention_is_found_out(make):
     loaded = prepared("mine", copy.deepcopy(tiny("llama")), executor="module")
     loaded.module.config._attn_implementation = "eager"
     with pytest.raises(ModelError, match="LlamaForCausalLM does not use the attention that was set"):
-        ModelSession(loaded, make("kv", "full")).prefill(torch.tensor([1, 2, 3]))
+        ModelSession(loaded, make("kv", "full")).prefill([1, 2, 3])
 
 
 def test_a_window_that_only_the_config_knows_is_kept():
@@ -127,12 +127,12 @@ def test_a_window_that_only_the_config_knows_is_kept():
     )
     torch.manual_seed(0)
     stock = hf.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
-    ids = torch.tensor([[5, 9, 33, 4, 7, 8, 1, 2, 60, 61]])
+    ids = [5, 9, 33, 4, 7, 8, 1, 2, 60, 61]
     with torch.no_grad():
-        wanted = stock(input_ids=ids, use_cache=False).logits[0]
+        wanted = stock(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
     policy = Registry.installed().resolve("kv", "full").build()
     session = ModelSession(prepared("mine", stock), policy)
-    ours = session.forward(ids[0], torch.arange(10) - 1)
+    ours = session.forward(ids, list(range(-1, 9)))
     assert (ours - wanted).abs().max() < 1e-5
     assert session.model.windows == (4, None)
 

@@ -56,7 +56,7 @@ class Machine(RuleBasedStateMachine):
         self.commit([])
 
     def commit(self, rows):
-        self.cache.commit(torch.tensor(rows, dtype=torch.long))
+        self.cache.commit(rows)
         self.committed += [self.scratch[row] for row in rows]
         self.scratch, self.seen = [], None
 
@@ -95,6 +95,6 @@ def test_a_forward_after_a_rejection_overwrites_what_was_rejected():
     for ids, kept in (([1, 2, 3], [0, 2]), ([4, 5], [1])):
         cache.extend(len(ids))
         keys, _ = cache.update(*states(ids, 0), 0)
-        cache.commit(torch.tensor(kept))
+        cache.commit(kept)
     assert keys[0, 0, :, 0].tolist() == [1, 3, 5, 5]  # row 2 was committed in place
     assert cache.committed()[0][1][0, :, 0].tolist() == [1, 3, 5]

@@ -54,6 +54,23 @@ def test_a_second_pipeline_reads_what_the_first_measured(monkeypatch):
     assert not list(cache_folder("costs").glob("*.tmp"))
 
 
+def test_what_a_busy_machine_shows_is_not_remembered(monkeypatch):
+    busy = attrs.evolve(COSTS, noise=measuring.BUSY + 0.1)
+    monkeypatch.setattr("toolkit.pipeline.measure", lambda _: busy)
+    it = pipeline()
+    assert it.costs() == it.costs() == busy  # by this process, it is
+    assert not list(cache_folder("costs").glob("*"))
+
+
+def test_noise_is_how_far_times_lie_above_the_least():
+    timed = measuring.Timed(None, None, None)
+    for size, times in ((1, [2.0, 2.0, 4.0]), (2, [1.0, 3.0, 9.0]), (4, [5.0, 5.0, 5.0])):
+        timed.taken["pass", size].extend(times)
+    assert timed.noise == 1.0
+    timed.taken["pass", 4].extend([10.0] * 4)
+    assert timed.noise == 2.0
+
+
 def test_fresh_measures_again_and_replaces(monkeypatch):
     it = pipeline()
     it.costs()

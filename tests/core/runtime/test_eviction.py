@@ -48,16 +48,20 @@ class Once(Watched):
 
 def opened(policy, family="llama", prompt=PROMPT):
     session = ModelSession(Pool(modules={"it": tiny(family)}).load("it"), policy)
-    session.prefill(torch.arange(prompt) % 90 + 1)
+    session.prefill(text(0, prompt))
     return session
+
+
+def text(first, count):
+    """The tokens at `count` positions from `first` on."""
+    return [position % 90 + 1 for position in range(first, first + count)]
 
 
 def advance(session, *counts):
     """Commit chains of these lengths."""
     for count in counts:
-        rows = torch.arange(count)
-        session.forward((session.length + rows) % 90 + 1, rows - 1)
-        session.commit(rows)
+        session.forward(text(session.length, count), list(range(-1, count - 1)))
+        session.commit(list(range(count)))
     return session
 
 
@@ -161,9 +165,9 @@ def test_once_is_once():
 def test_a_policy_that_reads_no_queries_has_none_logged():
     policy = Unlogged()
     session = opened(policy)
-    session.forward(torch.tensor([1, 2]), torch.tensor([-1, -1]))
+    session.forward([1, 2], [-1, -1])
     assert all(not layer.drafted for layer in session.cache.layers)
-    session.commit(torch.tensor([0]))
+    session.commit([0])
     advance(session, *[4] * 5)
     assert all(layer.log is None for layer in session.cache.layers)
     assert {view.queries.shape[1] for view in policy.views[2:]} == {0}
@@ -231,7 +235,7 @@ def test_keys_that_move_let_no_pass_cross_a_boundary(make):
 def test_a_second_prompt_is_read_in_steps_that_cross_one_boundary_at_a_time():
     policy, other = Watched(), Watched()
     session, single = opened(policy), advance(opened(other), *[1] * 11)
-    session.prefill((PROMPT + torch.arange(11)) % 90 + 1)
+    session.prefill(text(PROMPT, 11))
     assert held(session) == held(single)
     assert [view.now for view in policy.views] == [view.now for view in other.views]
 

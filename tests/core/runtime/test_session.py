@@ -57,7 +57,7 @@ def planted(rows):
         tokens.append(token)
         parents.append(parent)
         paths.append([*(paths[parent] if parent >= 0 else []), token])
-    return torch.tensor(tokens), torch.tensor(parents), paths
+    return tokens, parents, paths
 
 
 @each_family
@@ -65,7 +65,7 @@ def planted(rows):
 @given(rows=ROWS, length=st.integers(1, len(PROMPT)))
 def test_every_node_equals_its_path_alone(open_session, models, family, rows, length):
     session, (tokens, parents, paths) = open_session(family), planted(rows)
-    first = session.prefill(torch.tensor(PROMPT[:length]))
+    first = session.prefill(PROMPT[:length])
     logits = session.forward(tokens, parents)
     stock = models(family)[1]
     torch.testing.assert_close(first, alone(stock, PROMPT[:length]), **EXACT)
@@ -76,8 +76,8 @@ def test_every_node_equals_its_path_alone(open_session, models, family, rows, le
 @each_family
 def test_a_path_longer_than_a_window(open_session, models, family):
     session, path = open_session(family), [(3 * i) % 90 for i in range(2 * WINDOW)]
-    session.prefill(torch.tensor(PROMPT))
-    logits = session.forward(torch.tensor(path), torch.arange(len(path)) - 1)
+    session.prefill(PROMPT)
+    logits = session.forward(path, list(range(-1, len(path) - 1)))
     torch.testing.assert_close(logits[-1], alone(models(family)[1], PROMPT + path), **EXACT)
 
 
@@ -88,7 +88,7 @@ def test_levels_equal_one_forward(open_session, family, rows, cuts):
     tokens, parents, _ = planted(rows)
     whole, parts = open_session(family), open_session(family)
     for session in (whole, parts):
-        session.prefill(torch.tensor(PROMPT))
+        session.prefill(PROMPT)
     together = whole.forward(tokens, parents)
     edges = [0, *sorted(cut for cut in cuts if cut < len(tokens)), len(tokens)]
     apart = torch.cat([
@@ -103,13 +103,13 @@ def test_levels_equal_one_forward(open_session, family, rows, cuts):
 @given(rows=ROWS, data=st.data())
 def test_after_a_commit_only_the_path_remains(open_session, models, family, rows, data):
     session, (tokens, parents, paths) = open_session(family), planted(rows)
-    session.prefill(torch.tensor(PROMPT))
+    session.prefill(PROMPT)
     session.forward(tokens, parents)
     node, path = data.draw(st.integers(0, len(tokens) - 1)), []
     while node >= 0:
         path.insert(0, node)
-        node = int(parents[node])
-    session.commit(torch.tensor(path))
+        node = parents[node]
+    session.commit(path)
     text = PROMPT + paths[path[-1]]
     assert (session.length, session.scratch) == (len(text), 0)
     logits = session.forward(tokens, parents)
@@ -120,10 +120,10 @@ def test_after_a_commit_only_the_path_remains(open_session, models, family, rows
 @each_family
 def test_committed_keys_and_values_are_those_of_a_prefill(open_session, family):
     drafted, fresh = open_session(family), open_session(family)
-    drafted.prefill(torch.tensor(PROMPT[:4]))
-    drafted.forward(torch.tensor([1, *PROMPT[4:6], 9, PROMPT[6]]), torch.tensor([-1, -1, 1, 1, 2]))
-    drafted.commit(torch.tensor([1, 2, 4]))
-    fresh.prefill(torch.tensor(PROMPT[:7]))
+    drafted.prefill(PROMPT[:4])
+    drafted.forward([1, *PROMPT[4:6], 9, PROMPT[6]], [-1, -1, 1, 1, 2])
+    drafted.commit([1, 2, 4])
+    fresh.prefill(PROMPT[:7])
     for ours, theirs in zip(drafted.cache.committed(), fresh.cache.committed(), strict=True):
         torch.testing.assert_close(ours, theirs, **EXACT)
 
@@ -133,7 +133,7 @@ def test_committed_keys_and_values_are_those_of_a_prefill(open_session, family):
 def test_a_prefill_in_chunks_equals_one(open_session, models, monkeypatch, family, chunk):
     monkeypatch.setattr("toolkit.runtime.session.CHUNK", chunk)
     session = open_session(family)
-    logits = session.prefill(torch.tensor(PROMPT))
+    logits = session.prefill(PROMPT)
     assert session.length == len(PROMPT)
     torch.testing.assert_close(logits, alone(models(family)[1], PROMPT), **EXACT)
 
@@ -146,7 +146,7 @@ def test_a_long_prompt_is_forwarded_in_chunks(open_session, monkeypatch):
         ModelSession, "_forward",
         lambda self, t, p, keep: sizes.append(len(t)) or whole(self, t, p, keep),
     )
-    session.prefill(torch.tensor(PROMPT))
+    session.prefill(PROMPT)
     assert sizes == [4, 4, 3]
 
 
@@ -156,15 +156,15 @@ def test_a_window_policy_rules_over_prefix_and_path(open_session, family):
     rows = [(0, 11), (1, 12), (2, 13), (0, 50), (4, 51)]
     tokens, parents, paths = planted(rows)
     tree = open_session(family, "window:budget=4")
-    tree.prefill(torch.tensor(PROMPT))
+    tree.prefill(PROMPT)
     logits = tree.forward(tokens, parents)
     for row, path in zip(logits, paths, strict=True):
         line = open_session(family, "window:budget=4")
         for token in PROMPT + path:
-            last = line.prefill(torch.tensor([token]))
+            last = line.prefill([token])
         torch.testing.assert_close(row, last, **EXACT)
     full = open_session(family)
-    full.prefill(torch.tensor(PROMPT))
+    full.prefill(PROMPT)
     assert not torch.allclose(logits, full.forward(tokens, parents), atol=1e-3)
 
 

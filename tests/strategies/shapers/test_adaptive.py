@@ -1,16 +1,17 @@
 """DynaTree's rule, term by term, and against a slow reading of it."""
 
 import random
+from copy import deepcopy
+from math import exp, log
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit import TokenTree, Verdict
+from toolkit import Candidates, TokenTree, Verdict
 from toolkit.errors import SpecError
 
-ROOT = TokenTree.root(torch.tensor(0))
+ROOT = TokenTree.root(0)
 OPEN = "stop=0,deep=0,prune=0,nodes=999"
 
 
@@ -39,7 +40,7 @@ def test_branches_by_confidence(make, oracle_of, confidence, children):
 def test_confidence_is_each_nodes_own(make, oracle_of):
     after = {(0,): {1: 0.5, 2: 0.4}, (0, 1): {3: 0.95, 4: 0.05}, (0, 2): sure(0.3)}
     tree, _ = grown(make, oracle_of, f"{OPEN},depth=2,max_depth=2", after.get)
-    assert tree.parents.tolist() == [-1, 0, 0, 1, 2, 2, 2]
+    assert tree.parents == [-1, 0, 0, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -71,13 +72,48 @@ def test_at_a_threshold(make, oracle_of, option, limit):
 def test_unlikely_children_are_dropped(make, oracle_of, prune, kept):
     options = f"depth=1,max_depth=1,prune={prune},breadth=off,b_mid=3"
     tree, _ = grown(make, oracle_of, options, lambda path: {1: 0.5, 2: 0.25, 3: 0.125})
-    assert tree.tokens.tolist() == [0, 1, 2, 3][: kept + 1]
+    assert tree.tokens == [0, 1, 2, 3][: kept + 1]
 
 
 def test_pruning_looks_at_the_whole_path(make, oracle_of):
     options = "depth=3,max_depth=3,stop=0,prune=0.2,breadth=off,b_mid=1"
     tree, _ = grown(make, oracle_of, options, lambda path: {1: 0.5})
-    assert tree.path_logprobs.exp().tolist() == [1.0, 0.5, 0.25]
+    assert list(map(exp, tree.path_logprobs)) == [1.0, 0.5, 0.25]
+
+
+def test_each_row_is_cut_to_what_its_own_node_keeps(make):
+    """Rows of several lengths, 0 among them: cut by branches, by path probability, or not."""
+    rows = {
+        0: ([7, 8, 9], [0.5, 0.3, 0.2]),  # uncertain: three branches
+        1: ([1, 2, 3], [0.95, 0.04, 0.01]),  # sure: one branch
+        2: ([], []),
+        3: ([4, 5, 6], [0.6, 0.3, 0.1]),  # two branches, of 0.2 · (0.6, 0.3): one is likely enough
+    }
+    asked = []
+
+    def expand(tree, frontier, k):
+        tokens = [list(rows[node][0]) for node in frontier]
+        logprobs = [list(map(log, rows[node][1])) for node in frontier]
+        asked.append((tokens, logprobs, deepcopy((tokens, logprobs))))
+        return Candidates(tokens, logprobs)
+
+    options = "depth=2,max_depth=2,stop=0,deep=0,prune=0.1,high=0.9,low=0.55"
+    tree = make("shaper", f"adaptive:{options}").grow(ROOT, expand)
+    assert tree.tokens == [0, 7, 8, 9, 1, 4]
+    assert tree.parents == [-1, 0, 0, 0, 1, 3]
+    expected = [0.0, log(0.5), log(0.3), log(0.2), log(0.95), log(0.6)]
+    assert tree.logprobs == expected
+    assert all([tokens, logprobs] == list(before) for tokens, logprobs, before in asked)
+
+
+@pytest.mark.parametrize("breadth", ["on", "off"])
+def test_the_impossible_is_never_grown(make, oracle_of, breadth):
+    """Where nothing is pruned, neither a candidate of probability 0 nor one that is not there."""
+    options = f"{OPEN},depth=3,max_depth=3,b_mid=3,breadth={breadth}"
+    after = {(0,): {1: 0.6, 2: 0.0}, (0, 1): {3: 0.0}}
+    tree, frontiers = grown(make, oracle_of, options, after.get)
+    assert tree.tokens == [0, 1]
+    assert frontiers == [[0], [1]]
 
 
 @pytest.mark.parametrize("nodes", range(1, 16))
@@ -85,8 +121,8 @@ def test_the_limit_cuts_breadth_first(make, oracle_of, nodes):
     options = "depth=3,max_depth=3,stop=0,deep=0,prune=0,breadth=off,b_mid=2"
     whole, _ = grown(make, oracle_of, f"{options},nodes=99", lambda path: sure(0.4))
     tree, frontiers = grown(make, oracle_of, f"{options},nodes={nodes}", lambda path: sure(0.4))
-    assert tree.tokens.tolist() == whole.tokens.tolist()[:nodes]
-    assert tree.parents.tolist() == whole.parents.tolist()[:nodes]
+    assert tree.tokens == whole.tokens[:nodes]
+    assert tree.parents == whole.parents[:nodes]
     assert all(node < nodes for frontier in frontiers for node in frontier)
 
 
@@ -143,8 +179,8 @@ def test_a_slow_reading_of_the_rule(
     tree, frontiers = grown(make, oracle_of, spec, law(seed))
     expected = slow(law(seed), options)
     assert [path_of(tree, node) for node in range(len(tree))] == [path for path, _ in expected]
-    assert tree.path_logprobs.exp().tolist() == pytest.approx([p for _, p in expected])
-    depths = [set(tree.depths[frontier].tolist()) for frontier in frontiers]
+    assert list(map(exp, tree.path_logprobs)) == pytest.approx([p for _, p in expected])
+    depths = [{tree.depths[node] for node in frontier} for frontier in frontiers]
     assert depths == [{level} for level in range(len(frontiers))]  # one call per level
 
 
@@ -156,7 +192,7 @@ def steer(make, plant):
     def steered(options, *accepted):
         shaper = make("shaper", f"adaptive:{options}")
         for count in accepted:
-            shaper.observe(chain, Verdict(torch.arange(count + 1), torch.tensor(9)))
+            shaper.observe(chain, Verdict(list(range(count + 1)), 9))
         return shaper
 
     return steered
@@ -166,7 +202,7 @@ def limits(shaper, oracle_of):
     """(levels that any node reaches, children at confidence 0.87) as the next tree shows them."""
     even = shaper.grow(ROOT, oracle_of(lambda path: {1: 0.2}))
     broad = shaper.grow(ROOT, oracle_of(lambda path: sure(0.87) if len(path) < 2 else {}))
-    return even.depth, int((broad.depths == 1).sum())
+    return even.depth, broad.depths.count(1)
 
 
 STEER = "deep=1,stop=0,prune=0,depth=4,max_depth=8"
@@ -209,7 +245,7 @@ def test_thresholds_move_by_the_rate_and_within_bounds(steer, oracle_of, accepte
     """Found from outside: the branches and the expansion just below and just above."""
     shaper = steer("depth=2,max_depth=3,stop=0,prune=0", *accepted)
     children = [
-        int((shaper.grow(ROOT, oracle_of(lambda path, c=c: sure(c))).depths == 1).sum())
+        shaper.grow(ROOT, oracle_of(lambda path, c=c: sure(c))).depths.count(1)
         for c in (high - 0.01, high + 0.01)
     ]
     assert children == [2, 1]
@@ -241,7 +277,7 @@ def test_the_window_is_of_steps(steer, oracle_of):
 def test_a_step_that_drafted_nothing_is_no_history(steer, oracle_of):
     shaper = steer(STEER, *[4] * 4)
     for _ in range(9):
-        shaper.observe(ROOT, Verdict(torch.tensor([0]), torch.tensor(1)))
+        shaper.observe(ROOT, Verdict([0], 1))
     assert limits(shaper, oracle_of) == (4, 2)
 
 

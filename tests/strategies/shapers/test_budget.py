@@ -1,15 +1,15 @@
 """Best-first: with width enough, the N likeliest nodes of all."""
 
 import random
+from math import exp
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit import TokenTree
 
-ROOT = TokenTree.root(torch.tensor(0))
+ROOT = TokenTree.root(0)
 
 
 def law(seed):
@@ -37,7 +37,7 @@ def test_wide_enough_it_is_the_best_tree_of_all(make, oracle_of, seed, nodes, de
     spec = f"budget:nodes={nodes},depth={depth},width=27"
     tree = make("shaper", spec).grow(ROOT, oracle_of(law(seed)))
     best = exhaustive(law(seed), depth, nodes)
-    assert sorted(tree.path_logprobs.exp().tolist(), reverse=True) == pytest.approx(best)
+    assert sorted(map(exp, tree.path_logprobs), reverse=True) == pytest.approx(best)
 
 
 @given(seed=st.integers(0, 999), width=st.integers(1, 4))
@@ -46,12 +46,13 @@ def test_the_likeliest_of_each_level_are_expanded(make, oracle_of, path_of, seed
     tree = make("shaper", f"budget:nodes=999,depth=3,width={width}").grow(ROOT, expand)
     assert len(expand.frontiers) == 3  # one call per level
     for depth, frontier in enumerate(expand.frontiers):
-        level = (tree.depths == depth).nonzero().flatten().tolist()
-        likeliest = sorted(level, key=lambda node: -float(tree.path_logprobs[node]))[:width]
+        level = [node for node, below in enumerate(tree.depths) if below == depth]
+        likeliest = sorted(level, key=lambda node: -tree.path_logprobs[node])[:width]
         assert frontier == sorted(likeliest)
         for node in frontier:
-            children = (tree.parents == node).nonzero().flatten()
-            assert tree.tokens[children].tolist() == list(after(path_of(tree, node)))[:width]
+            both = zip(tree.tokens, tree.parents, strict=True)
+            children = [token for token, parent in both if parent == node]
+            assert children == list(after(path_of(tree, node)))[:width]
 
 
 def test_time_that_is_up_ends_the_tree(make, oracle_of):

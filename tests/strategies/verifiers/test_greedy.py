@@ -15,7 +15,7 @@ def walk(tree, logits, node=0):
     further = [
         [node, *path]
         for child in range(len(tree))
-        if int(tree.parents[child]) == node and int(tree.tokens[child]) == said
+        if tree.parents[child] == node and tree.tokens[child] == said
         for path in walk(tree, logits, child)
     ]
     return further or [[node]]
@@ -27,34 +27,33 @@ def test_the_longest_path_that_the_target_would_have_said(make, plant, rows, roo
     tree, rng = plant(rows, root=root), torch.Generator().manual_seed(seed)
     logits = torch.randint(0, levels, (len(tree), 3), generator=rng).double()
     verdict = make("verifier", "greedy").judge(tree, logits, RNG)
-    path = verdict.path.tolist()
-    paths = walk(tree, logits)
+    path, paths = verdict.path, walk(tree, logits)
     assert path in paths
     assert len(path) == max(map(len, paths))
     assert path[-1] == min(p[-1] for p in paths if len(p) == len(path))  # of equals, the first
     row = logits[path[-1]].tolist()
-    assert int(verdict.bonus) == row.index(max(row))
+    assert verdict.bonus == row.index(max(row))
 
 
 def test_ties_go_to_the_lowest_id(make, plant):
     tree = plant([(0, 2, -1.0), (0, 1, -1.0)])
     logits = torch.tensor([[0.0, 5.0, 5.0], [1.0, 0.0, 1.0], [3.0, 3.0, 3.0]])
     verdict = make("verifier", "greedy").judge(tree, logits, RNG)
-    assert (verdict.path.tolist(), int(verdict.bonus)) == ([0, 2], 0)
+    assert (verdict.path, verdict.bonus) == ([0, 2], 0)
 
 
 def test_a_duplicate_sibling_with_the_longer_path_wins(make, plant):
     tree = plant([(0, 1, -1.0), (0, 1, -1.0), (2, 2, -1.0)])
     logits = torch.tensor([[0.0, 5.0, 0.0], [0.0, 0.0, 5.0], [0.0, 0.0, 5.0], [9.0, 0.0, 0.0]])
     verdict = make("verifier", "greedy").judge(tree, logits, RNG)
-    assert (verdict.path.tolist(), int(verdict.bonus)) == ([0, 2, 3], 0)
+    assert (verdict.path, verdict.bonus) == ([0, 2, 3], 0)
 
 
 def test_a_right_token_below_a_wrong_one_is_not_accepted(make, plant):
     tree = plant([(0, 2, -1.0), (1, 1, -1.0)])
     logits = torch.tensor([[0.0, 5.0, 0.0]] * 3)
     verdict = make("verifier", "greedy").judge(tree, logits, RNG)
-    assert (verdict.path.tolist(), int(verdict.bonus)) == ([0], 1)
+    assert (verdict.path, verdict.bonus) == ([0], 1)
 
 
 def test_it_draws_nothing(make, plant):

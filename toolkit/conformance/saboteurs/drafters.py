@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf, log
+
 import attrs
 import torch
 from torch import Tensor
@@ -19,18 +21,19 @@ class SharedBranch(Drafter):
     id: str = option("", help="model", model=True)
     _session: Session = attrs.field(init=False)
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         self._session = runtime.session(self.id)
         self._session.prefill(prompt)
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        rows = torch.arange(self._session.scratch, self._session.scratch + len(frontier))
-        logits = self._session.forward(tree.tokens[frontier], rows - 1)
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
+        first = self._session.scratch - 1
+        above = list(range(first, first + len(frontier)))
+        logits = self._session.forward([tree.tokens[node] for node in frontier], above)
         logprobs, tokens = logits.log_softmax(-1).topk(k)
-        return Candidates(tokens, logprobs)
+        return Candidates(tokens.tolist(), logprobs.tolist())
 
-    def commit(self, tokens: Tensor) -> None:
-        self._session.commit(torch.zeros(0, dtype=torch.long))
+    def commit(self, tokens: list[int]) -> None:
+        self._session.commit([])
         self._session.prefill(tokens)
 
 
@@ -43,25 +46,28 @@ class _Plain(Drafter):
     _session: Session = attrs.field(init=False)
     _known: int = attrs.field(init=False)
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         self._session, self._known = runtime.session(self.id), runtime.vocabulary
-        self._session.prefill(prompt.clamp(max=self._session.vocabulary - 1))
+        self._session.prefill(self._own(prompt))
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         logprobs, tokens = self._law(tree, frontier).topk(k)
-        return Candidates(tokens, logprobs)
+        return Candidates(tokens.tolist(), logprobs.tolist())
 
-    def commit(self, tokens: Tensor) -> None:
-        self._session.prefill(tokens.clamp(max=self._session.vocabulary - 1))
+    def commit(self, tokens: list[int]) -> None:
+        self._session.prefill(self._own(tokens))
 
-    def _law(self, tree: TokenTree, frontier: Tensor) -> Tensor:
+    def _law(self, tree: TokenTree, frontier: list[int]) -> Tensor:
         return self._logits(tree, frontier)[:, : self._known].log_softmax(-1)
 
-    def _logits(self, tree: TokenTree, frontier: Tensor) -> Tensor:
-        ids = tree.tokens.clamp(max=self._session.vocabulary - 1)
-        logits = self._session.forward(ids, tree.parents)[frontier]
-        self._session.commit(torch.zeros(0, dtype=torch.long))
+    def _logits(self, tree: TokenTree, frontier: list[int]) -> Tensor:
+        logits = self._session.forward(self._own(tree.tokens), tree.parents)[frontier]
+        self._session.commit([])
         return logits
+
+    def _own(self, tokens: list[int]) -> list[int]:
+        """Ids beyond this model's vocabulary become its last."""
+        return [min(token, self._session.vocabulary - 1) for token in tokens]
 
 
 @attrs.define(eq=False)
@@ -70,7 +76,7 @@ class OwnVocabulary(_Plain):
 
     name = "own-vocabulary"
 
-    def _law(self, tree: TokenTree, frontier: Tensor) -> Tensor:
+    def _law(self, tree: TokenTree, frontier: list[int]) -> Tensor:
         return self._logits(tree, frontier).log_softmax(-1)
 
 
@@ -80,7 +86,7 @@ class RefusesPadding(_Plain):
 
     name = "refuses-padding"
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         if runtime.session(self.id).vocabulary != runtime.vocabulary:
             raise MismatchError("the vocabularies differ in size")
         super().start(prompt, runtime)
@@ -92,7 +98,7 @@ class RawLogits(_Plain):
 
     name = "raw-logits"
 
-    def _law(self, tree: TokenTree, frontier: Tensor) -> Tensor:
+    def _law(self, tree: TokenTree, frontier: list[int]) -> Tensor:
         return self._logits(tree, frontier)[:, : self._known]
 
 
@@ -102,9 +108,11 @@ class LikeliestLast(_Plain):
 
     name = "likeliest-last"
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         honest = super().expand(tree, frontier, k)
-        return Candidates(honest.tokens.flip(1), honest.logprobs.flip(1))
+        return Candidates(
+            [row[::-1] for row in honest.tokens], [row[::-1] for row in honest.logprobs]
+        )
 
 
 @attrs.define(eq=False)
@@ -113,7 +121,7 @@ class MoreThanAsked(_Plain):
 
     name = "more-than-asked"
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         return super().expand(tree, frontier, k + 1)
 
 
@@ -123,9 +131,10 @@ class ChangesTheTree(_Plain):
 
     name = "changes-the-tree"
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         answer = super().expand(tree, frontier, k)
-        tree.tokens[frontier] = 0
+        for node in frontier:
+            tree.tokens[node] = 0
         return answer
 
 
@@ -136,14 +145,14 @@ class KeepsRejected(_Plain):
     name = "keeps-rejected"
     _rows: int = attrs.field(init=False, default=0)
 
-    def _logits(self, tree: TokenTree, frontier: Tensor) -> Tensor:
-        self._session.commit(torch.zeros(0, dtype=torch.long))
+    def _logits(self, tree: TokenTree, frontier: list[int]) -> Tensor:
+        self._session.commit([])
         self._rows = len(tree)
         return self._session.forward(tree.tokens, tree.parents)[frontier]
 
-    def commit(self, tokens: Tensor) -> None:
+    def commit(self, tokens: list[int]) -> None:
         kept = min(self._rows, len(tokens))
-        self._session.commit(torch.arange(kept))
+        self._session.commit(list(range(kept)))
         self._rows = 0
         if kept < len(tokens):
             self._session.prefill(tokens[kept:])
@@ -156,15 +165,14 @@ class RemembersRejected(Drafter):
     name = "remembers-rejected"
     _last: int = attrs.field(init=False, default=1)
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         pass
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        self._last = (self._last + int(tree.tokens[frontier].sum())) % 89
-        tokens = torch.full((len(frontier), 1), self._last)
-        return Candidates(tokens, torch.zeros(len(frontier), 1))
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
+        self._last = (self._last + sum(tree.tokens[node] for node in frontier)) % 89
+        return Candidates([[self._last]] * len(frontier), [[0.0]] * len(frontier))
 
-    def commit(self, tokens: Tensor) -> None:
+    def commit(self, tokens: list[int]) -> None:
         pass
 
 
@@ -176,19 +184,19 @@ class ForgetsTheRoot(Drafter):
     _next: dict[int, int] = attrs.field(init=False, factory=dict)
     _last: int = attrs.field(init=False)
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
-        self._last = int(prompt[0])
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
+        self._last = prompt[0]
         self._learn(prompt[1:])
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        tokens = [[self._next.get(token, 5)] for token in tree.tokens[frontier].tolist()]
-        return Candidates(torch.tensor(tokens), torch.full((len(tokens), 1), -0.7))
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
+        tokens = [[self._next.get(tree.tokens[node], 5)] for node in frontier]
+        return Candidates(tokens, [[-0.7]] * len(frontier))
 
-    def commit(self, tokens: Tensor) -> None:
+    def commit(self, tokens: list[int]) -> None:
         self._learn(tokens[1:])
 
-    def _learn(self, tokens: Tensor) -> None:
-        for token in tokens.tolist():
+    def _learn(self, tokens: list[int]) -> None:
+        for token in tokens:
             self._next[self._last] = token
             self._last = token
 
@@ -202,16 +210,16 @@ class LearnsForEver(Drafter):
 
     name = "learns-for-ever"
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         pass
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        tokens = torch.tensor([_told[-k:]] * len(frontier), dtype=torch.long)
-        tokens = tokens.reshape(len(frontier), -1)
-        return Candidates(tokens, torch.full(tokens.shape, 1 / (k + 1)).log())
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
+        tokens = _told[-k:]
+        logprobs = [log(1 / (k + 1))] * len(tokens)
+        return Candidates([tokens] * len(frontier), [logprobs] * len(frontier))
 
-    def commit(self, tokens: Tensor) -> None:
-        _told.extend(tokens.tolist())
+    def commit(self, tokens: list[int]) -> None:
+        _told.extend(tokens)
 
 
 @attrs.define(eq=False)
@@ -220,14 +228,14 @@ class TossesForTokens(Drafter):
 
     name = "tosses-for-tokens"
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         pass
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         tokens = torch.randint(0, 90, (len(frontier), 1))
-        return Candidates(tokens, torch.full(tokens.shape, -4.5))
+        return Candidates(tokens.tolist(), [[-4.5]] * len(frontier))
 
-    def commit(self, tokens: Tensor) -> None:
+    def commit(self, tokens: list[int]) -> None:
         pass
 
 
@@ -237,12 +245,12 @@ class Silent(Drafter):
 
     name = "silent"
 
-    def start(self, prompt: Tensor, runtime: Runtime) -> None:
+    def start(self, prompt: list[int], runtime: Runtime) -> None:
         pass
 
-    def expand(self, tree: TokenTree, frontier: Tensor, k: int) -> Candidates:
-        tokens = tree.tokens[frontier, None].expand(-1, k)
-        return Candidates(tokens, torch.full(tokens.shape, -torch.inf))
+    def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
+        tokens = [[tree.tokens[node]] * k for node in frontier]
+        return Candidates(tokens, [[-inf] * k] * len(frontier))
 
-    def commit(self, tokens: Tensor) -> None:
+    def commit(self, tokens: list[int]) -> None:
         pass

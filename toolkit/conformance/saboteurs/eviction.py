@@ -22,7 +22,7 @@ from toolkit.view import KVView
 def rejected_nodes_score() -> Iterator[None]:
     """The log takes the last drafted queries, whichever were accepted."""
 
-    def remember(self: TreeLayer, rows: Tensor) -> None:
+    def remember(self: TreeLayer, rows: list[int]) -> None:
         if self.drafted:
             queries = torch.cat(self.drafted, 1)
             last = queries[:, queries.shape[1] - len(rows) :]

@@ -46,8 +46,8 @@ def wrong_row_kept() -> Iterator[None]:
     """Compaction keeps the first rows of the tree, whichever were accepted."""
     honest = TreeCache.commit
 
-    def commit(self: TreeCache, rows: Tensor) -> None:
-        honest(self, torch.arange(len(rows)))
+    def commit(self: TreeCache, rows: list[int]) -> None:
+        honest(self, list(range(len(rows))))
 
     with patch.object(TreeCache, "commit", commit):
         yield
@@ -60,13 +60,11 @@ def past_the_end() -> Iterator[None]:
     def settle(
         judged: Verdict, tree: TokenTree, room: int, stop_ids: frozenset[int]
     ) -> tuple[Verdict, list[int]]:
-        path = judged.path.cpu()
-        tokens = [*tree.tokens[path[1:]].tolist(), int(judged.bonus)]
-        return Verdict(path, torch.tensor(tokens[-1])), tokens
+        return judged, [*(tree.tokens[node] for node in judged.path[1:]), judged.bonus]
 
     honest = engine.Draft.tree
 
-    def deep(self: engine.Draft, shaper: TreeShaper, root: Tensor, depth: int) -> TokenTree:
+    def deep(self: engine.Draft, shaper: TreeShaper, root: int, depth: int) -> TokenTree:
         return honest(self, shaper, root, 1000)
 
     with patch.object(engine, "settle", settle), patch.object(engine.Draft, "tree", deep):
@@ -78,8 +76,8 @@ def rejected_rows_kept() -> Iterator[None]:
     """A commit keeps every row of the tree: what was rejected stays in the cache."""
     honest = TreeCache.commit
 
-    def commit(self: TreeCache, rows: Tensor) -> None:
-        honest(self, torch.arange(self.scratch))
+    def commit(self: TreeCache, rows: list[int]) -> None:
+        honest(self, list(range(self.scratch)))
 
     with patch.object(TreeCache, "commit", commit):
         yield
@@ -90,7 +88,7 @@ def rotating_rollback() -> Iterator[None]:
     """A sliding layer is a ring: what a rejected branch has pushed out does not come back."""
     honest = ModelSession.commit
 
-    def commit(self: ModelSession, rows: Tensor) -> None:
+    def commit(self: ModelSession, rows: list[int]) -> None:
         end = self.length + self.scratch
         honest(self, rows)
         for layer in self.cache.initialized:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import random
 
 import attrs
-import torch
 from attrs import evolve
 
 from toolkit.interfaces import Expand, TreeShaper
-from toolkit.tree import TokenTree
+from toolkit.tree import Candidates, TokenTree
 
 
 def _level(root: TokenTree, expand: Expand, k: int) -> TokenTree:
     """The root and its children."""
-    frontier = torch.zeros(1, dtype=torch.long)
-    return root.grow(frontier, expand(root, frontier, k))
+    return root.grow([0], expand(root, [0], k))
 
 
 @attrs.define
@@ -29,8 +27,7 @@ class OverBudget(TreeShaper):
         return 3
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
-        frontier = torch.zeros(1, dtype=torch.long)
-        return root.grow(frontier, expand(root, frontier, 8))
+        return _level(root, expand, 8)
 
 
 _seen: list[int] = []
@@ -50,8 +47,7 @@ class KeepsState(TreeShaper):
         _seen.append(1)
         tree = root
         for tip in range(1 + len(_seen) % 5):
-            frontier = torch.tensor([tip])
-            grown = tree.grow(frontier, expand(tree, frontier, 1))
+            grown = tree.grow([tip], expand(tree, [tip], 1))
             if len(grown) == len(tree):
                 break
             tree = grown
@@ -66,7 +62,8 @@ class AnotherRoot(TreeShaper):
     nodes: int = 8
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
-        return evolve(_level(root, expand, 2), tokens=_level(root, expand, 2).tokens + 1)
+        tree = _level(root, expand, 2)
+        return evolve(tree, tokens=[token + 1 for token in tree.tokens])
 
 
 @attrs.define
@@ -78,7 +75,7 @@ class Orphans(TreeShaper):
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
         tree = _level(root, expand, 2)
-        return evolve(tree, parents=torch.full_like(tree.parents, -1))
+        return evolve(tree, parents=[-1] * len(tree))
 
 
 @attrs.define
@@ -104,8 +101,7 @@ class TossesForDepth(TreeShaper):
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
         tree = root
         for tip in range(random.randrange(1, 8)):
-            frontier = torch.tensor([tip])
-            grown = tree.grow(frontier, expand(tree, frontier, 1))
+            grown = tree.grow([tip], expand(tree, [tip], 1))
             if len(grown) == len(tree):
                 break
             tree = grown
@@ -120,10 +116,10 @@ class ExpectsCandidates(TreeShaper):
     nodes: int = 9
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
-        frontier = torch.zeros(1, dtype=torch.long)
-        candidates = expand(root, frontier, 2)
-        sure = float(candidates.logprobs[0, 0]) > -0.1
-        return root.grow(frontier, candidates, (torch.arange(2) < 2 - sure)[None, :])
+        candidates = expand(root, [0], 2)
+        count = 1 if candidates.logprobs[0][0] > -0.1 else 2
+        first = Candidates([candidates.tokens[0][:count]], [candidates.logprobs[0][:count]])
+        return root.grow([0], first)
 
 
 @attrs.define
@@ -136,6 +132,6 @@ class AsksOn(TreeShaper):
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
         tree = root
         while len(tree) < self.nodes:
-            tip = torch.tensor([len(tree) - 1])
-            tree = tree.grow(tip, expand(tree, tip, 1))
+            tip = len(tree) - 1
+            tree = tree.grow([tip], expand(tree, [tip], 1))
         return tree

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import attrs
 import torch
 from torch import Tensor
 
+from toolkit.conformance.nodes import path_to
 from toolkit.interfaces import Proposal, Verifier
 from toolkit.tree import TokenTree, Verdict
 
 ANY: frozenset[Proposal] = frozenset({"fixed", "sampled"})
 
 
-def _right(tree: TokenTree, choice: Tensor) -> Tensor:
-    """Nodes that are what the target says after their parents: bool [N]."""
-    right = tree.tokens == choice[tree.parents]
-    right[0] = True
-    return right
+def _right(tree: TokenTree, choice: list[int]) -> set[int]:
+    """Nodes that are what the target says after their parents; the root is one."""
+    nodes = enumerate(zip(tree.tokens, tree.parents, strict=True))
+    return {n for n, (token, parent) in nodes if parent < 0 or token == choice[parent]}
 
 
-def _deepest(tree: TokenTree, right: Tensor) -> Any:
-    """The deepest node that is right and below right nodes only."""
-    return torch.where(~(tree.ancestors() & ~right).any(1), tree.depths, -1).argmax()
+def _reached(tree: TokenTree, right: set[int]) -> list[int]:
+    """Nodes that are right and below right nodes only."""
+    return [node for node in range(len(tree)) if right.issuperset(path_to(tree, node))]
 
 
-def _verdict(tree: TokenTree, last: Any, bonus: Tensor) -> Verdict:
-    return Verdict(tree.ancestors()[last].nonzero().flatten(), bonus)
+def _deepest(tree: TokenTree, nodes: Iterable[int]) -> int:
+    """The deepest of some nodes; of equals the first."""
+    return max(sorted(nodes), key=tree.depths.__getitem__)
+
+
+def _last(tree: TokenTree, choice: list[int]) -> int:
+    """Where an honest path ends."""
+    return _deepest(tree, _reached(tree, _right(tree, choice)))
 
 
 @attrs.define
@@ -39,14 +45,10 @@ class OneTooMany(Verifier):
     assumes = frozenset({"fixed", "sampled"})
 
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
-        choice = logits.argmax(-1)
-        right = tree.tokens == choice[tree.parents]
-        right[0] = True
-        lineage = tree.ancestors()
-        last = torch.where(~(lineage & ~right).any(1), tree.depths, -1).argmax()
-        children = (tree.parents == last).nonzero().flatten()
-        last = children[0] if len(children) else last
-        return Verdict(lineage[last].nonzero().flatten(), choice[last])
+        choice = logits.argmax(-1).tolist()
+        last = _last(tree, choice)
+        last = tree.parents.index(last) if last in tree.parents else last
+        return Verdict(path_to(tree, last), choice[last])
 
 
 @attrs.define
@@ -58,8 +60,8 @@ class BonusOfTheRoot(Verifier):
     assumes = ANY
 
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
-        choice = logits.argmax(-1)
-        return _verdict(tree, _deepest(tree, _right(tree, choice)), choice[0])
+        choice = logits.argmax(-1).tolist()
+        return Verdict(path_to(tree, _last(tree, choice)), choice[0])
 
 
 @attrs.define
@@ -71,9 +73,9 @@ class ForgetsAncestors(Verifier):
     assumes = ANY
 
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
-        choice = logits.argmax(-1)
-        last = torch.where(_right(tree, choice), tree.depths, -1).argmax()
-        return _verdict(tree, last, choice[last])
+        choice = logits.argmax(-1).tolist()
+        last = _deepest(tree, _right(tree, choice))
+        return Verdict(path_to(tree, last), choice[last])
 
 
 @attrs.define
@@ -85,9 +87,9 @@ class TiesToTheLast(Verifier):
     assumes = ANY
 
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
-        choice = logits.shape[1] - 1 - logits.flip(-1).argmax(-1)
-        last = _deepest(tree, _right(tree, choice))
-        return _verdict(tree, last, choice[last])
+        choice = (logits.shape[1] - 1 - logits.flip(-1).argmax(-1)).tolist()
+        last = _last(tree, choice)
+        return Verdict(path_to(tree, last), choice[last])
 
 
 @attrs.define
@@ -99,12 +101,13 @@ class FirstChildOnly(Verifier):
     assumes = ANY
 
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
-        choice, last = logits.argmax(-1), 0
-        while len(children := (tree.parents == last).nonzero().flatten()):
-            if tree.tokens[children[0]] != choice[last]:
+        choice, last = logits.argmax(-1).tolist(), 0
+        while last in tree.parents:
+            child = tree.parents.index(last)
+            if tree.tokens[child] != choice[last]:
                 break
-            last = int(children[0])
-        return _verdict(tree, last, choice[last])
+            last = child
+        return Verdict(path_to(tree, last), choice[last])
 
 
 @attrs.define
@@ -118,11 +121,10 @@ class Cautious(Verifier):
 
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
         self.judged += 1
-        choice = logits.argmax(-1)
-        right = _right(tree, choice) & (tree.depths < 4 // self.judged)
-        right[0] = True
-        last = _deepest(tree, right)
-        return _verdict(tree, last, choice[last])
+        choice = logits.argmax(-1).tolist()
+        near = {node for node, depth in enumerate(tree.depths) if depth < 4 // self.judged}
+        last = _deepest(tree, _reached(tree, _right(tree, choice) & {0, *near}))
+        return Verdict(path_to(tree, last), choice[last])
 
 
 @attrs.define
@@ -135,9 +137,9 @@ class Scribbles(Verifier):
 
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
         logits -= logits.max(-1, keepdim=True).values
-        choice = logits.argmax(-1)
-        last = _deepest(tree, _right(tree, choice))
-        return _verdict(tree, last, choice[last])
+        choice = logits.argmax(-1).tolist()
+        last = _last(tree, choice)
+        return Verdict(path_to(tree, last), choice[last])
 
 
 @attrs.define
@@ -149,6 +151,6 @@ class TossesForTies(Verifier):
     assumes = ANY
 
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
-        choice = (logits + 1e-9 * torch.rand_like(logits)).argmax(-1)
-        last = _deepest(tree, _right(tree, choice))
-        return _verdict(tree, last, choice[last])
+        choice = (logits + 1e-9 * torch.rand_like(logits)).argmax(-1).tolist()
+        last = _last(tree, choice)
+        return Verdict(path_to(tree, last), choice[last])

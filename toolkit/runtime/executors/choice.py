@@ -11,6 +11,7 @@ from toolkit.errors import ModelError
 from toolkit.runtime.attention import Pass
 from toolkit.runtime.executors.functional import FunctionalExecutor, against
 from toolkit.runtime.executors.linears import (
+    Blocked,
     Kernel,
     Linears,
     Rule,
@@ -23,6 +24,8 @@ from toolkit.runtime.executors.linears import (
 from toolkit.runtime.executors.module import ModuleExecutor
 from toolkit.runtime.kernels import native
 from toolkit.runtime.machine import remembered
+
+WHOLE = 0.75  # ours run whole passes in C: PyTorch's calls between linears are spared
 
 
 class Executor(Protocol):
@@ -69,7 +72,10 @@ def _fastest(module: PreTrainedModel) -> type[Kernel]:
     weights = list({(w := weight_of(m)).shape: w for m in module.modules() if known(m)}.values())
     steps = {kernel: _step(weights, kernel) for kernel in kernels_for(module)}
     steady = [kernel for kernel, step in steps.items() if step is not None] or list(steps)
-    return min(steady, key=lambda kernel: seconds(weights, kernel, Rule(steps[kernel] or 1)))
+    took = seconds(weights, {kernel: Rule(steps[kernel] or 1) for kernel in steady})
+    if Blocked in took:
+        took[Blocked] *= WHOLE
+    return min(steady, key=lambda kernel: took[kernel])
 
 
 def _step(weights: list[Tensor], kernel: type[Kernel]) -> int | None:

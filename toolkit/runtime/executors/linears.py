@@ -297,21 +297,30 @@ def invariant(linear: Ruled, rule: Rule, dtype: torch.dtype) -> bool:
     return True
 
 
-def seconds(weights: list[Tensor], kernel: type[Kernel], rule: Rule) -> float:
-    """What passes of `TIMED` rows take in linears with these weights [out, in], padded to a rule."""
-    made = [kernel.of(weight, None) for weight in weights]
-    counts = [rule.padded(count) for count in TIMED]
-    return sum(_least(linear, count) for linear in made for count in counts)
+def seconds(weights: list[Tensor], rules: dict[type[Kernel], Rule]) -> dict[type[Kernel], float]:
+    """What passes of `TIMED` rows take in linears with these weights [out, in], by kernel.
+
+    The kernels take turns, and their least times count: a busy machine slows down all of them.
+    """
+    total = dict.fromkeys(rules, 0.0)
+    for weight in weights:
+        made = {kernel: kernel.of(weight, None) for kernel in rules}
+        for count in TIMED:
+            rows = {kernel: _rows(rule.padded(count), weight) for kernel, rule in rules.items()}
+            turns = [{k: _timed(made[k], rows[k]) for k in rules} for _ in range(REPEATS)]
+            for kernel in rules:
+                total[kernel] += min(turn[kernel] for turn in turns)
+    return total
 
 
-def _least(linear: Kernel, count: int) -> float:
-    """The least of `REPEATS` times."""
-    x, times = torch.randn(count, linear.inputs).to(linear.weight.dtype), []
-    for _ in range(REPEATS):
-        began = perf_counter()
-        linear(x)
-        times.append(perf_counter() - began)
-    return min(times)
+def _rows(count: int, weight: Tensor) -> Tensor:
+    return torch.randn(count, weight.shape[1]).to(weight.dtype)
+
+
+def _timed(linear: Kernel, x: Tensor) -> float:
+    began = perf_counter()
+    linear(x)
+    return perf_counter() - began
 
 
 def kernels_for(module: Any) -> list[type[Kernel]]:

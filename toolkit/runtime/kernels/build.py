@@ -18,7 +18,7 @@ import torch
 
 from toolkit.runtime.machine import cache_folder, cpu_name
 
-SOURCES = ("attention.c", "decoder.c", "gate.c", "linear.c")
+SOURCES = ("attention.c", "decoder.c", "gate.c", "linear.c", "rows.c")
 ISAS = ("portable", "avx2", "avx512", "amx")  # a later one is faster
 AVX512 = [
     "-O3", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma",

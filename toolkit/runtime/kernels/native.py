@@ -46,6 +46,7 @@ class Library:
     _gated: Any
     _linear: Any
     _decoder: Any
+    _move: Any
 
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, seen: Seen, how: Attend
@@ -87,6 +88,12 @@ class Library:
         """A whole pass: writes logits, and rows of the cache."""
         _enough(self._decoder(byref(decoder), byref(call)), call.nodes)
 
+    def move(self, buffers: list[tuple[Tensor, int]], path: list[int]) -> None:
+        """In buffers [1, H_kv, rows, D], each with the index of its first scratch row, make scratch
+        rows `path[A]`, ascending, the first ones."""
+        rows = structs.array(structs.Rows, [structs.Rows.of(*each) for each in buffers])
+        self._move(rows, len(rows), (c_int64 * len(path))(*path), len(path))
+
 
 def _enough(failed: int, rows: int) -> None:
     if failed:
@@ -107,10 +114,12 @@ def _library(isa: str) -> Library | str:
         "gated": [c_void_p] * 3 + [c_int64] * 6,
         "linear": [POINTER(structs.Linear), c_void_p, c_int64, c_void_p, c_int64],
         "decoder_pass": [POINTER(structs.Decoder), POINTER(structs.Pass)],
+        "move_rows": [POINTER(structs.Rows), c_int64, POINTER(c_int64), c_int64],
     }
+    fail = "tree_attention", "linear", "decoder_pass"  # for want of memory
     functions = {name: getattr(library, name) for name in takes}
     for name, function in functions.items():
-        function.argtypes, function.restype = takes[name], None if name == "gated" else c_int
+        function.argtypes, function.restype = takes[name], c_int if name in fail else None
     return Library(isa, *functions.values())
 
 

@@ -1,4 +1,4 @@
-"""The structs of `kernels.h` and `decoder.c`, field by field."""
+"""The structs of `kernels.h`, `decoder.c` and `rows.c`, field by field."""
 
 from __future__ import annotations
 
@@ -107,6 +107,18 @@ class Place(Structure):
     """Where a layer's rows of this pass go."""
 
     _fields_ = [*pointers("keys values queries"), *ints("room first seen")]
+
+
+class Rows(Structure):
+    """Keys or values of one layer, and where its scratch rows start."""
+
+    _fields_ = [*pointers("data"), *ints("heads room bytes first")]
+
+    @classmethod
+    def of(cls, buffer: Tensor, first: int) -> Rows:
+        """Of a buffer [1, heads, rows, width]."""
+        _, heads, room, width = buffer.shape
+        return cls(buffer.data_ptr(), heads, room, width * buffer.itemsize, first)
 
 
 class Pass(Structure):

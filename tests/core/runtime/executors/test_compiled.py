@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(native.why_not() is not None, reason="no C compi
 LOW = [torch.float32, torch.bfloat16]
 DESCRIBED = [family for family in FAMILIES if family != "phi"]
 MODELS = [*DESCRIBED, *VARIANTS]
+PROMPT = list(range(1, 10))
 
 
 @pytest.fixture(autouse=True)
@@ -63,9 +64,9 @@ def test_what_it_caches_is_what_the_steps_cache(name):
     model, h2o = loaded(name, torch.float32), Registry.installed().resolve("kv", "h2o")
     whole, steps = (ModelSession(model, h2o.build()) for _ in range(2))
     for session in (whole, steps):
-        session.prefill(torch.arange(9) + 1)
+        session.prefill(PROMPT)
         with native.using(None if session is steps else build.isas()[-1]):
-            session.forward(torch.tensor([5, 8, 9, 7]), torch.tensor([-1, 0, 0, 2]))
+            session.forward([5, 8, 9, 7], [-1, 0, 0, 2])
     for ours, theirs in zip(whole.cache.layers, steps.cache.layers, strict=True):
         pairs = [(ours.keys, theirs.keys), (ours.values, theirs.values)]
         pairs += list(zip(ours.drafted, theirs.drafted, strict=True))
@@ -104,10 +105,10 @@ def test_weights_of_two_dtypes_are_left_to_pytorch(monkeypatch):
 def test_a_module_whose_storage_moves_is_read_no_more():
     model = copy.deepcopy(model_of("gpt_neox")).float()
     session = ModelSession(prepared("it", model), numerics.Everything())
-    before = session.prefill(torch.arange(9) + 1)
+    before = session.prefill(PROMPT)
     model.share_memory()
     again = ModelSession(session.model, numerics.Everything())
-    assert torch.equal(again.prefill(torch.arange(9) + 1), before)
+    assert torch.equal(again.prefill(PROMPT), before)
 
 
 def test_what_c_does_not_know_runs_step_by_step():
@@ -120,9 +121,10 @@ def test_trees_of_any_size_have_the_same_bits():
     model, sessions = loaded("gpt_neox", torch.float32), []
     for count in (300, 3):
         session = ModelSession(model, numerics.Everything())
-        session.prefill(torch.arange(9) + 1)
-        tokens, parents = torch.arange(count) % 90 + 1, torch.arange(count) - 1
-        sessions.append(session.forward(tokens, parents.clamp(max=1))[:3])
+        session.prefill(PROMPT)
+        tokens = [row % 90 + 1 for row in range(count)]
+        parents = [min(row - 1, 1) for row in range(count)]
+        sessions.append(session.forward(tokens, parents)[:3])
     assert torch.equal(*sessions)
 
 
@@ -134,5 +136,5 @@ def test_prompts_of_many_rows_and_scored_ones_run_step_by_step(monkeypatch):
     )
     registry = Registry.installed()
     for spec, count in [("full", 256), ("full", 257), ("h2o", 200)]:
-        ModelSession(model, registry.resolve("kv", spec).build()).prefill(torch.ones(count).long())
+        ModelSession(model, registry.resolve("kv", spec).build()).prefill([1] * count)
     assert ran == [257, 200]

@@ -75,10 +75,10 @@ def logits(model, executor, owned=False):
         prepared("it", copy.deepcopy(model), executor=executor, owned=owned), FULL.build()
     )
     assert session.model.executor.name == executor
-    found = [session.prefill(torch.arange(20) % 13 + 1)[None]]
+    found = [session.prefill([i % 13 + 1 for i in range(20)])[None]]
     for _ in range(2):
-        found.append(session.forward(torch.tensor([5, 8, 9, 7, 3]), torch.tensor([-1, 0, 0, 2, 1])))
-        session.commit(torch.tensor([0, 2, 3]))
+        found.append(session.forward([5, 8, 9, 7, 3], [-1, 0, 0, 2, 1]))
+        session.commit([0, 2, 3])
     return torch.cat(found)
 
 
