@@ -13,10 +13,11 @@ from toolkit.costs import Costs
 from toolkit.errors import MismatchError, SpecError
 from toolkit.families import STORIES, Family, of_model
 from toolkit.generation import Generation
-from toolkit.interfaces import Drafter, KVPolicy, Strategy, TreeShaper, Verifier
+from toolkit.interfaces import Drafter, KVPolicy, Runtime, Strategy, TreeShaper, Verifier
 from toolkit.registry import Registry
-from toolkit.runtime.costs import fingerprint, measure, store, stored
+from toolkit.runtime.costs import fingerprint, store, stored
 from toolkit.runtime.pool import Pool
+from toolkit.runtime.probe import measure
 from toolkit.runtime.refusals import kv_fits, mirrored, positions_under
 from toolkit.runtime.session import ModelSession
 from toolkit.runtime.vocabulary import same_tokens
@@ -178,13 +179,11 @@ class Pipeline:
         self.pool.measured[key] = known
         return known
 
-    def _begun(self, prompt: list[int]) -> tuple[ModelSession, Drafter]:
-        """A request of its own: the target after its prefill, and a drafter that was started."""
+    def _begun(self) -> tuple[ModelSession, Runtime, Drafter]:
+        """What a request of its own decodes with."""
         target = ModelSession(self.pool.load(self.target), cast("KVPolicy", self.kv.build()))
-        target.prefill(prompt)
-        drafter = cast("Drafter", self.drafter.build())
-        drafter.start(prompt, DraftRuntime(self.pool, target, self.draft_kv))
-        return target, drafter
+        runtime = DraftRuntime(self.pool, target, self.draft_kv)
+        return target, runtime, cast("Drafter", self.drafter.build())
 
     def stream(self, prompt: Prompt, *, max_new_tokens: int = 128, seed: int = 0) -> Stream:
         """Decode a prompt; iterate for text as it is committed, then ask for the `result`."""

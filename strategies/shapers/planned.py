@@ -1,9 +1,9 @@
 """Trees as deep and as large as measured costs let them pay.
 
-The tree that is sent has the nodes that maximise expected tokens per millisecond, and another level
-is drafted only while that rate is expected to rise: Sequoia's size by measured cost (Chen et al.
-2024), decided anew at every step as in DySpec (Xiong et al. 2024), over probabilities that this
-request's own verdicts have calibrated.
+The tree that is sent has the nodes that gain most over the time they take, and another level is
+drafted only while that gain is expected to rise: Sequoia's size by measured cost (Chen et al. 2024),
+decided anew at every step as in DySpec (Xiong et al. 2024), over probabilities that this request's
+own verdicts have calibrated.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from itertools import chain, zip_longest
-from math import exp, inf, log1p, tanh
+from math import exp, inf, log
 from pathlib import Path
 
 import attrs
@@ -26,11 +25,14 @@ Floats = NDArray[np.float64]
 Judged = tuple[float, bool, bool]  # a node's log-probability; is it a first child, was it accepted?
 
 LIKELY = 0.01  # worth from which a node is looked at: less costs more time than it gives
+RAREST = 1e-4  # probability of a drafter's; a drafter is not taken at its word beyond
 PRICED = 64  # committed tokens after which costs are looked up anew
 PATIENCE = 64  # steps between probes, at most, when drafting does not pay
 MEMORY = 0.99  # of what was learned, per node that is judged later
+RECENT = 0.98  # of tokens and time that count for the usual rate, per step
 READ = 8  # verdicts that are learned from at a time: each reading has a price of its own
-LEAST = np.array([-inf, 0.1, 0.0])  # what is likelier, or comes first, is never worse
+LEAST = np.array([-30.0, 0.1, 0.0])  # of weights: what is likelier, or comes first, is never worse
+MOST = np.array([30.0, 30.0, 30.0])
 LEARNING = 0.1  # of what a node's children are like, per level
 KEPT = "planned:trust, 1"  # what a file of it says that it is
 
@@ -46,16 +48,17 @@ class Trust:
     _prior: Floats = attrs.field(factory=lambda: np.diag([1.0, 8.0, 1.0]))
     _precision: Floats = attrs.field(factory=lambda: np.diag([1.0, 8.0, 1.0]))
 
-    def __call__(self, logprobs: list[float]) -> list[float]:
-        """Probabilities of a node's candidates, likeliest first, as far as they are `LIKELY`."""
+    def __call__(self, above: float, logprobs: list[float]) -> list[float]:
+        """Worths of the likely candidates, likeliest first, of a node of worth `above`."""
         a, b, c = self._weights
-        found: list[float] = []
+        against, likely = exp(-a), LIKELY / above
+        first, found = exp(-a - c), list[float]()
         for logprob in logprobs:
-            score = a + b * _logit(logprob) + (0.0 if found else c)
-            probability = 0.5 + 0.5 * tanh(0.5 * score)
-            if logprob == -inf or not probability >= LIKELY:
+            q = min(max(exp(logprob), RAREST), 1 - RAREST)
+            accepted = 1 / (1 + (against if found else first) * (1 / q - 1) ** b)
+            if not accepted >= likely or logprob == -inf:
                 break
-            found.append(probability)
+            found.append(above * accepted)
         return found
 
     def learn(self, judged: list[Judged]) -> None:
@@ -67,7 +70,7 @@ class Trust:
         self._precision = kept * self._precision + (1 - kept) * self._prior + doubt
         error = np.array([accepted for *_, accepted in judged]) - expected
         step = np.linalg.solve(self._precision, rows.T @ error)
-        self._weights = np.maximum(self._weights + step, LEAST).tolist()
+        self._weights = np.clip(self._weights + step, LEAST, MOST).tolist()
 
     @classmethod
     def read(cls, path: Path) -> Trust:
@@ -77,7 +80,9 @@ class Trust:
             weights, precision = np.array(kept["weights"]), np.array(kept["precision"])
             np.linalg.cholesky(precision)  # raises where nothing could be learned on top
             finite = np.isfinite(weights).all() and np.isfinite(precision).all()
-            fits = precision.shape == (3, 3) and bool((weights >= LEAST).all())
+            fits = precision.shape == (3, 3) and bool(
+                ((weights >= LEAST) & (weights <= MOST)).all()
+            )
             if not (kept["kind"] == KEPT and finite and fits):
                 raise ValueError(kept["kind"])
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -99,15 +104,17 @@ class Trust:
         Path(name).replace(path)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, on_setattr=attrs.setters.NO_OP)
 class Planned(TreeShaper):
     """Grow and send what pays, by measured cost and by acceptance as observed.
 
     A node's worth is the probability that it is accepted: the product, along its path, of the
     drafter's probabilities as calibrated by the verdicts so far. A tree of n nodes drafted in time d
-    gives E/(d + t(n)) tokens per millisecond, where E is the sum of its nodes' worths and t the
-    measured cost of a pass; of all sizes the best is sent, so that steps in t are used to their edge.
-    A level is drafted if, with children like those seen so far, that rate would rise. When not even
+    gives E tokens, the sum of its nodes' worths, in d + t(n), where t is the measured cost of a pass.
+    What maximises tokens per millisecond over all steps is to maximise E − r·(d + t(n)) in each, where
+    r is the rate of late (Dinkelbach 1967): an easy step does not stop early because its own rate is
+    high, nor a hard one go on because its own is low. Steps in t are used to their edge.
+    A level is drafted if, with children like those seen so far, that gain would rise. When not even
     the first level pays, nothing is drafted but a probe now and then, to see whether it would again.
     Nodes of a worth below 0.01 are left out.
     """
@@ -116,7 +123,7 @@ class Planned(TreeShaper):
     nodes: int = option(64, help="most nodes to verify, root included", validator=ge(1))
     depth: int = option(12, help="most levels below the root", validator=ge(1))
     width: int = option(
-        8, help="most nodes expanded per level, and children of each", validator=ge(1)
+        4, help="most nodes expanded per level, and children of each", validator=ge(1)
     )
     trust: str = option(
         "", help="file that keeps what was learned, for the next request of these two models"
@@ -128,9 +135,10 @@ class Planned(TreeShaper):
     _passes: list[float] = attrs.field(init=False)  # ms of a pass of 1, 2, … nodes
     _prices: list[float] = attrs.field(init=False)  # ms of a level from 0, 1, 2, … nodes
     _trust: Trust = attrs.field(init=False, factory=Trust)
-    _children: list[float] = attrs.field(
-        init=False
-    )  # mean worth of a node's first, second, … child
+    _tokens: float = attrs.field(init=False, default=1.0)  # expected of recent steps
+    _ms: float = attrs.field(init=False, default=1.0)  # and their price
+    _children: list[float] = attrs.field(init=False)
+    """Of the worth of a level's nodes, what their first, second, … children have of late."""
     _unread: list[tuple[TokenTree, Verdict]] = attrs.field(init=False, factory=list)
     _probing: bool = attrs.field(init=False, default=False)
     _idle: int = attrs.field(init=False, default=0)  # steps since drafting last paid or was tried
@@ -149,35 +157,41 @@ class Planned(TreeShaper):
     def plan(self, costs: Costs, length: int) -> None:
         self._costs, self._length = costs, length
         self._price()
+        self._tokens, self._ms = 1.0, self._passes[0]  # at first AR's rate is the usual one
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
         tree, worths, level, spent = root, [1.0], [0], 0.0
         self._probing = False
-        for depth in range(self.depth):
-            level.sort(key=worths.__getitem__, reverse=True)
-            width = self._pays(worths, level, spent)
-            if not width and not depth and self._due():
+        while True:
+            ordered = sorted(worths, reverse=True)
+            gain, size = self._gain(ordered, spent)
+            width = self._pays([worths[node] for node in level], ordered, gain, spent)
+            if not width and len(tree) == 1 and self._due():
                 width, self._probing = 1, True
-            if not width:
+            if not width or not level or tree.depths[level[0]] == self.depth:
                 break
             frontier = sorted(level[:width])
             candidates = expand(tree, frontier, self.width)
             spent += self._prices[width]
-            given = self._believed(candidates, [worths[node] for node in frontier])
-            first, tree = len(tree), tree.grow(frontier, _cut(candidates, given))
-            worths += [worth for row in given for worth in row]
-            level = list(range(first, len(tree)))
-            if not level:
-                break
-        _, size = self._best(sorted(worths, reverse=True), spent)
-        return self._only(tree, worths, min(max(size, 1 + self._probing), self.nodes))
+            kept, below = self._likely(candidates, [worths[node] for node in frontier])
+            first, tree = len(tree), tree.grow(frontier, kept)
+            worths += below
+            level = sorted(range(first, len(tree)), key=worths.__getitem__, reverse=True)
+        size = max(size, min(1 + self._probing, len(tree), self.nodes))
+        self._account(sum(ordered[:size]), spent + self._passes[size - 1])
+        return self._best(tree, worths, size)
 
-    def _only(self, tree: TokenTree, worths: list[float], size: int) -> TokenTree:
+    def _best(self, tree: TokenTree, worths: list[float], size: int) -> TokenTree:
         """The `size` nodes of greatest worth, the first of equals: a parent before its child."""
-        if size >= len(tree):
+        if size == len(tree):
             return tree
         order = sorted(range(len(tree)), key=worths.__getitem__, reverse=True)
         return tree.subtree(sorted(order[:size]))
+
+    def _account(self, tokens: float, ms: float) -> None:
+        """Remember what a step is expected to give, and its price."""
+        self._tokens = RECENT * self._tokens + tokens
+        self._ms = RECENT * self._ms + ms
 
     def observe(self, tree: TokenTree, verdict: Verdict) -> None:
         self._length += len(verdict.path)
@@ -185,8 +199,10 @@ class Planned(TreeShaper):
             self._price()
         if len(tree) == 1:
             return
-        missed = self._probing and len(verdict.path) == 1
-        self._patience = min(2 * self._patience, PATIENCE) if missed else 1
+        if len(verdict.path) > 1:
+            self._patience = 1
+        elif self._probing:
+            self._patience = min(2 * self._patience, PATIENCE)
         self._unread.append((tree, verdict))
         if self._probing or len(self._unread) == READ:
             self._trust.learn([node for step in self._unread for node in _judged(*step)])
@@ -205,60 +221,50 @@ class Planned(TreeShaper):
         self._idle = (self._idle + 1) % self._patience
         return not self._idle
 
-    def _believed(self, candidates: Candidates, above: list[float]) -> list[list[float]]:
-        """Worths [F][≤K] of candidates below nodes of worth `above[F]`, likely ones alone."""
-        given = [self._trust(row) for row in candidates.logprobs]
-        seen = [sum(column) / len(given) for column in zip_longest(*given, fillvalue=0.0)]
-        both = zip_longest(self._children, seen[: self.width], fillvalue=0.0)
+    def _likely(self, candidates: Candidates, above: list[float]) -> tuple[Candidates, list[float]]:
+        """The likely ones below nodes of worth `above[F]`, and their worths."""
+        tokens, logprobs, worths = [], [], list[float]()
+        share, seen = 1 / sum(above), [0.0] * self.width
+        for worth, names, chances in zip(
+            above, candidates.tokens, candidates.logprobs, strict=True
+        ):
+            below = self._trust(worth, chances[: self.width])
+            for rank, each in enumerate(below):
+                seen[rank] += share * each
+            tokens.append(names[: len(below)])
+            logprobs.append(chances[: len(below)])
+            worths += below
+        both = zip(self._children, seen, strict=True)
         self._children = [old + LEARNING * (new - old) for old, new in both]
-        return [_likely(worth, row) for worth, row in zip(above, given, strict=True)]
+        return Candidates(tokens, logprobs), worths
 
-    def _pays(self, worths: list[float], level: list[int], spent: float) -> int:
-        """How many of the last level's nodes, likeliest first, to expand; 0 when none would pay."""
-        hoped = [_likely(worths[node], self._children) for node in level[: self.width]]
-        width, found, most = len(hoped), 0, 0.0
-        while width:
-            every = sorted(chain(worths, *hoped[:width]), reverse=True)
-            rate, _ = self._best(every, spent + self._prices[width])
-            if rate <= most:  # of equals the widest
+    def _pays(self, level: list[float], worths: list[float], gain: float, spent: float) -> int:
+        """How many of a level's nodes to expand, where that would raise `gain`; worths descend."""
+        usual, width, hoped = self._tokens / self._ms, 0, list(worths)
+        for above in level[: self.width]:
+            children = [above * share for share in self._children if above * share >= LIKELY]
+            more = self._prices[width + 1] - self._prices[width] if width else 0.0
+            if sum(children) < usual * more:
                 break
-            most, found, width = rate, width, width // 2
-        idle, _ = self._best(sorted(worths, reverse=True), spent)
-        return found if most >= idle else 0
+            hoped += children
+            width += 1
+        hoped.sort(reverse=True)
+        return width if self._gain(hoped, spent + self._prices[width])[0] >= gain else 0
 
-    def _best(self, worths: list[float], spent: float) -> tuple[float, int]:
-        """Expected tokens per millisecond of the best tree, and its size; worths descending."""
-        expected, most, size = 0.0, 0.0, 0
+    def _gain(self, worths: list[float], spent: float) -> tuple[float, int]:
+        """What the best tree gains over its time at the usual rate, and its size; worths descend."""
+        usual, expected, most, size = self._tokens / self._ms, 0.0, -inf, 0
         for count, (worth, ms) in enumerate(zip(worths, self._passes, strict=False), 1):
             expected += worth
-            if expected > most * (spent + ms):
-                most, size = expected / (spent + ms), count
+            gain = expected - usual * (spent + ms)
+            if gain > most:
+                most, size = gain, count
         return most, size
 
 
-def _likely(above: float, children: list[float]) -> list[float]:
-    """Worths of the likely children, descending, of a node of worth `above`."""
-    worths: list[float] = []
-    for child in children:
-        if above * child < LIKELY:
-            break
-        worths.append(above * child)
-    return worths
-
-
-def _cut(candidates: Candidates, given: list[list[float]]) -> Candidates:
-    """The first candidates of each row, as many as `given` has worths."""
-    tokens = zip(candidates.tokens, given, strict=True)
-    logprobs = zip(candidates.logprobs, given, strict=True)
-    return Candidates(
-        [row[: len(worths)] for row, worths in tokens],
-        [row[: len(worths)] for row, worths in logprobs],
-    )
-
-
 def _logit(logprob: float) -> float:
-    held = min(max(logprob, -9.0), -1e-4)
-    return held - log1p(-exp(held))
+    held = min(max(exp(logprob), RAREST), 1 - RAREST)
+    return log(held / (1 - held))
 
 
 def _judged(tree: TokenTree, verdict: Verdict) -> list[Judged]:

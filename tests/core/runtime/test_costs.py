@@ -6,44 +6,22 @@ import torch
 
 from toolkit import Pipeline, Pool
 from toolkit.conformance.models import COSTS, noisy, tiny
-from toolkit.runtime import costs as measuring
-from toolkit.runtime.costs import ROWS, WIDTHS, fingerprint, stored
+from toolkit.runtime import probe
+from toolkit.runtime.costs import BUSY, fingerprint, stored
 from toolkit.runtime.machine import cache_folder
+from toolkit.runtime.probe import ROWS
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(measuring, "ROUNDS", 1)
+    monkeypatch.setattr(probe, "ROUNDS", 1)
 
 
 def pipeline(drafter="model:small", family="llama", **pool):
     return Pipeline(
         tiny(family), drafter=drafter, pool=Pool(modules={"small": noisy(family)}, **pool)
     )
-
-
-@pytest.mark.parametrize(
-    "drafter", ["model:small", "ngram", "none", "self:kv=[window:budget=8]"]
-)
-def test_every_kind_of_drafter_is_measured(drafter):
-    costs = pipeline(drafter).costs()
-    assert (costs.contexts, costs.rows, costs.widths) == ((64, 128), ROWS, WIDTHS)
-    for times, sizes in ((costs.target, ROWS), (costs.draft, WIDTHS)):
-        for row in times:
-            assert len(row) == len(sizes)
-            assert list(row) == sorted(row)  # a small pass never counts as dearer
-            assert min(row) > 0
-
-
-@pytest.mark.parametrize("kv", ["window:budget=8", "h2o:budget=8,sinks=1,recent=2,epoch=2"])
-def test_a_target_under_a_kv_policy_is_measured(kv):
-    assert Pipeline(tiny("llama"), drafter="ngram", kv=kv).costs().rows == ROWS
-
-
-def test_a_model_of_few_positions_is_measured_within_them(monkeypatch):
-    monkeypatch.setattr(measuring, "CONTEXTS", (64, 100_000))
-    assert pipeline().costs().contexts == (64, 128)
 
 
 def test_a_second_pipeline_reads_what_the_first_measured(monkeypatch):
@@ -55,20 +33,11 @@ def test_a_second_pipeline_reads_what_the_first_measured(monkeypatch):
 
 
 def test_what_a_busy_machine_shows_is_not_remembered(monkeypatch):
-    busy = attrs.evolve(COSTS, noise=measuring.BUSY + 0.1)
+    busy = attrs.evolve(COSTS, noise=BUSY + 0.1)
     monkeypatch.setattr("toolkit.pipeline.measure", lambda _: busy)
     it = pipeline()
     assert it.costs() == it.costs() == busy  # by this process, it is
     assert not list(cache_folder("costs").glob("*"))
-
-
-def test_noise_is_how_far_times_lie_above_the_least():
-    timed = measuring.Timed(None, None, None)
-    for size, times in ((1, [2.0, 2.0, 4.0]), (2, [1.0, 3.0, 9.0]), (4, [5.0, 5.0, 5.0])):
-        timed.taken["pass", size].extend(times)
-    assert timed.noise == 1.0
-    timed.taken["pass", 4].extend([10.0] * 4)
-    assert timed.noise == 2.0
 
 
 def test_fresh_measures_again_and_replaces(monkeypatch):
@@ -121,20 +90,6 @@ def test_the_name_and_seed_of_a_model_do_not_matter():
     pool = Pool(modules={"one": tiny("llama", 1), "two": tiny("llama", 2)})
     one, two = (fingerprint([pool.load(name)], {}) for name in ("one", "two"))
     assert one == two
-
-
-def test_a_large_target_gets_one_round(monkeypatch):
-    """At most 20 passes for both contexts, prefills included."""
-    passes = []
-    monkeypatch.setattr(measuring, "SMALL", 0)
-    monkeypatch.setattr(measuring, "ROUNDS", 6)
-    it = pipeline("ngram")
-    it.load()
-    cls = type(it.pool.load(it.target).executor)
-    forward = cls.forward
-    monkeypatch.setattr(cls, "forward", lambda self, *a: passes.append(1) or forward(self, *a))
-    it.costs()
-    assert len(passes) <= 20
 
 
 def test_only_a_shaper_that_plans_has_costs_measured(monkeypatch):

@@ -1,0 +1,108 @@
+"""What passes and levels cost is measured by decoding."""
+
+import pytest
+
+from toolkit import Pipeline, Pool
+from toolkit.conformance.models import noisy, tiny
+from toolkit.runtime import probe
+from toolkit.runtime.probe import ROWS, WIDTHS, Times
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(probe, "ROUNDS", 1)
+
+
+def pipeline(drafter="model:small", family="llama"):
+    return Pipeline(
+        tiny(family), drafter=drafter, pool=Pool(modules={"small": noisy(family)})
+    )
+
+
+@pytest.mark.parametrize(
+    "drafter", ["model:small", "ngram", "none", "self:kv=[window:budget=8]"]
+)
+def test_every_kind_of_drafter_is_measured(drafter):
+    costs = pipeline(drafter).costs()
+    assert (costs.contexts, costs.rows, costs.widths) == ((64, 128), ROWS, WIDTHS)
+    for times, sizes in ((costs.target, ROWS), (costs.draft, WIDTHS)):
+        for row in times:
+            assert len(row) == len(sizes)
+            assert list(row) == sorted(row)  # a small pass never counts as dearer
+            assert min(row) > 0
+
+
+@pytest.mark.parametrize("kv", ["window:budget=8", "h2o:budget=8,sinks=1,recent=2,epoch=2"])
+def test_a_target_under_a_kv_policy_is_measured(kv):
+    assert Pipeline(tiny("llama"), drafter="ngram", kv=kv).costs().rows == ROWS
+
+
+def test_a_model_of_few_positions_is_measured_within_them(monkeypatch):
+    monkeypatch.setattr(probe, "CONTEXTS", (64, 100_000))
+    assert pipeline().costs().contexts == (64, 128)
+
+
+def test_noise_is_how_far_times_lie_above_the_least():
+    timed = Times()
+    for size, times in ((1, [2.0, 2.0, 4.0]), (2, [1.0, 3.0, 9.0]), (4, [5.0, 5.0, 5.0])):
+        timed.taken["pass", size].extend(times)
+    assert timed.noise == 1.0
+    timed.taken["pass", 4].extend([10.0] * 4)
+    assert timed.noise == 2.0
+
+
+def test_a_large_target_gets_one_round(monkeypatch):
+    """At most 20 passes for both contexts, prefills included."""
+    passes = []
+    monkeypatch.setattr(probe, "SMALL", 0)
+    monkeypatch.setattr(probe, "ROUNDS", 6)
+    it = pipeline("ngram")
+    it.load()
+    cls = type(it.pool.load(it.target).executor)
+    forward = cls.forward
+    monkeypatch.setattr(cls, "forward", lambda self, *a: passes.append(1) or forward(self, *a))
+    it.costs()
+    assert len(passes) <= 20
+
+
+def test_curves_are_medians_that_never_fall():
+    times = Times()
+    for size in ROWS:
+        times.taken["pass", size].extend([9.0 + size, 1.0 + size, 2.0 + size])
+    times.taken["pass", 4][:] = [50.0]
+    assert times.passes == (3.0, 4.0, 10.0, 10.0, 18.0, 34.0, 66.0)
+
+
+def watched(monkeypatch, cls, name, seen):
+    """Note the arguments of every call of a method."""
+    method = getattr(cls, name)
+    monkeypatch.setattr(cls, name, lambda self, *a: (seen(self, *a), method(self, *a))[1])
+
+
+@pytest.mark.parametrize("drafter", ["model:small", "ngram", "none"])
+def test_passes_have_the_sizes_that_are_said(monkeypatch, drafter):
+    """And one row is timed as AR's are: nothing was drafted before it."""
+    it = pipeline(drafter)
+    it.load()
+    target, runtime, drafts = it._begun()
+    calls = []
+    watched(monkeypatch, type(target), "forward",
+            lambda self, tokens, _: calls.append(len(tokens)) if self is target else None)
+    watched(monkeypatch, type(drafts), "expand", lambda *_: calls.append("level"))
+    probe._timed(lambda: (target, runtime, drafts), 8)
+    sizes = [size for size in ROWS for _ in range(probe.TURNS)]
+    assert calls == [call for size in sizes for call in (["level"] * 3 * (size > 1) + [size])]
+
+
+def test_what_it_commits_has_moved(monkeypatch):
+    """An accepted node that does not lie where it will: its rows are moved, as in a request."""
+    it = pipeline()
+    it.load()
+    target, runtime, drafts = it._begun()
+    commits = []
+    watched(monkeypatch, type(target), "commit",
+            lambda self, rows: commits.append(rows) if self is target else None)
+    probe._timed(lambda: (target, runtime, drafts), 8)
+    assert commits.count([0, 2]) == probe.TURNS * (len(ROWS) - 2)
+    assert target.length == 8 + sum(map(len, commits))

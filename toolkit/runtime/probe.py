@@ -1,0 +1,152 @@
+"""Measure what passes and levels cost on this machine, by decoding: what lies around a pass counts,
+and so do caches that it leaves cold.
+
+Medians count, because that is what a request meets, and a small pass never counts as dearer than a
+larger one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from statistics import median
+from time import perf_counter
+
+import torch
+from attrs import define, field
+from torch import Tensor
+
+from toolkit.costs import Costs
+from toolkit.engine import Strategies, decode
+from toolkit.interfaces import Drafter, Expand, Runtime, TreeShaper, Verifier
+from toolkit.runtime.session import ModelSession
+from toolkit.tree import Candidates, TokenTree, Verdict
+
+CONTEXTS = 64, 512
+ROWS = 1, 2, 4, 8, 16, 32, 64
+WIDTHS = 1, 2, 4, 8, 16
+CHILDREN = 4  # asked for after every node of a level
+TURNS = 2  # of a pass, one after the other, in a round
+ROUNDS, SECONDS = 4, 0.8  # at most, per context
+SMALL = 120e6  # parameters up to which there is more than one round, and one turn
+
+Begin = Callable[[], tuple[ModelSession, Runtime, Drafter]]
+
+
+def measure(begin: Begin) -> Costs:
+    """Measure passes and levels after random prompts; `begin` gives a request's target and drafter.
+
+    At most 3 seconds for a target up to 100 M parameters on an idle machine; a larger one gets one
+    round: 16 passes.
+    """
+    target, *_ = begin()
+    room = target.positions - max(ROWS) * 2
+    contexts = [max(1 + i, min(length, room)) for i, length in enumerate(CONTEXTS)]
+    timed = [_timed(begin, length) for length in contexts]
+    return Costs(
+        contexts=(contexts[0], contexts[1]),
+        rows=ROWS,
+        target=(timed[0].passes, timed[1].passes),
+        widths=WIDTHS,
+        draft=(timed[0].levels, timed[1].levels),
+        noise=max(each.noise for each in timed),
+    )
+
+
+def _timed(begin: Begin, length: int) -> Times:
+    target, runtime, drafter = begin()
+    small, rng, times = target.model.parameters <= SMALL, random.Random(0), Times()  # noqa: S311
+    one_round = [size for size in ROWS for _ in range(TURNS if small else 1)]
+    sizes = one_round * (ROUNDS if small else 1)
+    probe = Probe(target.vocabulary, iter(sizes), times, rng)
+    events = decode(
+        target,
+        runtime,
+        Strategies(drafter, probe, Accepting()),
+        [rng.randrange(2) for _ in range(length)],
+        max_new_tokens=3 * len(sizes),
+        stop_ids=frozenset(),
+        rng=torch.Generator(),
+    )
+    next(events)  # the prompt's
+    until = perf_counter() + SECONDS
+    for done, event in zip(range(1, len(sizes) + 1), events, strict=False):
+        if (step := event.step) is not None:
+            times.taken["pass", step.nodes].append(step.verify_ms + step.commit_ms)
+        if done % len(one_round) == 0 and perf_counter() > until:
+            break
+    return times
+
+
+@define(eq=False)
+class Times:
+    """Times in ms, by what and size."""
+
+    taken: defaultdict[tuple[str, int], list[float]] = field(factory=lambda: defaultdict(list))
+
+    @property
+    def passes(self) -> tuple[float, ...]:
+        """Of passes of `ROWS` nodes."""
+        return self._curve("pass", ROWS)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Of levels of `WIDTHS` frontier nodes."""
+        return self._curve("level", WIDTHS)
+
+    def _curve(self, what: str, sizes: tuple[int, ...]) -> tuple[float, ...]:
+        """The median times, none above that of a larger size."""
+        typical = {size: median(self.taken[what, size]) for size in sizes}
+        return tuple(min(typical[more] for more in sizes if more >= size) for size in sizes)
+
+    @property
+    def noise(self) -> float:
+        """How much longer than the least times things typically took."""
+        return median(median(times) / min(times) for times in self.taken.values())
+
+
+@define(eq=False)
+class Probe(TreeShaper):
+    """Sends trees of random tokens, of `sizes`, and times three levels that it drafts before each."""
+
+    name = "probe"
+    nodes = max(ROWS)
+
+    vocabulary: int
+    sizes: Iterator[int]
+    times: Times
+    rng: random.Random
+    widths: Iterator[int] = field(factory=lambda: cycle(WIDTHS))
+
+    def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
+        size, most = next(self.sizes), max(WIDTHS)
+        if size == 1:  # as AR's: nothing was drafted before it
+            return root
+        width = next(self.widths)
+        star = self._grown(root, 0, max(ROWS) - 1)
+        drafted = self._grown(star.first(1 + most), 1, most)
+        for first, count in (0, 1), (1, width), (1 + most, width):
+            self._level(drafted.first(first + most), list(range(first, first + count)), expand)
+        return star.first(size)
+
+    def _level(self, tree: TokenTree, frontier: list[int], expand: Expand) -> None:
+        began = perf_counter()
+        tree.grow(frontier, expand(tree, frontier, CHILDREN))
+        self.times.taken["level", len(frontier)].append(1e3 * (perf_counter() - began))
+
+    def _grown(self, tree: TokenTree, node: int, children: int) -> TokenTree:
+        tokens = [self.rng.randrange(self.vocabulary) for _ in range(children)]
+        return tree.grow([node], Candidates([tokens], [[-1.0] * children]))
+
+
+class Accepting(Verifier):
+    """Reads what `greedy` reads, and accepts one drafted node whatever it is."""
+
+    name = "accepting"
+    exactness = "lossy"
+    assumes = frozenset({"fixed", "sampled"})
+
+    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
+        return Verdict([0, 2] if len(tree) > 2 else [0], logits.max(-1).indices.tolist()[0])
