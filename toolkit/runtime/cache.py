@@ -9,14 +9,16 @@ can never have pushed a needed row out.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
+from attrs import frozen
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from toolkit.interfaces import KVPolicy
-from toolkit.runtime.kernels import native
+from toolkit.runtime.kernels import native, structs
 from toolkit.runtime.slots import GROWTH, Slots
 from toolkit.view import Attend
 
@@ -51,6 +53,7 @@ class TreeLayer(CacheLayerMixin):
         self.dtype, self.device = key_states.dtype, key_states.device
         self.slots = self.owner.slots_of(self)
         self.is_initialized = True
+        self.owner.changed()
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
@@ -95,24 +98,20 @@ class TreeLayer(CacheLayerMixin):
             kept = min(rows, old.shape[2])
             new[:, :, :kept] = old[:, :, :kept]
             setattr(self, name, new)
+        self.owner.changed()
         self.owner.measure()
 
-    @property
-    def buffers(self) -> list[tuple[Tensor, int]]:
-        """Keys and values, each with the index of the first scratch row."""
-        return [(self.keys, self.slots.count), (self.values, self.slots.count)]
-
-    def move(self, source: Tensor) -> None:
-        """Make rows `source[A]` the first scratch rows; gathered first, so overlap is safe."""
-        for buffer, first in self.buffers:
-            buffer[:, :, first : first + len(source)] = buffer.index_select(2, source)
+    def move(self, rows: Tensor) -> None:
+        """Make scratch rows `rows[A]` the first ones; gathered first, so overlap is safe."""
+        first, source = self.slots.count, rows + self.slots.count
+        for buffer in (self.keys, self.values):
+            buffer[:, :, first : first + len(rows)] = buffer.index_select(2, source)
 
     def remember(self, rows: list[int]) -> None:
         """Log the queries of scratch rows `rows[A]`, which are committed, and forget the others."""
-        if self.drafted:
-            queries = torch.cat(self.drafted, 1)[:, rows]
-            self.log = queries if self.log is None else torch.cat([self.log, queries], 1)
-            self.drafted = []
+        queries = torch.cat(self.drafted, 1)[:, rows]
+        self.log = queries if self.log is None else torch.cat([self.log, queries], 1)
+        self.drafted = []
 
     def store(self, keys: Tensor, values: Tensor) -> None:
         """Make K/V [1, H_kv, A, D] the next committed rows, without a forward."""
@@ -130,6 +129,7 @@ class TreeLayer(CacheLayerMixin):
     def take(self, keys: Tensor, values: Tensor, index: Tensor) -> None:
         """Hold rows `index[h, C']` of K/V [1, H_kv, C, D] that lie elsewhere."""
         self.keys, self.values = _rows(keys, index), _rows(values, index)
+        self.owner.changed()
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.owner.length + self.owner.scratch, 0
@@ -154,6 +154,28 @@ def _rows(buffer: Tensor, index: Tensor) -> Tensor:
     return buffer.gather(2, index[None, :, :, None].expand(1, buffer.shape[1], -1, buffer.shape[3]))
 
 
+@frozen(eq=False, slots=False)
+class Layout:
+    """Where everything lies, until a buffer or a table is replaced."""
+
+    layers: list[TreeLayer]  # those that store K/V
+    tables: list[Slots]  # each once
+
+    @classmethod
+    def of(cls, layers: list[TreeLayer]) -> Layout:
+        """Of a cache's layers."""
+        held = [layer for layer in layers if layer.is_initialized]
+        return cls(held, list({id(layer.slots): layer.slots for layer in held}.values()))
+
+    @cached_property
+    def buffers(self) -> Any:
+        """Every layer's keys and values, for the kernels; None where they are not on the CPU."""
+        if any(layer.device.type != "cpu" for layer in self.layers):
+            return None
+        both = [buffer for layer in self.layers for buffer in (layer.keys, layer.values)]
+        return structs.array(structs.Rows, list(map(structs.Rows.of, both)))
+
+
 class TreeCache(Cache):
     """A transformers cache that can hold a tree and take any part of it back.
 
@@ -169,6 +191,7 @@ class TreeCache(Cache):
         self.prompting = False  # during the forward of a prompt that is scored
         self._peak = 0  # bytes held at most, when last measured
         self._slots: dict[int | None, Slots] = {}
+        self._layout: Layout | None = None
         windows = windows or (None,) * layers
         super().__init__(layers=[TreeLayer(self, i, windows[i]) for i in range(layers)])
 
@@ -182,14 +205,25 @@ class TreeCache(Cache):
         return self._slots[layer.window]
 
     @property
+    def layout(self) -> Layout:
+        """Where everything lies now."""
+        if self._layout is None:
+            self._layout = Layout.of(self.layers)
+        return self._layout
+
+    def changed(self) -> None:
+        """A buffer or a table was replaced."""
+        self._layout = None
+
+    @property
     def tables(self) -> list[Slots]:
         """Every table of slots, each once."""
-        return list({id(layer.slots): layer.slots for layer in self.initialized}.values())
+        return self.layout.tables
 
     @property
     def initialized(self) -> list[TreeLayer]:
         """Layers that store K/V."""
-        return [layer for layer in self.layers if layer.is_initialized]
+        return self.layout.layers
 
     def adopt(self, source: TreeCache, count: int) -> None:
         """Take over the last `count` committed rows of another cache of the same model."""
@@ -207,21 +241,21 @@ class TreeCache(Cache):
 
     def commit(self, rows: list[int]) -> None:
         """Keep scratch rows `rows[A]`, a path in order, as the next committed rows."""
-        layers = self.initialized
         if rows != list(range(len(rows))):
-            self._move(layers, rows)
-        for layer in layers:
-            layer.remember(rows)
+            self._move(rows)
+        for layer in self.initialized:
+            if layer.drafted:
+                layer.remember(rows)
         self._append(len(rows))
 
-    def _move(self, layers: list[TreeLayer], rows: list[int]) -> None:
+    def _move(self, rows: list[int]) -> None:
         """Make scratch rows `rows[A]` the first ones of every layer."""
-        kernels = native.library()
-        if kernels and all(layer.device.type == "cpu" for layer in layers):
-            kernels.move([buffer for layer in layers for buffer in layer.buffers], rows)
+        kernels, layers = native.library(), self.initialized
+        if kernels is not None and (buffers := self.layout.buffers) is not None:
+            kernels.move(buffers, [layer.slots.count for layer in layers], rows)
             return
         for layer in layers:
-            layer.move(torch.tensor(rows, device=layer.device) + layer.slots.count)
+            layer.move(torch.tensor(rows, device=layer.device))
 
     def _append(self, count: int) -> None:
         """Count `count` rows as committed; a scored prompt's have their places already."""

@@ -1,10 +1,13 @@
 """TreeCache against a list: rows are numbers, and the list says which must be held where."""
 
+import pytest
 import torch
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from toolkit.runtime.cache import TreeCache
+from toolkit.runtime.kernels import native
 from toolkit.runtime.slots import GROWTH
 
 HEADS, WIDTH, LAYERS = 2, 3, 2
@@ -98,3 +101,49 @@ def test_a_forward_after_a_rejection_overwrites_what_was_rejected():
         cache.commit(kept)
     assert keys[0, 0, :, 0].tolist() == [1, 3, 5, 5]  # row 2 was committed in place
     assert cache.committed()[0][1][0, :, 0].tolist() == [1, 3, 5]
+
+
+ODD = [(2, 3, 5, torch.float32), (1, 4, 4, torch.bfloat16), (3, 1, 7, torch.float64)]
+
+
+def filled(counts, scratch):
+    """A cache whose layers differ in heads, widths and dtype, and hold `counts` committed rows."""
+    rng = torch.Generator().manual_seed(0)
+    cache = TreeCache(len(ODD))
+    cache.extend(scratch)
+    for index, ((heads, width, value_width, dtype), count) in enumerate(zip(ODD, counts, strict=True)):
+        rows = torch.rand(1, heads, count + scratch, width + value_width, generator=rng).to(dtype)
+        keys, values = rows.split([width, value_width], -1)
+        layer = cache.layers[index]
+        layer.lazy_initialization(keys, values)
+        layer.slots = type(layer.slots)(1, None, torch.device("cpu"))
+        layer.slots.append(0, count)
+        layer.update(keys[:, :, count:], values[:, :, count:])
+        layer.keys[:, :, : count + scratch], layer.values[:, :, : count + scratch] = keys, values
+    cache.changed()
+    return cache
+
+
+@pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
+@given(counts=st.tuples(*[st.integers(0, 70)] * 3), scratch=st.integers(1, 9), data=st.data())
+def test_kernels_move_what_pytorch_moves(counts, scratch, data):
+    """Bit by bit, whatever each layer holds."""
+    path = sorted(data.draw(st.sets(st.integers(0, scratch - 1))))
+    held = []
+    for isa in ("best", None):
+        cache = filled(counts, scratch)
+        with native.using(isa):
+            cache.commit(path)
+        held.append([(layer.keys, layer.values) for layer in cache.layers])
+    for (layer, count), *both in zip(zip(cache.layers, counts, strict=True), *held, strict=True):
+        assert layer.slots.count == count + len(path)
+        for ours, theirs in zip(*both, strict=True):
+            kept = count + len(path)
+            assert torch.equal(ours[:, :, :kept], theirs[:, :, :kept])
+
+
+@pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
+def test_the_comparison_notices_a_row_that_was_not_moved(monkeypatch):
+    monkeypatch.setattr(native.Library, "move", lambda *_: None)
+    with pytest.raises(AssertionError):
+        test_kernels_move_what_pytorch_moves()

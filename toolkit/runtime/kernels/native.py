@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ctypes import POINTER, byref, c_int, c_int64, c_void_p
+from ctypes import POINTER, Array, byref, c_int, c_int64, c_void_p
 from functools import cache
 from typing import Any
 
@@ -88,11 +88,11 @@ class Library:
         """A whole pass: writes logits, and rows of the cache."""
         _enough(self._decoder(byref(decoder), byref(call)), call.nodes)
 
-    def move(self, buffers: list[tuple[Tensor, int]], path: list[int]) -> None:
-        """In buffers [1, H_kv, rows, D], each with the index of its first scratch row, make scratch
+    def move(self, buffers: Array[structs.Rows], first: list[int], path: list[int]) -> None:
+        """In keys and values of each layer, whose scratch rows start at `first[layers]`, make scratch
         rows `path[A]`, ascending, the first ones."""
-        rows = structs.array(structs.Rows, [structs.Rows.of(*each) for each in buffers])
-        self._move(rows, len(rows), (c_int64 * len(path))(*path), len(path))
+        starts, rows = (c_int64 * len(first))(*first), (c_int64 * len(path))(*path)
+        self._move(buffers, len(first), starts, rows, len(path))
 
 
 def _enough(failed: int, rows: int) -> None:
@@ -114,7 +114,7 @@ def _library(isa: str) -> Library | str:
         "gated": [c_void_p] * 3 + [c_int64] * 6,
         "linear": [POINTER(structs.Linear), c_void_p, c_int64, c_void_p, c_int64],
         "decoder_pass": [POINTER(structs.Decoder), POINTER(structs.Pass)],
-        "move_rows": [POINTER(structs.Rows), c_int64, POINTER(c_int64), c_int64],
+        "move_rows": [POINTER(structs.Rows), c_int64, *[POINTER(c_int64)] * 2, c_int64],
     }
     fail = "tree_attention", "linear", "decoder_pass"  # for want of memory
     functions = {name: getattr(library, name) for name in takes}

@@ -110,15 +110,15 @@ class Place(Structure):
 
 
 class Rows(Structure):
-    """Keys or values of one layer, and where its scratch rows start."""
+    """Keys or values of one layer."""
 
-    _fields_ = [*pointers("data"), *ints("heads room bytes first")]
+    _fields_ = [*pointers("data"), *ints("heads room bytes")]
 
     @classmethod
-    def of(cls, buffer: Tensor, first: int) -> Rows:
+    def of(cls, buffer: Tensor) -> Rows:
         """Of a buffer [1, heads, rows, width]."""
         _, heads, room, width = buffer.shape
-        return cls(buffer.data_ptr(), heads, room, width * buffer.itemsize, first)
+        return cls(buffer.data_ptr(), heads, room, width * buffer.itemsize)
 
 
 class Pass(Structure):
