@@ -41,10 +41,11 @@ KEPT = "planned:trust, 1"  # what a file of it says that it is
 class Trust:
     """How probable acceptance is where the drafter says q: σ(a + b·logit q, + c for a first child).
 
-    Fitted by Newton steps with a memory of some 100 nodes; it starts by believing the drafter.
+    Fitted by Newton steps with a memory of some 100 nodes. At first the drafter is believed, but for
+    c = 1: what it likes best is accepted more often than it says, as a greedy target does not draw.
     """
 
-    _weights: list[float] = attrs.field(factory=lambda: [0.0, 1.0, 0.0])
+    _weights: list[float] = attrs.field(factory=lambda: [0.0, 1.0, 1.0])
     _prior: Floats = attrs.field(factory=lambda: np.diag([1.0, 8.0, 1.0]))
     _precision: Floats = attrs.field(factory=lambda: np.diag([1.0, 8.0, 1.0]))
 
