@@ -28,9 +28,11 @@ CONTEXTS = 64, 512
 ROWS = 1, 2, 4, 8, 16, 32, 64
 WIDTHS = 1, 2, 4, 8, 16
 CHILDREN = 4  # asked for after every node of a level
-TURNS = 2  # of a pass, one after the other, in a round
-ROUNDS, SECONDS = 4, 0.8  # at most, per context
-SMALL = 120e6  # parameters up to which there is more than one round, and one turn
+SETTLING = (
+    2  # steps of a size before its times count: among its like a pass is what it is in requests
+)
+TURNS = 3  # that count, of sizes up to 16; larger ones get one
+SMALL = 120e6  # parameters up to which there is more than one step of a size
 
 Begin = Callable[[], tuple[ModelSession, Runtime, Drafter]]
 
@@ -39,7 +41,7 @@ def measure(begin: Begin) -> Costs:
     """Measure passes and levels after random prompts; `begin` gives a request's target and drafter.
 
     At most 3 seconds for a target up to 100 M parameters on an idle machine; a larger one gets one
-    round: 16 passes.
+    step of each size: 16 passes.
     """
     target, *_ = begin()
     room = target.positions - max(ROWS) * 2
@@ -58,8 +60,7 @@ def measure(begin: Begin) -> Costs:
 def _timed(begin: Begin, length: int) -> Times:
     target, runtime, drafter = begin()
     small, rng, times = target.model.parameters <= SMALL, random.Random(0), Times()  # noqa: S311
-    one_round = [size for size in ROWS for _ in range(TURNS if small else 1)]
-    sizes = one_round * (ROUNDS if small else 1)
+    sizes = [each for size in ROWS for each in (_turns(size) if small else [(size, True)])]
     probe = Probe(target.vocabulary, iter(sizes), times, rng)
     events = decode(
         target,
@@ -71,13 +72,15 @@ def _timed(begin: Begin, length: int) -> Times:
         rng=torch.Generator(),
     )
     next(events)  # the prompt's
-    until = perf_counter() + SECONDS
-    for done, event in zip(range(1, len(sizes) + 1), events, strict=False):
-        if (step := event.step) is not None:
-            times.taken["pass", step.nodes].append(step.verify_ms + step.commit_ms)
-        if done % len(one_round) == 0 and perf_counter() > until:
-            break
+    for (size, counts), event in zip(sizes, events, strict=False):
+        if counts and event.step is not None:
+            times.taken["pass", size].append(event.step.verify_ms + event.step.commit_ms)
     return times
+
+
+def _turns(size: int) -> list[tuple[int, bool]]:
+    """A size for each of its steps, and whether its times count."""
+    return [(size, False)] * SETTLING + [(size, True)] * (TURNS if size <= max(WIDTHS) else 1)
 
 
 @define(eq=False)
@@ -109,32 +112,35 @@ class Times:
 
 @define(eq=False)
 class Probe(TreeShaper):
-    """Sends trees of random tokens, of `sizes`, and times three levels that it drafts before each."""
+    """Sends trees of random tokens, of `sizes`, and times three levels that it drafts before each, no
+    wider than the tree is large. Each size says whether its times count."""
 
     name = "probe"
     nodes = max(ROWS)
 
     vocabulary: int
-    sizes: Iterator[int]
+    sizes: Iterator[tuple[int, bool]]
     times: Times
     rng: random.Random
     widths: Iterator[int] = field(factory=lambda: cycle(WIDTHS))
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
-        size, most = next(self.sizes), max(WIDTHS)
+        (size, counts), most = next(self.sizes), max(WIDTHS)
         if size == 1:  # as AR's: nothing was drafted before it
             return root
-        width = next(self.widths)
+        width = next(width for width in self.widths if width <= size)
         star = self._grown(root, 0, max(ROWS) - 1)
         drafted = self._grown(star.first(1 + most), 1, most)
         for first, count in (0, 1), (1, width), (1 + most, width):
-            self._level(drafted.first(first + most), list(range(first, first + count)), expand)
+            ms = self._level(drafted.first(first + most), list(range(first, first + count)), expand)
+            if counts:
+                self.times.taken["level", count].append(ms)
         return star.first(size)
 
-    def _level(self, tree: TokenTree, frontier: list[int], expand: Expand) -> None:
+    def _level(self, tree: TokenTree, frontier: list[int], expand: Expand) -> float:
         began = perf_counter()
         tree.grow(frontier, expand(tree, frontier, CHILDREN))
-        self.times.taken["level", len(frontier)].append(1e3 * (perf_counter() - began))
+        return 1e3 * (perf_counter() - began)
 
     def _grown(self, tree: TokenTree, node: int, children: int) -> TokenTree:
         tokens = [self.rng.randrange(self.vocabulary) for _ in range(children)]

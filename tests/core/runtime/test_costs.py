@@ -6,7 +6,6 @@ import torch
 
 from toolkit import Pipeline, Pool
 from toolkit.conformance.models import COSTS, noisy, tiny
-from toolkit.runtime import probe
 from toolkit.runtime.costs import BUSY, fingerprint, stored
 from toolkit.runtime.machine import cache_folder
 from toolkit.runtime.probe import ROWS
@@ -15,7 +14,6 @@ from toolkit.runtime.probe import ROWS
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(probe, "ROUNDS", 1)
 
 
 def pipeline(drafter="model:small", family="llama", **pool):

@@ -11,7 +11,6 @@ from toolkit.runtime.probe import ROWS, WIDTHS, Times
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(probe, "ROUNDS", 1)
 
 
 def pipeline(drafter="model:small", family="llama"):
@@ -56,7 +55,6 @@ def test_a_large_target_gets_one_round(monkeypatch):
     """At most 20 passes for both contexts, prefills included."""
     passes = []
     monkeypatch.setattr(probe, "SMALL", 0)
-    monkeypatch.setattr(probe, "ROUNDS", 6)
     it = pipeline("ngram")
     it.load()
     cls = type(it.pool.load(it.target).executor)
@@ -91,7 +89,7 @@ def test_passes_have_the_sizes_that_are_said(monkeypatch, drafter):
             lambda self, tokens, _: calls.append(len(tokens)) if self is target else None)
     watched(monkeypatch, type(drafts), "expand", lambda *_: calls.append("level"))
     probe._timed(lambda: (target, runtime, drafts), 8)
-    sizes = [size for size in ROWS for _ in range(probe.TURNS)]
+    sizes = [size for rows in ROWS for size, _ in probe._turns(rows)]
     assert calls == [call for size in sizes for call in (["level"] * 3 * (size > 1) + [size])]
 
 
@@ -104,5 +102,18 @@ def test_what_it_commits_has_moved(monkeypatch):
     watched(monkeypatch, type(target), "commit",
             lambda self, rows: commits.append(rows) if self is target else None)
     probe._timed(lambda: (target, runtime, drafts), 8)
-    assert commits.count([0, 2]) == probe.TURNS * (len(ROWS) - 2)
+    assert commits.count([0, 2]) == sum(len(probe._turns(rows)) for rows in ROWS[2:])
     assert target.length == 8 + sum(map(len, commits))
+
+
+def test_steps_that_settle_do_not_count():
+    """Times of a size are of steps among their like, and levels no wider than the tree is large."""
+    it = pipeline()
+    it.load()
+    times = probe._timed(it._begun, 8)
+    counted = {size: sum(counts for _, counts in probe._turns(size)) for size in ROWS}
+    assert {size: len(times.taken["pass", size]) for size in ROWS} == counted
+    assert counted == {1: 3, 2: 3, 4: 3, 8: 3, 16: 3, 32: 1, 64: 1}
+    widths = [size for what, size in times.taken if what == "level"]
+    assert sorted(widths) == list(WIDTHS)
+    assert sum(len(each) for (what, _), each in times.taken.items() if what == "level") == 3 * 14
