@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from itertools import accumulate
 from math import exp, inf, log
+from operator import sub
 from pathlib import Path
 
 import attrs
@@ -24,7 +26,7 @@ from toolkit import Candidates, Costs, Expand, TokenTree, TreeShaper, Verdict, o
 Floats = NDArray[np.float64]
 Judged = tuple[float, bool, bool]  # a node's log-probability; is it a first child, was it accepted?
 
-LIKELY = 0.01  # worth from which a node is looked at: less costs more time than it gives
+LIKELY = 0.01  # probability from which a node is looked at: less costs more time than it gives
 RAREST = 1e-4  # probability of a drafter's; a drafter is not taken at its word beyond
 PRICED = 64  # committed tokens after which costs are looked up anew
 PATIENCE = 64  # steps between probes, at most, when drafting does not pay
@@ -49,10 +51,10 @@ class Trust:
     _prior: Floats = attrs.field(factory=lambda: np.diag([1.0, 8.0, 1.0]))
     _precision: Floats = attrs.field(factory=lambda: np.diag([1.0, 8.0, 1.0]))
 
-    def __call__(self, above: float, logprobs: list[float]) -> list[float]:
-        """Worths of the likely candidates, likeliest first, of a node of worth `above`."""
+    def __call__(self, above: float, logprobs: list[float], least: float) -> list[float]:
+        """Worths of a node's candidates, likeliest first, down to `least`; its own is `above`."""
         a, b, c = self._weights
-        against, likely = exp(-a), LIKELY / above
+        against, likely = exp(-a), least / above
         first, found = exp(-a - c), list[float]()
         for logprob in logprobs:
             q = min(max(exp(logprob), RAREST), 1 - RAREST)
@@ -109,15 +111,16 @@ class Trust:
 class Planned(TreeShaper):
     """Grow and send what pays, by measured cost and by acceptance as observed.
 
-    A node's worth is the probability that it is accepted: the product, along its path, of the
-    drafter's probabilities as calibrated by the verdicts so far. A tree of n nodes drafted in time d
-    gives E tokens, the sum of its nodes' worths, in d + t(n), where t is the measured cost of a pass.
-    What maximises tokens per millisecond over all steps is to maximise E − r·(d + t(n)) in each, where
-    r is the rate of late (Dinkelbach 1967): an easy step does not stop early because its own rate is
-    high, nor a hard one go on because its own is low. Steps in t are used to their edge.
+    A node is accepted with the product, along its path, of the drafter's probabilities as calibrated
+    by the verdicts so far. The sum over a tree's nodes is E, the tokens that it is expected to give, in
+    d + t(n) milliseconds: d to draft it, t the measured cost of a pass over n nodes. What maximises
+    tokens per millisecond over all steps is to maximise E·m − d − t(n) in each, where m is what a token
+    has cost of late (Dinkelbach 1967): an easy step does not stop early because its own rate is high,
+    nor a hard one go on because its own is low. So a node's worth is the time that it is expected to
+    save: its probability times m. Steps in t are used to their edge.
     A level is drafted if, with children like those seen so far, that gain would rise. When not even
     the first level pays, nothing is drafted but a probe now and then, to see whether it would again.
-    Nodes of a worth below 0.01 are left out.
+    Nodes less probable than 0.01 are left out.
     """
 
     name = "planned"
@@ -138,6 +141,7 @@ class Planned(TreeShaper):
     _trust: Trust = attrs.field(init=False, factory=Trust)
     _tokens: float = attrs.field(init=False, default=1.0)  # expected of recent steps
     _ms: float = attrs.field(init=False, default=1.0)  # and their price
+    _least: float = attrs.field(init=False, default=LIKELY)  # worth from which a node counts
     _children: list[float] = attrs.field(init=False)
     """Of the worth of a level's nodes, what their first, second, … children have of late."""
     _unread: list[tuple[TokenTree, Verdict]] = attrs.field(init=False, factory=list)
@@ -161,12 +165,13 @@ class Planned(TreeShaper):
         self._tokens, self._ms = 1.0, self._passes[0]  # at first AR's rate is the usual one
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
-        tree, worths, level, spent = root, [1.0], [0], 0.0
-        self._probing = False
+        token = self._ms / self._tokens  # what one is worth, in ms
+        tree, worths, level, spent = root, [token], [0], 0.0
+        self._least, self._probing = LIKELY * token, False
         while True:
             ordered = sorted(worths, reverse=True)
-            gain, size = self._gain(ordered, spent)
-            width = self._pays([worths[node] for node in level], ordered, gain, spent)
+            gains = self._gains(ordered)
+            width = self._pays([worths[node] for node in level], ordered, max(gains))
             if not width and len(tree) == 1 and self._due():
                 width, self._probing = 1, True
             if not width or not level or tree.depths[level[0]] == self.depth:
@@ -178,8 +183,9 @@ class Planned(TreeShaper):
             first, tree = len(tree), tree.grow(frontier, kept)
             worths += below
             level = sorted(range(first, len(tree)), key=worths.__getitem__, reverse=True)
-        size = max(size, min(1 + self._probing, len(tree), self.nodes))
-        self._account(sum(ordered[:size]), spent + self._passes[size - 1])
+        size = max(1 + gains.index(max(gains)), min(1 + self._probing, len(tree), self.nodes))
+        self._tokens = RECENT * self._tokens + sum(ordered[:size]) / token
+        self._ms = RECENT * self._ms + spent + self._passes[size - 1]
         return self._best(tree, worths, size)
 
     def _best(self, tree: TokenTree, worths: list[float], size: int) -> TokenTree:
@@ -188,11 +194,6 @@ class Planned(TreeShaper):
             return tree
         order = sorted(range(len(tree)), key=worths.__getitem__, reverse=True)
         return tree.subtree(sorted(order[:size]))
-
-    def _account(self, tokens: float, ms: float) -> None:
-        """Remember what a step is expected to give, and its price."""
-        self._tokens = RECENT * self._tokens + tokens
-        self._ms = RECENT * self._ms + ms
 
     def observe(self, tree: TokenTree, verdict: Verdict) -> None:
         self._length += len(verdict.path)
@@ -229,7 +230,7 @@ class Planned(TreeShaper):
         for worth, names, chances in zip(
             above, candidates.tokens, candidates.logprobs, strict=True
         ):
-            below = self._trust(worth, chances[: self.width])
+            below = self._trust(worth, chances[: self.width], self._least)
             for rank, each in enumerate(below):
                 seen[rank] += share * each
             tokens.append(names[: len(below)])
@@ -239,28 +240,21 @@ class Planned(TreeShaper):
         self._children = [old + LEARNING * (new - old) for old, new in both]
         return Candidates(tokens, logprobs), worths
 
-    def _pays(self, level: list[float], worths: list[float], gain: float, spent: float) -> int:
+    def _pays(self, level: list[float], worths: list[float], gain: float) -> int:
         """How many of a level's nodes to expand, where that would raise `gain`; worths descend."""
-        usual, width, hoped = self._tokens / self._ms, 0, list(worths)
+        width, hoped = 0, list(worths)
         for above in level[: self.width]:
-            children = [above * share for share in self._children if above * share >= LIKELY]
-            more = self._prices[width + 1] - self._prices[width] if width else 0.0
-            if sum(children) < usual * more:
+            children = [above * share for share in self._children if above * share >= self._least]
+            if width and sum(children) < self._prices[width + 1] - self._prices[width]:
                 break
             hoped += children
             width += 1
         hoped.sort(reverse=True)
-        return width if self._gain(hoped, spent + self._prices[width])[0] >= gain else 0
+        return width if max(self._gains(hoped)) - self._prices[width] >= gain else 0
 
-    def _gain(self, worths: list[float], spent: float) -> tuple[float, int]:
-        """What the best tree gains over its time at the usual rate, and its size; worths descend."""
-        usual, expected, most, size = self._tokens / self._ms, 0.0, -inf, 0
-        for count, (worth, ms) in enumerate(zip(worths, self._passes, strict=False), 1):
-            expected += worth
-            gain = expected - usual * (spent + ms)
-            if gain > most:
-                most, size = gain, count
-        return most, size
+    def _gains(self, worths: list[float]) -> list[float]:
+        """What trees of 1, 2, … nodes are worth over their passes."""
+        return list(map(sub, accumulate(worths), self._passes))
 
 
 def _logit(logprob: float) -> float:

@@ -202,7 +202,7 @@ def test_a_drafter_is_believed_at_first(make, shares):
     ]
     assume(all(abs(share - LIKELY) > 2e-4 for share in believed))  # rounding decides there
     likely = [share for share in believed if share >= LIKELY]
-    assert make("shaper", "planned")._trust(1.0, logprobs) == pytest.approx(likely, abs=3e-4)
+    assert make("shaper", "planned")._trust(1.0, logprobs, LIKELY) == pytest.approx(likely, abs=3e-4)
 
 
 def test_it_sends_whole_steps(make, oracle_of):
@@ -250,20 +250,20 @@ def test_probabilities_are_calibrated_by_verdicts(make, oracle_of, truth):
     rng = random.Random(0)
     shaper = planned(make, [1.0] * 12)
     decode(shaper, oracle_of(lambda _: {1: 0.6}), lambda: rng.random() < truth, 200)
-    assert shaper._trust(1.0, [log(0.6)]) == pytest.approx([truth], abs=0.15)
+    assert shaper._trust(1.0, [log(0.6)], LIKELY) == pytest.approx([truth], abs=0.15)
 
 
 def test_what_was_learned_is_kept_in_a_file(make, oracle_of, tmp_path):
     spec = f"planned:nodes=12,trust={tmp_path / 'pair.json'}"
     sure = [log(0.6)]
     before = make("shaper", spec)
-    assert before._trust(1.0, sure) == pytest.approx([1 / (1 + exp(-1) * 0.4 / 0.6)])
+    assert before._trust(1.0, sure, LIKELY) == pytest.approx([1 / (1 + exp(-1) * 0.4 / 0.6)])
     decode(before, oracle_of(lambda _: {1: 0.6}), lambda: False, 40)
     after = make("shaper", spec)
-    assert [0.0] < after._trust(1.0, sure) == before._trust(1.0, sure) < [0.5]
+    assert [0.0] < after._trust(1.0, sure, LIKELY) == before._trust(1.0, sure, LIKELY) < [0.5]
     assert [path.name for path in tmp_path.iterdir()] == ["pair.json"]
     decode(after, oracle_of(lambda _: {1: 0.6}), lambda: True, 200)
-    assert make("shaper", spec)._trust(1.0, sure) > before._trust(1.0, sure)
+    assert make("shaper", spec)._trust(1.0, sure, LIKELY) > before._trust(1.0, sure, LIKELY)
 
 
 @given(data=st.data())
