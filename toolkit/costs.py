@@ -26,6 +26,13 @@ class Costs:
     draft: tuple[Row, Row]
     noise: float = 1.0
 
+    def __attrs_post_init__(self) -> None:
+        for sizes, curves, least in (self.rows, self.target, 1e-9), (self.widths, self.draft, 0.0):
+            if len(sizes) < 2 or any(len(row) != len(sizes) or min(row) < least for row in curves):
+                raise ValueError(
+                    f"costs need a time for each of two sizes or more, and passes take some: {self}"
+                )
+
     def passes(self, length: int, most: int) -> NDArray[np.float64]:
         """Times [most] of a pass of 1, 2, … nodes at cached length `length`."""
         return self._at(length, self.rows, self.target, most)

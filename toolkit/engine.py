@@ -6,6 +6,7 @@ AR is the same loop with a drafter that proposes nothing: every tree is its root
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from time import perf_counter
 from types import UnionType
 
@@ -85,7 +86,7 @@ def decode(
         tree = draft.tree(shaper, root, min(max_new_tokens - emitted - 1, target.reach))
         clock.lap("draft")
         logits = target.forward(tree.tokens, tree.parents)
-        judged = verifier.judge(tree, logits, rng)
+        judged = checked(verifier.judge(tree, logits, rng), tree, verifier)
         verdict, tokens = settle(judged, tree, max_new_tokens - emitted, stop_ids)
         first, second = logits[verdict.path[-1]].topk(2).values.tolist()
         clock.lap("verify")
@@ -107,6 +108,18 @@ def decode(
         )
         root, emitted = verdict.bonus, emitted + len(tokens)
         yield Event(tokens, step, tree, verdict)
+
+
+def checked(judged: Verdict, tree: TokenTree, verifier: Verifier) -> Verdict:
+    """A verdict whose path may be one. Raises `StrategyError` for what is none."""
+    path = judged.path
+    ids = not _strange(path, int) and path[:1] == [0] and path[-1] < len(tree)
+    if not ids or any(above >= below for above, below in pairwise(path)):
+        raise StrategyError(
+            f"verifier {verifier.name!r} gave path {path} in a tree of {len(tree)} nodes: expected "
+            f"node ids from the root, 0, downwards, as plain numbers"
+        )
+    return judged
 
 
 def settle(

@@ -163,8 +163,8 @@ class Pipeline:
     def costs(self, *, fresh: bool = False) -> Costs:
         """What passes of this target and drafter cost on this machine.
 
-        Those that the pool was given; else measured once, then read back from the user's cache;
-        `fresh` measures anew.
+        Those that the pool was given; else measured once, then read back from the user's cache, where
+        what a busy machine showed is not kept; `fresh` measures anew.
         """
         if self.pool.costs is not None and not fresh:
             return self.pool.costs
@@ -174,7 +174,8 @@ class Pipeline:
         key = fingerprint(models, specs)
         known = None if fresh else self.pool.measured.get(key) or stored(key)
         if known is None:
-            known = measure(self._begun)
+            positions = min(self.positions, *(model.positions for model in models))
+            known = measure(self._begun, positions)
             store(key, known)
         self.pool.measured[key] = known
         return known

@@ -93,7 +93,7 @@ class TokenTree:
         """Whether this is a tree: one root, parents before children, depths to match."""
         parents, depths = self.parents, self.depths
         above = parents[1:]
-        ordered = parents[0] == -1 and all(0 <= p < i for i, p in enumerate(above, 1))
+        ordered = parents[:1] == [-1] and all(0 <= p < i for i, p in enumerate(above, 1))
         return ordered and depths[1:] == [depths[p] + 1 for p in above]
 
     def first(self, nodes: int) -> TokenTree:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from itertools import takewhile
 from math import exp
 
 import attrs
@@ -113,13 +114,14 @@ class Adaptive(TreeShaper):
     def _children(self, above: float, logprobs: list[float]) -> int:
         """How many of a node's candidates it keeps, by its own path log-probability and theirs."""
         first = logprobs[: self._branches(logprobs)]
-        return sum(exp(above + logprob) >= self.prune for logprob in first)
+        likely = takewhile(lambda logprob: exp(min(above + logprob, 0.0)) >= self.prune, first)
+        return len(list(likely))
 
     def _branches(self, logprobs: list[float]) -> int:
         """Children of a node, by its confidence: the probability of its first candidate."""
         if not self.breadth or not logprobs:
             return self.b_mid
-        confidence = exp(logprobs[0])
+        confidence = exp(min(logprobs[0], 0.0))
         if confidence >= self._now.high:
             return self.b_min
         return self.b_mid if confidence >= self.low else self.b_max

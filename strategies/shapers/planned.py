@@ -36,7 +36,7 @@ READ = 8  # verdicts that are learned from at a time: each reading has a price o
 LEAST = np.array([-30.0, 0.1, 0.0])  # of weights: what is likelier, or comes first, is never worse
 MOST = np.array([30.0, 30.0, 30.0])
 LEARNING = 0.1  # of what a node's children are like, per level
-KEPT = "planned:trust, 1"  # what a file of it says that it is
+KEPT = "planned:trust, 2"  # what a file of it says that it is
 
 
 @attrs.define(eq=False)
@@ -57,7 +57,7 @@ class Trust:
         against, likely = exp(-a), least / above
         first, found = exp(-a - c), list[float]()
         for logprob in logprobs:
-            q = min(max(exp(logprob), RAREST), 1 - RAREST)
+            q = _held(logprob)
             accepted = 1 / (1 + (against if found else first) * (1 / q - 1) ** b)
             if not accepted >= likely or logprob == -inf:
                 break
@@ -83,10 +83,9 @@ class Trust:
             weights, precision = np.array(kept["weights"]), np.array(kept["precision"])
             np.linalg.cholesky(precision)  # raises where nothing could be learned on top
             finite = np.isfinite(weights).all() and np.isfinite(precision).all()
-            fits = precision.shape == (3, 3) and bool(
-                ((weights >= LEAST) & (weights <= MOST)).all()
-            )
-            if not (kept["kind"] == KEPT and finite and fits):
+            fits = weights.shape == (3,) and precision.shape == (3, 3)
+            held = ((weights >= LEAST) & (weights <= MOST)).all()
+            if not (kept["kind"] == KEPT and finite and fits and held):
                 raise ValueError(kept["kind"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ValueError(
@@ -120,7 +119,7 @@ class Planned(TreeShaper):
     save: its probability times m. Steps in t are used to their edge.
     A level is drafted if, with children like those seen so far, that gain would rise. When not even
     the first level pays, nothing is drafted but a probe now and then, to see whether it would again.
-    Nodes less probable than 0.01 are left out.
+    Nodes less probable than 0.01 are left out, but for a probe's.
     """
 
     name = "planned"
@@ -146,7 +145,7 @@ class Planned(TreeShaper):
     """Of the worth of a level's nodes, what their first, second, … children have of late."""
     _unread: list[tuple[TokenTree, Verdict]] = attrs.field(init=False, factory=list)
     _probing: bool = attrs.field(init=False, default=False)
-    _idle: int = attrs.field(init=False, default=0)  # steps since drafting last paid or was tried
+    _idle: int = attrs.field(init=False, default=0)  # steps without drafts since the last probe
     _patience: int = attrs.field(init=False, default=1)  # steps until the next probe
 
     def __attrs_post_init__(self) -> None:
@@ -165,6 +164,8 @@ class Planned(TreeShaper):
         self._tokens, self._ms = 1.0, self._passes[0]  # at first AR's rate is the usual one
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
+        if self.nodes == 1:
+            return root
         token = self._ms / self._tokens  # what one is worth, in ms
         tree, worths, level, spent = root, [token], [0], 0.0
         self._least, self._probing = LIKELY * token, False
@@ -172,8 +173,12 @@ class Planned(TreeShaper):
             ordered = sorted(worths, reverse=True)
             gains = self._gains(ordered)
             width = self._pays([worths[node] for node in level], ordered, max(gains))
-            if not width and len(tree) == 1 and self._due():
-                width, self._probing = 1, True
+            if not width and level == [0] and self._due():
+                width, self._probing, self._least = (
+                    1,
+                    True,
+                    0.0,
+                )  # whatever it is, something is sent
             if not width or not level or tree.depths[level[0]] == self.depth:
                 break
             frontier = sorted(level[:width])
@@ -199,12 +204,12 @@ class Planned(TreeShaper):
         self._length += len(verdict.path)
         if self._length >= self._priced + PRICED:
             self._price()
-        if len(tree) == 1:
-            return
         if len(verdict.path) > 1:
             self._patience = 1
         elif self._probing:
             self._patience = min(2 * self._patience, PATIENCE)
+        if len(tree) == 1:
+            return
         self._unread.append((tree, verdict))
         if self._probing or len(self._unread) == READ:
             self._trust.learn([node for step in self._unread for node in _judged(*step)])
@@ -250,6 +255,7 @@ class Planned(TreeShaper):
             hoped += children
             width += 1
         hoped.sort(reverse=True)
+        # Of equals the larger: a level that costs nothing is drafted.
         return width if max(self._gains(hoped)) - self._prices[width] >= gain else 0
 
     def _gains(self, worths: list[float]) -> list[float]:
@@ -257,9 +263,13 @@ class Planned(TreeShaper):
         return list(map(sub, accumulate(worths), self._passes))
 
 
+def _held(logprob: float) -> float:
+    """A probability that is neither 0 nor 1."""
+    return min(max(exp(min(logprob, 0.0)), RAREST), 1 - RAREST)
+
+
 def _logit(logprob: float) -> float:
-    held = min(max(exp(logprob), RAREST), 1 - RAREST)
-    return log(held / (1 - held))
+    return log(_held(logprob) / (1 - _held(logprob)))
 
 
 def _judged(tree: TokenTree, verdict: Verdict) -> list[Judged]:

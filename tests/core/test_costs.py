@@ -31,3 +31,14 @@ def test_a_falling_line_does_not_go_on():
     assert COSTS.levels(20, 4).tolist() == pytest.approx([0.5, 0.4, 0.4, 0.4])
     assert COSTS.levels(60, 2).tolist() == pytest.approx([0.5, 0.4])
 
+
+@pytest.mark.parametrize("change", [
+    {"target": ((0.0, 1.0), (1.0, 1.0))}, {"rows": (1,)}, {"draft": ((1.0,), (1.0, 1.0))},
+    {"draft": ((-1.0, 1.0), (1.0, 1.0))}, {"widths": (1, 2, 3)},
+])
+def test_costs_that_cannot_be_are_refused(change):
+    right = {"contexts": (1, 2), "rows": (1, 2), "target": ((1.0, 1.0),) * 2, "widths": (1, 2),
+             "draft": ((0.0, 1.0),) * 2}
+    assert Costs(**right).noise == 1.0
+    with pytest.raises(ValueError, match="costs need a time for each of two sizes or more"):
+        Costs(**right | change)

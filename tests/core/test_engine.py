@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit import Candidates, Drafter, TreeShaper, Verdict, option
-from toolkit.engine import Draft, Strategies, decode, settle
+from toolkit.engine import Draft, Strategies, checked, decode, settle
 from toolkit.errors import StrategyError
 
 RNG = torch.Generator()
@@ -231,6 +231,16 @@ def test_what_are_no_numbers_is_refused_by_name(tokens, logprobs, odd):
 
     with pytest.raises(StrategyError, match=f"drafter 'adversary' proposed a {odd} where a plain"):
         Draft(Odd(None), 11).tree(One(9), 0, 3)
+
+
+@pytest.mark.parametrize("path", [
+    [], [1], [0, 2], [0, -1], [0, 1, 1], [torch.tensor(0)], [0, torch.tensor(1)],
+])
+def test_a_path_that_is_none_is_refused_by_the_verifiers_name(plant, make, path):
+    verifier = make("verifier", "greedy")
+    with pytest.raises(StrategyError, match=r"verifier 'greedy' gave path .* in a tree of 2 nodes"):
+        checked(Verdict(path, 3), plant([(0, 1, -1.0)]), verifier)
+    assert checked(Verdict([0, 1], 3), plant([(0, 1, -1.0)]), verifier).path == [0, 1]
 
 
 def test_the_last_id_is_within_the_vocabulary():

@@ -10,6 +10,7 @@ can never have pushed a needed row out.
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from attrs import frozen
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from toolkit.errors import StrategyError
 from toolkit.interfaces import KVPolicy
 from toolkit.runtime.kernels import native, structs
 from toolkit.runtime.slots import GROWTH, Slots
@@ -240,7 +242,12 @@ class TreeCache(Cache):
         self.scratch += count
 
     def commit(self, rows: list[int]) -> None:
-        """Keep scratch rows `rows[A]`, a path in order, as the next committed rows."""
+        """Keep scratch rows `rows[A]`, a path in order, as the next committed rows. Raises
+        `StrategyError` when it is none."""
+        if any(above >= below for above, below in pairwise([-1, *rows, self.scratch])):
+            raise StrategyError(
+                f"rows {rows} are no path among {self.scratch} scratch rows: they must ascend"
+            )
         if rows != list(range(len(rows))):
             self._move(rows)
         for layer in self.initialized:

@@ -37,16 +37,16 @@ SMALL = 120e6  # parameters up to which there is more than one step of a size
 Begin = Callable[[], tuple[ModelSession, Runtime, Drafter]]
 
 
-def measure(begin: Begin) -> Costs:
-    """Measure passes and levels after random prompts; `begin` gives a request's target and drafter.
+def measure(begin: Begin, positions: int) -> Costs:
+    """Measure passes and levels after random prompts; `begin` gives a request's target and drafter, of
+    which each can address that many `positions`.
 
     At most 3 seconds for a target up to 100 M parameters on an idle machine; a larger one gets one
-    step of each size: 16 passes.
+    step of each size: 18 passes.
     """
-    target, *_ = begin()
-    room = target.positions - max(ROWS) * 2
+    room = positions - max(ROWS) * 2
     contexts = [max(1 + i, min(length, room)) for i, length in enumerate(CONTEXTS)]
-    timed = [_timed(begin, length) for length in contexts]
+    timed = [_timed(begin, length, Accepting(moves=room > 0)) for length in contexts]
     return Costs(
         contexts=(contexts[0], contexts[1]),
         rows=ROWS,
@@ -57,15 +57,14 @@ def measure(begin: Begin) -> Costs:
     )
 
 
-def _timed(begin: Begin, length: int) -> Times:
+def _timed(begin: Begin, length: int, verifier: Verifier) -> Times:
     target, runtime, drafter = begin()
-    small, rng, times = target.model.parameters <= SMALL, random.Random(0), Times()  # noqa: S311
-    sizes = [each for size in ROWS for each in (_turns(size) if small else [(size, True)])]
-    probe = Probe(target.vocabulary, iter(sizes), times, rng)
+    rng, times, sizes = random.Random(0), Times(), _sizes(target.model.parameters)  # noqa: S311
+    probe = Probe(target, iter(sizes), times, rng)
     events = decode(
         target,
         runtime,
-        Strategies(drafter, probe, Accepting()),
+        Strategies(drafter, probe, verifier),
         [rng.randrange(2) for _ in range(length)],
         max_new_tokens=3 * len(sizes),
         stop_ids=frozenset(),
@@ -73,13 +72,19 @@ def _timed(begin: Begin, length: int) -> Times:
     )
     next(events)  # the prompt's
     for (size, counts), event in zip(sizes, events, strict=False):
-        if counts and event.step is not None:
+        if counts and event.step is not None and event.step.nodes == size:
             times.taken["pass", size].append(event.step.verify_ms + event.step.commit_ms)
     return times
 
 
+def _sizes(parameters: int) -> list[tuple[int, bool]]:
+    """The size of each step, and whether its times count."""
+    if parameters > SMALL:
+        return [(size, True) for size in (ROWS[0], *ROWS)]  # one of them twice, to know the noise
+    return [each for size in ROWS for each in _turns(size)]
+
+
 def _turns(size: int) -> list[tuple[int, bool]]:
-    """A size for each of its steps, and whether its times count."""
     return [(size, False)] * SETTLING + [(size, True)] * (TURNS if size <= max(WIDTHS) else 1)
 
 
@@ -100,14 +105,18 @@ class Times:
         return self._curve("level", WIDTHS)
 
     def _curve(self, what: str, sizes: tuple[int, ...]) -> tuple[float, ...]:
-        """The median times, none above that of a larger size."""
-        typical = {size: median(self.taken[what, size]) for size in sizes}
+        """The median times, none above that of a larger size; where there are none, those of the
+        size before."""
+        typical, last = {}, 0.0
+        for size in sizes:
+            last = typical[size] = median(self.taken.get((what, size)) or [last])
         return tuple(min(typical[more] for more in sizes if more >= size) for size in sizes)
 
     @property
     def noise(self) -> float:
         """How much longer than the least times things typically took."""
-        return median(median(times) / min(times) for times in self.taken.values())
+        several = [times for times in self.taken.values() if len(times) > 1]
+        return median([median(times) / min(times) for times in several] or [1.0])
 
 
 @define(eq=False)
@@ -118,7 +127,7 @@ class Probe(TreeShaper):
     name = "probe"
     nodes = max(ROWS)
 
-    vocabulary: int
+    target: ModelSession
     sizes: Iterator[tuple[int, bool]]
     times: Times
     rng: random.Random
@@ -131,7 +140,8 @@ class Probe(TreeShaper):
         width = next(width for width in self.widths if width <= size)
         star = self._grown(root, 0, max(ROWS) - 1)
         drafted = self._grown(star.first(1 + most), 1, most)
-        for first, count in (0, 1), (1, width), (1 + most, width):
+        levels = [(0, 1), (1, width), (1 + most, width)]  # first node and width
+        for first, count in levels[: self.target.reach]:  # nobody is asked about deeper ones
             ms = self._level(drafted.first(first + most), list(range(first, first + count)), expand)
             if counts:
                 self.times.taken["level", count].append(ms)
@@ -143,16 +153,20 @@ class Probe(TreeShaper):
         return 1e3 * (perf_counter() - began)
 
     def _grown(self, tree: TokenTree, node: int, children: int) -> TokenTree:
-        tokens = [self.rng.randrange(self.vocabulary) for _ in range(children)]
+        tokens = [self.rng.randrange(self.target.vocabulary) for _ in range(children)]
         return tree.grow([node], Candidates([tokens], [[-1.0] * children]))
 
 
+@define
 class Accepting(Verifier):
-    """Reads what `greedy` reads, and accepts one drafted node whatever it is."""
+    """Reads what `greedy` reads, and accepts one drafted node whatever it is, or none."""
 
     name = "accepting"
     exactness = "lossy"
     assumes = frozenset({"fixed", "sampled"})
 
+    moves: bool
+
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
-        return Verdict([0, 2] if len(tree) > 2 else [0], logits.max(-1).indices.tolist()[0])
+        path = [0, 2] if self.moves and len(tree) > 2 else [0]
+        return Verdict(path, logits.max(-1).indices.tolist()[0])

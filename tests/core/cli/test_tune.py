@@ -12,7 +12,7 @@ from toolkit.runtime.machine import cache_folder
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "plots"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("toolkit.pipeline.measure", lambda _: COSTS)
+    monkeypatch.setattr("toolkit.pipeline.measure", lambda *_: COSTS)
 
 
 def tune(*arguments):

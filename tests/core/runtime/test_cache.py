@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from toolkit.errors import StrategyError
 from toolkit.runtime.cache import TreeCache
 from toolkit.runtime.kernels import native
 from toolkit.runtime.slots import GROWTH
@@ -140,6 +141,30 @@ def test_kernels_move_what_pytorch_moves(counts, scratch, data):
         for ours, theirs in zip(*both, strict=True):
             kept = count + len(path)
             assert torch.equal(ours[:, :, :kept], theirs[:, :, :kept])
+
+
+@pytest.mark.parametrize("isa", ["best", None])
+def test_a_path_moves_where_rows_lie_now(isa):
+    """Also after the buffers were replaced by larger ones."""
+    with native.using(isa):
+        machine = Machine()
+        for _ in range(2):
+            machine.forward(4)
+            machine.commit([0, 2])
+            machine.forward(3 * GROWTH)
+            machine.commit([1, 2 * GROWTH])
+        held = machine.cache.committed()
+    for layer, (_, keys, _) in enumerate(held):
+        assert torch.equal(keys[None], states(machine.committed, layer)[0])
+
+
+@pytest.mark.parametrize("rows", [[0, 3], [-1], [1, 1], [0, 2, 1], [5000]])
+def test_what_is_no_path_is_refused(rows):
+    cache = TreeCache(1)
+    cache.extend(3)
+    cache.update(*states([1, 2, 3], 0), 0)
+    with pytest.raises(StrategyError, match="are no path among 3 scratch rows"):
+        cache.commit(rows)
 
 
 @pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")

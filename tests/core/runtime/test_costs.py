@@ -32,7 +32,7 @@ def test_a_second_pipeline_reads_what_the_first_measured(monkeypatch):
 
 def test_what_a_busy_machine_shows_is_not_remembered(monkeypatch):
     busy = attrs.evolve(COSTS, noise=BUSY + 0.1)
-    monkeypatch.setattr("toolkit.pipeline.measure", lambda _: busy)
+    monkeypatch.setattr("toolkit.pipeline.measure", lambda *_: busy)
     it = pipeline()
     assert it.costs() == it.costs() == busy  # by this process, it is
     assert not list(cache_folder("costs").glob("*"))
@@ -42,7 +42,7 @@ def test_fresh_measures_again_and_replaces(monkeypatch):
     it = pipeline()
     it.costs()
     other = attrs.evolve(COSTS, contexts=(1, 2))
-    monkeypatch.setattr("toolkit.pipeline.measure", lambda _: other)
+    monkeypatch.setattr("toolkit.pipeline.measure", lambda *_: other)
     assert it.costs() != other
     assert it.costs(fresh=True) == it.costs() == pipeline().costs() == other
 
@@ -92,7 +92,7 @@ def test_the_name_and_seed_of_a_model_do_not_matter():
 
 def test_only_a_shaper_that_plans_has_costs_measured(monkeypatch):
     measured = []
-    monkeypatch.setattr("toolkit.pipeline.measure", lambda _: measured.append(1) or COSTS)
+    monkeypatch.setattr("toolkit.pipeline.measure", lambda *_: measured.append(1) or COSTS)
     for shaper, times in (("chain:k=2", 0), ("planned", 1)):
         it = Pipeline(tiny("llama"), drafter="ngram", shaper=shaper)
         it.generate([3, 4, 3, 4], max_new_tokens=4)

@@ -5,7 +5,7 @@ import pytest
 from toolkit import Pipeline, Pool
 from toolkit.conformance.models import noisy, tiny
 from toolkit.runtime import probe
-from toolkit.runtime.probe import ROWS, WIDTHS, Times
+from toolkit.runtime.probe import ROWS, WIDTHS, Accepting, Times
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +32,19 @@ def test_every_kind_of_drafter_is_measured(drafter):
             assert min(row) > 0
 
 
-@pytest.mark.parametrize("kv", ["window:budget=8", "h2o:budget=8,sinks=1,recent=2,epoch=2"])
+@pytest.mark.parametrize("kv", [
+    "window:budget=8", "h2o:budget=8,sinks=1,recent=2,epoch=2",
+    "streaming:budget=16,sinks=2,positions=cache,epoch=4",
+])
 def test_a_target_under_a_kv_policy_is_measured(kv):
-    assert Pipeline(tiny("llama"), drafter="ngram", kv=kv).costs().rows == ROWS
+    """What no request would draft, because no pass may commit it, does not count as cheap."""
+    pool = Pool(modules={"small": noisy("llama")})
+    costs, full = (
+        Pipeline(tiny("llama"), drafter="model:small", kv=policy, pool=pool).costs()
+        for policy in (kv, "full")
+    )
+    assert costs.rows == ROWS
+    assert min(costs.draft[0]) > 0.1 * min(full.draft[0])
 
 
 def test_a_model_of_few_positions_is_measured_within_them(monkeypatch):
@@ -88,7 +98,7 @@ def test_passes_have_the_sizes_that_are_said(monkeypatch, drafter):
     watched(monkeypatch, type(target), "forward",
             lambda self, tokens, _: calls.append(len(tokens)) if self is target else None)
     watched(monkeypatch, type(drafts), "expand", lambda *_: calls.append("level"))
-    probe._timed(lambda: (target, runtime, drafts), 8)
+    probe._timed(lambda: (target, runtime, drafts), 8, Accepting(moves=True))
     sizes = [size for rows in ROWS for size, _ in probe._turns(rows)]
     assert calls == [call for size in sizes for call in (["level"] * 3 * (size > 1) + [size])]
 
@@ -101,7 +111,7 @@ def test_what_it_commits_has_moved(monkeypatch):
     commits = []
     watched(monkeypatch, type(target), "commit",
             lambda self, rows: commits.append(rows) if self is target else None)
-    probe._timed(lambda: (target, runtime, drafts), 8)
+    probe._timed(lambda: (target, runtime, drafts), 8, Accepting(moves=True))
     assert commits.count([0, 2]) == sum(len(probe._turns(rows)) for rows in ROWS[2:])
     assert target.length == 8 + sum(map(len, commits))
 
@@ -110,10 +120,36 @@ def test_steps_that_settle_do_not_count():
     """Times of a size are of steps among their like, and levels no wider than the tree is large."""
     it = pipeline()
     it.load()
-    times = probe._timed(it._begun, 8)
+    times = probe._timed(it._begun, 8, Accepting(moves=True))
     counted = {size: sum(counts for _, counts in probe._turns(size)) for size in ROWS}
     assert {size: len(times.taken["pass", size]) for size in ROWS} == counted
     assert counted == {1: 3, 2: 3, 4: 3, 8: 3, 16: 3, 32: 1, 64: 1}
     widths = [size for what, size in times.taken if what == "level"]
     assert sorted(widths) == list(WIDTHS)
     assert sum(len(each) for (what, _), each in times.taken.items() if what == "level") == 3 * 14
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_learned_positions_are_not_overrun(family):
+    model = tiny(family)
+    it = Pipeline(model, drafter="ngram", pool=Pool())
+    it.load()
+    used = []
+
+    def begin():
+        used.append(it._begun())
+        return used[-1]
+
+    for positions in (40, 70, 140):
+        assert probe.measure(begin, positions).rows == ROWS
+        assert max(session.length for session, *_ in used) <= positions
+
+
+def test_a_large_target_knows_its_noise():
+    assert [size for size, _ in probe._sizes(int(1e9))] == [1, *ROWS]
+
+
+def test_where_nothing_was_timed_the_size_before_counts():
+    times = Times()
+    times.taken["level", 1].append(2.0)
+    assert times.levels == (2.0,) * len(WIDTHS)

@@ -237,6 +237,34 @@ def test_what_never_pays_is_only_probed_and_what_pays_again_is_drafted(make, ora
     assert min(right[-20:]) > 3
 
 
+@pytest.mark.parametrize("level", [0.0001, 0.003, 0.02])
+@pytest.mark.parametrize("share", [0.003, 0.3, 0.9])
+def test_it_recovers_however_cheap_a_first_node_is(make, oracle_of, level, share):
+    """A probe sends what it drafted, likely or not: else nothing would ever be learned again."""
+    shaper = planned(make, [1.0] * 12, level)
+    oracle = oracle_of(lambda _: {1: share})
+    decode(shaper, oracle, lambda: False, 2000)
+    oracle.frontiers.clear()
+    decode(shaper, oracle, lambda: False, 500)
+    assert len(oracle.frontiers) < 100  # asked now and then
+    right = decode(shaper, oracle, lambda: True, 1000)
+    assert min(right[-20:]) > 1
+
+
+def test_one_node_needs_no_drafter(make, oracle_of):
+    shaper, oracle = make("shaper", "planned:nodes=1"), oracle_of(lambda _: {1: 0.9})
+    shaper.plan(costs([1.0, 1.0]), 1)
+    assert len(shaper.grow(ROOT, oracle)) == 1
+    assert not oracle.frontiers
+
+
+@pytest.mark.parametrize("logprob", [800.0, inf, 1e-6])
+def test_nothing_is_likelier_than_certain(make, logprob):
+    expand = lambda tree, frontier, k: Candidates([[1]] * len(frontier), [[logprob]] * len(frontier))  # noqa: E731
+    tree = planned(make, [1.0] * 12).grow(ROOT, expand)
+    assert set(tree.logprobs) == {0.0}
+
+
 def test_an_idle_step_asks_the_drafter_nothing(make, oracle_of):
     shaper = planned(make, [1.0 + n for n in range(12)], 1.0)
     oracle = oracle_of(lambda _: {1: 0.9})
@@ -273,7 +301,10 @@ def test_a_damaged_file_is_refused_by_name(make, oracle_of, tmp_path_factory, da
     whole = path.read_text()
     path.write_text(data.draw(st.one_of(
         st.sampled_from([
-            "", "{}", "[]", "3", '{"weights": 1}', whole.replace("planned", "other"),
+            "", "{}", "[]", "3", whole.replace('"weights": [', '"weights": [[0, 1, 1], ['),
+            re.sub(r'"weights": .*?\]', '"weights": 1', whole),
+            re.sub(r'"weights": \[[^,]*', '"weights": [31', whole),
+            '{"weights": 1}', whole.replace("planned", "other"),
             whole.replace("[[", "[[-"), whole.replace("[[", "[[["),
             re.sub(r"\[\[[^,]*", "[[1e999", whole),
         ]),
