@@ -113,10 +113,11 @@ class Planned(TreeShaper):
     A node is accepted with the product, along its path, of the drafter's probabilities as calibrated
     by the verdicts so far. The sum over a tree's nodes is E, the tokens that it is expected to give, in
     d + t(n) milliseconds: d to draft it, t the measured cost of a pass over n nodes. What maximises
-    tokens per millisecond over all steps is to maximise E·m − d − t(n) in each, where m is what a token
-    has cost of late (Dinkelbach 1967): an easy step does not stop early because its own rate is high,
-    nor a hard one go on because its own is low. So a node's worth is the time that it is expected to
-    save: its probability times m. Steps in t are used to their edge.
+    tokens per millisecond over all steps is to maximise E·m − d − t(n) in each, where m is the price
+    of an expected token of late (Dinkelbach 1967): an easy step does not stop early because its own
+    rate is high, nor a hard one go on because its own is low. So a node's worth is the time that it is
+    expected to save: its probability times m. Steps in t are used to their edge.
+
     A level is drafted if, with children like those seen so far, that gain would rise. When not even
     the first level pays, nothing is drafted but a probe now and then, to see whether it would again.
     Nodes less probable than 0.01 are left out, but for a probe's.
