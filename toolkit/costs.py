@@ -16,7 +16,7 @@ class Costs:
     `target[i][j]` is a pass of `rows[j]` nodes at length `contexts[i]`: the target's forward, a greedy
     verdict and both commits. `draft[i][j]` is one level: `expand` of `widths[j]` frontier nodes, and
     growing the tree by what it gave. Between what was measured, and beyond, straight lines. `noise` is
-    how much longer than their least times things took: 1 on a machine with nothing else to do.
+    how much longer than their least times things took, or than larger ones: 1 on an idle machine.
     """
 
     contexts: tuple[int, int]

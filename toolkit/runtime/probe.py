@@ -114,9 +114,17 @@ class Times:
 
     @property
     def noise(self) -> float:
-        """How much longer than the least times things typically took."""
+        """How much longer than the least times things typically took, or than larger ones at worst."""
         several = [times for times in self.taken.values() if len(times) > 1]
-        return median([median(times) / min(times) for times in several] or [1.0])
+        spread = median([median(times) / min(times) for times in several] or [1.0])
+        curves = ("pass", ROWS, self.passes), ("level", WIDTHS, self.levels)
+        above = [
+            median(self.taken[what, size]) / least
+            for what, sizes, curve in curves
+            for size, least in zip(sizes, curve, strict=True)
+            if self.taken.get((what, size))
+        ]
+        return max([spread, *above])
 
 
 @define(eq=False)

@@ -61,6 +61,14 @@ def test_noise_is_how_far_times_lie_above_the_least():
     assert timed.noise == 2.0
 
 
+def test_a_small_pass_that_took_longer_than_a_large_one_is_noise():
+    """As on a machine that is busy all the time, where a size's times are all alike."""
+    times = Times()
+    for size, ms in zip(ROWS, (9.0, 2.0, 2.0, 3.0, 3.0, 3.0, 3.0), strict=True):
+        times.taken["pass", size].extend([ms] * 3)
+    assert times.noise == 4.5
+
+
 def test_a_large_target_gets_one_round(monkeypatch):
     """At most 20 passes for both contexts, prefills included."""
     passes = []
