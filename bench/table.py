@@ -11,7 +11,7 @@ from .results import LOOP, Results, Setting, name_of, short
 
 BEYOND = ": above 100 %, so they stay in a cache, or memory was busy when its speed was measured"
 MOST = 24  # arms that a terminal's table shows
-COLUMNS = ("arm", "tokens/s", "× AR [95 %]", "reading", "τ", "against AR")
+COLUMNS = ("arm", "tokens/s", "× AR [95 %]", "reading", "τ", "3-grams", "against AR")
 
 
 def show(results: Results, console: Console) -> None:
@@ -54,6 +54,7 @@ def cells(figures: dict[str, Any]) -> list[str]:
         "1" if baseline else ratio.text if ratio else "–",
         "baseline" if baseline else ratio.reading if ratio else "–",
         number(figures["tau"], 2),
+        number(figures["distinct_3grams"], 2),
         outputs(figures["verdicts"]),
     ]
 

@@ -156,9 +156,10 @@ class Pipeline:
         return known
 
     def load(self) -> None:
-        """Load the weights of every model in use; `generate` and `stream` do it by themselves."""
+        """Load the weights of every model in use, and find or compile what runs them, so that no
+        request's times hold it; `generate` and `stream` do it by themselves."""
         for name in self.models:
-            self.pool.load(name)
+            _ = self.pool.load(name).executor
 
     def costs(self, *, fresh: bool = False) -> Costs:
         """What passes of this target and drafter cost on this machine.

@@ -106,7 +106,7 @@ class Trust:
         Path(name).replace(path)
 
 
-@attrs.define(eq=False, on_setattr=attrs.setters.NO_OP)
+@attrs.define(eq=False, on_setattr=attrs.setters.NO_OP)  # its state changes at every step
 class Planned(TreeShaper):
     """Grow and send what pays, by measured cost and by acceptance as observed.
 
@@ -175,11 +175,8 @@ class Planned(TreeShaper):
             gains = self._gains(ordered)
             width = self._pays([worths[node] for node in level], ordered, max(gains))
             if not width and level == [0] and self._due():
-                width, self._probing, self._least = (
-                    1,
-                    True,
-                    0.0,
-                )  # whatever it is, something is sent
+                width, self._probing = 1, True
+                self._least = 0.0  # whatever it is, something is sent
             if not width or not level or tree.depths[level[0]] == self.depth:
                 break
             frontier = sorted(level[:width])
@@ -270,7 +267,8 @@ def _held(logprob: float) -> float:
 
 
 def _logit(logprob: float) -> float:
-    return log(_held(logprob) / (1 - _held(logprob)))
+    q = _held(logprob)
+    return log(q / (1 - q))
 
 
 def _judged(tree: TokenTree, verdict: Verdict) -> list[Judged]:

@@ -3,7 +3,7 @@
 import pytest
 from attrs import evolve
 from toolkit.bench.results import Results, name_of, set_name, short, tau
-from toolkit.bench.table import closing, notes
+from toolkit.bench.table import COLUMNS, cells, closing, notes
 
 
 def changed(results, arm, **changes):
@@ -123,3 +123,12 @@ def test_prompts_whose_output_loops_are_left_out_for_every_arm(invented):
         assert len(some.rows(arm, setting, loops=True)) == len(results.rows(arm, setting))
     assert any("1 of 12 outputs repeat themselves" in line for line in notes(some, setting))
     assert not any("repeat themselves" in line for line in notes(results, setting))
+
+
+def test_every_row_says_how_much_its_outputs_repeat(invented):
+    results = invented({"ar": 50.0, "x": 60.0})
+    rows = [row | {"distinct_3grams": 0.9 if row["arm"] == "ar" else 0.7} for row in results.requests]
+    results = evolve(results, requests=rows)
+    for arm, share in (("ar", "0.90"), ("x", "0.70")):
+        row = dict(zip(COLUMNS, cells(results.figures(arm, results.settings[0])), strict=True))
+        assert row["3-grams"] == share

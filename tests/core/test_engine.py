@@ -272,3 +272,15 @@ def test_margin_is_first_less_second_at_the_paths_end(hash_model, hash_session, 
         first, second = model.logits(text[:-1]).topk(2).values.tolist()
         if event is not events[-1]:  # the last may be cut to the room
             assert event.step.margin == first - second
+
+
+def test_a_drafter_may_do_with_its_prompt_what_it_likes(hash_model, hash_session, make):
+    class Emptying(Adversary):
+        def start(self, prompt, runtime):
+            super().start(prompt, runtime)
+            prompt.clear()
+
+    model, prompt = hash_model(3), [1, 2]
+    greedy, drafter = make("verifier", "greedy"), Emptying(noise(model))
+    run(model, hash_session(model), drafter, Broad(9, 1), greedy, prompt, 4)
+    assert prompt == [1, 2]

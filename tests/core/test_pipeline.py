@@ -309,3 +309,12 @@ def test_models_are_named_target_first():
     pipeline = Pipeline("stories-3m", drafter="stories-1m")
     assert pipeline.models == ["stories-3m", "stories-1m"]
     assert Pipeline("stories-3m", drafter="ngram").models == ["stories-3m"]
+
+
+def test_what_runs_a_model_is_ready_before_a_request():
+    """Compiling and choosing kernels is no part of a request's times."""
+    pool = Pool(modules={"target": tiny("llama"), "small": noisy("llama")})
+    pipeline = Pipeline("target", drafter="model:small", pool=pool)
+    stream = pipeline.stream([1, 2, 3], max_new_tokens=4)
+    assert all("executor" in vars(pool.load(name)) for name in ("target", "small"))
+    assert not stream.events

@@ -261,8 +261,9 @@ class TreeCache(Cache):
         if kernels is not None and (buffers := self.layout.buffers) is not None:
             kernels.move(buffers, [layer.slots.count for layer in layers], rows)
             return
+        index = torch.tensor(rows, device=layers[0].device)
         for layer in layers:
-            layer.move(torch.tensor(rows, device=layer.device))
+            layer.move(index)
 
     def _append(self, count: int) -> None:
         """Count `count` rows as committed; a scored prompt's have their places already."""

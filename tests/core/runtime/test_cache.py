@@ -158,6 +158,14 @@ def test_a_path_moves_where_rows_lie_now(isa):
         assert torch.equal(keys[None], states(machine.committed, layer)[0])
 
 
+def test_rows_that_were_taken_lie_elsewhere():
+    cache = filled((3, 3, 3), 2)
+    before, layer = cache.layout, cache.layers[0]
+    layer.take(layer.keys, layer.values, torch.zeros(1, 2, dtype=torch.long))
+    assert cache.layout is not before
+    assert cache.layout.buffers[0].data == layer.keys.data_ptr()
+
+
 @pytest.mark.parametrize("rows", [[0, 3], [-1], [1, 1], [0, 2, 1], [5000]])
 def test_what_is_no_path_is_refused(rows):
     cache = TreeCache(1)

@@ -1,5 +1,7 @@
 """What passes cost is measured once and remembered."""
 
+import copy
+
 import attrs
 import pytest
 import torch
@@ -107,3 +109,14 @@ def test_a_shaper_is_told_costs_and_length_before_it_grows(monkeypatch):
     it = Pipeline(tiny("llama"), drafter="ngram", shaper="planned", pool=Pool(costs=COSTS))
     it.generate([3, 4, 3, 4, 5], max_new_tokens=4)
     assert told == [(COSTS, 5)]
+
+
+def test_what_is_measured_fits_into_every_models_positions(monkeypatch):
+    """Beyond its own a drafter proposes nothing, in no time."""
+    small, asked = copy.deepcopy(noisy("llama")), []
+    small.config.max_position_embeddings = 100
+    monkeypatch.setattr(
+        "toolkit.pipeline.measure", lambda _, positions: asked.append(positions) or COSTS
+    )
+    Pipeline(tiny("llama"), drafter="model:small", pool=Pool(modules={"small": small})).costs()
+    assert asked == [100]

@@ -161,3 +161,18 @@ def test_where_nothing_was_timed_the_size_before_counts():
     times = Times()
     times.taken["level", 1].append(2.0)
     assert times.levels == (2.0,) * len(WIDTHS)
+
+
+def test_a_tree_that_was_cut_counts_for_no_size(monkeypatch):
+    """Where positions are moved up, a pass at a boundary can commit no drafts: the root goes alone."""
+    kv = "streaming:budget=16,sinks=2,positions=cache,epoch=4"
+    it = Pipeline(tiny("llama"), drafter="ngram", kv=kv)
+    it.load()
+    sent = []
+    watched(monkeypatch, probe.ModelSession, "forward", lambda _, tokens, __: sent.append(len(tokens)))
+    times = probe._timed(it._begun, 8, Accepting(moves=True))
+    steps = list(zip(probe._sizes(0), sent, strict=True))
+    assert any(size != nodes for (size, _), nodes in steps)
+    for size in ROWS:
+        right = [nodes for (said, counts), nodes in steps if counts and said == size == nodes]
+        assert len(times.taken["pass", size]) == len(right)

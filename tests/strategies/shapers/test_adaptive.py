@@ -290,3 +290,10 @@ def test_depth_is_at_most_max_depth(registry):
 def test_options_out_of_range(registry, option):
     with pytest.raises(SpecError, match=f"'{option.partition('=')[0]}' must be"):
         registry.resolve("shaper", f"adaptive:{option}")
+
+
+def test_candidates_count_up_to_the_first_that_is_unlikely(make):
+    """Whatever comes after it, should a drafter not put the likeliest first."""
+    shaper = make("shaper", "adaptive")
+    kept = shaper._kept(TokenTree.root(0), [0], Candidates([[1, 2, 3]], [[-0.7, -9.0, -0.1]]))
+    assert kept.tokens == [[1]]

@@ -251,6 +251,24 @@ def test_it_recovers_however_cheap_a_first_node_is(make, oracle_of, level, share
     assert min(right[-20:]) > 1
 
 
+def test_what_children_are_like_is_weighed_by_what_they_are_worth(make):
+    """Of a level of worth 0.9 and 0.1, whose first node alone has a child, as likely as not."""
+    shaper = planned(make, [1.0] * 12)
+    shaper._children, shaper._least = [0.0] * 4, 0.0
+    shaper._likely(Candidates([[1], []], [[log(0.5)], []]), [0.9, 0.1])
+    assert shaper._children == pytest.approx([0.1 * 0.45, 0.0, 0.0, 0.0])
+
+
+def test_a_level_is_no_wider_than_pays(make, oracle_of):
+    """The second node would make the level cost more than its children are worth."""
+    shaper = make("shaper", "planned:nodes=12")
+    draft = ((0.01, 5.0),) * 2
+    shaper.plan(Costs((1, 2), (1, 12), ((1.0, 1.0),) * 2, (1, 2), draft), 1)
+    oracle = oracle_of(lambda path: {1: 0.6, 2: 0.3} if len(path) < 3 else {})
+    shaper.grow(ROOT, oracle)
+    assert oracle.frontiers[:2] == [[0], [1]]
+
+
 def test_one_node_needs_no_drafter(make, oracle_of):
     shaper, oracle = make("shaper", "planned:nodes=1"), oracle_of(lambda _: {1: 0.9})
     shaper.plan(costs([1.0, 1.0]), 1)

@@ -16,13 +16,7 @@ from torch import Tensor
 
 from toolkit.runtime.attention import Pass
 from toolkit.runtime.cache import TreeCache, TreeLayer
-from toolkit.runtime.executors.blocks.parts import (
-    Attention,
-    Block,
-    Decoder,
-    Norm,
-    PostNormBlock,
-)
+from toolkit.runtime.executors.blocks.parts import Block, Decoder, Norm, PostNormBlock
 from toolkit.runtime.executors.linears import Blocked, Ruled
 from toolkit.runtime.kernels import native, structs
 
@@ -78,7 +72,6 @@ class Compiled:
     dtype: torch.dtype
     _names: list[str] = field(init=False)  # of the rotations, in the order of their tables
     _struct: structs.Decoder = field(init=False)
-    _attentions: list[Attention] = field(init=False)  # of the layers
     _share: int = field(init=False)  # threads that a layer keeps busy
     _held: list[Any] = field(init=False, factory=list)  # what the structs point at
     _turned: Turns | None = field(init=False, default=None)
@@ -86,7 +79,6 @@ class Compiled:
 
     def __attrs_post_init__(self) -> None:
         self._names = sorted(self.decoder.rotations)
-        self._attentions = [block.attention for block in self.blocks]
         made = structs.array(structs.Block, [self._block(block) for block in self.blocks])
         self._held.append(made)
         (head,) = _linears(self.decoder.head)
@@ -121,19 +113,19 @@ class Compiled:
             placed = self._placed[now.cache] = Placed.of(len(self.blocks))
         seen: dict[native.Seen, int] = {}
         queries: list[tuple[TreeLayer, Tensor]] = []
-        for index, (place, attention) in enumerate(zip(placed.each, self._attentions, strict=True)):
+        for index, place in enumerate(placed.each):
+            attention = self.blocks[index].attention
             layer: TreeLayer = now.cache.layers[attention.layer]
             place.first = layer.claim(count, attention.kv_heads, attention.width, self.dtype)
             place.seen = seen.setdefault(now.seen(layer, attention.how.window), len(seen))
             if layer.keys is not placed.keys[index]:
                 placed.point(index, layer)
                 layer.attend = attention.how
+            place.queries = None
             if now.keeps(layer):
                 kept = torch.empty(count, attention.heads, attention.width, dtype=self.dtype)
                 place.queries = kept.data_ptr()
                 queries.append((layer, kept))
-            elif place.queries:
-                place.queries = None
         return placed.places, structs.array(structs.Seen, [s.struct for s in seen]), queries
 
     def _turns(self, deepest: int) -> Turns:

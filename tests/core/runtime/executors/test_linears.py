@@ -1,6 +1,7 @@
 """Linears: the same products whichever kernel computes them, and steady bits under the rule found."""
 
 import copy
+import itertools
 
 import hypothesis.strategies as st
 import pytest
@@ -147,3 +148,16 @@ def test_the_fastest_kernel_is_chosen_among_the_steady(monkeypatch):
     assert choice._fastest(module) is Stock
     steps.update({Stock: None, Packed: None, Blocked: None})
     assert choice._fastest(module) is Stock
+
+
+def test_kernels_take_turns_and_their_least_times_add_up(monkeypatch):
+    """Over weights and counts of rows; what disturbs one turn does not count."""
+    turns, clock = [], itertools.cycle([3.0, 4.0, 1.0, 2.0, 5.0, 6.0])
+    monkeypatch.setattr(linears, "REPEATS", 3)
+    monkeypatch.setattr(
+        linears, "_timed", lambda kernel, _: (turns.append(type(kernel)), next(clock))[1]
+    )
+    weights = [torch.randn(32, 32), torch.randn(64, 32)]
+    took = linears.seconds(weights, {Stock: Rule(1), Packed: Rule(1)})
+    assert took == {Stock: 4 * 1.0, Packed: 4 * 2.0}
+    assert turns == [Stock, Packed] * 12
