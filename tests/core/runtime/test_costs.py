@@ -16,6 +16,7 @@ from toolkit.runtime.probe import ROWS
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("toolkit.runtime.costs.BUSY", float("inf"))  # whatever runs beside the tests
 
 
 def pipeline(drafter="model:small", family="llama", **pool):
@@ -33,6 +34,7 @@ def test_a_second_pipeline_reads_what_the_first_measured(monkeypatch):
 
 
 def test_what_a_busy_machine_shows_is_not_remembered(monkeypatch):
+    monkeypatch.setattr("toolkit.runtime.costs.BUSY", BUSY)
     busy = attrs.evolve(COSTS, noise=BUSY + 0.1)
     monkeypatch.setattr("toolkit.pipeline.measure", lambda *_: busy)
     it = pipeline()
