@@ -16,15 +16,24 @@ import torch
 
 
 @cache
-def cpu_name() -> str:
-    """The CPU's model and the instruction sets it states."""
+def _stated() -> dict[str, str]:
+    """What the system states of its last CPU; nothing where it has no /proc."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return f"{platform.machine()} {platform.processor()}"
+        return {}
     said = dict(line.split(":", 1) for line in lines if ":" in line)
-    stated = {key.strip(): value.strip() for key, value in said.items()}
-    return f"{stated.get('model name', platform.machine())} {stated.get('flags', '')}"
+    return {key.strip(): value.strip() for key, value in said.items()}
+
+
+def cpu_model() -> str:
+    """The CPU's model, or else its architecture."""
+    return _stated().get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_name() -> str:
+    """The CPU's model and the instruction sets it states."""
+    return f"{cpu_model()} {_stated().get('flags', '')}"
 
 
 def cache_folder(name: str) -> Path:
