@@ -17,19 +17,20 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 import attrs
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from attrs import field, frozen
 
 from toolkit.engine import Step
 from toolkit.errors import ToolkitError
 from toolkit.generation import Generation, Outcome, StopReason
-from toolkit.pipeline import Pipeline
 from toolkit.tree import TokenTree, Verdict
+
+if TYPE_CHECKING:
+    from toolkit.pipeline import Pipeline
 
 
 def column(text: str) -> Any:
@@ -50,7 +51,10 @@ class Run:
     transformers: str = column("version")
     platform: str = column("operating system and machine")
     device: str = column("cpu, or the GPU's name")
+    cpu: str = column("the CPU's model")
     threads: int = column("CPU threads of torch")
+    isa: str | None = column("instruction set that our kernels use; null: they are not in use")
+    torch_isa: str = column("instruction set that PyTorch's own kernels use on the CPU")
     dtype: str = column("of the target's weights")
     numerics: str = column(
         "equality with AR is meant as bitwise: same bits; fp32: same tokens; tie: up to rounding"
@@ -163,8 +167,14 @@ TABLES = {
 
 def run_record(pipeline: Pipeline) -> Run:
     """The run's row: environment, versions and choices of a loaded pipeline."""
+    import torch
+
+    from toolkit.runtime.kernels import native
+    from toolkit.runtime.machine import cpu_model
+
     model = pipeline.pool.load(pipeline.target)
     cuda = model.device.type == "cuda"
+    kernels = None if cuda else native.library()
     return Run(
         run_id=uuid.uuid4().hex[:16],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -175,7 +185,10 @@ def run_record(pipeline: Pipeline) -> Run:
         transformers=version("transformers"),
         platform=platform.platform(),
         device=torch.cuda.get_device_name(model.device) if cuda else "cpu",
+        cpu=cpu_model(),
         threads=torch.get_num_threads(),
+        isa=kernels.isa if kernels else None,
+        torch_isa=torch.backends.cpu.get_cpu_capability(),
         dtype=str(model.dtype).removeprefix("torch."),
         numerics=model.numerics,
         target_revision=pipeline.pool.revision(pipeline.target),

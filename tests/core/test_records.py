@@ -8,10 +8,13 @@ import sys
 import attrs
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from toolkit import Pipeline, Pool, Registry, Step, ToolkitError, verify
 from toolkit.conformance.models import noisy, tiny
 from toolkit.records import TABLES, Out, Request, Run, run_record, schema, write_part
+from toolkit.runtime.kernels import native
+from toolkit.runtime.machine import cpu_model
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,16 @@ def test_a_folder_holds_all_tables(done, tmp_path):
         assert len(mine) == step["nodes"]
         assert sum(n["accepted"] for n in mine) == step["accepted"] + 1
     assert {t["run_id"] for table in tables.values() for t in table.to_pylist()} == {run["run_id"]}
+
+
+def test_a_run_names_the_machine_and_its_instruction_sets(done):
+    pipeline, _ = done
+    run, found = run_record(pipeline), native.library()
+    assert run.cpu == cpu_model()
+    assert run.isa == (found.isa if found else None)
+    assert run.torch_isa == torch.backends.cpu.get_cpu_capability()
+    with native.using(None):
+        assert run_record(pipeline).isa is None
 
 
 def test_one_file_joins_request_and_run(done, tmp_path):
