@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from attrs import define, field
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from toolkit.interfaces import KVPolicy
 from toolkit.runtime.attention import Pass
 from toolkit.runtime.cache import TreeCache
+from toolkit.runtime.cudnn import without_cudnn
 from toolkit.runtime.eviction import Evictor
 from toolkit.runtime.models import LoadedModel
 from toolkit.runtime.refusals import positions_under
@@ -104,7 +107,8 @@ class ModelSession:
             deepest=max(positions),
             evictor=self.evictor,
         )
-        return self.model.executor.forward(torch.tensor(tokens, device=device), now, keep)
+        with nullcontext() if device.type == "cpu" else without_cudnn:
+            return self.model.executor.forward(torch.tensor(tokens, device=device), now, keep)
 
     def commit(self, rows: list[int]) -> None:
         self.cache.commit(rows)
