@@ -257,8 +257,8 @@ class TreeCache(Cache):
 
     def _move(self, rows: list[int]) -> None:
         """Make scratch rows `rows[A]` the first ones of every layer."""
-        kernels, layers = native.library(), self.initialized
-        if kernels is not None and (buffers := self.layout.buffers) is not None:
+        layers, buffers = self.initialized, self.layout.buffers
+        if buffers is not None and (kernels := native.library()) is not None:
             kernels.move(buffers, [layer.slots.count for layer in layers], rows)
             return
         index = torch.tensor(rows, device=layers[0].device)

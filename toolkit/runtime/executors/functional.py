@@ -79,9 +79,8 @@ class FunctionalExecutor:
 
         `keep` asks for the last rows' logits alone, [keep, V]; 0 for all.
         """
-        kernels = native.library()
         prompt = now.cache.prompting or (keep and len(tokens) > WIDE)  # PyTorch is quicker there
-        if self.compiled is None or kernels is None or prompt:
+        if self.compiled is None or prompt or (kernels := native.library()) is None:
             return self._stepwise(tokens, now, keep)
         return self.compiled.forward(kernels, tokens, now, keep)
 

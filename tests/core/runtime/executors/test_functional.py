@@ -10,6 +10,7 @@ from toolkit import Pool, Registry
 from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, tiny
 from toolkit.errors import ModelError
 from toolkit.runtime.executors.functional import FAMILIES as DESCRIBED
+from toolkit.runtime.kernels import native
 from toolkit.runtime.models import prepared
 from toolkit.runtime.session import ModelSession
 
@@ -170,6 +171,22 @@ def test_weights_are_not_copied():
         made = block.attention.qkv.inner
         parts = [made] if owned else made.parts
         assert parts[0].weight.data_ptr() == query.data_ptr()
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "phi"])
+def test_a_model_on_another_device_asks_for_no_kernels_in_c(monkeypatch, family):
+    """Asking compiles them. A model on the meta device stands in for one on a GPU."""
+
+    def asked():
+        raise AssertionError("kernels in C were asked for")
+
+    monkeypatch.setattr(native, "library", asked)
+    session = ModelSession(prepared("it", copy.deepcopy(tiny(family)).to("meta")), FULL.build())
+    assert session.model.executor.name == "functional"
+    logits = session.forward([5, 8, 9], [-1, 0, 0])
+    session.cache.commit([0, 2])
+    assert logits.shape == (3, VOCABULARY)
+    assert session.cache.layers[0].keys.is_meta
 
 
 def test_an_unknown_executor():
