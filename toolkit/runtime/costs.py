@@ -6,14 +6,14 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
-from pathlib import Path
 
 import cattrs
 import torch
 
 from toolkit.costs import Costs
-from toolkit.runtime.machine import cache_folder, cpu_name, sources
+from toolkit.runtime.disk import keep, kept
+from toolkit.runtime.kernels import native
+from toolkit.runtime.machine import here
 from toolkit.runtime.models import LoadedModel
 
 BUSY = 1.6  # noise from which a measurement is not remembered
@@ -26,11 +26,9 @@ def fingerprint(models: list[LoadedModel], specs: dict[str, str]) -> str:
         for model in models
     ]
     what = {
-        "code": sources(),
-        "machine": [platform.node(), cpu_name(), os.cpu_count()],
+        "here": here(),
+        "machine": [platform.node(), os.cpu_count()],
         "device": [_device(model.device) for model in models],
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
         "executor": [(model.executor.why, model.executor.linears) for model in models],
         "models": shapes,
         "specs": specs,
@@ -40,30 +38,21 @@ def fingerprint(models: list[LoadedModel], specs: dict[str, str]) -> str:
 
 
 def _device(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _file(key: str) -> Path:
-    return cache_folder("costs") / f"{key}.json"
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    kernels = native.library()
+    return f"{device.type}, {kernels.isa if kernels else 'no'} kernels"
 
 
 def stored(key: str) -> Costs | None:
     """What was stored under a fingerprint; None when there is nothing that can be read."""
     try:
-        return cattrs.structure(json.loads(_file(key).read_text()), Costs)
-    except Exception:  # noqa: BLE001 absent, torn or of another format: measure anew
+        return cattrs.structure(kept("costs", key), Costs)
+    except Exception:  # noqa: BLE001 nothing there, or of another format: measure anew
         return None
 
 
 def store(key: str, costs: Costs) -> None:
-    """Keep a measurement of a machine that was not busy; two processes may do so at once. A folder
-    that cannot be written to is no error: the next process measures again."""
-    if costs.noise > BUSY:
-        return
-    try:
-        handle, name = tempfile.mkstemp(dir=_file(key).parent, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(cattrs.unstructure(costs), file)
-        Path(name).replace(_file(key))
-    except OSError:
-        return
+    """Keep a measurement of a machine that was not busy; two processes may do so at once."""
+    if costs.noise <= BUSY:
+        keep("costs", key, cattrs.unstructure(costs))

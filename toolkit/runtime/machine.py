@@ -1,55 +1,56 @@
-"""This machine: its CPU's name, and where results about it are kept."""
+"""This machine: its CPU, and what was found out about it."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
-import tempfile
+import subprocess
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
+from toolkit.progress import working
+from toolkit.runtime.disk import keep, kept
+
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # what oneDNN may use; it reads both
 
 
 @cache
 def _stated() -> dict[str, str]:
     """What the system states of its last CPU; nothing where it has no /proc."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return {}
     said = dict(line.split(":", 1) for line in lines if ":" in line)
     return {key.strip(): value.strip() for key, value in said.items()}
 
 
-def cpu_model() -> str:
-    """The CPU's model, or else its architecture."""
-    return _stated().get("model name") or platform.processor() or platform.machine()
-
-
-def cpu_name() -> str:
-    """The CPU's model and the instruction sets it states."""
-    return f"{cpu_model()} {_stated().get('flags', '')}"
-
-
-def cache_folder(name: str) -> Path:
-    """A folder of the user's cache, made when it is not there; a temporary one if it cannot be."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "speculative-toolkit" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return _temporary(name)
-    return folder if os.access(folder, os.W_OK) else _temporary(name)
-
-
 @cache
-def _temporary(name: str) -> Path:
-    return Path(tempfile.mkdtemp(prefix=f"speculative-toolkit-{name}-"))
+def _sysctl(name: str) -> str:
+    """What macOS says of its CPU; nothing elsewhere, and where it does not know, as features on ARM."""
+    command = ["/usr/sbin/sysctl", "-n", f"machdep.cpu.{name}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def cpu_model() -> str:
+    """The CPU's model; where the system does not say it, the architecture and what else it says."""
+    named = _stated().get("model name") or _sysctl("brand_string")
+    part = " ".join(_stated().get(f"CPU {key}", "") for key in ("implementer", "part"))
+    return named or f"{platform.machine()} {part}".strip() or platform.processor()
+
+
+def cpu_flags() -> frozenset[str]:
+    """The instruction sets that the CPU has, as Linux calls them, whatever libraries were told."""
+    linux = _stated().get("flags") or _stated().get("Features")
+    said = linux or f"{_sysctl('features')} {_sysctl('leaf7_features')}".lower()
+    return frozenset(said.split())
 
 
 @cache
@@ -62,16 +63,28 @@ def sources() -> str:
     return total.hexdigest()
 
 
-def remembered(about: Sequence[str], find_out: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `find_out` says about this machine, PyTorch, thread count and `about`; kept on disk."""
-    here = [sources(), cpu_name(), torch.__version__, str(torch.get_num_threads()), *about]
-    key = hashlib.sha256("\0".join(here).encode()).hexdigest()[:32]
-    file = cache_folder("checks") / f"{key}.json"
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = find_out()
-        part = file.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps(found), encoding="utf-8")
-        part.replace(file)
+def here() -> list[str]:
+    """What anything that is found out here holds for: our code, the CPU, PyTorch and what it and
+    oneDNN may use of the CPU, and the count of threads."""
+    import torch
+
+    return [
+        sources(), cpu_model(), " ".join(sorted(cpu_flags())), torch.__version__,
+        torch.backends.cpu.get_cpu_capability(), *(os.environ.get(name, "") for name in LIMITS),
+        str(torch.get_num_threads()),
+    ]  # fmt: skip
+
+
+def remembered(
+    about: Sequence[str],
+    find_out: Callable[[], dict[str, Any]],
+    what: str = "Looking at this machine (once)",
+) -> dict[str, Any]:
+    """What `find_out` says of `about` on this machine, kept on disk; `what` is shown meanwhile."""
+    key = hashlib.sha256("\0".join([*here(), *about]).encode()).hexdigest()[:32]
+    found: dict[str, Any] | None = kept("checks", key)
+    if found is None:
+        with working(what):
+            found = find_out()
+        keep("checks", key, found)
     return found

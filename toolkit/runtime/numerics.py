@@ -47,7 +47,8 @@ def level_of(model: LoadedModel) -> Level:
     reason = _against(model)
     if reason is None:
         about = "level", model.executor.name, model.executor.linears, *known_as(model.module)
-        reason = remembered(about, lambda: {"differs": differs(model)})["differs"]
+        what = "Comparing bits with AR's (once)"
+        reason = remembered(about, lambda: {"differs": differs(model)}, what)["differs"]
     if reason is None:
         return Level("bitwise", f"trees of {SIZES[0]} to {SIZES[-1]} nodes gave AR's bits")
     exact = model.dtype in (torch.float32, torch.float64)

@@ -1,22 +1,27 @@
 """What passes cost is measured once and remembered."""
 
 import copy
+import os
 
 import attrs
+import cattrs
 import pytest
 import torch
 
 from toolkit import Pipeline, Pool
 from toolkit.conformance.models import COSTS, noisy, tiny
-from toolkit.runtime.costs import BUSY, fingerprint, stored
-from toolkit.runtime.machine import cache_folder
+from toolkit.runtime.costs import BUSY, fingerprint, store, stored
+from toolkit.runtime.disk import cache_folder, keep
+from toolkit.runtime.kernels import native
 from toolkit.runtime.probe import ROWS
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("toolkit.runtime.costs.BUSY", float("inf"))  # whatever runs beside the tests
+    monkeypatch.setattr(
+        "toolkit.runtime.costs.BUSY", float("inf")
+    )  # whatever runs beside the tests
 
 
 def pipeline(drafter="model:small", family="llama", **pool):
@@ -27,16 +32,16 @@ def pipeline(drafter="model:small", family="llama", **pool):
 
 def test_a_second_pipeline_reads_what_the_first_measured(monkeypatch):
     first = pipeline().costs()
-    monkeypatch.setattr("toolkit.pipeline.measure", None)
+    monkeypatch.setattr("toolkit.runtime.probe.measure", None)
     assert pipeline().costs() == first
-    assert len(list(cache_folder("costs").glob("*.json"))) == 1
-    assert not list(cache_folder("costs").glob("*.tmp"))
+    (file,) = cache_folder("costs").iterdir()
+    assert file.suffix == ".json"
 
 
 def test_what_a_busy_machine_shows_is_not_remembered(monkeypatch):
     monkeypatch.setattr("toolkit.runtime.costs.BUSY", BUSY)
     busy = attrs.evolve(COSTS, noise=BUSY + 0.1)
-    monkeypatch.setattr("toolkit.pipeline.measure", lambda *_: busy)
+    monkeypatch.setattr("toolkit.runtime.probe.measure", lambda *_: busy)
     it = pipeline()
     assert it.costs() == it.costs() == busy  # by this process, it is
     assert not list(cache_folder("costs").glob("*"))
@@ -46,13 +51,13 @@ def test_fresh_measures_again_and_replaces(monkeypatch):
     it = pipeline()
     it.costs()
     other = attrs.evolve(COSTS, contexts=(1, 2))
-    monkeypatch.setattr("toolkit.pipeline.measure", lambda *_: other)
+    monkeypatch.setattr("toolkit.runtime.probe.measure", lambda *_: other)
     assert it.costs() != other
     assert it.costs(fresh=True) == it.costs() == pipeline().costs() == other
 
 
 def test_given_costs_are_not_measured(monkeypatch):
-    monkeypatch.setattr("toolkit.pipeline.measure", None)
+    monkeypatch.setattr("toolkit.runtime.probe.measure", None)
     assert pipeline(costs=COSTS).costs() is COSTS
 
 
@@ -65,13 +70,30 @@ def test_a_torn_file_is_measured_anew():
     assert pipeline().costs().rows == ROWS
 
 
+def test_what_is_no_costs_is_measured_anew():
+    """Whole, and written for another version's class."""
+    for other in ({"rows": [1, 2]}, [], None, "costs", {**cattrs.unstructure(COSTS), "rows": [1]}):
+        keep("costs", "key", other)
+        assert stored("key") is None
+    store("key", COSTS)
+    assert stored("key") == COSTS
+
+
+def test_costs_on_a_full_disk_are_measured_all_the_same(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert pipeline().costs().rows == ROWS
+
+
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert pipeline().costs().rows == ROWS
 
 
-def test_a_fingerprint_tells_apart_what_costs_differently():
+def test_a_fingerprint_tells_apart_what_costs_differently(monkeypatch):
     specs = {"drafter": "ngram"}
     model = pipeline().pool.load("small")
     known = fingerprint([model], specs)
@@ -86,6 +108,10 @@ def test_a_fingerprint_tells_apart_what_costs_differently():
         assert fingerprint([model], specs) != known
     finally:
         torch.set_num_threads(threads)
+    with native.using(None):
+        assert fingerprint([model], specs) != known
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    assert fingerprint([model], specs) != known
 
 
 def test_the_name_and_seed_of_a_model_do_not_matter():
@@ -96,7 +122,7 @@ def test_the_name_and_seed_of_a_model_do_not_matter():
 
 def test_only_a_shaper_that_plans_has_costs_measured(monkeypatch):
     measured = []
-    monkeypatch.setattr("toolkit.pipeline.measure", lambda *_: measured.append(1) or COSTS)
+    monkeypatch.setattr("toolkit.runtime.probe.measure", lambda *_: measured.append(1) or COSTS)
     for shaper, times in (("chain:k=2", 0), ("planned", 1)):
         it = Pipeline(tiny("llama"), drafter="ngram", shaper=shaper)
         it.generate([3, 4, 3, 4], max_new_tokens=4)
@@ -118,7 +144,7 @@ def test_what_is_measured_fits_into_every_models_positions(monkeypatch):
     small, asked = copy.deepcopy(noisy("llama")), []
     small.config.max_position_embeddings = 100
     monkeypatch.setattr(
-        "toolkit.pipeline.measure", lambda _, positions: asked.append(positions) or COSTS
+        "toolkit.runtime.probe.measure", lambda _, positions: asked.append(positions) or COSTS
     )
     Pipeline(tiny("llama"), drafter="model:small", pool=Pool(modules={"small": small})).costs()
     assert asked == [100]

@@ -1,8 +1,5 @@
 """The compiled kernels against a slow reference, bit by bit where that is promised."""
 
-import ctypes
-from concurrent.futures import ThreadPoolExecutor
-
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -129,28 +126,3 @@ def test_extreme_scores_are_weights():
             seen = native.Seen(0, torch.ones(1, 1, 4, dtype=torch.bool))
             out = native.library().attention(query, key, value, seen, Attend(1.0))
         assert torch.equal(out, torch.ones(1, 1, 1, 16))
-
-
-def test_without_a_compiler_the_reason_is_said(monkeypatch):
-    monkeypatch.setenv("CC", "no-such-compiler")
-    with pytest.raises(build.NoCompiler, match="there is no C compiler: install one"):
-        build.built(ISAS[0])
-
-
-def test_a_compiler_that_fails_says_so(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(build, "COMMON", ["--no-such-option"])
-    with pytest.raises(build.NoCompiler, match=r"failed: .*no-such-option"):
-        build.built(ISAS[0])
-    assert not list(tmp_path.rglob("*.so"))
-
-
-def test_two_that_start_at_once_both_get_a_whole_library(monkeypatch, tmp_path):
-    """Each compiles beside the target and renames; neither sees half a file, nothing is left over."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setitem(build.FLAGS, "portable", ["-O0"])
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(build.built, ["portable"] * 2)
-    assert first == second
-    assert [path.name for path in first.parent.iterdir()] == [first.name]
-    assert ctypes.CDLL(str(first)).tree_attention

@@ -65,7 +65,8 @@ def kernel_of(module: PreTrainedModel) -> type[Kernel]:
     kernels = {kernel.name: kernel for kernel in kernels_for(module)}
     if len(kernels) == 1:
         return kernels.popitem()[1]
-    found = remembered(("kernel", *known_as(module)), lambda: {"kernel": _fastest(module).name})
+    about = "kernel", *known_as(module)
+    found = remembered(about, lambda: {"kernel": _fastest(module).name}, "Timing linears (once)")
     return kernels[found["kernel"]]
 
 

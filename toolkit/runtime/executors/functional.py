@@ -66,7 +66,8 @@ class FunctionalExecutor:
         def find_out() -> dict[str, Any]:
             return {"steady": self.maps.settle(), "step": self.maps.rule.step}
 
-        found = remembered(("rule", self.maps.kernel.name, *about), find_out)
+        about = "rule", self.maps.kernel.name, *about
+        found = remembered(about, find_out, "Comparing the bits of linears (once)")
         self.steady, self.maps.rule.step = found["steady"], found["step"]
 
     @property

@@ -1,92 +1,265 @@
-"""Compiling the C sources once per machine, into the user's cache.
+"""The C sources, compiled once for an instruction set into the user's cache, and loaded from there.
 
-The file's name is a hash of what went into it: sources, compiler, flags, CPU and PyTorch. It is
-written beside and renamed, so two processes that start at once both end with a whole one.
+A library's name has a hash of what went into it and a checksum of what came out. So two processes
+that compile at once both end with a whole one, and a damaged one is compiled anew and never loaded.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
+import sys
+import sysconfig
 import tempfile
+import time
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from threading import Lock
+from typing import IO
 
-import torch
+from toolkit.errors import ToolkitError
+from toolkit.progress import working
+from toolkit.runtime import disk
+from toolkit.runtime.machine import cpu_flags
 
-from toolkit.runtime.machine import cache_folder, cpu_name
-
-SOURCES = ("attention.c", "decoder.c", "gate.c", "linear.c", "rows.c")
-ISAS = ("portable", "avx2", "avx512", "amx")  # a later one is faster
+SOURCES = Path(__file__).parent  # every .c file of this folder
+FUNCTIONS = "ready", "tree_attention", "gated", "linear", "decoder_pass", "move_rows"
+AVX2 = ["-O3", "-mavx2", "-mfma"]
 AVX512 = [
-    "-O3", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma",
-    "-mprefer-vector-width=512",
+    *AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"
 ]  # fmt: skip
-FLAGS = {
-    "portable": ["-O2"],  # narrower vectors unrolled by -O3 take a minute to compile
-    "avx2": ["-O2", "-mavx2", "-mfma"],
+FLAGS = {  # of one kind of CPU a later one is faster
+    "portable": ["-O3"],
+    "avx2": AVX2,
     "avx512": AVX512,
     "amx": [*AVX512, "-mamx-tile", "-mamx-bf16"],
+    "neon": ["-O3"],
 }
-COMMON = ["-fPIC", "-fopenmp", "-fno-math-errno", "-Wno-psabi"]
-PATIENCE = 120  # seconds for one compilation
+COMMON = [
+    "-std=gnu11", "-fPIC", "-pthread", "-fno-math-errno", "-ffp-contract=fast", "-Wno-psabi"
+]  # fmt: skip
+NEEDS = {  # flags of an x86 CPU, beside what the instruction set before needs
+    "avx2": {"avx2", "fma"},
+    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+    "amx": {"amx_tile", "amx_bf16"},
+}
+PATIENCE = 120.0  # seconds for a whole build, and for a library's trial
+POLL = 0.005  # seconds
+TRIAL = """
+import ctypes, sys
+library = ctypes.CDLL(sys.argv[1])
+for name in sys.argv[2:]:
+    getattr(library, name)
+library.ready()
+"""
+_lock = Lock()
+_hung: set[str] = set()  # compilers that this process does not call again
 
 
 class NoCompiler(Exception):  # noqa: N818 no error: PyTorch attends instead
-    """Why the sources could not be compiled."""
+    """Why there are no kernels of ours."""
+
+
+def supported() -> tuple[str, ...]:
+    """The instruction sets that this CPU has, the fastest last."""
+    machine = platform.machine().lower()
+    found = ["portable"]
+    if machine in ("aarch64", "arm64"):
+        found.append("neon")
+    elif machine in ("x86_64", "amd64"):
+        for isa, needs in NEEDS.items():
+            if not needs <= cpu_flags():
+                break
+            found.append(isa)
+    return tuple(found)
 
 
 def isas() -> tuple[str, ...]:
-    """The instruction sets that this CPU has, the fastest last."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return ISAS[:1]
-    capability, flags = torch.backends.cpu.get_cpu_capability(), cpu_name().split()
-    if "AVX512" not in capability:
-        return ISAS[: 1 + ("AVX2" in capability)]
-    return ISAS if "amx_bf16" in flags else ISAS[:-1]
+    """The instruction sets that kernels may use, the fastest last: this CPU's, up to TOOLKIT_ISA.
+
+    Raises `ToolkitError` when that names none of them.
+    """
+    found = supported()
+    wanted = os.environ.get("TOOLKIT_ISA") or found[-1]
+    if wanted not in found:
+        raise ToolkitError(
+            f"TOOLKIT_ISA={wanted!r:.40} is no instruction set of this CPU: name one of "
+            f"{', '.join(found)}, or unset it"
+        )
+    return found[: found.index(wanted) + 1]
+
+
+def load(isa: str) -> ctypes.CDLL:
+    """The library for an instruction set, compiled when there is none that is whole.
+
+    Raises `NoCompiler` with the reason; a process that has met it does not try again.
+    """
+    with _lock:
+        found = _loaded(isa)
+    if isinstance(found, str):
+        raise NoCompiler(found)
+    return found
+
+
+@cache
+def _loaded(isa: str) -> ctypes.CDLL | str:
+    try:
+        library = _opened(isa)
+    except NoCompiler as error:
+        return str(error)
+    return library if library.ready() else f"the system does not let us use {isa}"
+
+
+def _opened(isa: str) -> ctypes.CDLL:
+    with suppress(OSError, AttributeError):  # whole, and no library of ours or none for this system
+        return _open(built(isa))
+    try:
+        return _open(_build(isa))
+    except (OSError, AttributeError) as error:
+        raise NoCompiler(f"what was compiled does not load: {error}") from error
+
+
+def _open(file: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(file))
+    for name in FUNCTIONS:
+        getattr(library, name)
+    return library
 
 
 def built(isa: str) -> Path:
-    """The shared library for an instruction set, compiled when it is not there. Raises `NoCompiler`
-    with the reason."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        raise NoCompiler("there is no C compiler: install one (cc), or name it in CC")
-    target = cache_folder("kernels") / f"{isa}-{_key(compiler)}.so"
-    if not target.exists():
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            made = Path(folder) / target.name
-            sources = [str(Path(__file__).parent / source) for source in SOURCES]
-            out = ["-shared", "-o", str(made)]
-            _run([compiler, *COMMON, *FLAGS[isa], *sources, *out, *_openmp(), "-lm"])
-            made.replace(target)
-    return target
+    """The shared library for an instruction set, compiled when there is none that is whole. Raises
+    `NoCompiler` with the reason."""
+    stem = _stem(isa)
+    with suppress(OSError):
+        for file in sorted(disk.cache_folder("kernels").glob(f"{stem}-*.so")):
+            if disk.is_own_file(file) and file.name == _name(stem, file.read_bytes()):
+                return file
+    return _build(isa)
 
 
-def _openmp() -> list[str]:
-    """PyTorch's own OpenMP, so that both share one pool of threads; else the compiler's."""
-    theirs = sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))
-    return ["-Wl,--no-as-needed", str(theirs[0])] if theirs else []
-
-
-def _run(command: list[str]) -> None:
-    try:
-        done = subprocess.run(  # noqa: S603 the compiler, on our own sources
-            command, capture_output=True, text=True, check=False, timeout=PATIENCE
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoCompiler(f"{command[0]} did not run: {error}") from error
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no message"])[0]
-        raise NoCompiler(f"{command[0]} failed: {said}")
-
-
-def _key(compiler: str) -> str:
+def _stem(isa: str) -> str:
     total = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.[ch]")):
+    for source in sorted(SOURCES.glob("*.[ch]")):
         total.update(source.read_bytes())
-    parts = [compiler, str(FLAGS), str(COMMON), cpu_name(), torch.__version__, torch.__file__]
+    parts = [_compiler(), *COMMON, *FLAGS[isa], sysconfig.get_platform()]
     total.update("\0".join(parts).encode())
-    return total.hexdigest()[:20]
+    return f"{isa}-{total.hexdigest()[:20]}"
+
+
+def _name(stem: str, library: bytes) -> str:
+    return f"{stem}-{hashlib.sha256(library).hexdigest()}.so"
+
+
+def _compiler() -> str:
+    return os.environ.get("CC") or "cc"
+
+
+def _build(isa: str) -> Path:
+    """Compile, and put into the cache what works. Raises `NoCompiler`."""
+    compiler = shutil.which(_compiler())
+    if compiler is None:
+        raise NoCompiler(
+            f"there is no C compiler {_compiler()!r:.40}: install one (cc), or name it in CC"
+        )
+    stem = _stem(isa)
+    try:
+        with (
+            working("Compiling kernels for this CPU (once)"),
+            tempfile.TemporaryDirectory(prefix="speculative-toolkit-") as folder,
+        ):
+            library = _compiled([compiler, *COMMON, *FLAGS[isa]], Path(folder))
+            return _settled(library, _name(stem, library))
+    except (OSError, NoCompiler) as error:
+        disk.say_once("kernels", f"Our kernels for {isa} are not used: {error}")
+        raise NoCompiler(str(error)) from error
+
+
+def _compiled(command: list[str], folder: Path) -> bytes:
+    """The library, each source compiled by itself in an empty folder, and then linked."""
+    sources = sorted(SOURCES.glob("*.c"), key=lambda source: -source.stat().st_size)
+    units = {str(folder / f"{source.name}.o"): str(source) for source in sources}
+    library, deadline = folder / "library", time.monotonic() + PATIENCE
+    _run([[*command, "-c", source, "-o", unit] for unit, source in units.items()], deadline)
+    _run([[*command, "-shared", *units, "-o", str(library), "-lm"]], deadline)
+    if not library.is_file():
+        raise NoCompiler(f"{command[0]} wrote nothing")
+    return library.read_bytes()
+
+
+def _settled(library: bytes, name: str) -> Path:
+    """Where a library lies, once it was tried: in the cache or, where it cannot be kept or executed,
+    in a temporary folder of this process. Raises `NoCompiler` or `OSError`."""
+    cached = disk.cache_folder("kernels") / name
+    try:
+        disk.write_whole(cached, library, _try)
+    except (OSError, NoCompiler) as error:
+        private = disk.private_folder("kernels") / name
+        disk.write_whole(private, library, _try)
+        disk.say_not_cached(error)
+        return private
+    return cached
+
+
+def _try(library: Path) -> None:
+    """Load a library in a process of its own. Raises `NoCompiler` when that fails."""
+    trial = [sys.executable, "-I", "-S", "-c", TRIAL, str(library), *FUNCTIONS]
+    try:
+        _run([trial], time.monotonic() + PATIENCE)
+    except NoCompiler as error:
+        raise NoCompiler(f"the compiled library does not work: {error}") from error
+
+
+def _run(commands: list[list[str]], deadline: float) -> None:
+    """Run commands of one program side by side, as many as there are CPUs. Raises `NoCompiler` when
+    one fails, or is not done in time; none is left running."""
+    program = commands[0][0]
+    late = NoCompiler(f"{program} was not done after {PATIENCE:.0f} s")
+    if program in _hung:
+        raise late
+    waiting, running = list(commands), list[subprocess.Popen[bytes]]()
+    with tempfile.TemporaryFile() as log:
+        try:
+            while waiting or running:
+                while waiting and len(running) < (os.cpu_count() or 1):
+                    running.append(_start(waiting.pop(0), log))
+                for ended in [process for process in running if process.poll() is not None]:
+                    running.remove(ended)
+                    if ended.returncode:
+                        raise NoCompiler(f"{program} failed: {_reason(ended, log)}")
+                if time.monotonic() > deadline:
+                    _hung.add(program)
+                    raise late
+                time.sleep(POLL)
+        finally:
+            for process in running:
+                _kill(process)
+
+
+def _start(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """In a group of its own, so that what it starts can be ended with it."""
+    return subprocess.Popen(  # noqa: S603 the compiler, on our own sources
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+    )
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with suppress(OSError):
+        if os.name == "nt":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _reason(ended: subprocess.Popen[bytes], log: IO[bytes]) -> str:
+    """The first line that names an error, or how a process ended."""
+    log.seek(0)
+    lines = log.read().decode(errors="replace").splitlines()
+    ending = f"it ended with status {ended.returncode}"
+    return next((line.strip() for line in lines if "error" in line.lower()), ending)
