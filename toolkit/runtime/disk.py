@@ -19,10 +19,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+OTHERS = stat.S_IWGRP | stat.S_IWOTH
+WINDOWS = os.name == "nt"  # keeps others out of a user's folders by itself
+
 _log = logging.getLogger(__name__)
 _said: set[str] = set()
 _unkept: dict[tuple[str, str], Any] = {}  # what this process found out and could not write
-_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def say_once(about: str, line: str) -> None:
@@ -38,7 +40,7 @@ def say_not_cached(error: Exception) -> None:
     why = str(error)
     if isinstance(error, OSError) and error.strerror:
         why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    say_once("cache", f"Each process compiles and measures anew, nothing is kept in a cache: {why}")
+    say_once("cache", f"Nothing is cached, each process compiles and measures anew: {why}")
 
 
 def cache_folder(name: str) -> Path:
@@ -77,8 +79,10 @@ def _base() -> Path:
 
 
 def _make(folder: Path) -> None:
-    """Make a folder and those above it, for this user alone."""
-    if not folder.is_dir():
+    """Make a folder and those above it for this user alone, in one that nobody else can replace."""
+    if folder.is_dir():
+        _require_safe(folder)
+    else:
         _make(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
 
@@ -86,15 +90,22 @@ def _make(folder: Path) -> None:
 def require_own(folder: Path) -> None:
     """Raise `PermissionError` unless a folder is this user's and nobody else but root can change what
     lies at its path. The path must be resolved: absolute and without symbolic links."""
-    for place in (folder, *folder.parents):
-        said = place.stat()
-        if not (_mine(said) or (said.st_uid == 0 and place != folder)):
-            raise PermissionError(errno.EPERM, "it belongs to another user", str(place))
-        # in a sticky folder such as /tmp nobody can replace what is another's
-        if said.st_mode & _OTHERS and (place == folder or not said.st_mode & stat.S_ISVTX):
-            raise PermissionError(
-                errno.EPERM, "others can write to it, chmod go-w mends that", str(place)
-            )
+    _require_safe(folder, own=True)
+    for place in folder.parents:
+        _require_safe(place)
+
+
+def _require_safe(place: Path, own: bool = False) -> None:
+    """Raise `PermissionError` when another user can replace what is ours in a folder: what is in a
+    sticky one, such as /tmp, is safe. With `own`, when another can put anything there, or owns it."""
+    if WINDOWS:
+        return
+    said = place.stat()
+    if said.st_uid != os.geteuid() and (own or said.st_uid != 0):
+        raise PermissionError(errno.EPERM, "it belongs to another user", str(place))
+    if said.st_mode & OTHERS and (own or not said.st_mode & stat.S_ISVTX):
+        why = "others can write to it, chmod go-w mends that"
+        raise PermissionError(errno.EPERM, why, str(place))
 
 
 def is_own_file(file: Path) -> bool:
@@ -103,12 +114,8 @@ def is_own_file(file: Path) -> bool:
         said = file.lstat()
     except OSError:
         return False
-    return stat.S_ISREG(said.st_mode) and _mine(said) and not said.st_mode & _OTHERS
-
-
-def _mine(said: os.stat_result) -> bool:
-    """Whether a file is this user's; Windows keeps others out of a user's folders by itself."""
-    return os.name == "nt" or said.st_uid == os.geteuid()
+    ours = WINDOWS or (said.st_uid == os.geteuid() and not said.st_mode & OTHERS)
+    return stat.S_ISREG(said.st_mode) and ours
 
 
 def write_whole(file: Path, data: bytes, check: Callable[[Path], None] | None = None) -> None:
@@ -117,18 +124,21 @@ def write_whole(file: Path, data: bytes, check: Callable[[Path], None] | None = 
     `check` is called with a path that holds the data before the file gets its name; when it raises,
     nothing is left. Raises `OSError`.
     """
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
-    part = Path(name)
     try:
-        with os.fdopen(handle, "wb") as opened:
-            opened.write(data)
-            opened.flush()
-            os.fsync(handle)
-        if check is not None:
-            check(part)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+        handle, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
+        part = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as opened:
+                opened.write(data)
+                opened.flush()
+                os.fsync(handle)
+            if check is not None:
+                check(part)
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file.parent)) from error
 
 
 def keep(kind: str, key: str, found: Any) -> None:

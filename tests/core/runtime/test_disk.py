@@ -100,6 +100,16 @@ def test_another_users_folder_is_not_used(base, monkeypatch, caplog):
         disk.cache_folder("kernels")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_nothing_is_made_in_another_users_cache(base, caplog):
+    """By root with another's HOME: they could not use what root has made there."""
+    base.mkdir(mode=0o700)
+    os.chown(base, 65534, 65534)
+    assert disk.cache_folder("kernels") == disk.private_folder("kernels")
+    assert list(base.iterdir()) == []
+    assert caplog.messages[0].endswith(f"{base.resolve()}: it belongs to another user")
+
+
 def test_roots_folder_is_good_above_and_not_as_the_cache(base, monkeypatch):
     """Whoever runs this: everything is root's but the cache's own folder."""
     folder, stat_of = disk.cache_folder("kernels"), Path.stat
@@ -177,12 +187,14 @@ def test_a_folder_in_the_files_place_is_no_error(caplog):
     assert len(caplog.messages) == 1
 
 
-def test_a_full_disk_is_said_once_and_this_process_remembers(full, caplog):
+def test_a_full_disk_is_said_once_and_this_process_remembers(base, full, caplog):
     disk.keep("costs", "key", 1)
     disk.keep("checks", "key", 2)
     assert (disk.kept("costs", "key"), disk.kept("checks", "key")) == (1, 2)
     (said,) = caplog.messages
-    assert said.endswith("nothing is kept in a cache: No space left on device")
+    assert said.endswith(
+        f"compiles and measures anew: {base}/speculative-toolkit/costs: No space left on device"
+    )
     assert "\n" not in said
     assert list(disk.cache_folder("costs").iterdir()) == []
 

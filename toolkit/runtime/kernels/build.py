@@ -59,7 +59,7 @@ for name in sys.argv[2:]:
 library.ready()
 """
 _lock = Lock()
-_hung: set[str] = set()  # compilers that this process does not call again
+_hung: set[str] = set()  # what this process does not wait for again
 
 
 class NoCompiler(Exception):  # noqa: N818 no error: PyTorch attends instead
@@ -185,8 +185,9 @@ def _compiled(command: list[str], folder: Path) -> bytes:
     sources = sorted(SOURCES.glob("*.c"), key=lambda source: -source.stat().st_size)
     units = {str(folder / f"{source.name}.o"): str(source) for source in sources}
     library, deadline = folder / "library", time.monotonic() + PATIENCE
-    _run([[*command, "-c", source, "-o", unit] for unit, source in units.items()], deadline)
-    _run([[*command, "-shared", *units, "-o", str(library), "-lm"]], deadline)
+    compiling = [[*command, "-c", source, "-o", unit] for unit, source in units.items()]
+    _run(command[0], compiling, deadline)
+    _run(command[0], [[*command, "-shared", *units, "-o", str(library), "-lm"]], deadline)
     if not library.is_file():
         raise NoCompiler(f"{command[0]} wrote nothing")
     return library.read_bytes()
@@ -209,18 +210,14 @@ def _settled(library: bytes, name: str) -> Path:
 def _try(library: Path) -> None:
     """Load a library in a process of its own. Raises `NoCompiler` when that fails."""
     trial = [sys.executable, "-I", "-S", "-c", TRIAL, str(library), *FUNCTIONS]
-    try:
-        _run([trial], time.monotonic() + PATIENCE)
-    except NoCompiler as error:
-        raise NoCompiler(f"the compiled library does not work: {error}") from error
+    _run("the compiled library", [trial], time.monotonic() + PATIENCE)
 
 
-def _run(commands: list[list[str]], deadline: float) -> None:
-    """Run commands of one program side by side, as many as there are CPUs. Raises `NoCompiler` when
-    one fails, or is not done in time; none is left running."""
-    program = commands[0][0]
-    late = NoCompiler(f"{program} was not done after {PATIENCE:.0f} s")
-    if program in _hung:
+def _run(what: str, commands: list[list[str]], deadline: float) -> None:
+    """Run commands side by side, as many as there are CPUs. Raises `NoCompiler` when one fails, or is
+    not done in time; none is left running."""
+    late = NoCompiler(f"{what} was not done after {PATIENCE:.0f} s")
+    if what in _hung:
         raise late
     waiting, running = list(commands), list[subprocess.Popen[bytes]]()
     with tempfile.TemporaryFile() as log:
@@ -231,9 +228,9 @@ def _run(commands: list[list[str]], deadline: float) -> None:
                 for ended in [process for process in running if process.poll() is not None]:
                     running.remove(ended)
                     if ended.returncode:
-                        raise NoCompiler(f"{program} failed: {_reason(ended, log)}")
+                        raise NoCompiler(f"{what} failed: {_reason(ended, log)}")
                 if time.monotonic() > deadline:
-                    _hung.add(program)
+                    _hung.add(what)
                     raise late
                 time.sleep(POLL)
         finally:
@@ -242,7 +239,7 @@ def _run(commands: list[list[str]], deadline: float) -> None:
 
 
 def _start(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """In a group of its own, so that what it starts can be ended with it."""
+    """Start a command in a group of its own, so that what it starts can be ended with it."""
     return subprocess.Popen(  # noqa: S603 the compiler, on our own sources
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
     )
