@@ -10,9 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from toolkit import Conversation, Dataset, Source, ToolkitError
 
 Row = dict[str, Any]
@@ -114,6 +111,8 @@ def local_rows(path: Path) -> tuple[list[Row], str]:
     files = inside if path.is_dir() else [path]
     if not files:
         raise ToolkitError(f"folder {path} holds no file of a kind that is read: {', '.join(READ)}")
+    import pyarrow as pa
+
     total = hashlib.sha256()
     rows: list[Row] = []
     for file in files:
@@ -127,6 +126,8 @@ def local_rows(path: Path) -> tuple[list[Row], str]:
 
 def _rows(file: Path) -> list[Row]:
     if file.name.endswith(".parquet"):
+        import pyarrow.parquet as pq
+
         return pq.read_table(file).to_pylist()
     data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     text = data.decode("utf-8")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 import attrs
-import torch
 from attrs.validators import ge
-from torch import Tensor
 
 from toolkit import KVPolicy, KVView, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @attrs.define
@@ -38,11 +42,13 @@ class Expected(KVPolicy):
         covariance = (turn.T @ covariance @ turn).reshape(heads, -1, width, width)
         keys = keys[:, None] * view.scaling
         logits = (keys * mean).sum(-1) + ((keys @ covariance) * keys).sum(-1) / 2
-        logits = logits.masked_fill(view.positions[:, None] < 0, -torch.inf)
+        logits = logits.masked_fill(view.positions[:, None] < 0, -math.inf)
         return logits.softmax(-1).mean(1) * view.values.to(keys.dtype).norm(dim=-1)
 
     def _turn(self, view: KVView, width: int) -> Tensor:
         """The mean rotation [D, D] over the coming positions, to be applied from the right."""
+        import torch
+
         basis = torch.eye(width, dtype=view.carry.dtype, device=view.keys.device)
         total = torch.zeros_like(basis)
         for position in torch.arange(view.now, view.now + self.future, device=basis.device).split(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
-from torch import Tensor
 
 from toolkit import KVPolicy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @attrs.define

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 from attrs.validators import ge
-from torch import Tensor
 
 from toolkit import KVPolicy, KVView, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @attrs.define

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
-import torch
 from attrs.validators import ge, gt, le
-from torch import Tensor
 
 from toolkit import KVPolicy, KVView, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @attrs.define
@@ -46,5 +49,5 @@ class HeadAware(KVPolicy):
         by_distance = rows.new_zeros(len(rows), self.budget + 1)
         by_distance.scatter_add_(1, distance.clamp(0, self.budget).flatten(1), rows.flatten(1))
         share = by_distance.cumsum(1) / by_distance.sum(1, keepdim=True).clamp(min=1e-12)
-        window = 1 + (share.to(torch.bfloat16) < self.mass).sum(1)
+        window = 1 + (share.bfloat16() < self.mass).sum(1)
         return (self.sinks + window.clamp(min=self.recent)).clamp(max=self.budget)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
-import torch.nn.functional as F
 from attrs.validators import ge
-from torch import Tensor
 
 from toolkit import KVPolicy, KVView, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @attrs.define
@@ -22,5 +25,7 @@ class KeyDiff(KVPolicy):
     epoch: int = option(16, help="tokens between decisions", validator=ge(2))
 
     def score(self, view: KVView) -> Tensor:
+        import torch.nn.functional as F
+
         direction = F.normalize(view.keys.float(), dim=-1).mean(1, keepdim=True)
         return -F.cosine_similarity(view.keys.float(), direction, dim=-1)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import attrs
-import torch
 from attrs.validators import ge, in_, le
-from torch import Tensor
 
 from toolkit import KVPolicy, KVView, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @attrs.define
@@ -59,6 +61,8 @@ class Knorm(KVPolicy):
 
 def drawn(view: KVView, seed: int) -> Tensor:
     """Uniform numbers [H_kv, C] that depend on seed, layer, head and position alone."""
+    import torch
+
     heads = torch.arange(len(view.positions), device=view.positions.device)[:, None]
     state = view.positions + 1000003 * (heads + 1009 * (view.layer + 1009 * seed))
     for _ in range(3):  # a mixing function on 31 bits

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
-import torch
 from attrs.validators import ge
-from torch import Tensor
 
 from toolkit import KVPolicy, KVView, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @attrs.define
@@ -28,14 +31,14 @@ class LagKV(KVPolicy):
     def score(self, view: KVView) -> Tensor:
         count = view.positions.shape[1] - self.sinks
         stretches = max(0, count // self.lag - 1)
-        scores = torch.full_like(view.carry, 2.0)
+        scores = view.carry.new_full(view.carry.shape, 2.0)
         if stretches:
             end = self.sinks + stretches * self.lag
             keys, values = (
                 self._spread(rows[:, self.sinks :].float(), stretches)
                 for rows in (view.keys, view.values)
             )
-            rank = (keys + values).to(torch.bfloat16).argsort(dim=-1, stable=True).argsort(-1)
+            rank = (keys + values).bfloat16().argsort(dim=-1, stable=True).argsort(-1)
             scores[:, self.sinks : end] = (rank.to(scores.dtype) / self.lag).flatten(1)
         return scores
 

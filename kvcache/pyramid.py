@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 from attrs.validators import ge, gt
-from torch import Tensor
 
 from toolkit import KVPolicy, KVView, option
 
 from .snapkv import observed, odd
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @attrs.define

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
-import torch.nn.functional as F
 from attrs.validators import ge
-from torch import Tensor
 
 from toolkit import KVPolicy, KVView, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def odd(_: object, field: attrs.Attribute[int], value: int) -> None:
@@ -40,5 +43,7 @@ def observed(view: KVView, recent: int, kernel: int) -> Tensor:
     older = mass.shape[1] - recent
     if older < 1:
         return mass
+    import torch.nn.functional as F
+
     smooth = F.avg_pool1d(mass[:, :older], 2 * (kernel // 2) + 1, 1, kernel // 2)
     return F.pad(smooth, (0, recent))

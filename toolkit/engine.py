@@ -9,13 +9,16 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from time import perf_counter
 from types import UnionType
+from typing import TYPE_CHECKING
 
-import torch
 from attrs import define, field, frozen
 
 from toolkit.errors import StrategyError
 from toolkit.interfaces import Drafter, Runtime, Session, TreeShaper, Verifier
 from toolkit.tree import Candidates, TokenTree, Verdict
+
+if TYPE_CHECKING:
+    import torch
 
 
 @frozen

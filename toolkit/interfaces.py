@@ -18,15 +18,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import attrs
-import torch
-from torch import Tensor
 
 from toolkit.tree import Candidates, TokenTree, Verdict
-from toolkit.view import KVView
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from toolkit.costs import Costs
     from toolkit.spec import Choice
+    from toolkit.view import KVView
 
 Expand = Callable[[TokenTree, list[int], int], Candidates]
 Exactness = Literal["greedy", "distribution", "lossy"]

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
-import torch
 from attrs import evolve
-from torch import Tensor
 
-from toolkit.costs import Costs
 from toolkit.errors import MismatchError, SpecError
 from toolkit.families import STORIES, Family, of_model
-from toolkit.generation import Generation
 from toolkit.interfaces import Drafter, KVPolicy, Runtime, Strategy, TreeShaper, Verifier
 from toolkit.registry import Registry
-from toolkit.runtime.costs import fingerprint, store, stored
 from toolkit.runtime.pool import Pool
-from toolkit.runtime.probe import measure
-from toolkit.runtime.refusals import kv_fits, mirrored, positions_under
-from toolkit.runtime.session import ModelSession
-from toolkit.runtime.vocabulary import same_tokens
 from toolkit.spec import Choice, options_of
-from toolkit.stream import DraftRuntime, Stream
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
+    from toolkit.costs import Costs
+    from toolkit.generation import Generation
+    from toolkit.runtime.session import ModelSession
+    from toolkit.stream import Stream
+
 Spec = str | Strategy | type[Strategy] | Choice
-Prompt = str | Sequence[int] | Tensor
+Prompt: TypeAlias = "str | Sequence[int] | Tensor"
 
 
 class Pipeline:
@@ -37,8 +33,9 @@ class Pipeline:
     `target`: alias, folder, hub id or a transformers model. Without it, the usual target of the
     drafter's family; without both, the shipped models. Strategies are spec strings, classes, objects
     (their options count, their state does not) or choices. A target alone is drafted for by `ngram`.
-    Building a pipeline finds and checks everything and loads no weights. `ignore_eos` decodes past
-    stop tokens, for measurements of a given length.
+    Building a pipeline finds and checks everything and loads no weights; what needs neither torch nor
+    transformers is checked before they are imported. `ignore_eos` decodes past stop tokens, for
+    measurements of a given length.
 
     Raises `SpecError`, `ModelError`, `MismatchError` or `PluginError`, each a `ToolkitError`.
     """
@@ -62,20 +59,29 @@ class Pipeline:
             )
         self.registry = registry or Registry.installed()
         self.pool = pool or Pool()
-        self.pool.aliases |= self.registry.aliases
         self.ignore_eos = ignore_eos
         if target is not None and not isinstance(target, str):
             target = self.pool.hold(target)
         if drafter is None:
             drafter = "model" if target is None else "ngram"
         choice = self.registry.resolve("drafter", drafter)
-        self.target = target or _family(choice, self.registry.families).target
-        self.drafter = _named(choice, of_model(self.target, self.registry.families))
         self.shaper = self.registry.resolve("shaper", shaper)
         self.verifier = self.registry.resolve("verifier", verifier)
         self.kv = self.registry.resolve("kv", kv)
         self.draft_kv = self.registry.resolve("kv", draft_kv)
-        fits(self.drafter, self.shaper, self.verifier)
+        fits(choice, self.shaper, self.verifier)
+        self.target = target or _family(choice, self.registry.families).target
+        self.drafter = _named(choice, of_model(self.target, self.registry.families))
+        self.pool.aliases |= self.registry.aliases
+        for name in self.models:
+            self.pool.locate(name)
+        self._require_models_that_fit()
+
+    def _require_models_that_fit(self) -> None:
+        """Raise `ModelError` or `MismatchError` when a model cannot be used, alone or with the others."""
+        from toolkit.runtime.refusals import kv_fits, mirrored
+        from toolkit.runtime.vocabulary import same_tokens
+
         found = self.pool.find(self.target)
         kv_fits(self.kv, found)
         for name in models_of(self.drafter):
@@ -129,11 +135,15 @@ class Pipeline:
     @property
     def positions(self) -> int:
         """How long prompt and output may be together."""
+        from toolkit.runtime.refusals import positions_under
+
         found = self.pool.find(self.target)
         return positions_under(cast("KVPolicy", self.kv.build()), found.positions)
 
     def ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a text of any length. Raises `MismatchError` when it is empty."""
+        import torch
+
         found = self.pool.find(self.target)
         if isinstance(prompt, str):
             if found.tokenizer is None:
@@ -169,6 +179,9 @@ class Pipeline:
         """
         if self.pool.costs is not None and not fresh:
             return self.pool.costs
+        from toolkit.runtime.costs import fingerprint, store, stored
+        from toolkit.runtime.probe import measure
+
         self.load()
         models = [self.pool.load(name) for name in (self.target, *models_of(self.drafter))]
         specs = {kind: self.specs[kind] for kind in ("drafter", "kv", "draft_kv")}
@@ -183,6 +196,9 @@ class Pipeline:
 
     def _begun(self) -> tuple[ModelSession, Runtime, Drafter]:
         """What a request of its own decodes with."""
+        from toolkit.runtime.session import ModelSession
+        from toolkit.stream import DraftRuntime
+
         target = ModelSession(self.pool.load(self.target), cast("KVPolicy", self.kv.build()))
         runtime = DraftRuntime(self.pool, target, self.draft_kv)
         return target, runtime, cast("Drafter", self.drafter.build())
@@ -191,6 +207,10 @@ class Pipeline:
         """Decode a prompt; iterate for text as it is committed, then ask for the `result`."""
         if max_new_tokens < 1:
             raise MismatchError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        import torch
+
+        from toolkit.stream import Stream
+
         ids = self.encode(prompt)
         self.load()
         return Stream(self, ids, max_new_tokens, torch.Generator().manual_seed(seed))

@@ -1,7 +1,9 @@
 """Plugins → strategy classes: names, collisions, and what failed to load and why.
 
 We walk the entry points ourselves, one `try` per plugin: a broken plugin breaks only what asks for
-it. Built-ins come through the same entry-point group as everybody else.
+it. Built-ins come through the same entry-point group as everybody else, and first. Other people's
+plugins are imported when a name is not a built-in's, or everything is to be seen: one may import
+whatever it likes.
 """
 
 from __future__ import annotations
@@ -54,11 +56,11 @@ class BrokenPlugin:
 class Registry:
     """All strategies and model families of one process. Tests build their own."""
 
-    entries: dict[tuple[str, str], Entry] = attrs.field(factory=dict)
-    families: list[Family] = attrs.field(factory=list)
-    datasets: dict[str, Dataset] = attrs.field(factory=dict)
-    broken: dict[str, BrokenPlugin] = attrs.field(factory=dict)
-    """Plugins that failed to load, by distribution and entry point."""
+    _entries: dict[tuple[str, str], Entry] = attrs.field(init=False, factory=dict)
+    _families: list[Family] = attrs.field(init=False, factory=list)
+    _datasets: dict[str, Dataset] = attrs.field(init=False, factory=dict)
+    _broken: dict[str, BrokenPlugin] = attrs.field(init=False, factory=dict)
+    _waiting: list[EntryPoint] = attrs.field(init=False, factory=list)  # other people's
     _plugins: pluggy.PluginManager = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -69,11 +71,40 @@ class Registry:
     def installed(cls) -> Registry:
         """A registry of every installed plugin, ours first so that their names are taken."""
         registry = cls()
-        for point in sorted(
-            entry_points(group=GROUP), key=lambda p: (_owner(p)[0] != OURS, p.name)
-        ):
-            registry._load(point)
+        for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
+            if _owner(point)[0] == OURS:
+                registry._load(point)
+            else:
+                registry._waiting.append(point)
         return registry
+
+    def _load_waiting(self) -> None:
+        while self._waiting:
+            self._load(self._waiting.pop(0))
+
+    @property
+    def entries(self) -> dict[tuple[str, str], Entry]:
+        """Every strategy by kind and name."""
+        self._load_waiting()
+        return self._entries
+
+    @property
+    def families(self) -> list[Family]:
+        """Every model family."""
+        self._load_waiting()
+        return self._families
+
+    @property
+    def datasets(self) -> dict[str, Dataset]:
+        """Every data set by name."""
+        self._load_waiting()
+        return self._datasets
+
+    @property
+    def broken(self) -> dict[str, BrokenPlugin]:
+        """Plugins that failed to load, by distribution and entry point."""
+        self._load_waiting()
+        return self._broken
 
     def _load(self, point: EntryPoint) -> None:
         distribution, version = _owner(point)
@@ -82,7 +113,7 @@ class Registry:
             self.add(point.load(), distribution, version)
         except (Exception, SystemExit) as error:  # noqa: BLE001 a plugin may raise anything
             own = "" if isinstance(error, PluginError) else trace(error, point.value)
-            self.broken[f"{distribution} ({point.value})"] = BrokenPlugin(
+            self._broken[f"{distribution} ({point.value})"] = BrokenPlugin(
                 point.name, reason(error), own
             )
 
@@ -94,6 +125,7 @@ class Registry:
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise PluginError(f"plugin {path} is not a Python file: its name must end in .py")
+        self._load_waiting()  # what is installed has its names first
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
@@ -112,7 +144,7 @@ class Registry:
 
     def add(self, plugin: ModuleType, distribution: str, version: str) -> None:
         """Register one plugin's strategies and families, all or none. Raises `PluginError`."""
-        before = dict(self.entries), list(self.families), dict(self.datasets)
+        before = dict(self._entries), list(self._families), dict(self._datasets)
         name = f"{distribution}:{plugin.__name__}"
         if self._plugins.is_registered(plugin) or self._plugins.has_plugin(name):
             raise PluginError(f"plugin {distribution} is given twice: give it once")
@@ -127,7 +159,7 @@ class Registry:
                 self._add_dataset(dataset, distribution)
         except Exception as error:
             self._plugins.unregister(plugin)
-            self.entries, self.families, self.datasets = before
+            self._entries, self._families, self._datasets = before
             if isinstance(error, PluginError):
                 raise
             raise PluginError(f"plugin {distribution} cannot be used: {reason(error)}") from error
@@ -159,37 +191,37 @@ class Registry:
                 cls.chooses()
             except TypeError as error:
                 raise PluginError(f"plugin {distribution}: {error}") from error
-        taken = self.entries.get((cls.kind, cls.name))
+        taken = self._entries.get((cls.kind, cls.name))
         if taken:
             raise PluginError(
                 f"{cls.kind} {cls.name!r} of {distribution} is already provided by "
                 f"{taken.distribution}: rename one of them"
             )
-        self.entries[cls.kind, cls.name] = Entry(cls, distribution, version)
+        self._entries[cls.kind, cls.name] = Entry(cls, distribution, version)
 
     def _add_family(self, family: object, distribution: str) -> None:
         if not isinstance(family, Family):
             raise PluginError(
                 f"plugin {distribution} offers {family!r}: families() gives Family rows"
             )
-        for other in self.families:
+        for other in self._families:
             shared = sorted(set(family.models) & set(other.models))
             if shared:
                 raise PluginError(
                     f"alias {shared[0]!r} of {distribution} is already in family {other.name!r}"
                 )
-        self.families.append(family)
+        self._families.append(family)
 
     def _add_dataset(self, dataset: object, distribution: str) -> None:
         if not isinstance(dataset, Dataset):
             raise PluginError(
                 f"plugin {distribution} offers {dataset!r}: datasets() gives Dataset rows"
             )
-        if dataset.name in self.datasets:
+        if dataset.name in self._datasets:
             raise PluginError(
                 f"data set {dataset.name!r} of {distribution} is there already: rename one of them"
             )
-        self.datasets[dataset.name] = dataset
+        self._datasets[dataset.name] = dataset
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -200,10 +232,15 @@ class Registry:
         """Registered names of one kind, sorted."""
         return sorted(name for k, name in self.entries if k == kind)
 
+    def _entry(self, kind: str, name: str) -> Entry | None:
+        """A strategy of that kind and name; a built-in is found without anybody's plugin."""
+        return self._entries.get((kind, name)) or self.entries.get((kind, name))
+
     def find(self, kind: str, name: str) -> type[Strategy]:
         """The class of that kind and name. Raises `SpecError` with the nearest names."""
-        if (kind, name) in self.entries:
-            return self.entries[kind, name].cls
+        known = self._entry(kind, name)
+        if known is not None:
+            return known.cls
         for plugin, broken in self.broken.items():
             if name == broken.suggests:
                 raise PluginError(
@@ -219,6 +256,17 @@ class Registry:
         failed = f" (did not load: {'; '.join(self.broken)}; see `toolkit plugins list --broken`)"
         failed = failed if self.broken else ""
         raise SpecError(f"no {kind} called {name!r}: {hint}{failed}")
+
+    def kind_of(self, name: str) -> str:
+        """The kind of the strategy that has this name. Raises `SpecError`: none, or more than one."""
+        kinds = [kind for kind, known in self.entries if known == name]
+        if not kinds:
+            raise SpecError(self.unknown(name))
+        if len(kinds) > 1:
+            raise SpecError(
+                f"{name!r} is a {' and a '.join(sorted(kinds))}: say which, --kind {kinds[0]}"
+            )
+        return kinds[0]
 
     def unknown(self, name: str) -> str:
         """What to say when no strategy of any kind has this name."""
@@ -252,7 +300,7 @@ class Registry:
 
     def _names_a_model(self, text: str) -> bool:
         name = text.partition(":")[0]
-        if not text or ("drafter", name) in self.entries:
+        if not text or self._entry("drafter", name) is not None:
             return False
         return text in self.aliases or "/" in name or is_folder(text)
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
+from typing import TYPE_CHECKING
 
-import torch
 from attrs import field, frozen
 from attrs.validators import instance_of
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @frozen(eq=False)
@@ -151,5 +153,7 @@ def lineage(parents: list[int], known: Sequence[bytes] = ()) -> list[bytes]:
 
 def table(rows: list[bytes], first: int = 0) -> Tensor:
     """The rows of `lineage` from `first` on, as bool [N − first, N]."""
+    import torch
+
     padded = [row.ljust(len(rows), b"\0") for row in rows[first:]]
     return torch.frombuffer(bytearray().join(padded), dtype=torch.bool).view(-1, len(rows))

@@ -7,12 +7,14 @@ it is of committed tokens: rejected drafts leave no trace here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
 from attrs import define, field, frozen
-from torch import Tensor
 
 from toolkit.errors import StrategyError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CELLS = 1 << 24  # attention weights computed at a time
 
@@ -28,12 +30,16 @@ class Attend:
 
     def scores(self, query: Tensor, key: Tensor) -> Tensor:
         """Scores of query [.., T, D] on key [.., C, D], in float32 at least."""
+        import torch
+
         exact = torch.promote_types(query.dtype, torch.float32)
         scores = query.to(exact) @ key.transpose(-1, -2).to(exact) * self.scaling
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
     def weights(self, scores: Tensor, visible: Tensor) -> Tensor:
         """Softmax of scores [H_kv, G, T, C] over what is visible; a row that sees nothing is 0."""
+        import torch
+
         masked = scores.masked_fill(~visible, -torch.inf)
         if self.s_aux is not None:
             sinks = self.s_aux.to(scores.dtype).reshape(*scores.shape[:2], 1, 1)
@@ -68,6 +74,8 @@ class KVView:
     @property
     def query_positions(self) -> Tensor:
         """Positions [T] of `queries`."""
+        import torch
+
         return torch.arange(
             self.now - self.queries.shape[1], self.now, device=self.positions.device
         )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import attrs
 from attrs.validators import ge
-from torch import Tensor
 
 from toolkit import KVPolicy, Strategy, hookimpl, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @attrs.define

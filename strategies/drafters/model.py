@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
-import torch
-from torch import Tensor
 
 from toolkit import Candidates, Drafter, Runtime, Session, TokenTree, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @attrs.define(eq=False)
@@ -46,7 +49,7 @@ class ModelDrafter(Drafter):
         if new := [node for node in frontier if node not in self._rows]:
             self._forward(tree, new)
         logits = self._after([self._rows[node] for node in frontier])
-        logprobs, tokens = logits.log_softmax(-1, dtype=torch.float32).topk(min(k, self._known))
+        logprobs, tokens = logits.float().log_softmax(-1).topk(min(k, self._known))
         return Candidates(tokens.tolist(), logprobs.tolist())
 
     def _beyond(self, tree: TokenTree, frontier: list[int]) -> bool:
@@ -94,6 +97,8 @@ class ModelDrafter(Drafter):
         """Logits [F, known] after scratch rows."""
         logits, end = self._logits[-1], self._session.scratch
         if rows != list(range(end - len(logits), end)):  # not just those that were forwarded last
+            import torch
+
             logits = torch.cat(self._logits)[[row - self._rows[0] for row in rows]]
         return logits if logits.shape[1] == self._known else logits[:, : self._known]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
-import torch
-from torch import Tensor
 
 from toolkit import Candidates, Choice, Drafter, Runtime, Session, TokenTree, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @attrs.define(eq=False)
@@ -38,6 +41,8 @@ class SelfDrafter(Drafter):
             return Candidates.none(len(frontier))
         if new := [node for node in frontier if node not in self._logits]:
             self._forward(tree, new)
+        import torch
+
         logits = torch.stack([self._logits[node] for node in frontier])
         logprobs, tokens = logits.float().log_softmax(-1).topk(min(k, logits.shape[1]))
         return Candidates(tokens.tolist(), logprobs.tolist())

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
-import torch
-from torch import Tensor
 
 from toolkit import TokenTree, Verdict, Verifier
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @attrs.define

@@ -38,6 +38,9 @@ class Shelf(Pool):
         tokenizer = None
         config = LlamaConfig()
 
+    def locate(self, name):
+        return None
+
     def find(self, name):
         return self.Found(name)
 

@@ -1,6 +1,7 @@
 """Plugins: what registers, what is refused, and what the user is told."""
 
 import sys
+from importlib.metadata import entry_points
 from types import ModuleType
 
 import attrs
@@ -127,17 +128,26 @@ def raises():
         (plugin([NoAttrs]), "plugin theirs: NoAttrs must be an attrs class (@attrs.define) with a"),
         (plugin([NoName]), "plugin theirs: NoName must be an attrs class"),
         (plugin([Inherited]), "plugin theirs: Inherited must be an attrs class"),
-        (plugin([Undecided]), "plugin theirs: Undecided implements neither of `visible` and `score`"),
+        (
+            plugin([Undecided]),
+            "plugin theirs: Undecided implements neither of `visible` and `score`",
+        ),
         (plugin([TwoMinds]), "plugin theirs: TwoMinds implements both of `visible` and `score`"),
-        (plugin([shaper(module="strategies.shapers.chain")]),
-         "plugin theirs: strategies.shapers.chain is a second copy of a built-in, import "
-         "toolkit.strategies.shapers.chain instead"),
+        (
+            plugin([shaper(module="strategies.shapers.chain")]),
+            "plugin theirs: strategies.shapers.chain is a second copy of a built-in, import "
+            "toolkit.strategies.shapers.chain instead",
+        ),
         (plugin([shaper(module="kvcache.full")]), "plugin theirs: kvcache.full is a second copy"),
         (plugin(strategeis=hookimpl(none)), "plugin theirs cannot be used: PluginValidation"),
-        (plugin(strategies=hookimpl(specname="strategies")(raises)),
-         "plugin theirs cannot be used: RuntimeError: on a bad day"),
-        (plugin(strategies=hookimpl(specname="strategies")(lambda: None)),
-         "plugin theirs cannot be used: TypeError"),
+        (
+            plugin(strategies=hookimpl(specname="strategies")(raises)),
+            "plugin theirs cannot be used: RuntimeError: on a bad day",
+        ),
+        (
+            plugin(strategies=hookimpl(specname="strategies")(lambda: None)),
+            "plugin theirs cannot be used: TypeError",
+        ),
         (plugin(families=["llama"]), "plugin theirs offers 'llama': families() gives Family rows"),
     ],
 )
@@ -198,8 +208,11 @@ def test_a_file_given_twice_is_said_so(empty, tmp_path):
         ("syntax.py", "def", "does not import: SyntaxError"),
         ("imports.py", "import no_such_module_anywhere", "does not import: ModuleNotFoundError"),
         ("lines.py", "raise RuntimeError('one\\ntwo')", "does not import: RuntimeError: one"),
-        ("hooks.py", "from toolkit import hookimpl\n@hookimpl\ndef strategeis(): return []",
-         "cannot be used: PluginValidationError"),
+        (
+            "hooks.py",
+            "from toolkit import hookimpl\n@hookimpl\ndef strategeis(): return []",
+            "cannot be used: PluginValidationError",
+        ),
     ],
 )
 def test_a_file_that_is_no_plugin(empty, tmp_path, name, text, said):
@@ -241,6 +254,77 @@ def test_a_broken_distribution_breaks_only_what_asks_for_it(monkeypatch):
         registry.find("shaper", "broken")
     assert "in raises" in str(caught.value)
     assert "importlib" not in str(caught.value)
+
+
+def installed_with(monkeypatch, *points):
+    """A registry of our own plugins and others."""
+    ours = [p for p in entry_points(group="toolkit") if p.dist.name == "speculative-toolkit"]
+    monkeypatch.setattr("toolkit.registry.entry_points", lambda group: [*points, *ours])
+    return Registry.installed()
+
+
+def test_a_built_in_is_found_without_anybody_elses_plugin(monkeypatch):
+    loaded = []
+    registry = installed_with(
+        monkeypatch, Point("mine", lambda: loaded.append(1) or plugin([Mine]))
+    )
+    assert str(registry.resolve("shaper", "adaptive:depth=3")) == "adaptive:depth=3"
+    assert str(registry.resolve("drafter", "model:stories-1m")) == "model:stories-1m"
+    with pytest.raises(SpecError, match="has no option"):
+        registry.resolve("kv", "window:size=3")
+    assert loaded == []
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda registry: registry.resolve("shaper", "mine"),
+        lambda registry: registry.names("shaper"),
+        lambda registry: registry.entries,
+        lambda registry: registry.families,
+        lambda registry: registry.aliases,
+        lambda registry: registry.datasets,
+        lambda registry: registry.broken,
+        lambda registry: registry.kind_of("mine"),
+    ],
+)
+def test_everybody_elses_plugins_are_loaded_once_where_they_count(monkeypatch, look):
+    loaded = []
+    registry = installed_with(
+        monkeypatch, Point("mine", lambda: loaded.append(1) or plugin([Mine]))
+    )
+    look(registry)
+    look(registry)
+    assert loaded == [1]
+    assert registry.find("shaper", "mine") is Mine
+
+
+def test_a_name_that_is_nearly_a_plugins_is_suggested(monkeypatch):
+    registry = installed_with(monkeypatch, Point("mine", lambda: plugin([Mine])))
+    with pytest.raises(SpecError, match="did you mean mine"):
+        registry.find("shaper", "mime")
+
+
+def test_an_installed_plugin_has_its_names_before_a_file(monkeypatch, tmp_path):
+    module = plugin([shaper("filed")])
+    registry = installed_with(monkeypatch, Point("filed", lambda: module))
+    path = tmp_path / "filed.py"
+    path.write_text(GOOD_FILE)
+    with pytest.raises(PluginError, match=f"'filed' of {path} is already provided by unknown"):
+        registry.add_file(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("chian", "did you mean chain"), ("twin", "is a drafter and a shaper")]
+)
+def test_a_name_of_no_kind_or_of_two(monkeypatch, name, said):
+    drafter = attrs.define(type("Twin", (Registry.installed().find("drafter", "none"),), {
+        "name": "twin", "__module__": __name__,
+    }))  # fmt: skip
+    registry = installed_with(monkeypatch, Point("twin", lambda: plugin([drafter, shaper("twin")])))
+    assert registry.kind_of("chain") == "shaper"
+    with pytest.raises(SpecError, match=said):
+        registry.kind_of(name)
 
 
 class Distribution:
@@ -297,7 +381,9 @@ def test_built_ins_are_installed_and_whole(registry):
 
 
 def test_an_empty_registry_says_what_to_do(empty):
-    with pytest.raises(SpecError, match="no shaper is registered: in a checkout, run `pip install -e"):
+    with pytest.raises(
+        SpecError, match="no shaper is registered: in a checkout, run `pip install -e"
+    ):
         empty.find("shaper", "chain")
 
 

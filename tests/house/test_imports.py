@@ -12,19 +12,24 @@ import pytest
 import toolkit
 
 HEAVY = {"torch", "transformers", "pyarrow", "numpy", "hypothesis", "pytest", "tokenizers"}
+SLOW = {"torch", "transformers"}
 STRATEGIES = {"strategies", "kvcache", "toolkit.strategies", "toolkit.kvcache", "toolkit.runtime"}
 MAIN = "from toolkit.cli import main; main(prog_name='toolkit')"
 
 
-def imported(code, cwd, *arguments, **environment):
+def imported(code, cwd, *arguments, status=0, **environment):
     """Every module that a fresh Python imports to run `code`, and what it printed."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", code, *arguments],
         cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}, timeout=100,
+        stdin=subprocess.DEVNULL,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
-    return {line.rpartition("|")[2].strip() for line in lines[1:]}, done.stdout
+    assert done.returncode == status, done.stderr
+    lines = done.stderr.splitlines()
+    times = [line for line in lines if line.startswith("import time:")]
+    said = [line for line in lines if not line.startswith("import time:")]
+    modules = {line.rpartition("|")[2].strip() for line in times[1:]}
+    return modules, done.stdout + "\n".join(said)
 
 
 def light(modules):
@@ -65,8 +70,74 @@ def test_completion_is_light(words, offered, tmp_path):
 
 @pytest.mark.installed
 def test_the_check_for_heavy_imports_would_notice(tmp_path):
-    modules, _ = imported("from toolkit import TokenTree", tmp_path)
+    modules, _ = imported("import toolkit; toolkit.Pipeline()", tmp_path)
     assert not light(modules)
+    assert modules >= SLOW
+
+
+@pytest.mark.installed
+@pytest.mark.parametrize(
+    "code",
+    ["import toolkit; toolkit.Pipeline", "from toolkit import Pool, Registry, quiet; quiet()"],
+)
+def test_what_decodes_is_imported_when_it_is_called(code, tmp_path):
+    modules, _ = imported(code, tmp_path)
+    assert not modules & SLOW
+
+
+@pytest.mark.installed
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("plugins list", "adaptive"),
+        ("plugins list --json", '"summary"'),
+        ("plugins show h2o", "kv h2o"),
+        ("models", "pythia-70m"),
+        ("bench list", "data sets:"),
+        ("kv-quality --help", "--budgets"),
+    ],
+)
+def test_what_only_looks_imports_no_torch(command, said, tmp_path):
+    modules, out = imported(MAIN, tmp_path, *command.split())
+    assert said in out
+    assert not modules & SLOW
+
+
+@pytest.mark.installed
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("run hi --shaper adaptve", "did you mean adaptive?"),
+        ("run hi --drafter ngrm", "did you mean ngram?"),
+        ("run hi --drafter self:kv=[windo]", "did you mean window?"),
+        ("run hi --shaper adaptive:budgt=3", "has no option 'budgt'"),
+        ("run hi --kv window:budget=x", "option 'budget' takes int"),
+        ("run hi --kv h2o:budget=8", "do not fit into"),
+        ("run hi --target ./nowhere", "no model folder"),
+        ("run hi --target storeis-11m", "did you mean stories-11m"),
+        ("run hi --drafter ./nowhere", "no model folder"),
+        ("run hi --drafter model:.", "no config.json"),
+        ("run hi --target nobody/nothing", "not here and not reachable"),
+        ("run hi --prompt-file none.txt", "none.txt"),
+        ("run hi --prompt-file /dev/null", "use one of them"),
+        ("run --prompt-file /dev/null", "is empty"),
+        ("run hi --out .", "is a folder"),
+        ("run hi --plugin none.py", "no plugin file"),
+        ("check budgt", "did you mean budget"),
+        ("check budget:depht=3", "has no option 'depht'"),
+        ("tune --drafter ngrm", "did you mean ngram?"),
+        ("doctor --target ./nowhere", "no model folder"),
+        ("plugins show adaptve", "did you mean adaptive?"),
+        ("plugins new chain --kind shaper", "there is a shaper called 'chain' already"),
+        ("bench --plan nosuch", "no plan called 'nosuch'"),
+        ("bench --arm shaper=adaptve", "did you mean adaptive?"),
+        ("report none", "no results folder none"),
+    ],
+)
+def test_a_mistake_is_refused_without_torch(command, said, tmp_path):
+    modules, out = imported(MAIN, tmp_path, *command.split(), status=2)
+    assert said in out
+    assert not modules & SLOW
 
 
 @pytest.mark.installed

@@ -57,17 +57,16 @@ def check(
     """
     if report is not None and not report.parent.is_dir():
         raise ToolkitError(f"no folder {report.parent} for the report: make it first")
+    found = registry(plugins)
+    choice = found.resolve(kind or found.kind_of(spec.partition(":")[0]), spec)
     from toolkit.conformance.kit import check as checked
-    from toolkit.runtime.models import quiet
+    from toolkit.runtime.quiet import quiet
 
     quiet()
-    found = registry(plugins)
     findings: list[Finding] = []
     complete = False
     try:
-        for finding in checked(
-            spec, kind=kind, never=never, max_examples=max_examples, registry=found
-        ):
+        for finding in checked(choice, never=never, max_examples=max_examples, registry=found):
             findings.append(finding)
             _show(finding)
         complete = True

@@ -155,7 +155,7 @@ def _prepared(
 
         place = Out.checked(out)
     from toolkit import Pipeline, Pool
-    from toolkit.runtime.models import quiet
+    from toolkit.runtime.quiet import quiet
 
     quiet()
     pool = Pool(**options)

@@ -25,7 +25,6 @@ from toolkit.conformance.models import (
 )
 from toolkit.conformance.parts import hidden_pairs, is_mask
 from toolkit.conformance.strategies import prompts
-from toolkit.errors import SpecError
 from toolkit.interfaces import (
     Drafter,
     Exactness,
@@ -63,7 +62,7 @@ class Subject:
         if not isinstance(spec, str):
             given = spec if isinstance(spec, Choice) else Choice.of(spec)
             return cls(_with_tiny_models(registry.resolve(given.cls.kind, given)), registry)
-        kind = kind or kind_of(spec, registry)
+        kind = kind or registry.kind_of(spec.partition(":")[0])
         return cls(_with_tiny_models(registry.resolve(kind, spec)), registry)
 
     @property
@@ -213,19 +212,6 @@ def hidden(stream: Stream) -> int:
     policy, length = stream.target.policy, stream.target.length
     pairs = hidden_pairs(policy, length) if is_mask(type(policy)) and length else 0
     return pairs + stream.target.cache.evicted
-
-
-def kind_of(spec: str, registry: Registry) -> str:
-    """The kind of the strategy that a spec names. Raises `SpecError`: none, or more than one."""
-    name = spec.partition(":")[0]
-    kinds = [kind for kind, known in registry.entries if known == name]
-    if len(kinds) == 1:
-        return kinds[0]
-    if kinds:
-        raise SpecError(
-            f"{name!r} is a {' and a '.join(sorted(kinds))}: say which, --kind {kinds[0]}"
-        )
-    raise SpecError(registry.unknown(name))
 
 
 def _with_tiny_models(choice: Choice) -> Choice:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import frozen
-from huggingface_hub.utils import logging as hub_logging
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,18 +21,19 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
 from toolkit.errors import ModelError
-from toolkit.registry import is_folder
 from toolkit.runtime.attention import NAME
 from toolkit.runtime.executors.choice import Executor, chosen
-from toolkit.runtime.places import only_here, place_of, shown
+from toolkit.runtime.places import Place, shown
+from toolkit.runtime.quiet import hush
 from toolkit.runtime.refusals import first_line, refuse, windows_of
 from toolkit.runtime.rotary import Rotary
 
 if TYPE_CHECKING:
     from toolkit.runtime.numerics import Level
+
+hush()
 
 
 @frozen(eq=False, slots=False)
@@ -110,13 +110,6 @@ class FoundModel:
         return positions_of(self.config)
 
 
-def quiet() -> None:
-    """No progress bars and no advice from transformers: what matters, we say ourselves."""
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()
-
-
 def _digest(folder: Path) -> str | None:
     files = sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")])
     if not files:
@@ -128,23 +121,18 @@ def _digest(folder: Path) -> str | None:
     return f"sha256:{total.hexdigest()}"
 
 
-def find(name: str, aliases: dict[str, str]) -> FoundModel:
-    """Config and tokenizer of a model. Raises `ModelError`: not here, not reachable, or refused."""
-    place = place_of(name, aliases)
-    if is_folder(place) and not (Path(place) / "config.json").is_file():
-        raise ModelError(
-            f"no config.json in {place}: a model folder is what save_pretrained writes"
-        )
-    local = only_here(name, place)
+def find(place: Place) -> FoundModel:
+    """Config and tokenizer of a model. Raises `ModelError` when it is refused."""
+    name, path, local = place.name, place.path, place.local
     try:
-        config = AutoConfig.from_pretrained(place, local_files_only=local, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, local_files_only=local, trust_remote_code=False)
     except Exception as error:  # whatever a config can do to its reader
         raise ModelError(
-            f"model {shown(name, place)} cannot be used: {first_line(error)}"
+            f"model {shown(name, path)} cannot be used: {first_line(error)}"
         ) from error
     config = config.get_text_config(decoder=True)
     refuse(config, name)
-    return FoundModel(name, place, local, config, _tokenizer(place, local))
+    return FoundModel(name, path, local, config, _tokenizer(path, local))
 
 
 def _tokenizer(place: str, local: bool = True) -> PreTrainedTokenizerBase | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from attrs import frozen
 
 from toolkit import embedded
 from toolkit.errors import ModelError
@@ -22,14 +21,36 @@ WEIGHTS = (
 PATIENCE = 5  # seconds to wait for the hub before looking at what is here
 
 
+@frozen
+class Place:
+    """Where a named model is: `path` is a folder or a hub id."""
+
+    name: str
+    path: str
+    local: bool  # whether the hub is to be left alone
+
+
+def located(name: str, aliases: dict[str, str]) -> Place:
+    """Where a model is. Raises `ModelError` when it is neither here nor reachable."""
+    path = place_of(name, aliases)
+    return Place(name, path, only_here(name, path))
+
+
 def place_of(name: str, aliases: dict[str, str]) -> str:
-    """Alias, folder or hub id → folder or hub id. Raises `ModelError` for a bare unknown word."""
+    """Alias, folder or hub id → folder or hub id. Raises `ModelError` for a bare unknown word, and for
+    a folder that holds no model."""
     place = aliases.get(name, name)
     if place.startswith("~"):
         place = str(Path(place).expanduser())
     if place.startswith("package:"):
         return str(embedded.folder(place.removeprefix("package:")))
-    if is_folder(place) or ("/" in place and not _is_path(place)):
+    if is_folder(place):
+        if not (Path(place) / CONFIG).is_file():
+            raise ModelError(
+                f"no config.json in {place}: a model folder is what save_pretrained writes"
+            )
+        return place
+    if "/" in place and not _is_path(place):
         return place
     if _is_path(place):
         raise ModelError(f"no model folder {place}: looked for a folder with a config.json")
@@ -54,6 +75,9 @@ def only_here(name: str, place: str) -> bool:
     """
     if is_folder(place):
         return True
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
     try:
         HfApi().model_info(place, timeout=PATIENCE)
     except HFValidationError as error:
@@ -78,6 +102,8 @@ def only_here(name: str, place: str) -> bool:
 
 def cached(place: str) -> bool:
     """Whether the hub's cache holds a model's config and weights, or their index."""
+    from huggingface_hub import try_to_load_from_cache
+
     held = [isinstance(try_to_load_from_cache(place, file), str) for file in (CONFIG, *WEIGHTS)]
     return held[0] and any(held[1:])
 

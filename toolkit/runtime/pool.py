@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import torch
-from attrs import define, field
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
-from toolkit.costs import Costs
+from attrs import define, field
+
 from toolkit.errors import ModelError
-from toolkit.runtime.models import FoundModel, LoadedModel, find, load, prepared
+from toolkit.runtime.kernels.build import isas
+from toolkit.runtime.places import Place, located
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from toolkit.costs import Costs
+    from toolkit.runtime.models import FoundModel, LoadedModel
 
 DEVICES = ("auto", "cpu", "cuda")
 EXECUTORS = ("auto", "module", "functional")
-DTYPES = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "fp64": torch.float64,
-}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 
 
 @define(eq=False)
@@ -38,6 +40,7 @@ class Pool:
     aliases: dict[str, str] = field(factory=dict)
     modules: dict[str, PreTrainedModel] = field(factory=dict)
     costs: Costs | None = None
+    _places: dict[str, Place] = field(factory=dict, init=False)
     _found: dict[str, FoundModel] = field(factory=dict, init=False)
     _loaded: dict[str, LoadedModel] = field(factory=dict, init=False)
     measured: dict[str, Costs] = field(factory=dict, init=False)  # by fingerprint
@@ -49,23 +52,29 @@ class Pool:
             raise ModelError(f"no dtype {self.dtype!r}: there are auto, {', '.join(DTYPES)}")
         if self.executor not in EXECUTORS:
             raise ModelError(f"no executor {self.executor!r}: there are {', '.join(EXECUTORS)}")
-        if self.device == "cuda" and not torch.cuda.is_available():
+        if self.device == "cuda" and not _cuda_is_here():
             raise ModelError(
                 "no cuda device is here: use --device cpu, or auto to take what there is"
             )
+        isas()  # refuses a wrong TOOLKIT_ISA
 
     @property
     def torch_device(self) -> torch.device:
+        import torch
+
         if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            return torch.device("cuda" if _cuda_is_here() else "cpu")
         return torch.device(self.device)
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
         """None keeps the checkpoint's own."""
+        import torch
+
         if self.dtype == "auto":
             return torch.float32 if self.torch_device.type == "cpu" else None
-        return DTYPES[self.dtype]
+        dtype: torch.dtype = getattr(torch, DTYPES[self.dtype])
+        return dtype
 
     def hold(self, module: PreTrainedModel) -> str:
         """The name of a module in memory: its class's, numbered when another has it."""
@@ -77,17 +86,31 @@ class Pool:
         self.modules[name] = module
         return name
 
+    def locate(self, name: str) -> Place | None:
+        """Where a model is, found out without looking at it; None for a module that was given in
+        memory. Raises `ModelError`."""
+        if name in self.modules:
+            return None
+        if name not in self._places:
+            self._places[name] = located(name, self.aliases)
+        return self._places[name]
+
     def find(self, name: str) -> FoundModel | LoadedModel:
         """A model without its weights. Raises `ModelError`."""
-        if name in self.modules:
+        place = self.locate(name)
+        if place is None:
             return self.load(name)
         if name not in self._found:
-            self._found[name] = find(name, self.aliases)
+            from toolkit.runtime.models import find
+
+            self._found[name] = find(place)
         return self._found[name]
 
     def load(self, name: str) -> LoadedModel:
         """A model with its weights, loaded on first use. Raises `ModelError`."""
         if name not in self._loaded:
+            from toolkit.runtime.models import FoundModel, load, prepared
+
             found = None if name in self.modules else self.find(name)
             self._loaded[name] = (
                 load(found, self.torch_device, self.torch_dtype, self.executor)
@@ -98,6 +121,8 @@ class Pool:
 
     def revision(self, name: str) -> str | None:
         """What weights a name stands for; None for a module that was given in memory."""
+        from toolkit.runtime.models import FoundModel
+
         found = None if name in self.modules else self.find(name)
         return found.revision if isinstance(found, FoundModel) else None
 
@@ -107,3 +132,9 @@ class Pool:
             return "in memory"
         place = self.aliases.get(name, name)
         return "in this package" if place.startswith("package:") else place
+
+
+def _cuda_is_here() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

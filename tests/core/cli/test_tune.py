@@ -5,14 +5,14 @@ from click.testing import CliRunner
 
 from toolkit.cli import main
 from toolkit.conformance.models import COSTS
-from toolkit.runtime.machine import cache_folder
+from toolkit.runtime.disk import cache_folder
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "plots"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("toolkit.pipeline.measure", lambda *_: COSTS)
+    monkeypatch.setattr("toolkit.runtime.probe.measure", lambda *_: COSTS)
 
 
 def tune(*arguments):
@@ -50,7 +50,7 @@ def test_it_draws(tmp_path, suffix):
     ],
 )
 def test_bad_input_is_refused_before_anything_is_measured(monkeypatch, arguments, message):
-    monkeypatch.setattr("toolkit.pipeline.measure", None)
+    monkeypatch.setattr("toolkit.runtime.probe.measure", None)
     done = tune(*arguments)
     assert done.exit_code == 2
     assert message in done.output

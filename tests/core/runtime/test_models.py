@@ -10,13 +10,14 @@ import transformers as hf
 from toolkit.conformance.models import VOCABULARY, tiny
 from toolkit.errors import ModelError
 from toolkit.runtime.models import find, load, positions_of, prepared
+from toolkit.runtime.places import located
 
 
 def test_a_refusal_needs_no_weights(tmp_path):
     config = hf.MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2)
     config.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="cannot decode trees: it keeps a recurrent state"):
-        find(str(tmp_path), {})
+        find(located(str(tmp_path), {}))
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_is_found_and_loaded(folder):
-    found = find(str(folder), {})
+    found = find(located(str(folder), {}))
     assert (found.vocabulary, found.positions, found.tokenizer) == (VOCABULARY, 256, None)
     loaded = load(found, torch.device("cpu"), None)
     assert (loaded.layers, loaded.dtype, loaded.stop_ids) == (2, torch.float64, {0})
@@ -36,7 +37,7 @@ def test_a_folder_is_found_and_loaded(folder):
 
 def test_a_config_without_weights(folder):
     (folder / "model.safetensors").unlink()
-    found = find(str(folder), {})
+    found = find(located(str(folder), {}))
     with pytest.raises(ModelError, match="has a config but no weights that load") as caught:
         load(found, torch.device("cpu"), None)
     assert "\n" not in str(caught.value)
@@ -46,7 +47,7 @@ def test_weights_that_are_cut_short(folder):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelError, match="has a config but no weights that load"):
-        load(find(str(folder), {}), torch.device("cpu"), None)
+        load(find(located(str(folder), {})), torch.device("cpu"), None)
 
 
 @pytest.mark.parametrize(
@@ -60,19 +61,19 @@ def test_weights_that_are_cut_short(folder):
 def test_a_config_that_is_none(tmp_path, text, said):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ModelError, match=said) as caught:
-        find(str(tmp_path), {})
+        find(located(str(tmp_path), {}))
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_a_config(tmp_path):
     with pytest.raises(ModelError, match=f"no config.json in {tmp_path}: a model folder is what"):
-        find(str(tmp_path), {})
+        find(located(str(tmp_path), {}))
 
 
 @pytest.mark.parametrize("name", ["target", "middle", "drafter"])
 def test_the_shipped_models_are_found(name):
-    found = find(name, {name: f"package:{name}"})
+    found = find(located(name, {name: f"package:{name}"}))
     assert found.vocabulary >= len(found.tokenizer)
 
 

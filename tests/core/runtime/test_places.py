@@ -6,8 +6,7 @@ import pytest
 
 from toolkit import embedded
 from toolkit.errors import ModelError
-from toolkit.runtime.models import find
-from toolkit.runtime.places import place_of
+from toolkit.runtime.places import located, place_of
 
 
 @pytest.mark.parametrize(
@@ -16,10 +15,16 @@ from toolkit.runtime.places import place_of
         ("./missing", "no model folder ./missing: looked for a folder with a config.json"),
         ("/missing/model", "no model folder /missing/model"),
         ("~/missing", f"no model folder {Path.home()}/missing"),
-        ("pythia-70n", "no model called 'pythia-70n': it is no folder, alias or hub id (owner/name); "
-                       "did you mean pythia-70m?"),
-        ("zzz", "no model called 'zzz': it is no folder, alias or hub id (owner/name); "
-                "`toolkit models` lists the known names"),
+        (
+            "pythia-70n",
+            "no model called 'pythia-70n': it is no folder, alias or hub id (owner/name); "
+            "did you mean pythia-70m?",
+        ),
+        (
+            "zzz",
+            "no model called 'zzz': it is no folder, alias or hub id (owner/name); "
+            "`toolkit models` lists the known names",
+        ),
         ("nobody/nothing", "model 'nobody/nothing' is not here and not reachable: looked in "),
         ("pythia-70m", "model 'pythia-70m' (EleutherAI/none-such) is not here and not reachable"),
         ("a/b/c", "'a/b/c' is neither a folder nor a hub id"),
@@ -27,7 +32,7 @@ from toolkit.runtime.places import place_of
 )
 def test_a_model_that_is_not_here(name, said):
     with pytest.raises(ModelError) as caught:
-        find(name, {"pythia-70m": "EleutherAI/none-such"})
+        located(name, {"pythia-70m": "EleutherAI/none-such"})
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
 
