@@ -169,12 +169,12 @@ def run_record(pipeline: Pipeline) -> Run:
     """The run's row: environment, versions and choices of a loaded pipeline."""
     import torch
 
-    from toolkit.runtime.kernels import native
+    from toolkit.runtime.kernels import native, structs
     from toolkit.runtime.machine import cpu_model
 
     model = pipeline.pool.load(pipeline.target)
     cuda = model.device.type == "cuda"
-    kernels = None if cuda else native.library()
+    kernels = None if cuda or model.dtype not in structs.DTYPES else native.library()
     return Run(
         run_id=uuid.uuid4().hex[:16],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
