@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @executor_option
 @plugin_option
 def doctor(target: str | None, dtype: str, executor: str, plugins: tuple[Path, ...]) -> None:
-    """Which executor, attention kernel, linears and numerics level a model gets here, and why.
+    """Which executor, kernels, linears and numerics level a model gets here, and why.
 
     The first call for a model compares whole passes bit by bit; what it finds is remembered.
     """
@@ -29,7 +30,7 @@ def doctor(target: str | None, dtype: str, executor: str, plugins: tuple[Path, .
     from rich.table import Table
 
     from toolkit import Pipeline, Pool
-    from toolkit.runtime.models import quiet
+    from toolkit.runtime.quiet import quiet
 
     quiet()
     pool = Pool(dtype=dtype, executor=executor)
@@ -45,19 +46,53 @@ def machine() -> dict[str, str]:
     """What is here, whatever the model."""
     import torch
 
-    from toolkit.runtime.kernels import native
-    from toolkit.runtime.machine import cache_folder, cpu_name
+    from toolkit.runtime.kernels.build import supported
+    from toolkit.runtime.machine import LIMITS, cpu_model
 
-    kernels = native.library()
-    said = f"PyTorch's, because {native.why_not()}"
-    if kernels is not None:
-        said = f"our own in C, for {kernels.isa}, compiled into {cache_folder('kernels')}"
+    capability = torch.backends.cpu.get_cpu_capability()
+    onednn = ", ".join(_set(*LIMITS)) or "no limit set"
     return {
-        "CPU": cpu_name().split("  ")[0].partition(" fpu ")[0],
+        "CPU": cpu_model(),
+        "instruction sets": ", ".join(supported()),
+        **kernels(),
         "threads": f"{torch.get_num_threads()} (OMP_NUM_THREADS sets them)",
-        "PyTorch": torch.__version__,
-        "attention": said,
+        "waiting": waiting(),
+        "PyTorch": ", ".join(
+            [torch.__version__, f"uses {capability}", *_set("ATEN_CPU_CAPABILITY")]
+        ),
+        "oneDNN": onednn if torch.backends.mkldnn.is_available() else "not in this PyTorch",
     }
+
+
+def kernels() -> dict[str, str]:
+    """Which kernels run, where they lie, and why not those for a faster instruction set."""
+    from toolkit.runtime.kernels import build, native
+
+    found, allowed = native.library(), build.isas()
+    if found is None:
+        return {"kernels": f"PyTorch's, because {native.why_not()}"}
+    folder = Path(build.load(found.isa)._name).parent
+    rows = {"kernels": f"our own in C, for {found.isa}, compiled into {folder}"}
+    left_out = [f"{isa}: TOOLKIT_ISA={allowed[-1]}" for isa in build.supported()[len(allowed) :]]
+    for isa in allowed[allowed.index(found.isa) + 1 :]:
+        try:
+            build.load(isa)
+        except build.NoCompiler as error:
+            left_out.append(f"{isa}: {error}")
+    return {**rows, "not in use": "; ".join(left_out)} if left_out else rows
+
+
+def waiting() -> str:
+    """How PyTorch's threads wait for each other, and what to set where other work runs as well."""
+    found = _set("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    return ", ".join(found) or (
+        "PyTorch's threads spin; beside other work set OMP_WAIT_POLICY=passive before Python starts"
+    )
+
+
+def _set(*names: str) -> list[str]:
+    """Variables of the environment, those that are set."""
+    return [f"{name}={os.environ[name]}" for name in names if name in os.environ]
 
 
 def facts(model: LoadedModel) -> dict[str, str]:
@@ -72,5 +107,5 @@ def facts(model: LoadedModel) -> dict[str, str]:
         "level": f"{level.name}: {level.why}",
     }
     if model.device.type != "cpu" or model.dtype not in structs.DTYPES:
-        facts["attention"] = "PyTorch's, because ours is for fp32 and bf16 on CPU"
+        facts["kernels"] = "PyTorch's, because ours are for fp32 and bf16 on CPU"
     return facts
