@@ -9,131 +9,173 @@
 
 #include "kernels.h"
 
-#define CHUNKS 16 /* widths up to 256 */
+#define WIDEST 256 /* floats of a head */
+#define CHUNKS (WIDEST / LANES)
 
 INLINE const char *row_of(const Heads *of, int64_t head, int64_t row, int64_t size) {
     return (const char *)of->data + (head * of->head + row * of->row) * size;
 }
 
-INLINE int lanes_of(int64_t width, int chunk) {
-    int64_t left = width - chunk * LANES;
-    return left < LANES ? (int)left : LANES;
+INLINE int chunks_of(int64_t width) { return (int)((width + LANES - 1) / LANES); }
+
+/* Lanes of a chunk; `whole` where the width has no other chunks than full ones. */
+INLINE int lanes_of(int64_t width, int chunk, const int whole) {
+    int64_t left = width - (int64_t)chunk * LANES;
+    return whole || left > LANES ? LANES : (int)left;
 }
 
-/* Scores of one row for `count` nodes, whose queries are q. */
-INLINE void score(const char *k, v16 (*q)[CHUNKS], const int count, const int chunks,
-                  int64_t width, const int dtype, float scale, float **at, int64_t j) {
-    v16 sum[SHARED];
-    for (int b = 0; b < count; b++) sum[b] = (v16){0};
-    for (int c = 0; c < chunks; c++) {
-        v16 key = load(k, c * LANES, lanes_of(width, c), dtype);
-        for (int b = 0; b < count; b++) sum[b] = sum[b] + q[b][c] * key;
-    }
-    for (int b = 0; b < count; b++) at[b][j] = total(sum[b]) * scale;
+/* Rows of one head: row j is at `first + at[j] * stride`, or at `first + j * stride` without a list. */
+typedef struct {
+    const char *first;
+    const int32_t *at;
+    int64_t stride, count;
+} Rows;
+
+INLINE const char *row_at(const Rows *of, int64_t j) {
+    return of->first + (of->at ? of->at[j] : j) * of->stride;
 }
 
-INLINE void gather(const char *v, v16 (*out)[CHUNKS], const int count, const int chunks,
-                   int64_t width, const int dtype, float **at, int64_t j) {
-    for (int c = 0; c < chunks; c++) {
-        v16 value = load(v, c * LANES, lanes_of(width, c), dtype);
-        for (int b = 0; b < count; b++) out[b][c] = out[b][c] + at[b][j] * value;
+/* Scores of rows for `count` nodes, whose queries are q[count][CHUNKS]; LANES sums at a time, so that up
+   to LANES scores past the last one are written. */
+INLINE void score(const Rows *rows, const vec *q, const int count, int64_t width, const int whole,
+                  const int dtype, float scale, float **to) {
+    const int together = LANES / count, chunks = chunks_of(width);
+    for (int64_t j = 0; j < rows->count; j += together) {
+        const char *key[LANES];
+        vec sum[LANES];
+#pragma GCC unroll 16
+        for (int i = 0; i < together; i++) key[i] = row_at(rows, j + i < rows->count ? j + i : rows->count - 1);
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) sum[i] = (vec){0};
+        for (int c = 0; c < chunks; c++) {
+            const int n = lanes_of(width, c, whole);
+#pragma GCC unroll 16
+            for (int i = 0; i < together; i++) {
+                const vec k = load(key[i], c * LANES, n, dtype);
+#pragma GCC unroll 4
+                for (int b = 0; b < count; b++) sum[TOTAL_AT(b * together + i)] += q[b * CHUNKS + c] * k;
+            }
+        }
+        const vec scores = totals(sum) * scale;
+#pragma GCC unroll 4
+        for (int b = 0; b < count; b++)
+            memcpy(to[b] + j, (const char *)&scores + b * together * sizeof(float), together * sizeof(float));
     }
+}
+
+/* out[count][CHUNKS], chunks `from` to `from + tile`: the rows' values by the nodes' weights, added up. */
+INLINE void gather_tile(const Rows *rows, float **weights, const int count, int from, const int tile,
+                        int64_t width, const int whole, const int dtype, vec *out) {
+    vec sum[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < count * tile; i++) sum[i] = out[i / tile * CHUNKS + from + i % tile];
+    for (int64_t j = 0; j < rows->count; j++) {
+        const char *value = row_at(rows, j);
+#pragma GCC unroll 8
+        for (int c = 0; c < tile; c++) {
+            const vec v = load(value, (from + c) * LANES, lanes_of(width, from + c, whole), dtype);
+#pragma GCC unroll 4
+            for (int b = 0; b < count; b++) sum[b * tile + c] += v * weights[b][j];
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < count * tile; i++) out[i / tile * CHUNKS + from + i % tile] = sum[i];
+}
+
+INLINE void gather(const Rows *rows, float **weights, const int count, int64_t width, const int whole,
+                   const int dtype, vec *out) {
+    const int chunks = chunks_of(width), tile = 8 / count;
+    int c = 0;
+    for (; c + tile <= chunks; c += tile) gather_tile(rows, weights, count, c, tile, width, whole, dtype, out);
+    for (; c < chunks; c++) gather_tile(rows, weights, count, c, 1, width, whole, dtype, out);
 }
 
 /* Scores to weights, not yet normalised; returns what they sum to. */
-INLINE float weigh(float *s, int64_t count, const Attention *a, int64_t head) {
+static float weigh(float *s, int64_t count, const Attention *a, int64_t head) {
     if (a->softcap > 0)
         for (int64_t j = 0; j < count; j++)
             s[j] = (float)a->softcap * tanhf(s[j] / (float)a->softcap);
-    float most = a->sinks ? a->sinks[head] : -INFINITY;
-    for (int64_t j = 0; j < count; j++) most = s[j] > most ? s[j] : most;
     int64_t padded = (count + LANES - 1) / LANES * LANES;
     for (int64_t j = count; j < padded; j++) s[j] = -INFINITY;
-    v16 sum = {0};
+    vec highest = (vec){0} - INFINITY;
     for (int64_t j = 0; j < padded; j += LANES) {
-        v16 e = exp16(load(s, j, LANES, FP32) - most);
+        const vec part = load(s, j, LANES, FP32);
+        highest = pick(part > highest, part, highest);
+    }
+    float most = a->sinks ? a->sinks[head] : -INFINITY;
+    for (int i = 0; i < LANES; i++) most = highest[i] > most ? highest[i] : most;
+    vec sum = {0};
+    for (int64_t j = 0; j < padded; j += LANES) {
+        vec e = exp_of(load(s, j, LANES, FP32) - most);
         store(s, j, LANES, FP32, e);
         sum = sum + e;
     }
     float whole = total(sum);
-    if (a->sinks) {
-        v16 sink = {a->sinks[head] - most};
-        whole += exp16(sink)[0];
-    }
+    if (a->sinks) whole += exp_of((vec){0} + (a->sinks[head] - most))[0];
     return whole;
 }
 
 /* `count` nodes from `node` on, of one query head. */
-INLINE void some(const Attention *a, int64_t head, int64_t node, const int count, const int chunks,
-                 const int value_chunks, const int dtype, float *scratch) {
+INLINE void some(const Attention *a, int64_t head, int64_t node, const int count, const int whole,
+                 const int dtype, float *scratch) {
     const Lists *lists = &a->lists;
-    const int64_t size = dtype == FP32 ? 4 : 2, out_size = a->out_dtype == FP32 ? 4 : 2;
-    const int64_t query_size = a->query_dtype == FP32 ? 4 : 2;
+    const int64_t size = size_of(dtype), out_size = size_of(a->out_dtype);
     const int64_t kv = head / (a->heads / a->kv_heads), prefix = lists->prefix;
     const int64_t table = (lists->tables == 1 ? 0 : kv) * lists->nodes;
-    const int64_t stride = attention_room(prefix + lists->longest) / SHARED;
-    v16 q[SHARED][CHUNKS], out[SHARED][CHUNKS];
-    float *at[SHARED];
+    const int64_t stride = scores_room(prefix + lists->longest);
+    const int chunks = chunks_of(a->width), value_chunks = chunks_of(a->value_width);
+    vec q[SHARED * CHUNKS], out[SHARED * CHUNKS];
+    float *scores[SHARED], sums[SHARED];
+    Rows keys = {row_of(&a->key, kv, 0, size), 0, a->key.row * size, prefix}, tails[SHARED];
     for (int b = 0; b < count; b++) {
-        at[b] = scratch + b * stride;
-        const char *row = row_of(&a->query, head, node + b, query_size);
+        scores[b] = scratch + b * stride;
+        const char *row = row_of(&a->query, head, node + b, size_of(a->query_dtype));
         for (int c = 0; c < chunks; c++)
-            q[b][c] = load(row, c * LANES, lanes_of(a->width, c), a->query_dtype);
-        for (int c = 0; c < value_chunks; c++) out[b][c] = (v16){0};
+            q[b * CHUNKS + c] = load(row, c * LANES, lanes_of(a->width, c, whole), a->query_dtype);
+        for (int c = 0; c < value_chunks; c++) out[b * CHUNKS + c] = (vec){0};
+        const int64_t entry = table + node + b;
+        tails[b] = (Rows){keys.first, lists->tails + entry * lists->longest, keys.stride, lists->lengths[entry]};
     }
-    const float scale = (float)a->scale;
-    for (int64_t j = 0; j < prefix; j++)
-        score(row_of(&a->key, kv, j, size), q, count, chunks, a->width, dtype, scale, at, j);
-    float sums[SHARED];
+    score(&keys, q, count, a->width, whole, dtype, (float)a->scale, scores);
     for (int b = 0; b < count; b++) {
-        const int32_t *tail = lists->tails + (table + node + b) * lists->longest;
-        int64_t length = lists->lengths[table + node + b];
-        for (int64_t j = 0; j < length; j++)
-            score(row_of(&a->key, kv, tail[j], size), q + b, 1, chunks, a->width, dtype, scale,
-                  at + b, prefix + j);
-        sums[b] = weigh(at[b], prefix + length, a, head);
+        float *rest = scores[b] + prefix;
+        score(tails + b, q + b * CHUNKS, 1, a->width, whole, dtype, (float)a->scale, &rest);
+        sums[b] = weigh(scores[b], prefix + tails[b].count, a, head);
     }
-    for (int64_t j = 0; j < prefix; j++)
-        gather(row_of(&a->value, kv, j, size), out, count, value_chunks, a->value_width, dtype, at, j);
+    const char *values = row_of(&a->value, kv, 0, size);
+    const Rows all = {values, 0, a->value.row * size, prefix};
+    gather(&all, scores, count, a->value_width, whole, dtype, out);
     for (int b = 0; b < count; b++) {
-        const int32_t *tail = lists->tails + (table + node + b) * lists->longest;
-        int64_t length = lists->lengths[table + node + b];
-        for (int64_t j = 0; j < length; j++)
-            gather(row_of(&a->value, kv, tail[j], size), out + b, 1, value_chunks, a->value_width,
-                   dtype, at + b, prefix + j);
+        const Rows own = {values, tails[b].at, a->value.row * size, tails[b].count};
+        float *rest = scores[b] + prefix;
+        gather(&own, &rest, 1, a->value_width, whole, dtype, out + b * CHUNKS);
         char *row = (char *)a->out + ((node + b) * a->out_row + head * a->value_width) * out_size;
-        float share = sums[b] > 0 ? 1.0f / sums[b] : 0.0f;
+        const float share = sums[b] > 0 ? 1.0f / sums[b] : 0.0f;
         for (int c = 0; c < value_chunks; c++)
-            store(row, c * LANES, lanes_of(a->value_width, c), a->out_dtype, out[b][c] * share);
+            store(row, c * LANES, lanes_of(a->value_width, c, whole), a->out_dtype,
+                  out[b * CHUNKS + c] * share);
     }
 }
 
-INLINE void group(const Attention *a, int64_t head, int64_t node, int64_t count, const int chunks,
-                  const int value_chunks, const int dtype, float *scratch) {
+INLINE void group(const Attention *a, int64_t head, int64_t node, int64_t count, const int whole,
+                  const int dtype, float *scratch) {
     if (count == SHARED) {
-        some(a, head, node, SHARED, chunks, value_chunks, dtype, scratch);
+        some(a, head, node, SHARED, whole, dtype, scratch);
         return;
     }
-    for (int64_t b = 0; b < count; b++)
-        some(a, head, node + b, 1, chunks, value_chunks, dtype, scratch);
+    for (int64_t b = 0; b < count; b++) some(a, head, node + b, 1, whole, dtype, scratch);
 }
 
-/* The common head sizes are compiled with their size known; the arithmetic is the same. */
+/* Heads of whole registers are compiled apart; the arithmetic is the same. */
 void attention_task(const Attention *a, int64_t task, float *scratch) {
     const int64_t groups = (a->nodes + SHARED - 1) / SHARED, head = task / groups;
     const int64_t node = task % groups * SHARED, left = a->nodes - node;
     const int64_t count = left < SHARED ? left : SHARED;
-    const int chunks = (int)((a->width + LANES - 1) / LANES);
-    const int value_chunks = (int)((a->value_width + LANES - 1) / LANES);
-#define KNOWN(C)                                                             \
-    if (a->width == C * LANES && a->value_width == C * LANES) {              \
-        if (a->dtype == FP32) group(a, head, node, count, C, C, FP32, scratch); \
-        else group(a, head, node, count, C, C, BF16, scratch);                \
-        return;                                                              \
-    }
-    KNOWN(2) KNOWN(4) KNOWN(8)
-    if (a->dtype == FP32) group(a, head, node, count, chunks, value_chunks, FP32, scratch);
-    else group(a, head, node, count, chunks, value_chunks, BF16, scratch);
+    if (a->width % LANES || a->value_width % LANES) {
+        if (a->dtype == FP32) group(a, head, node, count, 0, FP32, scratch);
+        else group(a, head, node, count, 0, BF16, scratch);
+    } else if (a->dtype == FP32) group(a, head, node, count, 1, FP32, scratch);
+    else group(a, head, node, count, 1, BF16, scratch);
 }
 
 static int all_see(const Seen *seen, int64_t row) {
@@ -159,24 +201,29 @@ Lists listed(const Seen *seen, int32_t *room) {
     return lists;
 }
 
+typedef struct {
+    Attention attention;
+    float *scores; /* of each thread */
+    int64_t room;
+} Alone;
+
+static void attend(const void *context, int64_t task, int64_t thread) {
+    const Alone *of = context;
+    attention_task(&of->attention, task, of->scores + thread * of->room);
+}
+
 /* Attention alone, for passes that do not run here as a whole: 0, or 1 when there is no memory. */
 int tree_attention(const Attention *of, const Seen *seen, int64_t threads) {
-    Attention a = *of;
+    Alone alone = {*of, 0, attention_room(seen->prefix + seen->rows)};
     int32_t *room = malloc(lists_room(seen) * sizeof(int32_t));
-    if (!room) return 1;
-    a.lists = listed(seen, room);
-    int64_t tasks = attention_tasks(&a), floats = attention_room(seen->prefix + seen->rows);
-    int failed = 0;
-    if (threads > tasks) threads = tasks;
-#pragma omp parallel num_threads((int)threads) reduction(| : failed) if (threads > 1)
-    {
-        float *scratch = malloc(floats * sizeof(float));
-        failed = scratch == NULL;
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t t = 0; t < tasks; t++)
-            if (scratch) attention_task(&a, t, scratch);
-        free(scratch);
+    alone.scores = malloc(threads * alone.room * sizeof(float));
+    if (room && alone.scores) {
+        alone.attention.lists = listed(seen, room);
+        const Phase phase = {attend, &alone, attention_tasks(&alone.attention)};
+        run_phases(&phase, 1, threads);
     }
+    const int failed = !room || !alone.scores;
+    free(alone.scores);
     free(room);
     return failed;
 }

@@ -1,23 +1,14 @@
 /* A whole pass of a decoder: norms, linears, rotations, attention over the cache, activations.
 
-   One team of threads walks through all layers, and splits each phase by outputs, heads or rows. How
-   the work is split, and how many rows go together, changes no bit of a row. Activations are fp32
-   whatever the weights are; what a pass writes is its own rows of the cache, and logits. */
+   A layer is a few phases, each split by outputs, heads or rows among a team of threads. How the work is
+   split, and how many rows go together, changes no bit of a row. Activations are fp32 whatever the
+   weights are; what a pass writes is its own rows of the cache, and logits. */
 
 #include <stdlib.h>
-
-#ifdef _OPENMP
-#include <omp.h>
-#define THREAD omp_get_thread_num()
-#else
-#define THREAD 0
-#endif
 
 #include "kernels.h"
 
 enum { NONE = 0, RMS = 1, LAYER = 2 };
-
-INLINE int64_t size_of(int64_t dtype) { return dtype == FP32 ? 4 : 2; }
 
 typedef struct {
     const float *weight, *bias; /* or null */
@@ -63,10 +54,13 @@ typedef struct {
     int64_t threads;
 } Pass;
 
+typedef struct Layer Layer;
+
 /* What the rows of a pass need on their way. */
 typedef struct {
     int64_t qkv_width, up_width;
-    char *normed, *also, *attended, *inner; /* inputs of linears, of the weights' dtype */
+    int64_t dtype;                          /* of the inputs of linears */
+    char *normed, *also, *attended, *inner; /* these inputs */
     float *qkv, *up;
     float *first, *second; /* what attention and MLP returned */
     float *logits;
@@ -74,15 +68,27 @@ typedef struct {
     int64_t score_room;
     Lists *lists;
     int32_t *room; /* of the lists */
+    Layer *layers; /* one more than there are layers: the head's */
+    Phase *phases;
 } Space;
 
+/* One layer of a pass; its phases share it. */
+struct Layer {
+    const Decoder *d;
+    const Pass *p;
+    const Space *s;
+    const Block *b, *before; /* this layer's, and the one's before, or null */
+    const Place *place;
+    Attention attention;
+};
+
 static float total_of(const float *x, int64_t width, float mean, int squares) {
-    v16 sum = {0};
+    vec sum = {0};
     for (int64_t c = 0; c < width; c += LANES) {
         int n = width - c < LANES ? (int)(width - c) : LANES;
-        v16 part = load(x, c, n, FP32);
+        vec part = load(x, c, n, FP32);
         if (squares) {
-            v16 off = part - mean;
+            vec off = part - mean;
             if (n < LANES)
                 for (int i = n; i < LANES; i++) off[i] = 0.0f;
             part = off * off;
@@ -98,7 +104,7 @@ static void norm(const Norm *of, const float *x, void *out, int64_t width, const
     float scale = 1.0f / sqrtf(total_of(x, width, mean, 1) / (float)width + (float)of->eps);
     for (int64_t c = 0; c < width; c += LANES) {
         int n = width - c < LANES ? (int)(width - c) : LANES;
-        v16 y = (load(x, c, n, FP32) - mean) * scale;
+        vec y = (load(x, c, n, FP32) - mean) * scale;
         if (of->weight) y = y * load(of->weight, c, n, FP32);
         if (of->bias) y = y + load(of->bias, c, n, FP32);
         if (dtype == FP32) store(out, c, n, FP32, y);
@@ -116,13 +122,16 @@ static void rotate(float *x, const float *cos, const float *sin, int64_t rotated
     }
 }
 
-static void put(char *to, const float *x, int64_t width, int64_t dtype) {
+static void copy(void *to, const void *x, int64_t width, int64_t dtype, int64_t from) {
     for (int64_t c = 0; c < width; c += LANES) {
         int n = width - c < LANES ? (int)(width - c) : LANES;
-        v16 part = load(x, c, n, FP32);
-        if (dtype == FP32) store(to, c, n, FP32, part);
-        else store(to, c, n, BF16, part);
+        store(to, c, n, dtype, load(x, c, n, from));
     }
+}
+
+static void put(char *to, const float *x, int64_t width, int64_t dtype) {
+    if (dtype == FP32) copy(to, x, width, FP32, FP32);
+    else copy(to, x, width, BF16, FP32);
 }
 
 static int64_t blocks_in(const Linear *of, int count) {
@@ -152,8 +161,8 @@ static void act_block(const Block *b, int64_t block, int64_t rows, const Space *
     if (b->gated) linear_block(&b->up[1], s->also, rows, s->up + inner, s->up_width, block);
     for (int64_t r = 0; r < rows; r++) {
         const float *gate = s->up + r * s->up_width + first;
-        char *to = s->inner + (r * row_in(inner, b->down.dtype) + first) * size_of(b->down.dtype);
-        activate(gate, b->gated ? gate + inner : 0, to, count, b->act, FP32, b->down.dtype);
+        char *to = s->inner + (r * row_in(inner, b->down.dtype) + first) * size_of(s->dtype);
+        activate(gate, b->gated ? gate + inner : 0, to, count, b->act, FP32, s->dtype);
     }
 }
 
@@ -197,7 +206,7 @@ static Attention attention_of(const Decoder *d, const Block *b, const Place *at,
         .out_row = row_in(b->out.in, d->dtype),
         .query_dtype = FP32,
         .dtype = d->dtype,
-        .out_dtype = d->dtype,
+        .out_dtype = s->dtype,
         .nodes = nodes,
         .heads = b->heads,
         .kv_heads = b->kv_heads,
@@ -215,73 +224,127 @@ static void add(const Norm *after, float *x, float *branch, int64_t width) {
     for (int64_t c = 0; c < width; c++) x[c] += branch[c];
 }
 
-#define ROWS_OF(row) _Pragma("omp for schedule(static)") for (int64_t row = 0; row < nodes; row++)
-#define TASKS_OF(task, count) \
-    _Pragma("omp for schedule(static)") for (int64_t task = 0; task < (count); task++)
+/* The phases of a layer: each function does one task of one. A row's task is its number, a linear's that
+   of a block of outputs. */
 
-/* The layer's phases; every thread of the team calls it. What the layer before left in `first` and
-   `second` is still to be added. */
-static void layer(const Decoder *d, const Block *b, const Block *before, const Pass *p,
-                  const Place *at, const Space *s, float *scores) {
-    const int64_t nodes = p->nodes, width = d->embedded, dtype = d->dtype;
-    const int64_t row = row_in(width, dtype) * size_of(dtype), up = blocks_of(&b->up[0]);
-    const int64_t out = blocks_of(&b->out), qkv = blocks_in(b->qkv, 3), beside = b->parallel ? up : 0;
-    ROWS_OF(r) {
-        float *x = p->x + r * width;
-        if (before && before->parallel) add(&before->after_attention, x, s->first + r * width, width);
-        if (before) add(&before->after_mlp, x, s->second + r * width, width);
-        norm(&b->before_attention, x, s->normed + r * row, width, dtype);
-        if (b->parallel) norm(&b->before_mlp, x, s->also + r * row, width, dtype);
-    }
-    TASKS_OF(t, qkv + beside) {
-        if (t < qkv) block_among(b->qkv, t, s->normed, nodes, s->qkv, s->qkv_width);
-        else act_block(b, t - qkv, nodes, s);
-    }
-    ROWS_OF(r) place(d, b, p, at, s->qkv + r * s->qkv_width, r);
-    Attention attention = attention_of(d, b, at, s, nodes);
-    TASKS_OF(t, attention_tasks(&attention)) attention_task(&attention, t, scores);
-    if (b->parallel) {
-        TASKS_OF(t, out + blocks_of(&b->down)) {
-            if (t < out) linear_block(&b->out, s->attended, nodes, s->first, width, t);
-            else linear_block(&b->down, s->inner, nodes, s->second, width, t - out);
-        }
-        return;
-    }
-    TASKS_OF(t, out) linear_block(&b->out, s->attended, nodes, s->first, width, t);
-    ROWS_OF(r) {
-        float *x = p->x + r * width;
-        add(&b->after_attention, x, s->first + r * width, width);
-        norm(&b->before_mlp, x, s->also + r * row, width, dtype);
-    }
-    TASKS_OF(t, up) act_block(b, t, nodes, s);
-    TASKS_OF(t, blocks_of(&b->down)) linear_block(&b->down, s->inner, nodes, s->second, width, t);
+#define PHASE(name) static void name(const void *context, int64_t task, int64_t thread)
+#define OF_LAYER                                           \
+    const Layer *l = context;                              \
+    const Decoder *d = l->d;                               \
+    const Block *b = l->b;                                 \
+    const Space *s = l->s;                                 \
+    const int64_t nodes = l->p->nodes, width = d->embedded; \
+    (void)thread, (void)b, (void)nodes, (void)width
+
+/* What the layer before left in `first` and `second` is added, then the norms before the linears. */
+PHASE(enter) {
+    OF_LAYER;
+    const Block *before = l->before;
+    const int64_t row = row_in(width, d->dtype) * size_of(s->dtype);
+    float *x = l->p->x + task * width;
+    if (before && before->parallel) add(&before->after_attention, x, s->first + task * width, width);
+    if (before) add(&before->after_mlp, x, s->second + task * width, width);
+    norm(&b->before_attention, x, s->normed + task * row, width, s->dtype);
+    if (b->parallel) norm(&b->before_mlp, x, s->also + task * row, width, s->dtype);
 }
 
-/* What the last layer returned, then the last norm and the head, for the rows that are asked for. */
-static void finish(const Decoder *d, const Pass *p, const Space *s) {
-    const int64_t width = d->embedded, nodes = p->keep, skipped = p->nodes - p->keep;
-    const int64_t vocabulary = d->head.out, row = row_in(width, d->dtype) * size_of(d->dtype);
-    const Block *last = d->blocks + d->layers - 1;
+PHASE(project) {
+    OF_LAYER;
+    const int64_t qkv = blocks_in(b->qkv, 3);
+    if (task < qkv) block_among(b->qkv, task, s->normed, nodes, s->qkv, s->qkv_width);
+    else act_block(b, task - qkv, nodes, s);
+}
+
+PHASE(cache_row) {
+    OF_LAYER;
+    place(d, b, l->p, l->place, s->qkv + task * s->qkv_width, task);
+}
+
+PHASE(attend) {
+    OF_LAYER;
+    attention_task(&l->attention, task, s->scores + s->score_room * thread);
+}
+
+/* The linear after attention; beside it the MLP's last one where both have the same input. */
+PHASE(leave) {
+    OF_LAYER;
+    const int64_t out = blocks_of(&b->out);
+    if (task < out) linear_block(&b->out, s->attended, nodes, s->first, width, task);
+    else linear_block(&b->down, s->inner, nodes, s->second, width, task - out);
+}
+
+PHASE(enter_mlp) {
+    OF_LAYER;
+    const int64_t row = row_in(width, d->dtype) * size_of(s->dtype);
+    float *x = l->p->x + task * width;
+    add(&b->after_attention, x, s->first + task * width, width);
+    norm(&b->before_mlp, x, s->also + task * row, width, s->dtype);
+}
+
+PHASE(act) {
+    OF_LAYER;
+    act_block(b, task, nodes, s);
+}
+
+PHASE(leave_mlp) {
+    OF_LAYER;
+    linear_block(&b->down, s->inner, nodes, s->second, width, task);
+}
+
+/* What the last layer returned, then the last norm, for the rows whose logits are asked for. */
+PHASE(enter_head) {
+    OF_LAYER;
+    const Block *last = l->before;
+    const int64_t row = row_in(width, d->dtype) * size_of(s->dtype);
+    const int64_t from = (task + nodes - l->p->keep) * width;
+    float *x = l->p->x + from;
+    if (last->parallel) add(&last->after_attention, x, s->first + from, width);
+    add(&last->after_mlp, x, s->second + from, width);
+    norm(&d->norm, x, s->normed + task * row, width, s->dtype);
+}
+
+PHASE(head) {
+    OF_LAYER;
+    const Pass *p = l->p;
+    const int64_t vocabulary = d->head.out, first = task * OUTPUTS, end = first + OUTPUTS;
+    const int64_t count = (end < vocabulary ? end : vocabulary) - first;
     float *logits = d->dtype == FP32 ? p->logits : s->logits;
-    ROWS_OF(r) {
-        const int64_t from = (r + skipped) * width;
-        if (last->parallel) add(&last->after_attention, p->x + from, s->first + from, width);
-        add(&last->after_mlp, p->x + from, s->second + from, width);
-        norm(&d->norm, p->x + from, s->normed + r * row, width, d->dtype);
+    linear_block(&d->head, s->normed, p->keep, logits, vocabulary, task);
+    for (int64_t r = 0; r < p->keep; r++) {
+        float *of = logits + r * vocabulary + first;
+        if (d->cap > 0)
+            for (int64_t c = 0; c < count; c++) of[c] = (float)d->cap * tanhf(of[c] / (float)d->cap);
+        if (d->dtype != FP32) put((char *)p->logits + (r * vocabulary + first) * 2, of, count, d->dtype);
     }
-    TASKS_OF(t, blocks_of(&d->head)) {
-        linear_block(&d->head, s->normed, nodes, logits, vocabulary, t);
-        const int64_t first = t * OUTPUTS, end = first + OUTPUTS;
-        const int64_t count = (end < vocabulary ? end : vocabulary) - first;
-        for (int64_t r = 0; r < nodes; r++) {
-            float *of = logits + r * vocabulary + first;
-            if (d->cap > 0)
-                for (int64_t c = 0; c < count; c++)
-                    of[c] = (float)d->cap * tanhf(of[c] / (float)d->cap);
-            if (d->dtype != FP32)
-                put((char *)p->logits + (r * vocabulary + first) * 2, of, count, d->dtype);
-        }
+}
+
+#define MOST_PHASES 8 /* of a layer */
+
+/* All phases of a pass, in order; returns how many there are. */
+static int64_t listed_phases(const Decoder *d, const Pass *p, const Space *s) {
+    Phase *next = s->phases;
+    for (int64_t i = 0; i <= d->layers; i++) {
+        Layer *l = s->layers + i;
+        const Block *b = d->blocks + i;
+        *l = (Layer){.d = d, .p = p, .s = s, .before = i ? b - 1 : 0};
+        if (i == d->layers) break;
+        l->b = b;
+        l->place = p->places + i;
+        l->attention = attention_of(d, b, l->place, s, p->nodes);
+        const int64_t up = blocks_of(&b->up[0]), out = blocks_of(&b->out), down = blocks_of(&b->down);
+        *next++ = (Phase){enter, l, p->nodes};
+        *next++ = (Phase){project, l, blocks_in(b->qkv, 3) + (b->parallel ? up : 0)};
+        *next++ = (Phase){cache_row, l, p->nodes};
+        *next++ = (Phase){attend, l, attention_tasks(&l->attention)};
+        *next++ = (Phase){leave, l, out + (b->parallel ? down : 0)};
+        if (b->parallel) continue;
+        *next++ = (Phase){enter_mlp, l, p->nodes};
+        *next++ = (Phase){act, l, up};
+        *next++ = (Phase){leave_mlp, l, down};
     }
+    *next++ = (Phase){enter_head, s->layers + d->layers, p->keep};
+    *next++ = (Phase){head, s->layers + d->layers, blocks_of(&d->head)};
+    return next - s->phases;
 }
 
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -289,7 +352,9 @@ static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 /* Space for a pass, cut from one buffer, which the caller frees; null when there is no memory. */
 static void *spaced(const Decoder *d, const Pass *p, Space *s) {
     int64_t qkv = 0, up = 0, inner = 0, attended = 0, longest = 0, lists = 0, nodes = p->nodes;
-    const int64_t size = size_of(d->dtype), width = row_in(d->embedded, d->dtype);
+    const int64_t width = row_in(d->embedded, d->dtype), size = size_of(row_dtype(d->dtype));
+    s->dtype = row_dtype(d->dtype);
+
     for (const Block *b = d->blocks; b < d->blocks + d->layers; b++) {
         qkv = most(qkv, outs_in(b->qkv, 3));
         up = most(up, outs_in(b->up, 2));
@@ -317,6 +382,8 @@ static void *spaced(const Decoder *d, const Pass *p, Space *s) {
         {&s->scores, p->threads * s->score_room * sizeof(float)},
         {&s->lists, p->tables * sizeof(Lists)},
         {&s->room, lists * sizeof(int32_t)},
+        {&s->layers, (d->layers + 1) * sizeof(Layer)},
+        {&s->phases, (d->layers * MOST_PHASES + 2) * sizeof(Phase)},
     };
     const int count = sizeof(cuts) / sizeof(*cuts);
     size_t bytes = 64;
@@ -344,44 +411,46 @@ int decoder_pass(const Decoder *d, const Pass *p) {
     Space space;
     void *held = spaced(d, p, &space);
     if (!held) return 1;
-#pragma omp parallel num_threads((int)p->threads) if (p->threads > 1)
-    {
-        float *scores = space.scores + space.score_room * THREAD;
-        for (int64_t i = 0; i < d->layers; i++)
-            layer(d, d->blocks + i, i ? d->blocks + i - 1 : 0, p, p->places + i, &space, scores);
-        finish(d, p, &space);
-    }
+    run_phases(space.phases, listed_phases(d, p, &space), p->threads);
     free(held);
     return 0;
 }
 
+typedef struct {
+    const Linear *of;
+    const void *x;
+    int64_t rows;
+    float *sums; /* [rows, out] */
+    char *out;
+} Single;
+
+PHASE(single_block) {
+    const Single *s = context;
+    (void)thread;
+    linear_block(s->of, s->x, s->rows, s->sums, s->of->out, task);
+}
+
+PHASE(single_row) {
+    const Single *s = context;
+    const int64_t out = s->of->out;
+    (void)thread;
+    put(s->out + task * out * 2, s->sums + task * out, out, s->of->dtype);
+}
+
 /* One linear map by itself: x[rows, in] to out[rows, out], both of the weight's dtype. */
 int linear(const Linear *of, const void *x, int64_t rows, void *out, int64_t threads) {
-    const int64_t in = of->in, outs = of->out, row = row_in(in, of->dtype);
-    const int narrow = of->dtype != FP32;
-    const void *from = x;
-    float *to = out;
+    const int64_t in = row_in(of->in, of->dtype) * size_of(row_dtype(of->dtype));
+    Single single = {of, x, rows, out, out};
     char *held = 0;
-    if (narrow) {
-        held = malloc(rows * (row * 2 + outs * sizeof(float)) + 1);
+    if (of->dtype != FP32) {
+        held = calloc(rows * (in + of->out * sizeof(float)) + 1, 1);
         if (!held) return 1;
-        to = (float *)held;
-        if (row > in) {
-            char *padded = held + rows * outs * sizeof(float);
-            memset(padded, 0, rows * row * 2);
-            for (int64_t r = 0; r < rows; r++)
-                memcpy(padded + r * row * 2, (const char *)x + r * in * 2, in * 2);
-            from = padded;
-        }
+        single.x = held, single.sums = (float *)(held + rows * in);
+        for (int64_t r = 0; r < rows; r++)
+            copy(held + r * in, (const char *)x + r * of->in * 2, of->in, row_dtype(of->dtype), of->dtype);
     }
-#pragma omp parallel num_threads((int)threads) if (threads > 1)
-    {
-        TASKS_OF(t, blocks_of(of)) linear_block(of, from, rows, to, outs, t);
-        if (narrow) {
-            _Pragma("omp for schedule(static)") for (int64_t r = 0; r < rows; r++)
-                put((char *)out + r * outs * 2, to + r * outs, outs, of->dtype);
-        }
-    }
+    const Phase phases[] = {{single_block, &single, blocks_of(of)}, {single_row, &single, held ? rows : 0}};
+    run_phases(phases, 2, threads);
     free(held);
     return 0;
 }

@@ -6,24 +6,24 @@
 #include "kernels.h"
 
 /* Abramowitz & Stegun 7.1.26: within 1.5e-7. */
-INLINE v16 erf16(v16 x) {
-    i16 negative = x < 0.0f;
-    v16 a = chosen(negative, -x, x);
-    v16 t = 1.0f / (a * 0.3275911f + 1.0f);
-    v16 p = t * 1.061405429f - 1.453152027f;
+INLINE vec erf_of(vec x) {
+    ivec negative = x < 0.0f;
+    vec a = pick(negative, -x, x);
+    vec t = 1.0f / (a * 0.3275911f + 1.0f);
+    vec p = t * 1.061405429f - 1.453152027f;
     p = p * t + 1.421413741f;
     p = p * t - 0.284496736f;
     p = p * t + 0.254829592f;
-    v16 y = 1.0f - p * t * exp16(-a * a);
-    return chosen(negative, -y, y);
+    vec y = 1.0f - p * t * exp_of(-a * a);
+    return pick(negative, -y, y);
 }
 
-INLINE v16 act16(v16 x, const int act) {
-    if (act == SILU) return x / (exp16(-x) + 1.0f);
-    if (act == GELU) return x * (erf16(x * 0.7071067811865476f) + 1.0f) * 0.5f;
-    if (act == RELU) return chosen(x <= 0.0f, (v16){0}, x);
-    v16 u = (x + x * x * x * 0.044715f) * 0.7978845608028654f;
-    v16 tanh = 1.0f - 2.0f / (exp16(u + u) + 1.0f);
+INLINE vec act_of(vec x, const int act) {
+    if (act == SILU) return x / (exp_of(-x) + 1.0f);
+    if (act == GELU) return x * (erf_of(x * 0.7071067811865476f) + 1.0f) * 0.5f;
+    if (act == RELU) return pick(x <= 0.0f, (vec){0}, x);
+    vec u = (x + x * x * x * 0.044715f) * 0.7978845608028654f;
+    vec tanh = 1.0f - 2.0f / (exp_of(u + u) + 1.0f);
     return x * (tanh + 1.0f) * 0.5f;
 }
 
@@ -31,7 +31,7 @@ INLINE void row(const void *gate, const void *up, void *out, int64_t count, cons
                 const int dtype, const int out_dtype) {
     for (int64_t c = 0; c < count; c += LANES) {
         int n = count - c < LANES ? (int)(count - c) : LANES;
-        v16 y = act16(load(gate, c, n, dtype), act);
+        vec y = act_of(load(gate, c, n, dtype), act);
         store(out, c, n, out_dtype, up ? y * load(up, c, n, dtype) : y);
     }
 }
@@ -47,14 +47,23 @@ void activate(const void *gate, const void *up, void *out, int64_t count, int64_
     CASE(SILU) CASE(GELU_TANH) CASE(GELU) CASE(RELU)
 }
 
+typedef struct {
+    const char *gate, *up; /* [count, width], rows `stride` bytes apart; up may be null */
+    char *out;             /* contiguous */
+    int64_t width, stride, act, dtype;
+} Gated;
+
+static void gate_row(const void *context, int64_t r, int64_t thread) {
+    const Gated *of = context;
+    (void)thread;
+    activate(of->gate + r * of->stride, of->up ? of->up + r * of->stride : 0,
+             of->out + r * of->width * size_of(of->dtype), of->width, of->act, of->dtype, of->dtype);
+}
+
 /* gate and up: [count, width], rows `stride` elements apart; up may be null; out is contiguous. */
 void gated(const void *gate, const void *up, void *out, int64_t count, int64_t width,
            int64_t stride, int64_t threads, int64_t act, int64_t dtype) {
-    const int64_t size = dtype == FP32 ? 4 : 2;
-#pragma omp parallel for num_threads((int)threads) if (threads > 1)
-    for (int64_t r = 0; r < count; r++) {
-        const char *g = (const char *)gate + r * stride * size;
-        const char *u = up ? (const char *)up + r * stride * size : 0;
-        activate(g, u, (char *)out + r * width * size, width, act, dtype, dtype);
-    }
+    const Gated of = {gate, up, out, width, stride * size_of(dtype), act, dtype};
+    const Phase phase = {gate_row, &of, count};
+    run_phases(&phase, 1, threads);
 }

@@ -4,10 +4,11 @@
 #define KERNELS_H
 
 #include "lanes.h"
+#include "team.h"
 
 /* y = Wx + b. The weight is laid out in blocks of OUTPUTS outputs: fp32 [block][in][OUTPUTS]; bf16
-   [block][pair of inputs][half][16 outputs][2], padded with zeros. Rows x are of the weight's dtype and
-   row_in elements apart; past `in` they are zero. */
+   [block][pair of inputs][OUTPUTS][2], padded with zeros. Rows x are of `row_dtype` and row_in elements
+   apart; past `in` they are zero. */
 typedef struct {
     const void *weight;
     const float *bias; /* or null */
@@ -15,12 +16,22 @@ typedef struct {
 } Linear;
 
 #define OUTPUTS 32
-#define INPUTS 32 /* bf16 rows are padded to a multiple of these */
+#define INPUTS 32 /* bf16 weights are padded to a multiple of these */
 
 INLINE int64_t blocks_of(const Linear *of) { return (of->out + OUTPUTS - 1) / OUTPUTS; }
 
 INLINE int64_t row_in(int64_t in, int64_t dtype) {
     return dtype == FP32 ? in : (in + INPUTS - 1) / INPUTS * INPUTS;
+}
+
+/* Of the rows that weights of `dtype` multiply: the matrix unit takes bf16, registers take floats. */
+INLINE int64_t row_dtype(int64_t dtype) {
+#ifdef __AMX_BF16__
+    return dtype;
+#else
+    (void)dtype;
+    return FP32;
+#endif
 }
 
 /* One block of outputs for all of x[rows, row_in], into out[rows, stride] at that block's columns. */
@@ -74,10 +85,11 @@ INLINE int64_t attention_tasks(const Attention *a) {
     return (a->nodes + SHARED - 1) / SHARED * a->heads;
 }
 
+/* Floats that one node's scores need: scores are written LANES at a time. */
+INLINE int64_t scores_room(int64_t longest) { return (longest + LANES) / LANES * LANES + LANES; }
+
 /* Floats that one thread needs. */
-INLINE int64_t attention_room(int64_t longest) {
-    return SHARED * ((longest + LANES) / LANES * LANES + LANES);
-}
+INLINE int64_t attention_room(int64_t longest) { return SHARED * scores_room(longest); }
 
 /* One of the tasks of attention: a head for up to SHARED nodes. */
 void attention_task(const Attention *a, int64_t task, float *room);

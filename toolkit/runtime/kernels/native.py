@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, Array, byref, c_int, c_int64, c_void_p
@@ -14,7 +13,7 @@ from attrs import frozen
 from torch import Tensor
 
 from toolkit.runtime.kernels import structs
-from toolkit.runtime.kernels.build import NoCompiler, built, isas
+from toolkit.runtime.kernels.build import NoCompiler, isas, load
 from toolkit.runtime.kernels.structs import address
 from toolkit.view import Attend
 
@@ -104,11 +103,9 @@ def _enough(failed: int, rows: int) -> None:
 def _library(isa: str) -> Library | str:
     """The kernels of an instruction set, or why there are none."""
     try:
-        library = ctypes.CDLL(str(built(isa)))
-    except (NoCompiler, OSError) as error:
+        library = load(isa)
+    except NoCompiler as error:
         return str(error)
-    if not library.ready():
-        return f"the system does not let us use {isa}"
     takes = {
         "tree_attention": [POINTER(structs.Attention), POINTER(structs.Seen), c_int64],
         "gated": [c_void_p] * 3 + [c_int64] * 6,
@@ -145,9 +142,15 @@ def library() -> Library | None:
 
 @cache
 def _best() -> Library | str:
-    """The fastest kernels that work here, or why the last ones tried do not."""
-    tried = (_library(isa) for isa in reversed(isas()))
-    return next((found for found in tried if isinstance(found, Library)), _library(isas()[0]))
+    """The fastest kernels that work here, or why the fastest do not."""
+    first, *others = reversed(isas())
+    best = _library(first)
+    for isa in others:
+        if isinstance(best, Library):
+            break
+        found = _library(isa)
+        best = found if isinstance(found, Library) else best
+    return best
 
 
 def compiled() -> Library:
