@@ -8,6 +8,7 @@ they keep to.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from time import perf_counter
 from typing import Any, ClassVar
 
@@ -329,8 +330,20 @@ def kernels_for(module: Any) -> list[type[Kernel]]:
     if module.device.type != "cpu" or module.dtype not in PACKABLE or mixed:
         return [Stock]
     ours: list[type[Kernel]] = [] if native.library() is None else [Blocked]
-    theirs: list[type[Kernel]] = [Packed] if torch.backends.mkldnn.is_available() else []
+    theirs: list[type[Kernel]] = [Packed] if packs(module.dtype) else []
     return [Stock, *theirs, *ours]
+
+
+@cache
+def packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has a linear of this dtype for this CPU; in bf16 that depends on the CPU."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        Packed.of(torch.zeros(8, 8, dtype=dtype), None)(torch.zeros(1, 8, dtype=dtype))
+    except RuntimeError:
+        return False
+    return True
 
 
 def joined(modules: tuple[nn.Module, ...]) -> tuple[Tensor, Tensor | None]:
