@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import shlex
 from collections.abc import Iterable
@@ -12,6 +13,8 @@ from typing import Literal, cast
 from attrs import evolve, frozen
 
 from toolkit import ToolkitError
+
+from .words import cut, whole
 
 Engine = Literal["toolkit", "hf:generate", "hf:assisted", "hf:lookup"]
 PARTS = ("drafter", "shaper", "verifier", "kv", "draft_kv")
@@ -23,6 +26,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     "hf:lookup": ("k",),
 }
 BRACES = re.compile(r"\{([^{}]*)\}")
+MOST_ARMS = 1000  # arms of one bench
+MOST_DRAFTED = 1024  # tokens that Hugging Face's arms may draft at once
 
 
 @frozen
@@ -62,25 +67,31 @@ def arms_of(texts: Iterable[str]) -> list[Arm]:
 
     Raises `ToolkitError`.
     """
+    texts = list(texts)
+    require_few(sum(math.prod(map(len, _choices(text))) for text in texts), "values in braces")
     given = [arm for text in texts for arm in expanded(text)]
     kvs = dict.fromkeys(["full", *(arm.kv for arm in given)])
-    arms = [autoregressive(kv) for kv in kvs]
-    known = {arm.name for arm in arms}
+    arms = {arm.name: arm for arm in map(autoregressive, kvs)}
     for arm in given:
-        if arm in arms:  # AR, named once more
-            continue
-        if arm.name in known:
+        if arms.setdefault(arm.name, arm) != arm:  # an equal one is AR, named once more
             raise ToolkitError(
-                f"two arms are called {arm.name!r}: give one of them another name, as in name=other"
+                f"two arms are called {cut(arm.name)}: give one of them another name, as in "
+                f"name=other"
             )
-        known.add(arm.name)
-        arms.append(arm)
-    return arms
+    return list(arms.values())
+
+
+def require_few(count: int, what: str) -> None:
+    """Raise `ToolkitError` when there are more arms than a bench takes."""
+    if count > MOST_ARMS:
+        raise ToolkitError(
+            f"there are more than {MOST_ARMS} arms, which no bench gets through: give fewer {what}"
+        )
 
 
 def expanded(text: str) -> list[Arm]:
     """One arm per combination of the values in braces: `shaper=fixed:depth={3,4}` is two arms."""
-    choices = [values.split(",") for values in BRACES.findall(text)]
+    choices = _choices(text)
     if not choices:
         return [parsed(text)]
     arms = []
@@ -92,14 +103,23 @@ def expanded(text: str) -> list[Arm]:
     return arms
 
 
+def _choices(text: str) -> list[list[str]]:
+    """The values in each pair of braces."""
+    return [values.split(",") for values in BRACES.findall(text)]
+
+
 def parsed(text: str) -> Arm:
     """One arm. Raises `ToolkitError` with the words that an arm may have."""
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise ToolkitError(f"arm {text!r} has a quote that is not closed: {error}") from error
+        raise ToolkitError(f"arm {cut(text)} has a quote that is not closed: {error}") from error
     if not words:
         raise ToolkitError("an arm is empty: write words such as drafter=model shaper=adaptive")
+    if not all(word.isprintable() for word in words):
+        raise ToolkitError(
+            f"arm {cut(text)} holds a character that cannot be printed: leave it out"
+        )
     lossy = "lossy" in words
     bare = [word for word in words if "=" not in word and word != "lossy"]
     head = bare[0] if bare else "toolkit"
@@ -114,9 +134,13 @@ def parsed(text: str) -> Arm:
         if key not in ("name", *WORDS[head]):
             raise ToolkitError(_unknown(word, key, head, text))
         if key in given:
-            raise ToolkitError(f"arm {text!r} has {key} twice: write it once")
+            raise ToolkitError(f"arm {cut(text)} has {key} twice: write it once")
         given[key] = value
     name = given.pop("name", None)
+    if name is not None and not name.strip():
+        raise ToolkitError(f"arm {cut(text)} has an empty name: write name=short, or leave it out")
+    if "k" in given:
+        require_count(given["k"], text)
     if head == "ar":
         plain = autoregressive(given.get("kv", "full"))
         return evolve(plain, name=name or plain.name, lossy=lossy)
@@ -124,16 +148,28 @@ def parsed(text: str) -> Arm:
     return Arm(name or shown, cast("Engine", head), tuple(given.items()), lossy)
 
 
+def require_count(k: str, text: str) -> None:
+    """Raise `ToolkitError` unless Hugging Face's arms can draft so many tokens at once."""
+    try:
+        fits = 1 <= whole(k) <= MOST_DRAFTED
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ToolkitError(
+            f"arm {cut(text)}: k is a count of tokens from 1 to {MOST_DRAFTED}, not {cut(k)}"
+        )
+
+
 def _no_such(head: str, text: str) -> str:
     near = difflib.get_close_matches(head, WORDS, 1)
     known = ", ".join(name for name in WORDS if name != "toolkit")
     hint = f"did you mean {near[0]}?" if near else f"there are {known}"
     ours = "ours are words, as in drafter=model shaper=chain"
-    return f"no arm called {head!r} in {text!r}: {hint}; {ours}"
+    return f"no arm called {cut(head)} in {cut(text)}: {hint}; {ours}"
 
 
 def _unknown(word: str, key: str, head: str, text: str) -> str:
     known = ("name", *WORDS[head])
     near = difflib.get_close_matches(key, known, 1)
     hint = f"did you mean {near[0]}=…?" if near else f"it may have {', '.join(known)}, and lossy"
-    return f"arm {text!r} cannot have {word!r}: {hint}"
+    return f"arm {cut(text)} cannot have {cut(word)}: {hint}"

@@ -16,6 +16,8 @@ from attrs.validators import deep_iterable, ge, in_, min_len
 
 from toolkit import ToolkitError
 
+from .words import cut
+
 Table = Literal["steps", "nodes"]
 
 
@@ -26,15 +28,23 @@ def _unlike(_: Any, attribute: Any, values: list[Any]) -> None:
         raise ValueError(f"{attribute.name!r} has {twice[0]!r} twice: give it once")
 
 
+def _some_of_each(_: Any, attribute: Any, grid: dict[str, list[Any]]) -> None:
+    """A validator: every option of a grid has values, and none twice."""
+    for name, values in grid.items():
+        if not values:
+            raise ValueError(f"the grid has no value for {name!r}: write {name} = [2, 3]")
+        _unlike(None, attribute.evolve(name=name), values)
+
+
 POSITIVE: Any = [min_len(1), deep_iterable(ge(1)), _unlike]
 
 
 @frozen
 class Tune:
-    """A baseline to be tuned on held-out prompts: its name, and values of its shaper's options."""
+    """A baseline to be tuned on held-out prompts: its name, and values of its options."""
 
     arm: str
-    grid: dict[str, list[int | float | str | bool]] = field(validator=min_len(1))
+    grid: dict[str, list[int | float | str | bool]] = field(validator=[min_len(1), _some_of_each])
     prompts: int = field(default=4, validator=ge(1))
 
 
@@ -75,26 +85,43 @@ class Plan:
     @classmethod
     def read(cls, name: str, changes: dict[str, Any] | None = None) -> Plan:
         """A plan from a file or by the name of one that ships, with some values replaced."""
-        path = Path(name) if Path(name).suffix == ".toml" else None
-        if path is not None and not path.is_file():
+        if Path(name).suffix == ".toml":
+            text = _content(name)
+        elif name in protocols():
+            text = protocols()[name]
+        else:
             raise ToolkitError(
-                f"no plan {name}: `toolkit bench init {name}` writes one to start from"
+                f"no plan called {cut(name)}: give a .toml file, or one of {', '.join(protocols())}"
             )
-        if path is None and name not in protocols():
-            raise ToolkitError(
-                f"no plan called {name!r}: give a .toml file, or one of {', '.join(protocols())}"
-            )
-        text = protocols()[name] if path is None else path.read_text(encoding="utf-8")
+        return cls.loads(text, f"plan {name}", changes)
+
+    @classmethod
+    def loads(cls, text: str, origin: str, changes: dict[str, Any] | None = None) -> Plan:
+        """A plan from TOML, with some values replaced. Raises `ToolkitError`."""
         try:
             data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ToolkitError(f"plan {name} is not TOML: {error}") from error
-        return cls.of({**data, **(changes or {})}, f"plan {name}")
+        except ValueError as error:
+            raise ToolkitError(f"{origin} is not TOML: {error}") from error
+        return cls.of({**data, **(changes or {})}, origin)
 
     @property
     def toml(self) -> str:
         data = {key: value for key, value in asdict(self).items() if value is not None}
         return tomli_w.dumps(data)
+
+
+def _content(name: str) -> str:
+    """What is in the file of a plan. Raises `ToolkitError`."""
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ToolkitError(
+            f"no plan {name}: `toolkit bench init {name}` writes one to start from"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ToolkitError(f"plan {name} is not UTF-8 ({error}): save it as UTF-8") from error
+    except OSError as error:
+        raise ToolkitError(f"plan {cut(name)} cannot be read: {error.strerror}") from error
 
 
 def protocols() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Tuning: a baseline's options are chosen on held-out prompts, by the speed that will be compared."""
+"""Tuning: an arm's options are chosen on held-out prompts, by the speed that will be compared."""
 
 from __future__ import annotations
 
@@ -11,38 +11,53 @@ from attrs import evolve
 
 from toolkit import Choice, Registry, ToolkitError, options_of
 
-from .arms import Arm
+from .arms import Arm, require_count, require_few
 from .plan import Tune
+from .words import cut
 
 
 def candidates(
     tunes: Iterable[Tune], arms: Sequence[Arm], registry: Registry
 ) -> dict[str, list[Arm]]:
     """Every combination of a grid as an arm. Raises `ToolkitError`: no such arm or option."""
+    tunes = list(tunes)
+    require_few(sum(math.prod(map(len, tune.grid.values())) for tune in tunes), "values to try")
+    known = {arm.name: arm for arm in arms if arm.engine != "hf:generate"}
     found: dict[str, list[Arm]] = {}
     for tune in tunes:
-        arm = next((arm for arm in arms if arm.name == tune.arm), None)
-        if arm is None or arm.engine != "toolkit":
-            names = [arm.name for arm in arms if arm.engine == "toolkit"]
+        if tune.arm not in known or tune.arm in found:
             raise ToolkitError(
-                f"cannot tune {tune.arm!r}: it is the name of an arm of ours, one of {', '.join(names)}"
+                f"cannot tune {cut(tune.arm)}: name one of {', '.join(known)}, and each once"
             )
+        arm = known[tune.arm]
+        made = _ours if arm.engine == "toolkit" else _theirs
         found[arm.name] = [
-            _with(arm, dict(zip(tune.grid, values, strict=True)), registry)
+            made(arm, dict(zip(tune.grid, values, strict=True)), registry)
             for values in product(*tune.grid.values())
         ]
     return found
 
 
-def _with(arm: Arm, options: dict[str, Any], registry: Registry) -> Arm:
+def _theirs(arm: Arm, options: dict[str, Any], _: Registry) -> Arm:
+    """An arm of Hugging Face's with another k, which is all that it has."""
+    if set(options) != {"k"}:
+        raise ToolkitError(f"cannot tune {', '.join(options)} of arm {arm.name!r}: it has k alone")
+    require_count(str(options["k"]), arm.name)
+    specs = arm.specs | {"k": str(options["k"])}
+    return evolve(arm, name=f"{arm.name} k={options['k']}", parts=tuple(specs.items()))
+
+
+def _ours(arm: Arm, options: dict[str, Any], registry: Registry) -> Arm:
     """The arm with these options of its shaper, or of its drafter, in place of its own."""
     specs = {"drafter": "model", "shaper": "adaptive"} | arm.specs
     for name, value in options.items():
         for part in ("shaper", "drafter"):
             choice = registry.resolve(part, specs[part])
             if name in {option.name for option in options_of(choice.cls)}:
-                given = dict(choice.options) | {name: value}
-                specs[part] = str(registry.resolve(part, Choice(choice.cls, tuple(given.items()))))
+                others = tuple((key, given) for key, given in choice.options if key != name)
+                shown = f"[{value}]" if "," in str(value) else value
+                spec = f"{Choice(choice.cls, others)}{',' if others else ':'}{name}={shown}"
+                specs[part] = str(registry.resolve(part, spec))
                 break
         else:
             raise ToolkitError(

@@ -44,6 +44,8 @@ def test_ar_comes_first_for_every_kv_policy():
     ]  # fmt: skip
 
 
+MANY = "{" + ",".join(map(str, range(1, 200))) + "}"
+
 BAD = {
     "": "empty",
     "drafter": "no arm called 'drafter'",
@@ -54,6 +56,15 @@ BAD = {
     "drafter=model chain": "no arm called 'chain'",
     "ar hf:generate": "no arm called 'hf:generate'",
     'name="x drafter=model': "quote that is not closed",
+    "name= drafter=model": "empty name",
+    "name=' ' drafter=model": "empty name",
+    "name=\x1b[31m drafter=model": "cannot be printed",
+    "hf:lookup k=²": "k is a count of tokens from 1 to 1024, not '²'",
+    "hf:lookup k=٣": "count of tokens",
+    "hf:lookup k=1_0": "count of tokens",
+    "hf:lookup k=0": "count of tokens",
+    "hf:lookup k=99999999999": "count of tokens",
+    "hf:assisted k=1025": "count of tokens",
 }
 
 
@@ -66,3 +77,27 @@ def test_bad_words_are_one_clear_error(text, word):
 def test_two_arms_of_one_name_are_refused():
     with pytest.raises(ToolkitError, match="two arms are called 'x'"):
         arms_of(["name=x drafter=ngram", "name=x drafter=model"])
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["shaper=fixed:depth={0},branch={0},threshold={0}".replace("{0}", MANY)],
+        [f"shaper=fixed:depth={MANY}", f"shaper=fixed:branch={MANY}"] * 3,
+    ],
+)
+def test_too_many_arms_are_refused_before_they_are_made(texts, monkeypatch):
+    monkeypatch.setattr("toolkit.bench.arms.parsed", None)
+    with pytest.raises(ToolkitError, match="more than 1000 arms"):
+        arms_of(texts)
+
+
+def test_an_arm_given_twice_is_one():
+    assert len(arms_of(["drafter=ngram", "drafter=ngram", "ar"])) == 2
+
+
+def test_what_is_long_is_quoted_cut():
+    for text in ("x" * 10**5, "shaper=" + "x" * 10**5 + " y=1", "hf:lookup k=" + "9" * 10**5):
+        with pytest.raises(ToolkitError) as error:
+            parsed(text)
+        assert len(str(error.value)) < 600

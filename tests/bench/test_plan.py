@@ -65,6 +65,9 @@ BAD = {
     'arms = ["x"]\nmax_new_tokens = [5, 5]': "has 5 twice",
     'arms = ["x"]\ndatasets = ["c4", "c4"]': "has 'c4' twice",
     "arms = [": "not TOML",
+    'arms = ["x"]\nseed = ' + "9" * 5000: "not TOML",
+    'arms = ["x"]\n[[tune]]\narm = "x"\ngrid = {k = []}': "has no value for 'k'",
+    'arms = ["x"]\n[[tune]]\narm = "x"\ngrid = {k = [2, 2]}': "'k' has 2 twice",
 }
 
 
@@ -73,6 +76,17 @@ def test_a_bad_plan_is_one_clear_error(tmp_path, text, word):
     (tmp_path / "p.toml").write_text(text)
     with pytest.raises(ToolkitError, match=word):
         Plan.read(str(tmp_path / "p.toml"))
+
+
+def test_a_plan_that_is_no_text(tmp_path):
+    (tmp_path / "p.toml").write_bytes('arms = ["x"] # ä'.encode("latin-1"))
+    with pytest.raises(ToolkitError, match="is not UTF-8"):
+        Plan.read(str(tmp_path / "p.toml"))
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(ToolkitError, match=r"folder\.toml' cannot be read: Is a directory"):
+        Plan.read(str(tmp_path / "folder.toml"))
+    with pytest.raises(ToolkitError, match="cannot be read: File name too long"):
+        Plan.read("x" * 5000 + ".toml")
 
 
 def test_a_plan_that_is_not_there():

@@ -7,7 +7,7 @@ from toolkit.bench.tune import best, candidates
 
 from toolkit import Registry, ToolkitError
 
-ARMS = arms_of(["name=a drafter=model:x/y shaper=fixed:threshold=0.1", "hf:assisted"])
+ARMS = arms_of(["name=a drafter=model:x/y shaper=fixed:threshold=0.1", "hf:assisted", "hf:generate"])
 
 
 def test_a_grid_is_every_combination_over_the_arms_own_options():
@@ -20,6 +20,19 @@ def test_a_grid_is_every_combination_over_the_arms_own_options():
     assert found[3].name == "a depth=3,branch=4"
 
 
+def test_hugging_faces_arms_are_tuned_by_k():
+    (found,) = candidates([Tune("hf:assisted", {"k": [2, 5]})], ARMS, Registry.installed()).values()
+    assert [arm.specs["k"] for arm in found] == ["2", "5"]
+    assert {arm.engine for arm in found} == {"hf:assisted"}
+    assert found[1].name == "hf:assisted k=5"
+
+
+def test_an_arm_is_tuned_once():
+    tunes = [Tune("a", {"depth": [2]}), Tune("a", {"branch": [2]})]
+    with pytest.raises(ToolkitError, match="each once"):
+        candidates(tunes, ARMS, Registry.installed())
+
+
 def test_options_of_the_drafter_can_be_tuned():
     arms = arms_of(["name=n drafter=ngram shaper=chain"])
     (found,) = candidates([Tune("n", {"n": [2, 3]})], arms, Registry.installed()).values()
@@ -29,8 +42,13 @@ def test_options_of_the_drafter_can_be_tuned():
 @pytest.mark.parametrize(
     ("tune", "word"),
     [
-        (Tune("hf:assisted", {"k": [1]}), "an arm of ours"),
+        (Tune("hf:generate", {"k": [1]}), "cannot tune 'hf:generate'"),
+        (Tune("hf:assisted", {"drafter": ["x/y"]}), "it has k alone"),
+        (Tune("hf:assisted", {"k": [0]}), "count of tokens"),
         (Tune("nobody", {"k": [1]}), "cannot tune 'nobody'"),
+        (Tune("a", {"depth": ["²"]}), "takes int, got '²'"),
+        (Tune("a", {"depth": ["1_0"]}), "depth"),
+        (Tune("a", {"depth": [*range(1, 40)], "branch": [*range(1, 40)]}), "more than 1000"),
         (Tune("a", {"colour": [1]}), "neither its shaper nor its drafter"),
         (Tune("a", {"depth": [0]}), "depth"),
         (Tune("a", {"depth": ["deep"]}), "depth"),
