@@ -76,24 +76,29 @@ class Clock(BaseStreamer):
 
 @define(eq=False)
 class Theirs:
-    """An arm of the library. `pipeline` holds its target and drafter, checked to fit."""
+    """An arm of the library. `pipeline` holds its target and drafter, checked to fit; `library` what
+    is loaded of its models, which arms share."""
 
     arm: Arm
     pipeline: Pipeline
+    library: dict[str, PreTrainedModel] = field(factory=dict)
     _models: tuple[PreTrainedModel, PreTrainedModel | None] | None = None
 
     @property
     def models(self) -> tuple[PreTrainedModel, PreTrainedModel | None]:
         """Target and assistant, made on first use."""
         if self._models is None:
-            pool, given = self.pipeline.pool, self.arm.specs.get("k")
-            drafter = None
+            given, drafter = self.arm.specs.get("k"), None
             if self.arm.engine == "hf:assisted":
-                module = whole(pool, self.pipeline.drafter["id"])
+                module = self._whole(self.pipeline.drafter["id"])
                 drafter = twin(module, self.stop_ids, int(given) if given else None)
-            module = whole(pool, self.pipeline.target)
-            self._models = twin(module, self.stop_ids, None), drafter
+            self._models = twin(self._whole(self.pipeline.target), self.stop_ids, None), drafter
         return self._models
+
+    def _whole(self, name: str) -> PreTrainedModel:
+        if name not in self.library:
+            self.library[name] = whole(self.pipeline.pool, name)
+        return self.library[name]
 
     @property
     def stop_ids(self) -> frozenset[int]:

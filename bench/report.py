@@ -15,12 +15,19 @@ from attrs import frozen
 from toolkit import ToolkitError
 
 from .results import Results, name_of
-from .table import closing, notes, number, outputs
+from .table import closing, machine, notes, number, outputs
 
 ENVIRONMENT = (
-    "created toolkit_version git_revision python torch transformers platform device threads dtype "
-    "numerics target target_revision"
+    "created toolkit_version git_revision python torch transformers platform device cpu threads isa "
+    "torch_isa dtype numerics target target_revision"
 ).split()
+
+
+RC = {
+    "svg.hashsalt": "toolkit",
+    "svg.fonttype": "path",
+    "text.parse_math": False,  # a $ in an arm's name is no formula
+}
 
 
 @frozen
@@ -60,6 +67,7 @@ def _content(results: Results) -> dict[str, Any]:
     """What the page says in words and numbers."""
     first = results.runs[0]
     return {
+        "machine": machine(first),
         "environment": {name: first[name] for name in ENVIRONMENT if first[name] is not None},
         "bandwidth": f"{first['bandwidth_bytes_per_s'] / 1e9:.1f} GB/s",
         "plan": first["plan"],
@@ -120,7 +128,7 @@ def _drawn(results: Results, folder: Path) -> Iterator[Shown]:
     except ImportError as error:
         raise ToolkitError(_missing("matplotlib")) from error
     for figure in figures():
-        with mpl.rc_context({"svg.hashsalt": "toolkit", "svg.fonttype": "path"}):
+        with mpl.rc_context(RC):
             images = {theme.name: _image(figure, results, theme, folder) for theme in THEMES}
         if all(images.values()):
             yield Shown(_name(figure), figure.TITLE, figure.CAPTION, images)
@@ -132,6 +140,7 @@ def _image(figure: ModuleType, results: Results, theme: Any, folder: Path) -> st
     if drawn is None:
         return ""
     stem = folder / f"{_name(figure)}{'' if theme.name == 'light' else '-' + theme.name}"
+    drawn.suptitle(machine(results.runs[0]), x=0.01, ha="left", fontsize=8, color=theme.soft)
     drawn.savefig(stem.with_suffix(".png"), dpi=160)
     vector = io.BytesIO()
     drawn.savefig(vector, format="svg", metadata={"Date": None})

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
+from toolkit import ToolkitError
+
 from .statistics import Ratio, geometric_mean, mean, paired
 from .store import Row, Store
+from .words import cut
 
 LOOP = 0.5  # distinct 3-grams below which an output mostly repeats itself
 
@@ -28,9 +32,14 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """Raises `ToolkitError` when a folder holds no bench, or one of another version."""
+        """Raises `ToolkitError` when a folder holds no bench, one of another version, or rows that no
+        bench wrote."""
         store = Store.open(path)
-        return cls(store.rows("runs"), store.rows("requests"))
+        runs, requests = store.rows("runs"), store.rows("requests")
+        problem = _unsound(runs, requests)
+        if problem is not None:
+            raise ToolkitError(f"{path} holds what no bench wrote: {problem}; measure anew")
+        return cls(runs, requests)
 
     @cached_property
     def by_arm(self) -> dict[str, Row]:
@@ -97,6 +106,25 @@ class Results:
         before = self.rows(again[0]["arm"])
         return paired(_speeds(again, False), _speeds(before, False))
 
+    @cached_property
+    def load(self) -> float | None:
+        """The share of all cores' time that other processes used while requests ran."""
+        known = [row for row in self.requests if row["load"] is not None]
+        total = sum(row["wall_ms"] for row in known)
+        used = sum(row["load"] * row["wall_ms"] for row in known)
+        return max(0.0, used / total) if known else None
+
+    def fastest(self, setting: Setting, engines: Sequence[str]) -> str | None:
+        """The fastest lossless arm of some engines under the first arm's KV policy, that arm apart."""
+        first = next(iter(self.by_arm), None)
+        ratios = {
+            arm: ratio.mean
+            for arm, run in self.by_arm.items()
+            if run["engine"] in engines and run["lossless"] and run["baseline"] == first != arm
+            if (ratio := self.ratio(arm, setting))
+        }
+        return max(ratios, key=lambda arm: ratios[arm], default=None)
+
     def figures(self, arm: str, setting: Setting) -> Row:
         """The table's row of an arm under a setting; missing figures are None."""
         rows, run = self.rows(arm, setting), self.by_arm[arm]
@@ -141,6 +169,30 @@ class Results:
         speed = geometric_mean(r["tokens_per_s"] for r in rows if r["tokens_per_s"])
         limit = run["bandwidth_bytes_per_s"] / run["weight_bytes"]
         return speed / limit if speed else None
+
+
+def _unsound(runs: list[Row], requests: list[Row]) -> str | None:
+    """What is wrong with rows that were read, in words; None when they belong together."""
+    arms = {run["arm"] for run in runs}
+    for run in runs:
+        if run["baseline"] not in arms:
+            return f"the AR arm {cut(run['baseline'])} has no run"
+        if not (run["weight_bytes"] > 0 and run["bandwidth_bytes_per_s"] > 0):
+            return f"the run of arm {cut(run['arm'])} has no weights or no bandwidth"
+        try:
+            options = json.loads(run["options"])
+        except ValueError:
+            options = None
+        if not isinstance(options, dict) or not all(isinstance(o, dict) for o in options.values()):
+            return f'the options of arm {cut(run["arm"])} are not JSON, as {{"shaper": {{…}}}}'
+    for row in requests:
+        if row["arm"] not in arms:
+            return f"request {row['request_id']} is of arm {cut(row['arm'])}, which has no run"
+        if not (row["wall_ms"] > 0 and (row["tokens_per_s"] or 0) >= 0):
+            return f"request {row['request_id']} took no time"
+    if len({row["request_id"] for row in requests}) < len(requests):
+        return "a request is in it twice"
+    return None
 
 
 def setting_of(row: Row) -> Setting:

@@ -18,7 +18,9 @@ from .study import Group, Study, Task
 from .tables import SCHEMA_VERSION
 
 PARTS = ("drafter", "shaper", "verifier", "kv", "draft_kv")
-ENVIRONMENT = "toolkit_version python torch transformers platform device threads dtype".split()
+ENVIRONMENT = (
+    "toolkit_version python torch transformers platform device cpu threads isa torch_isa dtype"
+).split()
 
 
 def arm_columns(study: Study, arm: Arm, real: Arm, tuned: str | None, bandwidth: float) -> Row:
@@ -52,7 +54,7 @@ def _options(choice: Choice) -> dict[str, Any]:
     return values
 
 
-def sample_columns(task: Task, started: str, outcome: Outcome) -> Row:
+def sample_columns(task: Task, started: str, outcome: Outcome, others: float | None) -> Row:
     """A request's columns beyond its own figures."""
     group, setting = task.group, task.group.setting
     return {
@@ -66,6 +68,7 @@ def sample_columns(task: Task, started: str, outcome: Outcome) -> Row:
         "order": task.order,
         "started": started,
         "wall_ms": outcome.wall_ms,
+        "load": others,
         "first_tokens": outcome.first_tokens,
         "path_length": outcome.path_length,
         "distinct_3grams": distinct_3grams(outcome.request.token_ids),

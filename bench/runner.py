@@ -13,6 +13,7 @@ from toolkit import Generation, Run, ToolkitError, node_rows, run_record, step_r
 from .arms import Arm
 from .bandwidth import measured
 from .engines import Engine, Ours
+from .load import Moment, load
 from .rows import (
     arm_columns,
     difference,
@@ -39,6 +40,7 @@ class Runner:
     store: Store
     progress: Progress
     engines: dict[str, Engine] = field(factory=dict, init=False)
+    library: dict[str, Any] = field(factory=dict, init=False)  # the library's models, by name
     runs: dict[str, Run] = field(factory=dict, init=False)
     done: dict[int, Row] = field(factory=dict, init=False)
     known: dict[tuple[Any, ...], Row] = field(factory=dict, init=False)  # by key and arm
@@ -125,7 +127,7 @@ class Runner:
             return Ours(self.study.pipelines[arm.name])
         from .hf import Theirs
 
-        return Theirs(arm, self.study.pipelines[arm.name])
+        return Theirs(arm, self.study.pipelines[arm.name], self.library)
 
     def _measure(self, groups: list[Group], arms: list[Arm], number: int) -> int:
         """Every arm on every group, unless it is done; the first number after them."""
@@ -166,7 +168,7 @@ class Runner:
         """One request: decode, write, remember."""
         group, run, prompt = task.group, self.runs[task.arm.name], self._prompt(task.group)
         count = group.setting.max_new_tokens
-        started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        started, began = datetime.now(UTC).isoformat(timespec="milliseconds"), Moment.now()
         try:
             outcome = self.engines[task.arm.name].run(run, task.number, prompt, count)
         except ToolkitError as error:
@@ -174,8 +176,9 @@ class Runner:
                 f"arm {task.arm.name!r} failed on prompt {group.talk.index} of {group.talk.dataset}: "
                 f"{error} (what was finished is kept)"
             ) from error
+        others = load(began, Moment.now())
         self._write_inside(task, run, outcome.generation)
-        row = asdict(outcome.request) | sample_columns(task, started, outcome)
+        row = asdict(outcome.request) | sample_columns(task, started, outcome, others)
         self.store.write("requests", task.number, [row])
         self._remember(row)
 

@@ -6,31 +6,40 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .results import LOOP, Results, Setting, name_of, short
 
 BEYOND = ": above 100 %, so they stay in a cache, or memory was busy when its speed was measured"
+NOT_QUIET = ": figures are not those of a quiet machine"
 MOST = 24  # arms that a terminal's table shows
+QUIET = 0.05  # of all cores: 10 % of one of two, and a pass waits for its slowest thread
+NARROW = 12  # characters that an arm's name has at least, however wide the others are
 COLUMNS = ("arm", "tokens/s", "× AR [95 %]", "reading", "τ", "3-grams", "against AR")
 
 
 def show(results: Results, console: Console) -> None:
-    """One table per setting, then what holds for all of them."""
+    """One table per setting, then what holds for all of them. Names are the user's, no markup."""
     for setting in results.settings:
         console.print(_table(results, setting))
         for note in notes(results, setting):
-            console.print(f"  {note}")
+            console.print(Text(f"  {note}"))
         console.print()
     for note in closing(results):
-        console.print(note)
+        console.print(Text(note))
 
 
 def _table(results: Results, setting: Setting) -> Table:
-    table = Table(title=name_of(setting), title_justify="left", box=None, pad_edge=False)
+    title = Text(name_of(setting))
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in COLUMNS:
         words = name in ("arm", "reading", "against AR")
         table.add_column(
-            name, overflow="fold", no_wrap=name != "arm", justify="left" if words else "right"
+            name,
+            overflow="fold",
+            no_wrap=name not in ("arm", "against AR"),
+            min_width=NARROW if name == "arm" else None,
+            justify="left" if words else "right",
         )
     rows = [results.figures(arm, setting) for arm in results.by_arm]
     rows = [row for row in rows if row["prompts"]]
@@ -40,7 +49,7 @@ def _table(results: Results, setting: Setting) -> Table:
         rows = [*first, *sorted(others, key=lambda row: -row["ratio"].mean)[:MOST]]
         table.caption = f"the {MOST} fastest of {len(others)} arms; all are in the report"
     for row in rows:
-        table.add_row(*cells(row))
+        table.add_row(*map(Text, cells(row)))
     return table
 
 
@@ -79,13 +88,14 @@ def notes(results: Results, setting: Setting) -> list[str]:
             f"allows" + (BEYOND if share > 1 else "")
         )
     baseline = next(iter(results.by_arm))
-    stock = _stock(results)
+    stock = results.fastest(setting, ["hf:generate"])
     against = results.ratio(stock, setting) if stock else None
     if against is not None and against.low is not None and against.low > 1:
         found.append(
             f"Hugging Face's own generate runs at {against.text} of our AR: divide by it to compare "
             f"with the library"
         )
+    found += _beside_the_library(results, setting)
     every = len(results.rows(baseline, setting, loops=True))
     looping = every - len(results.rows(baseline, setting))
     if looping:
@@ -102,14 +112,34 @@ def notes(results: Results, setting: Setting) -> list[str]:
     return found
 
 
-def _stock(results: Results) -> str | None:
-    """The arm of the library's plain decoding, if there is one."""
-    return next((a for a, run in results.by_arm.items() if run["engine"] == "hf:generate"), None)
+def _beside_the_library(results: Results, setting: Setting) -> list[str]:
+    """How AR and our fastest arm compare with the library's plain and its fastest drafted decoding."""
+    ours = [next(iter(results.by_arm)), results.fastest(setting, ["toolkit"])]
+    found = []
+    for engines in (["hf:generate"], ["hf:assisted", "hf:lookup"]):
+        theirs = results.fastest(setting, engines)
+        ratios = {arm: results.ratio(arm, setting, theirs) for arm in ours if arm and theirs}
+        said = [f"{short(arm)} {ratio.text} ×" for arm, ratio in ratios.items() if ratio]
+        if theirs and said:
+            found.append(f"Against {short(theirs)}: {', '.join(said)}")
+    return found
+
+
+def machine(run: dict[str, Any]) -> str:
+    """What a bench ran on: no speed-up means anything without it."""
+    cpu, device = run["cpu"], run["device"]
+    place = cpu if device == "cpu" else f"{device}, on the host {cpu}"
+    ours = f"{run['isa']} in our kernels" if run["isa"] else "none of our kernels"
+    return (
+        f"{place}, CPU threads: {run['threads']}, instruction set: {ours}, {run['torch_isa']} in "
+        f"PyTorch"
+    )
 
 
 def closing(results: Results) -> list[str]:
     """What holds for the whole bench."""
-    found, drift = [], results.drift
+    found = [f"Machine: {machine(run)}." for run in results.runs[:1]]
+    load, drift = results.load, results.drift
     found += [
         f"{arm}: tuned, {run['tuned']}" for arm, run in results.by_arm.items() if run["tuned"]
     ]
@@ -121,6 +151,11 @@ def closing(results: Results) -> list[str]:
         found.append(
             "The machine's speed changed during the bench: do not compare tokens/s across it."
         )
+    if load is None:
+        found.append("Load: what other processes used of the CPU is not known on this system.")
+    else:
+        used = f"Load: other processes used {100 * load:.0f} % of the CPU while this ran"
+        found.append(used + (NOT_QUIET if load > QUIET else "") + ".")
     if results.divergent:
         rows = results.divergent
         arms = ", ".join(sorted({row["arm"] for row in rows}))

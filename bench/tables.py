@@ -8,7 +8,7 @@ from attrs import frozen
 
 from toolkit import Node, Request, Run, Step, StepKey, column, schema
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Split = Literal["tune", "test", "drift"]
 
@@ -49,6 +49,9 @@ class SampleColumns:
     order: int = column("place of the arm in this round, 0 first")
     started: str = column("UTC, ISO 8601")
     wall_ms: float = column("from the call to the last token, setup included, detokenising not")
+    load: float | None = column(
+        "share of all cores' time that other processes used meanwhile; null: not known"
+    )
     first_tokens: int = column(
         "tokens that the first target forward gave: 1, or more in hf:assisted"
     )

@@ -86,7 +86,8 @@ def run_row(arm, **changes):
     row = {
         "run_id": arm, "created": "2026-01-01T00:00:00+00:00", "toolkit_version": "0",
         "git_revision": None, "python": "3", "torch": "2", "transformers": "5", "platform": "p",
-        "device": "cpu", "threads": 1, "dtype": "float32", "numerics": "fp32", "target": "t",
+        "device": "cpu", "cpu": "A Good CPU", "threads": 1, "isa": "avx2", "torch_isa": "AVX2",
+        "dtype": "float32", "numerics": "fp32", "target": "t",
         "target_revision": "sha256:0", "drafter": "model", "shaper": "chain", "verifier": "greedy",
         "kv": "full", "draft_kv": "full", "schema_version": SCHEMA_VERSION, "config_digest": "d",
         "plan": "arms = []\n", "arm": arm, "arm_spec": arm, "engine": "toolkit", "baseline": "ar",
@@ -110,7 +111,7 @@ def request_row(number, arm, prompt, speed, **changes):
         "draft_kv_bytes": 0, "peak_memory_bytes": None, "verdict": "exact", "ties": 0, "arm": arm,
         "split": "test", "dataset": "stories", "prompt_index": prompt, "turn": 0,
         "prompt_limit": 256, "max_new_tokens": 64, "order": 0, "started": "", "first_tokens": 1,
-        "wall_ms": decode + 10, "path_length": 1.0, "distinct_3grams": 0.9,
+        "wall_ms": decode + 10, "load": 0.01, "path_length": 1.0, "distinct_3grams": 0.9,
         "reached_by_depth": [30, 25, 22], "accepted_by_depth": [20, 10, 4],
     }  # fmt: skip
     return row | changes

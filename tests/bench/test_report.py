@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 from attrs import evolve
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from toolkit.bench.report import write
 from toolkit.bench.store import Store
@@ -53,6 +54,20 @@ def test_names_cannot_break_the_page(page):
     assert "chain &lt;b&gt;bold&lt;/b&gt;" in text
 
 
+def test_a_dollar_in_a_name_is_no_formula(invented, tmp_path):
+    page = write(invented({"ar": 50.0, r"$\frac$ $x$": 60.0}), tmp_path / "report")
+    assert r"$\frac$ $x$" in page.read_text(encoding="utf-8")
+
+
+def test_every_figure_names_the_machine(invented, tmp_path, monkeypatch):
+    """A figure that is copied out of the page says what it was measured on."""
+    said = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: said.append(self.get_suptitle()))
+    write(invented({"ar": 50.0, "chain": 60.0}), tmp_path / "report")
+    assert len(said) > 3
+    assert all("A Good CPU" in text and "avx2 in our kernels" in text for text in said)
+
+
 def test_figures_lie_beside_the_page(page):
     names = {path.name for path in page.parent.iterdir()}
     for figure in ("speedup", "lengths", "depth", "time_split"):
@@ -63,7 +78,9 @@ def test_figures_lie_beside_the_page(page):
 
 def test_the_page_says_what_it_must(page, invented, tmp_path):
     text = page.read_text(encoding="utf-8")
-    for words in ("none diverged", "includes 1", "allows", "torch", "arms = []"):
+    machine = "A Good CPU, CPU threads: 1, instruction set: avx2 in our kernels, AVX2 in PyTorch"
+    load = "other processes used 1 % of the CPU while this ran."
+    for words in ("none diverged", "includes 1", "allows", "torch_isa", "arms = []", machine, load):
         assert words in text
     results = invented({"ar": 50.0, "bad": 90.0})
     rows = [

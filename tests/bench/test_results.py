@@ -1,9 +1,15 @@
 """Figures of an arm, from rows alone."""
 
+import io
+
 import pytest
 from attrs import evolve
+from rich.console import Console
 from toolkit.bench.results import Results, name_of, set_name, short, tau
-from toolkit.bench.table import COLUMNS, cells, closing, notes
+from toolkit.bench.store import Store
+from toolkit.bench.table import COLUMNS, cells, closing, notes, show
+
+from toolkit import ToolkitError
 
 
 def changed(results, arm, **changes):
@@ -132,3 +138,121 @@ def test_every_row_says_how_much_its_outputs_repeat(invented):
     for arm, share in (("ar", "0.90"), ("x", "0.70")):
         row = dict(zip(COLUMNS, cells(results.figures(arm, results.settings[0])), strict=True))
         assert row["3-grams"] == share
+
+
+def under(results, load, **changes):
+    """The results as if others had used this share of the CPU meanwhile."""
+    return evolve(results, requests=[row | {"load": load} | changes for row in results.requests])
+
+
+@pytest.mark.parametrize(
+    ("load", "words", "quiet"),
+    [
+        (0.0, "used 0 %", True),
+        (-0.02, "used 0 %", True),  # a tick more or less
+        (0.05, "used 5 %", True),
+        (0.06, "used 6 %", False),
+        (0.38, "used 38 %", False),
+        (None, "not known", True),
+    ],
+)
+def test_load_is_told_and_above_a_twentieth_warned_of(invented, load, words, quiet):
+    (line,) = [line for line in closing(under(invented({"ar": 50.0}), load)) if "Load" in line]
+    assert words in line
+    assert ("not those of a quiet machine" in line) is not quiet
+
+
+def test_load_counts_for_as_long_as_a_request_took(invented):
+    rows = invented({"ar": 50.0}, prompts=2).requests
+    long, short_one = {"load": 0.1, "wall_ms": 900.0}, {"load": 0.9, "wall_ms": 100.0}
+    results = Results([], [rows[0] | long, rows[1] | short_one])
+    assert results.load == pytest.approx(0.1 * 0.9 + 0.9 * 0.1)
+    half_known = Results([], [rows[0] | long, rows[1] | {"load": None}])
+    assert half_known.load == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ["A Good CPU", "CPU threads: 1", "avx2 in our kernels", "AVX2 in PyTorch"]),
+        ({"isa": None}, ["none of our kernels"]),
+        ({"device": "A Good GPU"}, ["A Good GPU, on the host A Good CPU"]),
+    ],
+)
+def test_the_machine_is_named_with_its_instruction_sets(invented, changes, words):
+    results = changed(invented({"ar": 50.0, "chain": 60.0}), "ar", **changes)
+    for word in words:
+        assert word in closing(results)[0]
+
+
+def test_ar_and_the_fastest_are_set_beside_the_library(invented):
+    speeds = {"ar": 50.0, "slow": 60.0, "fast": 100.0, "plain": 25.0, "k=2": 40.0, "k=4": 20.0}
+    results = invented(speeds, noise=0.0)
+    for arm, engine in (("plain", "generate"), ("k=2", "assisted"), ("k=4", "assisted")):
+        results = changed(results, arm, engine=f"hf:{engine}")
+    found = [line for line in notes(results, results.settings[0]) if line.startswith("Against")]
+    assert [line.partition(":")[0] for line in found] == ["Against plain", "Against k=2"]
+    assert "ar 2.00 [2.00, 2.00] ×" in found[0]
+    assert "fast 4.00 [4.00, 4.00] ×" in found[0]
+    assert "ar 1.25 [1.25, 1.25] ×" in found[1]
+    assert "fast 2.50 [2.50, 2.50] ×" in found[1]
+    lossy = changed(results, "fast", lossless=False)
+    assert "slow 2.40" in notes(lossy, lossy.settings[0])[1]
+
+
+def test_alone_ours_is_set_beside_nobody(invented):
+    results = invented({"ar": 50.0, "chain": 60.0})
+    assert not any("Against" in line for line in notes(results, results.settings[0]))
+
+
+UNSOUND = {
+    "no run": ({}, {"arm": "other"}, "is of arm 'other', which has no run"),
+    "no baseline": ({"baseline": "other"}, {}, "the AR arm 'other' has no run"),
+    "no weights": ({"weight_bytes": 0}, {}, "no weights"),
+    "options": ({"options": "{"}, {}, "are not JSON"),
+    "options that are none": ({"options": "[1]"}, {}, "are not JSON"),
+    "no time": ({}, {"wall_ms": 0.0}, "took no time"),
+    "a negative speed": ({}, {"tokens_per_s": -1.0}, "took no time"),
+    "twice": ({}, {"request_id": 7}, "in it twice"),
+}
+
+
+@pytest.mark.parametrize(("run", "request_", "word"), UNSOUND.values(), ids=UNSOUND)
+def test_what_no_bench_wrote_is_refused_when_it_is_read(
+    invented, toolkit, tmp_path, run, request_, word
+):
+    results = invented({"ar": 50.0}, prompts=2)
+    store = Store.new(tmp_path / "r")
+    store.write("runs", 0, [results.runs[0] | run])
+    for number, row in enumerate(results.requests):
+        store.write("requests", number, [row | request_])
+    with pytest.raises(ToolkitError, match=word):
+        Results.read(tmp_path / "r")
+    done = toolkit("report", tmp_path / "r")
+    assert done.exit_code == 2
+    assert word in " ".join(done.output.split())
+
+
+def test_names_are_no_markup(invented):
+    """Not in the table, not below it, not in its title."""
+    name = "[/red] :smile:"
+    results = changed(invented({"ar": 50.0, name: 60.0}, verdict="divergent"), name, tuned="[/b]")
+    rows = [row | {"dataset": "[i].txt"} for row in results.requests]
+    out = io.StringIO()
+    show(evolve(results, requests=rows), Console(file=out, width=200))
+    text = out.getvalue()
+    for words in (f"{name} ", f"{name}: tuned, [/b]", f"of {name}, ar.", "[i].txt, prompts"):
+        assert words in text
+
+
+def test_a_narrow_terminal_keeps_the_names(invented):
+    """However much is said of the outputs."""
+    results = invented({"ar": 50.0, "an-arm": 60.0}, prompts=4)
+    verdicts = ["exact", "tie", "divergent", "inconclusive"]
+    rows = [row | {"verdict": verdicts[row["prompt_index"]]} for row in results.requests]
+    out = io.StringIO()
+    show(evolve(results, requests=rows), Console(file=out, width=80))
+    lines = out.getvalue().splitlines()
+    assert any(line.startswith("arm ") for line in lines)
+    assert any(line.startswith("an-arm ") for line in lines)
+    assert all(len(line) <= 80 for line in lines)
