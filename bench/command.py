@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit import ToolkitError
+
+from .words import cut, whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,9 +29,9 @@ class Numbers(click.ParamType[list[int]]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
         try:
-            return value if isinstance(value, list) else [int(part) for part in value.split(",")]
+            return value if isinstance(value, list) else [whole(part) for part in value.split(",")]
         except ValueError:
-            self.fail(f"{value!r} is not whole numbers joined by commas, as 100,500")
+            self.fail(f"{cut(value)} is not whole numbers joined by commas, as 100,500")
 
 
 @click.group(invoke_without_command=True)
@@ -103,14 +104,18 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
 @click.argument("file", type=FILE, default=Path("bench.toml"))
 def init(file: Path) -> None:
     """Write a commented plan to FILE."""
-    if file.exists():
-        raise ToolkitError(f"{file} is there already: name another file")
     if file.suffix != ".toml":
         raise ToolkitError(f"{file} is no name of a plan: it must end in .toml")
     if not file.absolute().parent.is_dir():
         raise ToolkitError(f"no folder {file.parent} for {file}: make it first")
     text = (files(__package__) / "template.toml").read_text(encoding="utf-8")
-    file.write_text(text, encoding="utf-8")
+    try:
+        with file.open("x", encoding="utf-8") as new:
+            new.write(text)
+    except FileExistsError as error:
+        raise ToolkitError(f"{file} is there already: name another file") from error
+    except OSError as error:
+        raise ToolkitError(f"{file} cannot be written ({error.strerror}): name another") from error
     click.echo(f"wrote {file}; run it with: toolkit bench --plan {file}")
 
 
@@ -133,25 +138,30 @@ def _bench(options: dict[str, Any]) -> None:
     """Everything that can be refused is refused before weights load; then run and show."""
     from rich.console import Console
 
-    out, resume = options.pop("out"), options.pop("resume")
-    registry = _registry(options.pop("plugins"))
+    out, resume, plugins = (options.pop(key) for key in ("out", "resume", "plugins"))
     plan = _plan(options, out, resume)
 
     from toolkit import quiet
 
-    from .rows import plan_difference, refuse_mixing
+    from .lock import locked, require_free
     from .store import Store
+
+    find = Store.open if resume else Store.new
+    require_free(out)
+    find(out)
+    registry = _registry(plugins)
+
+    from .rows import plan_difference, refuse_mixing
     from .study import Study
 
     quiet()
-    if not resume:
-        Store.vacant(out)
     study = Study.of(plan, registry)
-    store = Store.open(out) if resume else Store.new(out)
-    if resume:
-        refuse_mixing(out, plan_difference(store.rows("runs")[0], study))
-    console = Console(stderr=True, highlight=False)
-    interrupted = _run(study, store, console)
+    with locked(out):
+        store = find(out)
+        store.recover()
+        if resume:
+            refuse_mixing(out, plan_difference(store.rows("runs")[0], study))
+        interrupted = _run(study, store, Console(stderr=True, highlight=False))
     _finish(out, interrupted, Console(highlight=False))
 
 
@@ -177,10 +187,10 @@ def _plan(options: dict[str, Any], out: Path, resume: bool) -> Plan:
     if name:
         return Plan.read(name, changes)
     if resume:
-        from .results import Results
+        from .store import Store
 
-        kept = tomllib.loads(Results.read(out).runs[0]["plan"])
-        return Plan.of({**kept, **changes}, f"the plan in {out}")
+        kept = Store.open(out).rows("runs")[0]["plan"]
+        return Plan.loads(kept, f"the plan in {out}", changes)
     if "arms" not in changes:
         raise ToolkitError(
             'nothing to measure: give --arm "drafter=model shaper=adaptive", or --plan FILE '
@@ -193,24 +203,17 @@ def _list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def parsed_grid(text: str) -> dict[str, list[Any]]:
-    """`depth=3,5 branch=2` → {"depth": [3, 5], "branch": [2]}. Raises `ToolkitError`."""
-    grid: dict[str, list[Any]] = {}
+def parsed_grid(text: str) -> dict[str, list[str]]:
+    """`depth=3,5 branch=2` → {"depth": ["3", "5"], "branch": ["2"]}. Raises `ToolkitError`."""
+    grid: dict[str, list[str]] = {}
     for word in text.split():
         name, equals, values = word.partition("=")
         if not (name and equals and values):
-            raise ToolkitError(f'--grid takes words such as "depth=3,5 branch=2,3", not {word!r}')
-        grid[name] = [_scalar(value) for value in values.split(",")]
+            raise ToolkitError(
+                f'--grid takes words such as "depth=3,5 branch=2,3", not {cut(word)}'
+            )
+        grid[name] = values.split(",")
     return grid
-
-
-def _scalar(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _run(study: Any, store: Any, console: Console) -> bool:
@@ -226,8 +229,11 @@ def _run(study: Any, store: Any, console: Console) -> bool:
     from .runner import Runner
 
     columns = (
-        BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
-    )  # fmt: skip
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
 
@@ -243,14 +249,15 @@ def _run(study: Any, store: Any, console: Console) -> bool:
 
 def _finish(out: Path, interrupted: bool, console: Console) -> None:
     """The table, and the exit status: 130 interrupted, 1 divergent."""
+    from rich.text import Text
+
     from .table import show
 
     results = _known(out)
     if results is not None:
         show(results, console)
-        console.print(
-            f"{len(results.requests)} requests in {out}; see them with: toolkit report {out}"
-        )
+        said = f"{len(results.requests)} requests in {out}; see them with: toolkit report {out}"
+        console.print(Text(said))
     if interrupted:
         click.echo(
             f"stopped: what was finished is kept; go on with: toolkit bench --resume --out {out}",

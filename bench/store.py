@@ -1,12 +1,15 @@
 """A folder of results: one part file per request, so that a crash loses the one in flight.
 
 A request's steps and nodes are written before its row in `requests`: a row that is there is
-complete. At the end the parts of a table become one file.
+complete. At the end the parts of a table become one file. Who writes has the folder's lock; who
+reads changes nothing.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,23 @@ from attrs import frozen
 
 from toolkit import ToolkitError, write_part
 
+from .lock import NAME as LOCK
 from .tables import SCHEMA_VERSION, TABLES
+from .words import cut
 
 Row = dict[str, Any]
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say in one line that the disk takes no more."""
+    try:
+        yield
+    except OSError as error:
+        raise ToolkitError(
+            f"cannot write to {folder} ({error.strerror or error}): what was finished is kept; "
+            f"make room, then go on with --resume"
+        ) from error
 
 
 @frozen
@@ -27,27 +44,20 @@ class Store:
 
     path: Path
 
-    @staticmethod
-    def vacant(path: Path) -> None:
-        """Raise `ToolkitError` when a new bench cannot have this folder."""
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    @classmethod
+    def new(cls, path: Path) -> Store:
+        """A folder for a new bench, which has nothing in it yet. Raises `ToolkitError`."""
+        try:
+            taken = path.exists() and any(file.name != LOCK for file in path.iterdir())
+        except OSError as error:
+            raise ToolkitError(
+                f"results cannot be written to {cut(str(path))} ({error.strerror}): name another "
+                f"with --out"
+            ) from error
+        if taken:
             raise ToolkitError(
                 f"{path} is there already: --resume goes on with it, or name another with --out"
             )
-
-    @classmethod
-    def new(cls, path: Path) -> Store:
-        """A folder for a new bench. Raises `ToolkitError`."""
-        cls.vacant(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            probe = path / ".probe"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise ToolkitError(
-                f"results cannot be written to {path} ({error.strerror}): name another with --out"
-            ) from error
         return cls(path)
 
     @classmethod
@@ -56,18 +66,16 @@ class Store:
         if not path.is_dir():
             raise ToolkitError(f"no results folder {path}: `toolkit bench --out {path}` makes one")
         store = cls(path)
-        store._recover()
-        files = sorted((path / "runs").glob("*.parquet"))
-        if not files:
+        runs = [store._read(file) for file in store._files("runs")]
+        if not sum(map(len, runs)):
             raise ToolkitError(
                 f"{path} holds no results of `toolkit bench`: a runs folder is missing in it"
             )
-        names = store._read(files[0]).column_names
-        if "schema_version" not in names:
+        if not all("schema_version" in run.column_names for run in runs):
             raise ToolkitError(
                 f"{path} holds results of `toolkit run --out`, not of `toolkit bench`: it has no arms"
             )
-        versions = {row["schema_version"] for row in store.rows("runs")}
+        versions = {version for run in runs for version in run["schema_version"].to_pylist()}
         if versions != {SCHEMA_VERSION}:
             raise ToolkitError(
                 f"{path} holds results of schema version {', '.join(map(str, sorted(versions)))}, and "
@@ -79,19 +87,15 @@ class Store:
     def write(self, table: str, number: int, rows: list[Row]) -> None:
         """One part file, whole or not there. Raises `ToolkitError` when the disk takes no more."""
         folder = self.path / table
-        try:
-            folder.mkdir(exist_ok=True)
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
             write_part(folder / f"part-{number:06d}.parquet", rows, TABLES[table])
-        except OSError as error:
-            raise ToolkitError(
-                f"cannot write to {folder} ({error.strerror or error}): what was finished is kept; "
-                f"make room, then go on with --resume"
-            ) from error
 
     def rows(self, table: str) -> list[Row]:
-        """All rows of a table, in the order of their parts."""
-        files = sorted((self.path / table).glob("*.parquet"))
-        return [row for file in files for row in self._read(file).to_pylist()]
+        """All rows of a table, in the order of their parts. Raises `ToolkitError`: damaged."""
+        return [
+            row for file in self._files(table) for row in self._columns(table, file).to_pylist()
+        ]
 
     def compact(self) -> None:
         """Make one file of each table's parts; a crash on the way loses nothing."""
@@ -99,15 +103,15 @@ class Store:
             folder, fresh = self.path / table, self.path / f"{table}.new"
             if len(list(folder.glob("*.parquet"))) < 2:
                 continue
-            fresh.mkdir()
-            parts = sorted(folder.glob("*.parquet"))
-            whole = pa.concat_tables([self._read(part) for part in parts])
-            write_part(fresh / "all.parquet", whole.to_pylist(), form)
-            folder.rename(self.path / f"{table}.old")
-            fresh.rename(folder)
-            shutil.rmtree(self.path / f"{table}.old")
+            whole = pa.concat_tables([self._columns(table, file) for file in self._files(table)])
+            with _writing(fresh):
+                fresh.mkdir()
+                write_part(fresh / "all.parquet", whole.to_pylist(), form)
+                folder.rename(self.path / f"{table}.old")
+                fresh.rename(folder)
+                shutil.rmtree(self.path / f"{table}.old")
 
-    def _recover(self) -> None:
+    def recover(self) -> None:
         """Finish or undo a compaction that was cut off."""
         for table in TABLES:
             folder, old, fresh = (self.path / f"{table}{end}" for end in ("", ".old", ".new"))
@@ -116,9 +120,32 @@ class Store:
             for rest in (old, fresh):
                 shutil.rmtree(rest, ignore_errors=True)
 
+    def _files(self, table: str) -> list[Path]:
+        """A table's files; of a compaction that was cut off, those from before it."""
+        folder, old = self.path / table, self.path / f"{table}.old"
+        return sorted((folder if folder.is_dir() else old).glob("*.parquet"))
+
+    def _columns(self, table: str, file: Path) -> pa.Table:
+        """A file's rows, with the columns that its table has. Raises `ToolkitError`."""
+        found, form = self._read(file), TABLES[table]
+        missing = [name for name in form.names if name not in found.column_names]
+        if missing:
+            raise ToolkitError(
+                f"{file} has no column {missing[0]!r}: no bench of this version wrote it so, measure "
+                f"anew"
+            )
+        try:
+            return found.select(form.names).cast(form)
+        except (ValueError, pa.ArrowException) as error:
+            raise ToolkitError(f"{file} holds what no bench wrote: {error}") from error
+
     def _read(self, file: Path) -> pa.Table:
         try:
-            return pq.read_table(file)
+            return pq.ParquetFile(file).read()
+        except FileNotFoundError as error:
+            raise ToolkitError(
+                f"{file} is gone: a bench has just finished in {self.path}, try again"
+            ) from error
         except (OSError, pa.ArrowException) as error:
             raise ToolkitError(
                 f"{file} cannot be read ({error}): it is damaged, delete it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from attrs import Factory, asdict, define, evolve, frozen
 
 from toolkit import Pipeline, Pool, Registry, Source, ToolkitError
 
-from .arms import Arm, arms_of
+from .arms import PARTS, Arm, arms_of
 from .plan import Plan, digest
 from .prompts import Encoder, Talk, sampled
 from .sources import local
 from .tables import Split
 from .tune import candidates
+from .words import cut
 
 
 @frozen
@@ -62,18 +64,22 @@ class Study:
 
     @classmethod
     def of(cls, plan: Plan, registry: Registry) -> Study:
-        """Check and prepare a plan. Raises `ToolkitError`."""
-        pool = Pool(device=plan.device, dtype=plan.dtype)
+        """Check and prepare a plan, what is cheap to know first. Raises `ToolkitError`."""
         arms = arms_of(plan.arms)
+        for arm in arms:
+            require_known(arm, registry)
+        trials = candidates(plan.tune, arms, registry)
+        sources = {name: found(name, registry) for name in plan.datasets}
+        pool = Pool(device=plan.device, dtype=plan.dtype)
         if plan.target is None:  # the usual one of the first arm's drafter
             first = next((arm for arm in arms if arm.specs.get("drafter") != "none"), arms[0])
             plan = evolve(plan, target=pipeline_of(first, plan, pool, registry).target)
-        trials = candidates(plan.tune, arms, registry)
         every = [*arms, *(arm for found in trials.values() for arm in found)]
         pipelines = {arm.name: pipeline_of(arm, plan, pool, registry) for arm in every}
-        study = cls(plan, arms, pipelines, {}, {}, trials)
-        for name in plan.datasets:
-            study._add(name, registry)
+        kept = {name: source for name, (source, _) in sources.items()}
+        study = cls(plan, arms, pipelines, kept, {}, trials)
+        for name, (source, chat) in sources.items():
+            study._add(name, source, chat)
         return study
 
     @property
@@ -122,10 +128,8 @@ class Study:
         }
         return digest({"plan": asdict(self.plan), "talks": talks, "environment": environment})
 
-    def _add(self, name: str, registry: Registry) -> None:
-        """Load a data set, sample it, and see that its prompts fit the target."""
-        source, chat = found(name, registry)
-        self.sources[name] = source
+    def _add(self, name: str, source: Source, chat: bool) -> None:
+        """Sample a data set, and see that its prompts fit the target."""
         plan, encoder = self.plan, self.encoder
         if encoder.tokenizer is None:
             raise ToolkitError(f"target {self.target.target!r} has no tokenizer: prompts are text")
@@ -157,23 +161,36 @@ class Study:
             )
 
 
+@contextmanager
+def _naming(arm: Arm) -> Iterator[None]:
+    """Errors begin with the arm's name."""
+    try:
+        yield
+    except ToolkitError as error:
+        raise type(error)(f"arm {cut(arm.name)}: {error}") from error
+
+
+def require_known(arm: Arm, registry: Registry) -> None:
+    """Raise `ToolkitError` when an arm names a strategy or an option that there is not: names are
+    known before torch and transformers are imported."""
+    with _naming(arm):
+        for part, spec in arm.specs.items():
+            if part in PARTS:
+                registry.resolve("kv" if part == "draft_kv" else part, spec)
+
+
 def pipeline_of(arm: Arm, plan: Plan, pool: Pool, registry: Registry) -> Pipeline:
     """The arm's pipeline; for Hugging Face's arms the one that finds their models."""
     specs = arm.specs
-    k = specs.pop("k", None)
-    if k is not None and not (k.isdigit() and int(k)):
-        raise ToolkitError(f"arm {arm.name!r}: k is a count of tokens from 1, not {k!r}")
     if arm.engine == "hf:assisted":
         specs = {"drafter": specs.get("drafter", "model")}
     elif arm.engine != "toolkit":
         specs = {"drafter": "none", "shaper": "chain"}
     given: dict[str, Any] = dict(specs)
-    try:
+    with _naming(arm):
         made = Pipeline(
             plan.target, pool=pool, registry=registry, ignore_eos=plan.ignore_eos, **given
         )
-    except ToolkitError as error:
-        raise type(error)(f"arm {arm.name!r}: {error}") from error
     if arm.engine == "hf:assisted" and made.drafter.cls.name != "model":
         raise ToolkitError(f"arm {arm.name!r}: its drafter is the assistant, a model: name one")
     return made
@@ -186,14 +203,22 @@ def found(name: str, registry: Registry) -> tuple[Source, bool]:
         dataset = registry.datasets[head]
         return dataset.load(rest or None), dataset.chat
     path, _, column = name.rpartition(":") if ":" in name else (name, "", "")
-    if Path(name).exists() or Path(path).exists() or "." in name or "/" in name:
-        whole = Path(name).exists() or not path
+    if _there(name) or _there(path) or "." in name or "/" in name:
+        whole = _there(name) or not path
         return local(Path(name if whole else path), None if whole else column), False
     known = sorted(registry.datasets)
     near = difflib.get_close_matches(head, known, 2)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
     failed = f" (did not load: {'; '.join(registry.broken)})" if registry.broken else ""
     raise ToolkitError(
-        f"no data set called {name!r}: {hint}; a file of your own is FILE:COLUMN (.jsonl, .parquet) "
+        f"no data set called {cut(name)}: {hint}; a file of your own is FILE:COLUMN (.jsonl, .parquet) "
         f"or FILE.txt{failed}"
     )
+
+
+def _there(path: str) -> bool:
+    """Whether a file or folder is called so; what cannot be a name is none."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False

@@ -2,9 +2,13 @@
 
 import collections
 import json
+import re
+from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
+from toolkit.bench import hf
 from toolkit.bench.results import Results
 from toolkit.bench.store import Store
 
@@ -12,6 +16,7 @@ from toolkit import embedded
 
 QUICK = ["--target", "stories-1m", "--prompts", "2", "--max-new-tokens", "8", "--warmup", "1"]
 NGRAM = ["--arm", "drafter=ngram shaper=chain:k=2"]
+WHOLE = hf.whole
 
 
 @pytest.fixture
@@ -148,9 +153,48 @@ def test_stop_tokens_can_be_decoded_past(bench, tmp_path):
     assert {row["verdict"] for row in long.tested} == {None, "exact"}
 
 
+def test_every_request_says_what_others_used_of_the_cpu(bench):
+    results, output = bench(*QUICK, *NGRAM)
+    assert "Load: " in output
+    if Path("/proc/stat").exists():
+        assert all(row["load"] <= 1.5 for row in results.requests)
+
+
+def test_names_are_no_markup(bench):
+    """Neither in the progress bar nor in what is printed at the end."""
+    results, output = bench(*QUICK, "--arm", "name=[/red] drafter=ngram", out="[b]")
+    assert set(results.by_arm) == {"ar", "[/red]"}
+    assert "[/red]" in output
+    assert "[b]" in output
+
+
+def test_an_empty_grid_is_refused_before_models_load(toolkit, tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit.Pipeline.load", None)
+    plan = 'arms = ["name=x drafter=ngram shaper=chain"]\n[[tune]]\narm = "x"\ngrid = {k = []}\n'
+    (tmp_path / "p.toml").write_text(plan)
+    done = toolkit("bench", "--plan", tmp_path / "p.toml", "--out", tmp_path / "r")
+    assert done.exit_code == 2
+    assert "no value for 'k'" in done.output
+
+
+def test_hugging_faces_arms_are_tuned_too(bench):
+    arms = ["--arm", "name=look hf:lookup", "--tune", "look", "--grid", "k=2,8"]
+    results, _ = bench(*QUICK, *arms)
+    assert re.fullmatch(r"k=[28]: best of 2 on 4 held-out prompts", results.by_arm["look"]["tuned"])
+    assert results.by_arm["look"]["arm_spec"] == f"hf:lookup {results.by_arm['look']['tuned'][:3]}"
+
+
+def test_hugging_faces_arms_share_their_models(bench, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(hf, "whole", lambda pool, name: loaded.append(name) or WHOLE(pool, name))
+    bench(*QUICK, "--arm", "hf:generate", "--arm", "hf:lookup k={2,3}")
+    assert loaded == ["stories-1m"]
+
+
 def test_the_environment_is_recorded(bench):
     results, _ = bench(*QUICK, *NGRAM)
     run = results.by_arm["drafter=ngram shaper=chain:k=2"]
+    assert run["torch_isa"] == torch.backends.cpu.get_cpu_capability()
     assert run["target"] == "stories-1m"
     assert json.loads(run["models"])["stories-1m"].startswith("sha256:")
     assert json.loads(run["datasets"])["stories"].startswith("sha256:")
@@ -194,6 +238,8 @@ def test_the_list_names_plans_and_sets(toolkit):
         assert name in output
 
 
+MANY = "{" + ",".join(map(str, range(1, 200))) + "}"
+
 BAD = {
     "nothing": ([], "nothing to measure"),
     "unknown arm": (["--arm", "hf:generat"], "did you mean hf:generate"),
@@ -215,6 +261,15 @@ BAD = {
     "no grid": (["--arm", "name=x drafter=ngram", "--tune", "x", "--grid", "k"], "--grid takes"),
     "no assistant": (["--arm", "hf:assisted drafter=ngram"], "its drafter is the assistant"),
     "k of hf": (["--arm", "hf:assisted k=many"], "count of tokens"),
+    "k of look-up": (["--arm", "hf:lookup k=²"], "count of tokens"),
+    "a name that is empty": (["--arm", "name= drafter=ngram"], "empty name"),
+    "too many arms": (["--arm", f"drafter=ngram:n={MANY},min={MANY} shaper=chain:k={MANY}"], "1000"),
+    "a number with a line": ([*NGRAM, "--max-new-tokens", "1_0"], "whole numbers joined by commas"),
+    "a number of another script": ([*NGRAM, "--prompt-tokens", "٣"], "whole numbers"),
+    "a set without end": ([*NGRAM, "--dataset", "x" * 5000], "no data set called"),
+    "grid of no number": (["--arm", "name=x drafter=ngram shaper=chain", "--tune", "x", "--grid",
+                           "k=²"], "takes int"),
+    "folder without end": ([*NGRAM, "--out", "x" * 5000], "File name too long"),
     "unwritable": ([*NGRAM, "--out", "/proc/nowhere/r"], "cannot be written"),
     "resume nothing": (["--resume", "--out", "/nowhere/r"], "no results folder"),
 }  # fmt: skip
@@ -245,3 +300,9 @@ def test_init_writes_over_nothing(toolkit, tmp_path):
         assert word in toolkit("bench", "init", tmp_path / name).output
     (tmp_path / "b.toml").touch()
     assert "there already" in toolkit("bench", "init", tmp_path / "b.toml").output
+
+
+def test_init_says_in_one_line_what_cannot_be_written(toolkit):
+    done = toolkit("bench", "init", "/proc/x.toml")
+    assert done.exit_code == 2
+    assert "/proc/x.toml cannot be written" in done.output

@@ -4,6 +4,7 @@ import signal
 import time
 
 import pytest
+from toolkit.bench.results import Results
 from toolkit.bench.store import Store
 
 ARGS = [
@@ -109,3 +110,57 @@ def test_a_missing_verdict_is_made_good(toolkit, tmp_path, monkeypatch):
     store.write("requests", row["request_id"], [row | {"verdict": None}])
     assert toolkit("bench", *args, "--resume").exit_code == 0
     assert row in Store.open(tmp_path / "r").rows("requests")
+
+
+def test_a_folder_that_a_bench_writes_to_is_refused_to_others(process, toolkit, tmp_path, monkeypatch):
+    """By name, at once, and the bench that has it goes on undisturbed."""
+    out = tmp_path / "r"
+    running = process("bench", *ARGS, "--out", out)
+    wait_for(out, 2, running)
+    running.send_signal(signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr("toolkit.Pipeline.load", None)
+        for words in ([*ARGS], ["--resume"], [*ARGS, "--resume"]):
+            done = toolkit("bench", *words, "--out", out)
+            assert done.exit_code == 2, done.output
+            assert f"process {running.pid} " in done.output
+            assert str(out) in done.output
+    running.send_signal(signal.SIGCONT)
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode == 0, output
+    assert [row["request_id"] for row in Store.open(out).rows("requests")] == list(range(WHOLE))
+
+
+def test_a_bench_can_be_read_while_it_runs(process, tmp_path):
+    out = tmp_path / "r"
+    running = process("bench", *ARGS, "--out", out)
+    wait_for(out, 3, running)
+    running.send_signal(signal.SIGSTOP)
+    before = sorted(out.rglob("*"))
+    assert len(Results.read(out).requests) >= 3
+    assert sorted(out.rglob("*")) == before
+    running.kill()
+    running.communicate()
+
+
+def test_a_plan_that_was_damaged_is_one_clear_error(toolkit, tmp_path):
+    args = [*ARGS, "--prompts", "1", "--max-new-tokens", "3", "--out", tmp_path / "r"]
+    assert toolkit("bench", *args).exit_code == 0
+    store = Store.open(tmp_path / "r")
+    for plan, word in (("arms = [", "is not TOML"), ("arms = 1", "cannot be used"), ("", "no arms")):
+        store.write("runs", 0, [row | {"plan": plan} for row in store.rows("runs")])
+        for file in store._files("runs")[:-1]:
+            file.unlink()
+        done = toolkit("bench", "--resume", "--out", tmp_path / "r")
+        assert done.exit_code == 2
+        assert f"the plan in {tmp_path / 'r'}" in done.output
+        assert word in done.output
+
+
+def test_another_instruction_set_refuses_to_mix(toolkit, tmp_path, monkeypatch):
+    args = [*ARGS, "--prompts", "1", "--max-new-tokens", "3", "--out", tmp_path / "r"]
+    assert toolkit("bench", *args).exit_code == 0
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "ANCIENT")
+    done = toolkit("bench", *args, "--resume")
+    assert done.exit_code == 2
+    assert "and is ANCIENT" in done.output

@@ -6,6 +6,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from toolkit.bench.store import Store
@@ -57,6 +58,10 @@ def test_a_crash_in_compaction_loses_and_doubles_nothing(store, monkeypatch, cal
     with suppress(KeyboardInterrupt):
         store.compact()
     monkeypatch.undo()
+    left = sorted(store.path.iterdir())
+    assert Store.open(store.path).rows("requests") == before
+    assert sorted(store.path.iterdir()) == left  # who reads changes nothing
+    store.recover()
     assert Store.open(store.path).rows("requests") == before
     assert {p.name for p in store.path.iterdir()} == {"runs", "requests"}
 
@@ -99,7 +104,7 @@ def test_results_of_a_single_run_are_told_apart(toolkit, tmp_path):
 
 def test_another_schema_version_is_refused(store, toolkit):
     store.write("runs", 0, [store.rows("runs")[0] | {"schema_version": 99}])
-    with pytest.raises(ToolkitError, match="schema version 99, and this toolkit reads 1"):
+    with pytest.raises(ToolkitError, match="schema version 99, and this toolkit reads 2"):
         Store.open(store.path)
     for command in (("report", store.path), ("bench", "--resume", "--out", store.path)):
         result = toolkit(*command)
@@ -111,6 +116,49 @@ def test_a_damaged_file_is_named(store):
     (store.path / "requests" / "part-000001.parquet").write_bytes(b"PAR1")
     with pytest.raises(ToolkitError, match=r"part-000001.parquet cannot be read"):
         store.rows("requests")
+
+
+def test_a_file_that_a_finishing_bench_removed_is_not_called_damaged(store, monkeypatch):
+    files = store._files("requests")
+    files[1].unlink()
+    monkeypatch.setattr(Store, "_files", lambda self, table: files)
+    with pytest.raises(ToolkitError, match="a bench has just finished"):
+        store.rows("requests")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda table: table.drop_columns(["tau"]), "has no column 'tau'"),
+        (lambda table: with_column(table, "steps", ["many"]), "holds what no bench wrote"),
+        (lambda table: with_column(table, "wall_ms", [None]), "null values"),
+    ],
+)
+def test_columns_are_checked_where_they_are_read(store, toolkit, change, word):
+    file = store._files("requests")[1]
+    pq.write_table(change(pq.ParquetFile(file).read()), file)
+    with pytest.raises(ToolkitError, match=word):
+        Store.open(store.path).rows("requests")
+    done = toolkit("report", store.path)
+    assert done.exit_code == 2
+    assert word in " ".join(done.output.split())
+
+
+def with_column(table, name, values):
+    """The table with other values in one column."""
+    return table.set_column(table.column_names.index(name), name, pa.array(values))
+
+
+def test_a_folder_that_is_named_like_a_column_adds_none(tmp_path, invented):
+    results = invented({"ar": 50.0}, prompts=1)
+    store = Store.new(tmp_path / "k=3")
+    store.write("runs", 0, results.runs)
+    assert store.rows("runs")[0].keys() == results.runs[0].keys()
+
+
+def test_a_lock_alone_is_an_empty_folder(tmp_path):
+    (tmp_path / ".lock").touch()
+    assert Store.new(tmp_path)
 
 
 def test_a_full_disk_loses_nothing_that_was_written(store):
