@@ -14,8 +14,9 @@ from attrs import frozen
 
 from toolkit import ToolkitError
 
+from .machine import machine
 from .results import Results, name_of
-from .table import closing, machine, notes, number, outputs
+from .table import closing, notes, number, outputs
 
 ENVIRONMENT = (
     "created toolkit_version git_revision python torch transformers platform device cpu threads isa "

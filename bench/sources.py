@@ -6,14 +6,18 @@ import gzip
 import hashlib
 import json
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from toolkit import Conversation, Dataset, Source, ToolkitError
 
+from .words import cut
+
 Row = dict[str, Any]
 Turns = Callable[[Iterable[Row]], Sequence[Conversation]]
+UNREADABLE = (OSError, ValueError, EOFError, zlib.error, RecursionError)
 READ = (".jsonl", ".parquet", ".txt", ".json.gz", ".jsonl.gz")
 
 
@@ -105,8 +109,10 @@ def hub_rows(
 def local_rows(path: Path) -> tuple[list[Row], str]:
     """Rows of a file, or of all readable files of a folder in the order of their names, and their
     digest. Raises `ToolkitError`."""
-    if not path.exists():
-        raise ToolkitError(f"no file or folder {path}: a local data set is {', '.join(READ[:3])}")
+    if not is_there(path):
+        raise ToolkitError(
+            f"no file or folder {cut(str(path))}: a local data set is {', '.join(READ[:3])}"
+        )
     inside = sorted(file for file in path.rglob("*") if file.name.endswith(READ))
     files = inside if path.is_dir() else [path]
     if not files:
@@ -119,9 +125,17 @@ def local_rows(path: Path) -> tuple[list[Row], str]:
         try:
             total.update(file.read_bytes())
             rows += _rows(file)
-        except (OSError, ValueError, pa.ArrowException) as error:
+        except (*UNREADABLE, pa.ArrowException) as error:
             raise ToolkitError(f"data set file {file} cannot be read: {error}") from error
     return rows, f"sha256:{total.hexdigest()}"
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file or folder is called so; what cannot be a name is none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _rows(file: Path) -> list[Row]:
@@ -134,7 +148,7 @@ def _rows(file: Path) -> list[Row]:
     if file.name.endswith(".txt"):
         return [{"text": text}]
     if file.name.endswith((".jsonl", ".jsonl.gz", ".json.gz")):
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         if not all(isinstance(row, dict) for row in rows):
             raise ValueError("every line must be a JSON object")
         return rows

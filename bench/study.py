@@ -15,7 +15,7 @@ from toolkit import Pipeline, Pool, Registry, Source, ToolkitError
 from .arms import PARTS, Arm, arms_of
 from .plan import Plan, digest
 from .prompts import Encoder, Talk, sampled
-from .sources import local
+from .sources import is_there, local
 from .tables import Split
 from .tune import candidates
 from .words import cut
@@ -203,8 +203,8 @@ def found(name: str, registry: Registry) -> tuple[Source, bool]:
         dataset = registry.datasets[head]
         return dataset.load(rest or None), dataset.chat
     path, _, column = name.rpartition(":") if ":" in name else (name, "", "")
-    if _there(name) or _there(path) or "." in name or "/" in name:
-        whole = _there(name) or not path
+    if is_there(Path(name)) or is_there(Path(path)) or "." in name or "/" in name:
+        whole = is_there(Path(name)) or not path
         return local(Path(name if whole else path), None if whole else column), False
     known = sorted(registry.datasets)
     near = difflib.get_close_matches(head, known, 2)
@@ -214,11 +214,3 @@ def found(name: str, registry: Registry) -> tuple[Source, bool]:
         f"no data set called {cut(name)}: {hint}; a file of your own is FILE:COLUMN (.jsonl, .parquet) "
         f"or FILE.txt{failed}"
     )
-
-
-def _there(path: str) -> bool:
-    """Whether a file or folder is called so; what cannot be a name is none."""
-    try:
-        return Path(path).exists()
-    except OSError:
-        return False

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .machine import machine
 from .results import LOOP, Results, Setting, name_of, short
 
 BEYOND = ": above 100 %, so they stay in a cache, or memory was busy when its speed was measured"
@@ -123,17 +124,6 @@ def _beside_the_library(results: Results, setting: Setting) -> list[str]:
         if theirs and said:
             found.append(f"Against {short(theirs)}: {', '.join(said)}")
     return found
-
-
-def machine(run: dict[str, Any]) -> str:
-    """What a bench ran on: no speed-up means anything without it."""
-    cpu, device = run["cpu"], run["device"]
-    place = cpu if device == "cpu" else f"{device}, on the host {cpu}"
-    ours = f"{run['isa']} in our kernels" if run["isa"] else "none of our kernels"
-    return (
-        f"{place}, CPU threads: {run['threads']}, instruction set: {ours}, {run['torch_isa']} in "
-        f"PyTorch"
-    )
 
 
 def closing(results: Results) -> list[str]:

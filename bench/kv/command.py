@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from toolkit import ToolkitError
+
+from ..words import cut, whole
 
 if TYPE_CHECKING:
     from toolkit import Pool, Registry
@@ -29,11 +33,11 @@ class Counts(click.ParamType[list[int]]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
         try:
-            found = value if isinstance(value, list) else [int(part) for part in value.split(",")]
+            found = value if isinstance(value, list) else [whole(part) for part in value.split(",")]
         except ValueError:
-            self.fail(f"{value!r} is not whole numbers joined by commas, as 64,128", param, ctx)
+            self.fail(f"{cut(value)} is not whole numbers joined by commas, as 64,128", param, ctx)
         if min(found) < 1:
-            self.fail(f"{value!r}: each is at least 1", param, ctx)
+            self.fail(f"{cut(value)}: each is at least 1", param, ctx)
         return found
 
 
@@ -128,7 +132,8 @@ def kv_quality(
     if out is not None:
         from .plot import quality
 
-        quality(rows, out / "kv_quality.png")
+        with _writing(out):
+            quality(rows, out / "kv_quality.png")
         click.echo(f"written to {out}")
 
 
@@ -207,7 +212,8 @@ def kv_context(
     if out is not None:
         from .plot import context
 
-        context(rows, out / "kv_context.png")
+        with _writing(out):
+            context(rows, out / "kv_context.png")
         click.echo(f"written to {out}")
 
 
@@ -217,6 +223,20 @@ def _checked(out: Path | None) -> None:
         raise ToolkitError(f"--out {out} is there already: name a new folder")
     if out is not None and not out.absolute().parent.is_dir():
         raise ToolkitError(f"no folder {out.parent} for --out {out}: make it first")
+    if out is not None:
+        with _writing(out), TemporaryFile(dir=out.absolute().parent):
+            pass
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Say in one line what cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ToolkitError(
+            f"--out {out} cannot be written ({error.strerror or error}): name another folder"
+        ) from error
 
 
 def _machine(device: str, dtype: str, plugins: tuple[Path, ...]) -> tuple[Pool, Registry]:
@@ -311,7 +331,7 @@ def _show_context(rows: list[Context]) -> None:
         titles,
         cells,
         f"{first.target}, {first.new_tokens} tokens decoded, medians, rounds: {first.rounds}; "
-        f"× AR is against AR under full on the same prompt.",
+        f"× AR is against AR under full on the same prompt. Machine: {first.machine}.",
     )
 
 
@@ -328,7 +348,7 @@ def _print(titles: tuple[str, ...], cells: Sequence[tuple[str, ...]], caption: s
         table.add_row(*map(Text, row))  # brackets in a spec are no markup
     console = Console(highlight=False)
     console.print(table)
-    console.print("\n" + caption)
+    console.print(Text("\n" + caption))
 
 
 def _keep(rows: Sequence[Any], out: Path | None, name: str) -> None:
@@ -338,6 +358,7 @@ def _keep(rows: Sequence[Any], out: Path | None, name: str) -> None:
     from toolkit import schema, write_part
 
     if out is not None:
-        out.mkdir(exist_ok=True)
         part = [attrs.asdict(row) for row in rows]
-        write_part(out / f"{name}.parquet", part, schema(type(rows[0])))
+        with _writing(out):
+            out.mkdir(exist_ok=True)
+            write_part(out / f"{name}.parquet", part, schema(type(rows[0])))

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from toolkit import Choice, Generation, Pipeline, Pool, Registry, ToolkitError, column
+from toolkit import Choice, Generation, Pipeline, Pool, Registry, ToolkitError, column, run_record
+
+from ..machine import machine
 
 BASELINE = "none"
 
@@ -20,6 +22,7 @@ BASELINE = "none"
 class Context:
     """One arm at one context length: medians over rounds."""
 
+    machine: str = column("CPU, its threads, and the instruction sets in use")
     target: str = column("target as given")
     drafter: str = column("spec of the drafter; none is AR")
     kv: str = column("spec of the target's KV policy")
@@ -78,10 +81,11 @@ def measured(
     ids = pipelines[0].ids(text)
     prompts = {length: (ids * -(-length // len(ids)))[:length] for length in sorted(contexts)}
     _fits(pipelines, max(contexts) + new_tokens)
+    place = machine(attrs.asdict(run_record(pipelines[0])))
     for length, prompt in prompts.items():
         results = _rounds(pipelines, prompt, new_tokens, rounds)
         for arm, pipeline, runs in zip(chosen, pipelines, results, strict=True):
-            yield _row(arm, pipeline, length, new_tokens, runs, results[0])
+            yield _row(place, arm, pipeline, length, new_tokens, runs, results[0])
 
 
 def _fits(pipelines: Sequence[Pipeline], tokens: int) -> None:
@@ -109,6 +113,7 @@ def _rounds(
 
 
 def _row(
+    place: str,
     arm: Arm,
     pipeline: Pipeline,
     length: int,
@@ -118,6 +123,7 @@ def _row(
 ) -> Context:
     ratios = [_speed(ours) / _speed(ar) for ours, ar in zip(runs, baseline, strict=True)]
     return Context(
+        machine=place,
         target=pipeline.target,
         drafter=str(pipeline.drafter),
         kv=str(arm.kv),

@@ -48,7 +48,7 @@ def context(rows: Sequence[Context], path: Path) -> None:
         lines[f"{row.drafter}\nkv {row.kv}"].append(row)
     first = rows[0]
     figure, panels = _panels(
-        f"{first.target}, {first.new_tokens} tokens decoded, rounds: {first.rounds}"
+        f"{first.target}, {first.new_tokens} tokens decoded, rounds: {first.rounds}\n{first.machine}"
     )
     titles = ("speed", "against AR under full", "KV at most")
     units = ("tokens/s", "ratio", "MiB, target's and drafter's")

@@ -246,7 +246,7 @@ BAD = {
     "unknown drafter": (["--arm", "drafter=ngrm"], "ngram"),
     "unknown option": (["--arm", "drafter=ngram:m=3"], "no option 'm'"),
     "unknown set": ([*NGRAM, "--dataset", "stores"], "did you mean stories"),
-    "missing file": ([*NGRAM, "--dataset", "/nowhere/x.jsonl"], "no file or folder /nowhere/x.jsonl"),
+    "missing file": ([*NGRAM, "--dataset", "/nowhere/x.jsonl"], "no file or folder '/nowhere/x.jsonl'"),
     "too many prompts": ([*NGRAM, "--prompts", "9999"], "only 64 usable prompts"),
     "too long": ([*NGRAM, "--max-new-tokens", "4000"], "2048"),
     "no numbers": ([*NGRAM, "--max-new-tokens", "x"], "whole numbers joined by commas"),

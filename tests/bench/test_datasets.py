@@ -130,6 +130,8 @@ def bad_files(folder):
     (folder / "broken.jsonl").write_text("{")
     (folder / "list.jsonl").write_text("[1]\n")
     (folder / "broken.parquet").write_bytes(b"PAR1")
+    (folder / "deep.jsonl").write_text("[" * 10**5 + "\n")
+    (folder / "cut.jsonl.gz").write_bytes(gzip.compress(b"{}" * 1000)[:-12])
     (folder / "bytes.txt").write_bytes(b"\xff\xfe\xe9")
     (folder / "x.csv").write_text("a,b\n")
     (folder / "none").mkdir()
@@ -141,6 +143,9 @@ def bad_files(folder):
         f"{folder}/absent.jsonl": "no file or folder",
         f"{folder}/empty.jsonl": "is empty",
         f"{folder}/broken.jsonl": "cannot be read",
+        f"{folder}/deep.jsonl": "cannot be read",
+        f"{folder}/cut.jsonl.gz": "cannot be read",
+        "x" * 5000 + ".jsonl": "no file or folder",
         f"{folder}/list.jsonl": "JSON object",
         f"{folder}/broken.parquet": "cannot be read",
         f"{folder}/bytes.txt": "cannot be read",

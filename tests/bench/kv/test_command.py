@@ -40,6 +40,9 @@ def test_context_as_table_parquet_and_plot(tmp_path):
     assert done.exit_code == 0, done.output
     table = pq.read_table(out / "kv_context.parquet")
     assert table.num_rows == 8
+    (machine,) = set(table.column("machine").to_pylist())
+    assert "instruction set: " in machine
+    assert f"Machine: {machine}." in " ".join(done.output.split())
     assert "self:kv=[streaming:budget=128]" in table.column("drafter").to_pylist()
     assert (out / "kv_context.png").is_file()
 
@@ -57,7 +60,9 @@ def test_context_as_table_parquet_and_plot(tmp_path):
         (["kv-quality", "--target", "gpt2-xl-of-nowhere"], "gpt2-xl-of-nowhere"),
         (["kv-context", "--contexts", "4000"], "do not fit into the 2048 positions"),
         (["kv-context", "--drafter", "self:kv=[h2o]"], "it reads queries"),
+        (["kv-quality", "--budgets", "6_4"], "is not whole numbers"),
         (["kv-context", "--out", "/nowhere/at/all"], "make it first"),
+        (["kv-context", "--out", "/proc/x"], "--out /proc/x cannot be written"),
     ],
 )
 def test_what_is_wrong_is_said(words, said):
@@ -77,6 +82,14 @@ def test_an_interrupted_run_keeps_what_it_measured(tmp_path, monkeypatch):
     done = run("kv-quality", "--kv", "window", *SMALL, "--out", str(tmp_path / "kept"))
     assert done.exit_code != 0
     assert pq.read_table(tmp_path / "kept" / "kv_quality.parquet").num_rows == 2
+
+
+def test_names_are_no_markup(tmp_path):
+    text = tmp_path / "[b].txt"
+    text.write_text("Once upon a time there was a big dog. " * 20)
+    done = run("kv-quality", "--kv", "window:budget=24", *SMALL, "--text", str(text))
+    assert done.exit_code == 0, done.output
+    assert "[b].txt: 16 tokens scored" in done.output
 
 
 def test_an_out_folder_is_not_overwritten(tmp_path):
