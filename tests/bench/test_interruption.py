@@ -1,5 +1,6 @@
 """Killed, stopped and resumed: at most the request in flight is lost, and nothing is mixed."""
 
+import re
 import signal
 import time
 
@@ -128,6 +129,23 @@ def test_a_folder_that_a_bench_writes_to_is_refused_to_others(process, toolkit, 
     running.send_signal(signal.SIGCONT)
     output, _ = running.communicate(timeout=120)
     assert running.returncode == 0, output
+    assert [row["request_id"] for row in Store.open(out).rows("requests")] == list(range(WHOLE))
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_of_two_that_start_at_once_one_is_refused(process, toolkit, tmp_path, resumed):
+    out, words = tmp_path / "r", [*ARGS]
+    if resumed:
+        first = process("bench", *ARGS, "--out", out)
+        wait_for(out, 2, first)
+        first.kill()
+        first.communicate()
+        words.append("--resume")
+    both = [process("bench", *words, "--out", out) for _ in range(2)]
+    said = [running.communicate(timeout=240)[0] for running in both]
+    assert sorted(running.returncode for running in both) == [0, 2], said
+    refused = said[0] if both[0].returncode else said[1]
+    assert re.search(rf"is writing to {out}|{out} is there already", refused)
     assert [row["request_id"] for row in Store.open(out).rows("requests")] == list(range(WHOLE))
 
 
