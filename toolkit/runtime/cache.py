@@ -237,6 +237,18 @@ class TreeCache(Cache):
         self._append(count)
         self.measure()
 
+    def fill(self, count: int, seed: int) -> None:
+        """Commit `count` rows of noise, the same in every cache of a model that is filled alike: a
+        long context without the passes that would write it."""
+        rng = torch.Generator().manual_seed(seed)
+        for layer in self.initialized:
+            shapes = [
+                (*part.shape[:2], count, part.shape[3]) for part in (layer.keys, layer.values)
+            ]
+            layer.store(*(torch.randn(shape, generator=rng).to(layer.keys) for shape in shapes))
+        self._append(count)
+        self.measure()
+
     def extend(self, count: int) -> None:
         """Announce `count` more scratch rows; the coming forward fills them."""
         self.scratch += count

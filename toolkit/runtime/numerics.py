@@ -21,9 +21,13 @@ from toolkit.runtime.machine import remembered
 from toolkit.runtime.models import LoadedModel
 from toolkit.runtime.session import ModelSession
 
-PROMPT = 19  # tokens before the passes that are compared
-SIZES = (1, 2, 3, 5, 8, 12, 16, 17, 24, 32, 33, 48, 64)  # of trees
+PROMPT = 19  # tokens before the first passes that are compared
+SIZES = (1, 2, 3, 5, 8, 12, 16, 17, 24, 32, 33, 48, 64)  # of trees after it
+CONTEXTS = (127, 511, 2047)  # longer contexts, each just before an edge of the kernels' blocks
+FEW = (3, 33)  # sizes of trees after each of them
+PROBED = 2048  # tokens of context that every claim holds for, if the model can address so many
 ACCEPTED = 3  # tokens that each tree commits at most
+DEEPEST = 64  # no random tree is deeper
 
 
 @frozen
@@ -42,17 +46,29 @@ class Everything(KVPolicy):
         return (query_pos >= 0) & (key_pos >= 0)
 
 
-def level_of(model: LoadedModel) -> Level:
-    """The level that a loaded model reaches here."""
-    reason = _against(model)
+def level_of(model: LoadedModel, length: int = PROBED) -> Level:
+    """The level that a loaded model reaches here, for requests of up to `length` tokens."""
+    reason, longest = _against(model), longest_probed(model, length)
     if reason is None:
-        about = "level", model.executor.name, model.executor.linears, *known_as(model.module)
-        what = "Comparing bits with AR's (once)"
-        reason = remembered(about, lambda: {"differs": differs(model)}, what)["differs"]
+        about = "level", str(longest), model.executor.name, model.executor.linears
+        reason = remembered(
+            (*about, *known_as(model.module)),
+            lambda: {"differs": differs(model, longest)},
+            "Comparing the bits of trees with AR's (once)",
+        )["differs"]
     if reason is None:
-        return Level("bitwise", f"trees of {SIZES[0]} to {SIZES[-1]} nodes gave AR's bits")
+        return Level(
+            "bitwise",
+            f"trees of {SIZES[0]} to {SIZES[-1]} nodes gave AR's bits, after up to {longest} tokens",
+        )
     exact = model.dtype in (torch.float32, torch.float64)
     return Level("fp32" if exact else "tie", f"not bitwise: {reason}")
+
+
+def longest_probed(model: LoadedModel, length: int = PROBED) -> int:
+    """The longest context at which trees are compared for requests of up to `length` tokens: that of
+    `PROBED` ones, then the powers of two, as far as the model goes."""
+    return min(max(PROBED, 1 << (length - 1).bit_length()), model.positions)
 
 
 def _against(model: LoadedModel) -> str | None:
@@ -72,32 +88,44 @@ def _against(model: LoadedModel) -> str | None:
     return None
 
 
-def differs(model: LoadedModel) -> str | None:
-    """Where a tree's bits are not AR's, over trees of many sizes; None where they all are."""
+def differs(model: LoadedModel, longest: int = PROBED) -> str | None:
+    """Where a tree's bits are not AR's, over trees of many sizes after contexts of up to `longest`
+    tokens; None where they all are."""
     rng = random.Random(0)  # noqa: S311 no secrets
-    room = min(PROMPT + ACCEPTED * len(SIZES) + 1, model.positions)
-    text = _tokens(room, model.vocabulary, rng)
-    prompt = min(PROMPT, room // 2)
     ar, trees = (ModelSession(model, Everything()) for _ in range(2))
-    ar.prefill(text[:prompt])
-    trees.prefill(text[:prompt])
-    for size in SIZES:
-        path = text[trees.length : trees.length + min(ACCEPTED, size)]
-        if not path:
-            break
-        logits = []
-        for token in path:
-            logits.append(ar.forward([token], [-1]))
-            ar.commit([0])
-        tokens, parents, rows = _among_others(path, size, model.vocabulary, rng)
-        got = trees.forward(tokens, parents)[rows]
-        trees.commit(rows)
-        if not torch.equal(got, torch.cat(logits)):
-            return f"logits of a tree of {size} nodes differ from AR's"
+    room = min(longest, model.positions - DEEPEST)  # for committed tokens
+    prompt = _tokens(max(1, min(PROMPT, room)), model.vocabulary, rng)
+    for session in (ar, trees):
+        session.prefill(prompt)
+    for context, sizes in [(PROMPT, SIZES), *((c, FEW) for c in (*CONTEXTS, longest))]:
+        gap = min(context, room) - trees.length
+        for session in (ar, trees) if gap > 0 else ():
+            session.cache.fill(gap, seed=context)
+            session.evictor.cross()
+        for size in sizes:
+            reason = _differ(ar, trees, min(size, model.positions - trees.length), rng)
+            if reason is not None:
+                return reason
     for (_, *ours), (_, *theirs) in zip(trees.cache.committed(), ar.cache.committed(), strict=True):
         if not all(map(torch.equal, ours, theirs)):
             return "keys or values after trees differ from AR's"
     return None
+
+
+def _differ(ar: ModelSession, trees: ModelSession, size: int, rng: random.Random) -> str | None:
+    """Commit a path in both sessions, of a tree of `size` nodes and token by token: how they differ."""
+    if size < 1:
+        return None
+    path, logits = _tokens(min(ACCEPTED, size), trees.vocabulary, rng), []
+    for token in path:
+        logits.append(ar.forward([token], [-1]))
+        ar.commit([0])
+    tokens, parents, rows = _among_others(path, size, trees.vocabulary, rng)
+    got, before = trees.forward(tokens, parents)[rows], trees.length
+    trees.commit(rows)
+    if torch.equal(got, torch.cat(logits)):
+        return None
+    return f"logits of a tree of {size} nodes after {before} tokens differ from AR's"
 
 
 def _among_others(

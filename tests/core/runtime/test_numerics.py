@@ -1,13 +1,18 @@
 """Levels of exactness: what is claimed was compared, and a stock kernel does not pass for ours."""
 
 import copy
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from toolkit.conformance.models import FAMILIES, tiny
 from toolkit.runtime import numerics
-from toolkit.runtime.kernels import native
+from toolkit.runtime.executors import choice
+from toolkit.runtime.executors.compiled import Compiled
+from toolkit.runtime.executors.linears import Blocked
+from toolkit.runtime.kernels import build, native
 from toolkit.runtime.models import prepared
 
 LOW = [torch.float32, torch.bfloat16]
@@ -15,18 +20,42 @@ compiled = pytest.mark.skipif(native.why_not() is not None, reason="no C compile
 
 
 def loaded(family, dtype, executor="auto", owned=True):
-    return prepared(
-        "it", copy.deepcopy(tiny(family)).to(dtype), executor=executor, owned=owned
-    )
+    return prepared("it", copy.deepcopy(tiny(family)).to(dtype), executor=executor, owned=owned)
 
 
 @compiled
+@pytest.mark.parametrize("isa", build.isas())
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "phi"])
-def test_every_described_family_is_bitwise(family, dtype):
-    model = loaded(family, dtype)
-    assert numerics.differs(model) is None
-    assert model.level == numerics.Level("bitwise", "trees of 1 to 64 nodes gave AR's bits")
+def test_every_described_family_is_bitwise(family, dtype, isa):
+    with native.using(isa):
+        model = loaded(family, dtype)
+        assert numerics.differs(model) is None
+        assert model.level.name == "bitwise"
+    assert model.level.why == "trees of 1 to 64 nodes gave AR's bits, after up to 256 tokens"
+
+
+def test_claims_go_as_far_as_was_probed():
+    assert numerics.longest_probed(SimpleNamespace(positions=256)) == 256
+    model = SimpleNamespace(positions=10_000)
+    for length, longest in [(1, 2048), (2048, 2048), (2049, 4096), (9000, 10_000)]:
+        assert numerics.longest_probed(model, length) == longest
+
+
+@compiled
+def test_bits_that_change_in_long_contexts_alone_are_found_out(monkeypatch):
+    """The control: one row's logits get another last bit after 200 tokens."""
+    model = loaded("llama", torch.float32)
+    forward = Compiled.forward
+
+    def uneven(self, kernels, tokens, now, keep):
+        out = forward(self, kernels, tokens, now, keep)
+        return out * (1 + 1e-6) if len(tokens) == 1 and now.cache.length > 150 else out
+
+    monkeypatch.setattr(choice, "kernel_of", lambda _: Blocked)
+    monkeypatch.setattr(Compiled, "forward", uneven)
+    assert numerics.differs(model, 100) is None
+    assert re.search("nodes after 19[2-9] tokens differ", numerics.differs(model, 256))
 
 
 @pytest.mark.parametrize("dtype", LOW, ids=str)

@@ -41,9 +41,8 @@ FLAGS = {  # of one kind of CPU a later one is faster
     "amx": [*AVX512, "-mamx-tile", "-mamx-bf16"],
     "neon": ["-O3"],
 }
-COMMON = [
-    "-std=gnu11", "-fPIC", "-pthread", "-fno-math-errno", "-ffp-contract=fast", "-Wno-psabi"
-]  # fmt: skip
+# A compiler's own -ffp-contract: with `fast`, Clang fuses a sum here and not there.
+COMMON = ["-std=gnu11", "-fPIC", "-pthread", "-fno-math-errno", "-Wno-psabi"]
 NEEDS = {  # flags of an x86 CPU, beside what the instruction set before needs
     "avx2": {"avx2", "fma"},
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},

@@ -25,6 +25,13 @@ MODELS = [*DESCRIBED, *VARIANTS]
 PROMPT = list(range(1, 10))
 
 
+@pytest.fixture(scope="module", params=build.isas(), autouse=True)
+def isa(request):
+    """Everything here, once for each instruction set that the CPU has."""
+    with native.using(request.param):
+        yield request.param
+
+
 @pytest.fixture(autouse=True)
 def ours(monkeypatch):
     """Our linears, whichever is fastest for models as tiny as these."""
@@ -48,24 +55,22 @@ def test_every_described_decoder_runs_in_c_but_one(name, dtype):
     assert model.level.name == "bitwise"
 
 
-@pytest.mark.parametrize("isa", build.isas())
 @pytest.mark.parametrize("name", MODELS)
-def test_logits_are_the_modules(name, isa):
+def test_logits_are_the_modules(name):
     exact = logits(model_of(name), "module")
     for dtype, tolerance in zip(LOW, (2e-5, 5e-2), strict=True):
-        with native.using(isa):
-            got = logits(copy.deepcopy(model_of(name)).to(dtype), "functional", owned=True)
+        got = logits(copy.deepcopy(model_of(name)).to(dtype), "functional", owned=True)
         assert (got.double() - exact).norm() < tolerance * exact.norm()
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_it_caches_is_what_the_steps_cache(name):
+def test_what_it_caches_is_what_the_steps_cache(name, isa):
     """Keys, values and the queries that a policy asks for: near those of a pass step by step."""
     model, h2o = loaded(name, torch.float32), Registry.installed().resolve("kv", "h2o")
     whole, steps = (ModelSession(model, h2o.build()) for _ in range(2))
     for session in (whole, steps):
         session.prefill(PROMPT)
-        with native.using(None if session is steps else build.isas()[-1]):
+        with native.using(None if session is steps else isa):
             session.forward([5, 8, 9, 7], [-1, 0, 0, 2])
     for ours, theirs in zip(whole.cache.layers, steps.cache.layers, strict=True):
         pairs = [(ours.keys, theirs.keys), (ours.values, theirs.values)]
