@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
 
+from toolkit.blame import require_type
 from toolkit.errors import StrategyError
 from toolkit.interfaces import Drafter, Runtime, Session, TreeShaper, Verifier
 from toolkit.tree import Candidates, TokenTree, Verdict
@@ -79,7 +80,7 @@ def decode(
     """
     drafter, shaper, verifier = strategies.drafter, strategies.shaper, strategies.verifier
     last = TokenTree.root(prompt[-1])
-    root = verifier.judge(last, target.prefill(prompt)[None], rng).bonus
+    root = checked(verifier.judge(last, target.prefill(prompt)[None], rng), last, verifier).bonus
     yield Event([root])
     draft, emitted = Draft(drafter, target.vocabulary), 1
     if emitted < max_new_tokens and root not in stop_ids:
@@ -115,6 +116,7 @@ def decode(
 
 def checked(judged: Verdict, tree: TokenTree, verifier: Verifier) -> Verdict:
     """A verdict whose path may be one. Raises `StrategyError` for what is none."""
+    require_type(judged, Verdict, verifier, "judge")
     path = judged.path
     ids = not _strange(path, int) and path[:1] == [0] and path[-1] < len(tree)
     if not ids or any(above >= below for above, below in pairwise(path)):
@@ -158,6 +160,7 @@ class Draft:
         this root, a bigger one than declared, or has tokens that the target does not know."""
         self.ms, self.depth = 0.0, depth
         tree = shaper.grow(TokenTree.root(root), self)
+        require_type(tree, TokenTree, shaper, "grow")
         if not tree.sound() or tree.tokens[0] != root:
             raise StrategyError(
                 f"shaper {shaper.name!r} returned no tree on the root that it was given: grow it with "
@@ -177,6 +180,7 @@ class Draft:
             return Candidates.none(len(frontier))
         began = perf_counter()
         candidates = self.drafter.expand(tree, frontier, k)
+        require_type(candidates, Candidates, self.drafter, "expand")
         self.ms += 1e3 * (perf_counter() - began)
         return candidates
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 from attrs import evolve
 
+from toolkit.blame import blaming
 from toolkit.errors import MismatchError, SpecError
 from toolkit.families import STORIES, Family, of_model
 from toolkit.interfaces import Drafter, KVPolicy, Runtime, Strategy, TreeShaper, Verifier
@@ -78,11 +79,11 @@ class Pipeline:
         self._require_models_that_fit()
 
     def _require_models_that_fit(self) -> None:
-        """Raise `ModelError` or `MismatchError` when a model cannot be used, alone or with the others."""
+        """Raise `ModelError` or `MismatchError` when a model cannot be used, or not with the others."""
+        found = self.pool.find(self.target)
         from toolkit.runtime.refusals import kv_fits, mirrored
         from toolkit.runtime.vocabulary import same_tokens
 
-        found = self.pool.find(self.target)
         kv_fits(self.kv, found)
         for name in models_of(self.drafter):
             model = self.pool.find(name)
@@ -189,7 +190,8 @@ class Pipeline:
         known = None if fresh else self.pool.measured.get(key) or stored(key)
         if known is None:
             positions = min(self.positions, *(model.positions for model in models))
-            known = measure(self._begun, positions)
+            with blaming():
+                known = measure(self._begun, positions)
             store(key, known)
         self.pool.measured[key] = known
         return known

@@ -27,6 +27,7 @@ from toolkit.errors import PluginError, SpecError, trace
 from toolkit.families import Family
 from toolkit.interfaces import KINDS, KVPolicy, Strategy
 from toolkit.spec import Choice, checked, options_of, parse
+from toolkit.words import cut
 
 GROUP = "toolkit"
 OURS = "speculative-toolkit"
@@ -244,7 +245,7 @@ class Registry:
         for plugin, broken in self.broken.items():
             if name == broken.suggests:
                 raise PluginError(
-                    f"no {kind} called {name!r}: plugin {plugin} did not load: {broken.reason}"
+                    f"no {kind} called {cut(name)}: plugin {plugin} did not load: {broken.reason}"
                     + (f"\n{broken.trace}" if broken.trace else "")
                 )
         names = self.names(kind)
@@ -255,7 +256,7 @@ class Registry:
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
         failed = f" (did not load: {'; '.join(self.broken)}; see `toolkit plugins list --broken`)"
         failed = failed if self.broken else ""
-        raise SpecError(f"no {kind} called {name!r}: {hint}{failed}")
+        raise SpecError(f"no {kind} called {cut(name)}: {hint}{failed}")
 
     def kind_of(self, name: str) -> str:
         """The kind of the strategy that has this name. Raises `SpecError`: none, or more than one."""
@@ -273,7 +274,7 @@ class Registry:
         names = sorted({known for _, known in self.entries})
         near = difflib.get_close_matches(name, names, 3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
-        return f"no strategy called {name!r}: {hint}"
+        return f"no strategy called {cut(name)}: {hint}"
 
     def resolve(self, kind: str, spec: str | Strategy | type[Strategy] | Choice) -> Choice:
         """A spec string, a strategy, its class or a ready choice → a checked `Choice`.

@@ -16,8 +16,9 @@ from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 import attrs
 import cattrs
 
-from toolkit.errors import SpecError
+from toolkit.errors import SpecError, trace
 from toolkit.interfaces import Strategy
+from toolkit.words import cut, real, short, whole
 
 
 @attrs.frozen
@@ -99,7 +100,7 @@ def parse(kind: str, text: str, find: Callable[[str, str], type[Strategy]]) -> C
             key, raw = next(iter(fields)), part
         if key not in fields:
             known = ", ".join(describe(f) for f in fields.values()) or "none"
-            raise SpecError(f"{kind} {name!r} has no option {key!r}; it has: {known}")
+            raise SpecError(f"{kind} {name!r} has no option {cut(key)}; it has: {known}")
         if key in given:
             raise SpecError(f"{kind} {name!r}: option {key!r} is given twice, write it once")
         given[key] = _value(kind, name, fields[key], raw, find)
@@ -113,12 +114,16 @@ def checked(kind: str, choice: Choice) -> Choice:
     if missing:
         wanted = ",".join(f"{key}=…" for key in missing)
         raise SpecError(
-            f"{kind} {str(choice)!r} needs {', '.join(missing)}: write {choice.cls.name}:{wanted}"
+            f"{kind} {cut(str(choice))} needs {', '.join(missing)}: write {choice.cls.name}:{wanted}"
         )
     try:
         choice.build()
     except (TypeError, ValueError, OverflowError) as error:
-        raise SpecError(f"{kind} {str(choice)!r}: {error.args[0]}") from error
+        raise SpecError(f"{kind} {cut(str(choice))}: {short(str(error.args[0]))}") from error
+    except Exception as error:
+        raise SpecError(
+            f"{kind} {cut(str(choice))} cannot be built:\n{trace(error, choice.cls.__module__)}"
+        ) from error
     return choice
 
 
@@ -143,8 +148,8 @@ def type_name(field: attrs.Attribute[Any]) -> str:
     )
 
 
-def _split(text: str, whole: str) -> list[str]:
-    """Split on commas outside brackets; `whole` is quoted when brackets do not match."""
+def _split(text: str, spec: str) -> list[str]:
+    """Split on commas outside brackets; `spec` is quoted when brackets do not match."""
     parts, depth = [""], 0
     for char in text:
         depth += (char == "[") - (char == "]")
@@ -155,7 +160,7 @@ def _split(text: str, whole: str) -> list[str]:
         else:
             parts[-1] += char
     if depth:
-        raise SpecError(f"the brackets of {whole!r} do not match: every [ needs its ]")
+        raise SpecError(f"the brackets of {cut(spec)} do not match: every [ needs its ]")
     return parts
 
 
@@ -173,7 +178,7 @@ def _value(
         return _converter.structure(bare, cast("type[Any]", field.type))
     except Exception as error:
         raise SpecError(
-            f"{kind} {name!r}: option {field.name!r} takes {type_name(field)}, got {raw!r}"
+            f"{kind} {name!r}: option {field.name!r} takes {type_name(field)}, got {cut(raw)}"
         ) from error
 
 
@@ -185,7 +190,7 @@ def _bare(kind: Any) -> Any:
 
 
 def _int(text: str, _: Any) -> int:
-    value = int(text)
+    value = whole(text)
     if abs(value) >= 2**31:
         raise ValueError("no option needs a number of this size")
     return value
@@ -199,8 +204,9 @@ def _bool(text: str, _: Any) -> bool:
 
 _converter = cattrs.Converter()
 _converter.register_structure_hook(int, _int)
+_converter.register_structure_hook(float, lambda text, _: real(text))
 _converter.register_structure_hook(bool, _bool)
 _converter.register_structure_hook_func(
     lambda kind: str(kind).startswith("tuple["),
-    lambda text, _: tuple(int(part) for part in text.split("x")),
+    lambda text, _: tuple(_int(part, int) for part in text.split("x")),
 )

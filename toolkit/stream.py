@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from attrs import define, field
 
+from toolkit.blame import blaming
 from toolkit.engine import Event, Strategies, decode
 from toolkit.generation import Generation, StopReason
 from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
@@ -73,23 +74,24 @@ class Stream:
             cast("TreeShaper", chosen.shaper.build()),
             self.verifier or cast("Verifier", chosen.verifier.build()),
         )
-        if type(strategies.shaper).plan is not TreeShaper.plan:
-            strategies.shaper.plan(chosen.costs(), len(self.prompt))
-        forget_peak(model.device)
-        began = perf_counter()
-        for event in decode(
-            self.target,
-            self.drafts,
-            strategies,
-            self.prompt,
-            max_new_tokens=self.max_new_tokens,
-            stop_ids=self.stop_ids,
-            rng=self.rng,
-        ):
-            if not self.events:
-                self.ttft_ms = 1e3 * (perf_counter() - began)
-            self.events.append(event)
-            yield event
+        with blaming():
+            if type(strategies.shaper).plan is not TreeShaper.plan:
+                strategies.shaper.plan(chosen.costs(), len(self.prompt))
+            forget_peak(model.device)
+            began = perf_counter()
+            for event in decode(
+                self.target,
+                self.drafts,
+                strategies,
+                self.prompt,
+                max_new_tokens=self.max_new_tokens,
+                stop_ids=self.stop_ids,
+                rng=self.rng,
+            ):
+                if not self.events:
+                    self.ttft_ms = 1e3 * (perf_counter() - began)
+                self.events.append(event)
+                yield event
 
     @property
     def result(self) -> Generation:

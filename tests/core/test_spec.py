@@ -34,6 +34,13 @@ class Adaptive(Shaper):
 
 
 @attrs.define
+class Keeping(Shaper):
+    name = "keeping"
+    keep: str = option("low", validator=in_(("low", "high")))
+    nodes = 4
+
+
+@attrs.define
 class Fixed(Shaper):
     name = "fixed"
     widths: tuple[int, ...] = option((2, 2))
@@ -60,7 +67,7 @@ class Pair(Proposer):
     middle: Choice = option(kind="drafter")
 
 
-CLASSES = {cls.name: cls for cls in (Adaptive, Fixed, Model, Ngram, Pair)}
+CLASSES = {cls.name: cls for cls in (Adaptive, Fixed, Keeping, Model, Ngram, Pair)}
 
 
 def read(text: str, kind: str = "shaper") -> Choice:
@@ -113,25 +120,39 @@ def test_brackets_nest_twice():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("adaptive:bugdet=64",
-         "shaper 'adaptive' has no option 'bugdet'; it has: nodes (int, default 32), "
-         "threshold (float, default 0.1), gating (true or false, default true)"),
+        (
+            "adaptive:bugdet=64",
+            "shaper 'adaptive' has no option 'bugdet'; it has: nodes (int, default 32), "
+            "threshold (float, default 0.1), gating (true or false, default true)",
+        ),
         ("adaptive:nodes=6.4", "shaper 'adaptive': option 'nodes' takes int, got '6.4'"),
-        ("adaptive:threshold=much", "shaper 'adaptive': option 'threshold' takes float, got 'much'"),
-        ("adaptive:gating=maybe",
-         "shaper 'adaptive': option 'gating' takes true or false, got 'maybe'"),
+        (
+            "adaptive:threshold=much",
+            "shaper 'adaptive': option 'threshold' takes float, got 'much'",
+        ),
+        (
+            "adaptive:gating=maybe",
+            "shaper 'adaptive': option 'gating' takes true or false, got 'maybe'",
+        ),
         ("adaptive:nodes=0", "shaper 'adaptive:nodes=0': 'nodes' must be in range(1, 513) (got 0)"),
-        ("adaptive:nodes=1,nodes=2",
-         "shaper 'adaptive': option 'nodes' is given twice, write it once"),
+        (
+            "adaptive:nodes=1,nodes=2",
+            "shaper 'adaptive': option 'nodes' is given twice, write it once",
+        ),
         ("adaptive:1,nodes=2", "shaper 'adaptive': option 'nodes' is given twice, write it once"),
-        ("fixed:widths=8x",
-         "shaper 'fixed': option 'widths' takes integers joined by x, as 4x2x1, got '8x'"),
-        ("adaptive:nodes=[64",
-         "the brackets of 'adaptive:nodes=[64' do not match: every [ needs its ]"),
-        ("adaptive:nodes=64]",
-         "the brackets of 'adaptive:nodes=64]' do not match: every [ needs its ]"),
-        ("pair:small=[ngram]",
-         "shaper 'pair:small=[ngram]' needs middle: write pair:middle=…"),
+        (
+            "fixed:widths=8x",
+            "shaper 'fixed': option 'widths' takes integers joined by x, as 4x2x1, got '8x'",
+        ),
+        (
+            "adaptive:nodes=[64",
+            "the brackets of 'adaptive:nodes=[64' do not match: every [ needs its ]",
+        ),
+        (
+            "adaptive:nodes=64]",
+            "the brackets of 'adaptive:nodes=64]' do not match: every [ needs its ]",
+        ),
+        ("pair:small=[ngram]", "shaper 'pair:small=[ngram]' needs middle: write pair:middle=…"),
         ("pair", "shaper 'pair' needs small, middle: write pair:small=…,middle=…"),
         ("adaptive:1,2", "shaper 'adaptive' has no option '2'"),
     ],
@@ -170,10 +191,13 @@ def choices(draw: Any, classes: list[type]) -> Choice:
     others = [f for f in fields if f not in required]
     given = draw(st.lists(st.sampled_from(others), unique=True)) if others else []
     nested = {"drafter": choices([Model, Ngram]), "kv": st.just(Choice(Full))}
-    return Choice(cls, tuple(
-        (f.name, draw(nested[kind] if (kind := f.metadata["kind"]) else VALUES[f.type]))
-        for f in [*required, *given]
-    ))
+    return Choice(
+        cls,
+        tuple(
+            (f.name, draw(nested[kind] if (kind := f.metadata["kind"]) else VALUES[f.type]))
+            for f in [*required, *given]
+        ),
+    )
 
 
 def valid(choice: Choice) -> bool:
@@ -217,3 +241,32 @@ def test_a_choice_knows_its_options_values():
     choice = Choice(Adaptive, (("nodes", 8),))
     assert (choice["nodes"], choice["threshold"]) == (8, 0.1)
     assert hash(choice) == hash(Choice(Adaptive, (("nodes", 8),)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nodes=1_0", "nodes=٣", "nodes=²", "nodes= 3", "nodes=", "threshold=1_0.5", "threshold=٣",
+     "threshold=nan", "gating=ｙｅｓ", "widths=4x1_0"],
+)  # fmt: skip
+def test_numbers_are_plain_digits(text):
+    with pytest.raises(SpecError, match=f"option '{text.partition('=')[0]}' takes"):
+        read(f"{'fixed' if text.startswith('widths') else 'adaptive'}:{text}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 100_000,
+        "adaptive:" + "x" * 100_000,
+        "adaptive:nodes=" + "9" * 5000,
+        "adaptive:threshold=" + "x" * 100_000,
+        "adaptive:nodes=[" + "x" * 100_000,
+        "keeping:keep=" + "x" * 100_000,
+    ],
+)
+def test_a_long_text_is_quoted_cut(registry, text):
+    unknown = text.startswith("x")
+    with pytest.raises(SpecError) as caught:
+        registry.resolve("shaper", text) if unknown else read(text)
+    assert "…" in str(caught.value)
+    assert len(str(caught.value)) < 1000

@@ -6,14 +6,28 @@ torch, and a package can bring a command of its own.
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from pathlib import Path
+from threading import current_thread, main_thread
+from typing import Any, NoReturn
 
 import click
 
 from toolkit.errors import StrategyError, ToolkitError
+from toolkit.words import short
+
+INTERRUPTED = 130  # exit status after Ctrl-C
+UNWRITABLE = (errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)
+WAITING = {"GOMP_SPINCOUNT": "20000", "KMP_BLOCKTIME": "0"}
+"""How long threads of PyTorch's own regions spin before they sleep. By default they spin so long that
+one that is not scheduled stalls all others; read by OpenMP when torch is imported."""
 
 
 class UserError(click.ClickException):
@@ -32,17 +46,92 @@ class Commands(click.Group):
         point = _points().get(cmd_name)
         return point.load() if point else None
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command. Whatever cannot be read or written is an error like any other."""
+        _let_threads_sleep()
+        if sys.stdout is None:
+            _fail("stdout is closed: send it to a file, to a pipe or to /dev/null")
+        if sys.stderr is None:
+            sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 for good
+        with _interruptible():
+            try:
+                return super().main(*args, **extra)
+            except OSError as error:
+                if error.filename is None and error.errno not in UNWRITABLE:
+                    raise
+                if error.filename is None:
+                    _fail(f"the output cannot be written: {error.strerror}")
+                _fail(f"{short(os.fsdecode(error.filename))} cannot be used: {error.strerror}")
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:  # it quotes whatever was typed
+            raise click.UsageError(short(error.format_message(), 1000), error.ctx) from error
         except StrategyError as error:  # work had begun
             raise click.ClickException(str(error)) from error
         except ToolkitError as error:
             raise UserError(str(error)) from error
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
 
 
 def _points() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group="toolkit.commands")}
+
+
+def _let_threads_sleep() -> None:
+    """Set `WAITING`, unless the user has said how threads wait."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        for name, value in WAITING.items():
+            os.environ.setdefault(name, value)
+
+
+def _fail(message: str) -> NoReturn:
+    """Say it and leave, without what Python would write at exit and cannot."""
+    with suppress(OSError):
+        UserError(message).show()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    raise SystemExit(UserError.exit_code)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """The first Ctrl-C unwinds what runs; after it, one more leaves at once."""
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not ours or current_thread() is not main_thread():
+        yield
+        return
+    hook, sys.unraisablehook = sys.unraisablehook, _unraisable
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is _interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            sys.unraisablehook = hook
+        else:  # this process is about to end, with the status that it has
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _interrupt(*_: object) -> None:
+    signal.signal(signal.SIGINT, _leave)
+    raise KeyboardInterrupt
+
+
+def _leave(*_: object) -> None:
+    os._exit(INTERRUPTED)
+
+
+def _unraisable(report: Any) -> None:
+    """Leave after a Ctrl-C that came where Python lets no exception out, as in a destructor."""
+    if isinstance(report.exc_value, KeyboardInterrupt):
+        _leave()
+    sys.__unraisablehook__(report)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

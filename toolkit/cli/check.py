@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from toolkit.cli.run import FILE, plugin_option, registry
-from toolkit.errors import ToolkitError
+from toolkit.cli.run import FILE, Whole, plugin_option, registry, require_writable
 
 if TYPE_CHECKING:
     from toolkit.conformance import Finding
@@ -35,7 +34,7 @@ STATUS = {"pass": 0, "fail": 1, "inconclusive": 3}
 )
 @click.option(
     "--max-examples",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=60,
     show_default=True,
     help="Examples per property.",
@@ -55,8 +54,8 @@ def check(
     Models that SPEC names are replaced by tiny ones. Exit status 0: all pass. 1: something fails; the
     smallest example is shown. 3: nothing fails, but something was not put to the test.
     """
-    if report is not None and not report.parent.is_dir():
-        raise ToolkitError(f"no folder {report.parent} for the report: make it first")
+    if report is not None:
+        require_writable(report)
     found = registry(plugins)
     choice = found.resolve(kind or found.kind_of(spec.partition(":")[0]), spec)
     from toolkit.conformance.kit import check as checked

@@ -30,7 +30,7 @@ def models(plugins: tuple[Path, ...]) -> None:
         for alias, place in family.models.items():
             table.add_row(alias, _shown(place), _here(place), _role(family, alias))
         table.add_section()
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     console.print(table)
     console.print("\nTo get one: hf download OWNER/NAME. Any other: --target FOLDER or OWNER/NAME.")
 

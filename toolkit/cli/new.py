@@ -11,6 +11,7 @@ import click
 
 from toolkit.cli.run import registry
 from toolkit.errors import ToolkitError
+from toolkit.words import cut
 
 WHAT = {
     "drafter": "drafter",
@@ -32,7 +33,9 @@ def new(name: str, kind: str) -> None:
     README and a CI file.
     """
     if not NAME.fullmatch(name):
-        raise ToolkitError(f"{name!r} is no name for a strategy: lower-case words, as in my-{kind}")
+        raise ToolkitError(
+            f"{cut(name)} is no name for a strategy: lower-case words, as in my-{kind}"
+        )
     folder = Path(f"toolkit-{name}")
     if folder.exists():
         raise ToolkitError(f"{folder} exists already: choose another name, or remove it")

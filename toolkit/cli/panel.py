@@ -21,7 +21,9 @@ def show(generation: Generation, pipeline: Pipeline) -> None:
     for name, value in _rows(generation, pipeline):
         table.add_row(name, value if isinstance(value, Text) else Text(value))  # [ is no markup
     count = len(generation.token_ids)
-    title = f"{count} token{'s' * (count != 1)}, stopped by {generation.stop_reason}"
+    reason = generation.stop_reason
+    end = reason if reason == "interrupted" else f"stopped by {reason}"
+    title = f"{count} token{'s' * (count != 1)}, {end}"
     Console(highlight=False).print(Panel(table, title=title, title_align="left", expand=False))
 
 

@@ -44,13 +44,15 @@ def list_(as_json: bool, broken: bool, plugins: tuple[Path, ...]) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("kind", "name", "summary", "from", box=None, pad_edge=False)
     for row in rows:
         origin = f"{row['distribution']} {row['version']}".strip()
-        what = row["summary"] if row["status"] == "ok" else f"[red]did not load:[/] {row['reason']}"
+        what = Text("did not load: ", style="red") if row["status"] == "broken" else Text()
+        what.append(row["reason"] or row["summary"], style="default")
         table.add_row(row["kind"] or "–", row["name"], what, origin)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False, emoji=False).print(table)
 
 
 @plugins.command()

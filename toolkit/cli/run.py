@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
+from contextlib import nullcontext, suppress
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from toolkit.cli import INTERRUPTED
 from toolkit.errors import ToolkitError
+from toolkit.progress import show_progress, working
+from toolkit.words import whole
 
 if TYPE_CHECKING:
     from toolkit import Generation, Pipeline, Registry
 
 BUILT_IN_PROMPT = "Once upon a time there was a little girl who"
 FILE = click.Path(path_type=Path)
+
+
+class Whole(click.IntRange):
+    """A whole number, read strictly."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            return super().convert(whole(str(value)), param, ctx)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def plugin_option(command: Any) -> Any:
@@ -53,6 +69,19 @@ def executor_option(command: Any) -> Any:
     )(command)
 
 
+def require_writable(file: Path) -> None:
+    """Raise `ToolkitError` when a file cannot be written, before the work for it is done."""
+    if not file.absolute().parent.is_dir():
+        raise ToolkitError(f"no folder {file.parent} for {file}: make it first")
+    there = file.exists()
+    try:
+        file.open("ab").close()
+    except OSError as error:
+        raise ToolkitError(f"{file} cannot be written ({error.strerror}): name another") from error
+    if not there:
+        file.unlink()
+
+
 @click.command()
 @click.argument("prompt", required=False)
 @click.option("--target", metavar="MODEL", help="Alias, folder or hub id of the model to decode.")
@@ -77,7 +106,7 @@ def executor_option(command: Any) -> Any:
 )
 @click.option(
     "--max-new-tokens",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=128,
     show_default=True,
     help="Tokens to decode at most.",
@@ -124,13 +153,21 @@ def run(
     """
     text = _prompt(prompt, prompt_file)
     pool: dict[str, Any] = {"device": device, "dtype": dtype, "executor": executor}
-    pipeline, place = _prepared(plugins, pool, out, specs)
-    pipeline.encode(text)  # a prompt that does not fit is refused before weights load
-    generation = _decoded(pipeline, text, max_new_tokens, sys.stderr if as_json else sys.stdout)
-    if verifying:
-        from toolkit import verify
+    progress = nullcontext if as_json else show_progress
+    with progress():
+        pipeline, place = _prepared(plugins, pool, out, specs)
+        decoding = pipeline.stream(text, max_new_tokens=max_new_tokens)
+        pieces = iter(decoding)
+        first = next(pieces)
+    _write(text, chain([first], pieces), sys.stderr if as_json else sys.stdout)
+    with progress():
+        generation = decoding.result
+        interrupted = generation.stop_reason == "interrupted"
+        if verifying and not interrupted:
+            from toolkit import verify
 
-        generation = generation.verified(verify(pipeline, generation))
+            with working("Decoding once more without drafts, to compare"):
+                generation = generation.verified(verify(pipeline, generation))
     if place is not None:
         from toolkit.records import run_record
 
@@ -141,6 +178,8 @@ def run(
         from toolkit.cli.panel import show
 
         show(generation, pipeline)
+    if interrupted:
+        raise SystemExit(INTERRUPTED)
     if generation.verdict == "divergent":
         raise SystemExit(1)
 
@@ -192,25 +231,23 @@ def _prompt(argument: str | None, file: Path | None) -> str:
 
 
 def _text(data: bytes, what: str) -> str:
-    """Bytes as text, without one final line break. Raises `ToolkitError`."""
+    """Bytes as text, without a byte order mark and one final line break. Raises `ToolkitError`."""
     try:
-        return data.decode("utf-8").removesuffix("\n")
+        return data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise ToolkitError(
             f"{what} is not UTF-8 text (byte {error.start}): convert it first"
         ) from error
 
 
-def _decoded(pipeline: Pipeline, text: str, max_new_tokens: int, stream: Any) -> Generation:
-    """Decode and write the text as it comes; on a terminal the prompt goes before it."""
-    decoding = pipeline.stream(text, max_new_tokens=max_new_tokens)
+def _write(prompt: str, pieces: Iterable[str], stream: TextIO) -> None:
+    """Write the text as it comes, up to a Ctrl-C; on a terminal the prompt goes before it."""
     if stream.isatty():
-        click.secho(text, nl=False, dim=True, file=stream)
-    for piece in decoding:
-        click.echo(piece, nl=False, file=stream)
-        stream.flush()
+        click.secho(prompt, nl=False, dim=True, file=stream)
+    with suppress(KeyboardInterrupt):
+        for piece in pieces:
+            click.echo(piece, nl=False, file=stream)
     click.echo(file=stream)
-    return decoding.result
 
 
 def summary(generation: Generation) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.cli.run import registry, run
+from toolkit.cli.run import registry, require_writable, run
 from toolkit.errors import ToolkitError
+from toolkit.progress import show_progress
 
 if TYPE_CHECKING:
     from toolkit import Costs, Pipeline
@@ -39,8 +40,9 @@ def tune(
     quiet()
     given: dict[str, Any] = {kind: spec for kind, spec in specs.items() if spec is not None}
     pool = Pool(device=device, dtype=dtype)
-    pipeline = Pipeline(target, **given, pool=pool, registry=registry(plugins))
-    costs = pipeline.costs(fresh=True)
+    with show_progress():
+        pipeline = Pipeline(target, **given, pool=pool, registry=registry(plugins))
+        costs = pipeline.costs(fresh=True)
     _show(costs, pipeline)
     if plot is not None:
         _draw(costs, plot)
@@ -51,8 +53,7 @@ def _drawable(plot: Path) -> None:
     """Raise `ToolkitError` when no picture could be written, before anything is measured."""
     if plot.suffix not in PICTURES:
         raise ToolkitError(f"cannot draw {plot}: its name must end in {', '.join(PICTURES)}")
-    if not plot.parent.is_dir():
-        raise ToolkitError(f"cannot draw {plot}: there is no folder {plot.parent}")
+    require_writable(plot)
     if find_spec("matplotlib") is None:
         raise ToolkitError(
             "--plot needs matplotlib: install it with pip install 'speculative-toolkit[plots]'"
@@ -66,7 +67,7 @@ def _show(costs: Costs, pipeline: Pipeline) -> None:
 
     from toolkit.runtime.costs import BUSY
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     short, long = costs.contexts
     for title, name, sizes, times in (
         (f"a pass of {pipeline.target}", "nodes", costs.rows, costs.target),

@@ -23,11 +23,12 @@ from transformers import (
 )
 
 from toolkit.errors import ModelError
+from toolkit.progress import working
 from toolkit.runtime.attention import NAME
-from toolkit.runtime.executors.choice import Executor, chosen
+from toolkit.runtime.executors.choice import Executor, chosen, require_functional
 from toolkit.runtime.places import Place, shown
 from toolkit.runtime.quiet import hush
-from toolkit.runtime.refusals import first_line, refuse, windows_of
+from toolkit.runtime.refusals import first_line, refuse, require_countable, windows_of
 from toolkit.runtime.rotary import Rotary
 
 if TYPE_CHECKING:
@@ -121,10 +122,12 @@ def _digest(folder: Path) -> str | None:
     return f"sha256:{total.hexdigest()}"
 
 
-def find(place: Place) -> FoundModel:
-    """Config and tokenizer of a model. Raises `ModelError` when it is refused."""
+def find(place: Place, executor: str = "auto") -> FoundModel:
+    """Config and tokenizer of a model. Raises `ModelError` when it is refused, or when the executor
+    that is asked for cannot run it."""
     name, path, local = place.name, place.path, place.local
     try:
+        require_countable(PretrainedConfig.get_config_dict(path, local_files_only=local)[0])
         config = AutoConfig.from_pretrained(path, local_files_only=local, trust_remote_code=False)
     except Exception as error:  # whatever a config can do to its reader
         raise ModelError(
@@ -132,6 +135,9 @@ def find(place: Place) -> FoundModel:
         ) from error
     config = config.get_text_config(decoder=True)
     refuse(config, name)
+    if executor == "functional":
+        with torch.device("meta"):
+            require_functional(AutoModelForCausalLM.from_config(config).eval())
     return FoundModel(name, path, local, config, _tokenizer(path, local))
 
 
@@ -152,16 +158,17 @@ def load(
 ) -> LoadedModel:
     """Load the weights; `dtype` None keeps the checkpoint's own. Raises `ModelError`."""
     try:
-        module, report = AutoModelForCausalLM.from_pretrained(
-            found.place,
-            config=found.config,
-            dtype=dtype or "auto",
-            attn_implementation=NAME,
-            local_files_only=found.local,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-        module = module.to(device)
+        with working(f"Loading {found.name}"):
+            module, report = AutoModelForCausalLM.from_pretrained(
+                found.place,
+                config=found.config,
+                dtype=dtype or "auto",
+                attn_implementation=NAME,
+                local_files_only=found.local,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+            module = module.to(device)
     except Exception as error:  # whatever weights can do to their reader
         raise ModelError(
             f"model {found.name!r} has a config but no weights that load: {first_line(error)}"

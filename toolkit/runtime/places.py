@@ -10,6 +10,7 @@ from attrs import frozen
 from toolkit import embedded
 from toolkit.errors import ModelError
 from toolkit.registry import is_folder
+from toolkit.words import cut, short
 
 CONFIG = "config.json"
 WEIGHTS = (
@@ -53,13 +54,13 @@ def place_of(name: str, aliases: dict[str, str]) -> str:
     if "/" in place and not _is_path(place):
         return place
     if _is_path(place):
-        raise ModelError(f"no model folder {place}: looked for a folder with a config.json")
+        raise ModelError(f"no model folder {short(place)}: looked for a folder with a config.json")
     near = difflib.get_close_matches(place, aliases, 3)
     hint = (
         f"did you mean {' or '.join(near)}?" if near else "`toolkit models` lists the known names"
     )
     raise ModelError(
-        f"no model called {place!r}: it is no folder, alias or hub id (owner/name); {hint}"
+        f"no model called {cut(place)}: it is no folder, alias or hub id (owner/name); {hint}"
     )
 
 
@@ -82,7 +83,7 @@ def only_here(name: str, place: str) -> bool:
         HfApi().model_info(place, timeout=PATIENCE)
     except HFValidationError as error:
         raise ModelError(
-            f"{place!r} is neither a folder nor a hub id: a hub id is owner/name"
+            f"{cut(place)} is neither a folder nor a hub id: a hub id is owner/name"
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
@@ -103,11 +104,15 @@ def only_here(name: str, place: str) -> bool:
 def cached(place: str) -> bool:
     """Whether the hub's cache holds a model's config and weights, or their index."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    held = [isinstance(try_to_load_from_cache(place, file), str) for file in (CONFIG, *WEIGHTS)]
+    try:
+        held = [isinstance(try_to_load_from_cache(place, file), str) for file in (CONFIG, *WEIGHTS)]
+    except HFValidationError:  # no hub id at all
+        return False
     return held[0] and any(held[1:])
 
 
 def shown(name: str, place: str) -> str:
     """A model in a message: as it was named, and what the name stands for."""
-    return repr(name) if name == place else f"{name!r} ({place})"
+    return cut(name) if name == place else f"{cut(name)} ({short(place)})"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 from toolkit.errors import ModelError
+from toolkit.progress import working
 from toolkit.runtime.kernels.build import isas
 from toolkit.runtime.places import Place, located
 
@@ -101,9 +102,10 @@ class Pool:
         if place is None:
             return self.load(name)
         if name not in self._found:
-            from toolkit.runtime.models import find
+            with working(f"Looking at {name}"):
+                from toolkit.runtime.models import find
 
-            self._found[name] = find(place)
+                self._found[name] = find(place, self.executor)
         return self._found[name]
 
     def load(self, name: str) -> LoadedModel:

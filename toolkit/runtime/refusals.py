@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from typing import Protocol, cast
+import re
+from typing import Any, Protocol, cast
 
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
@@ -18,10 +19,20 @@ from toolkit.runtime.cache import TreeCache
 from toolkit.runtime.rotary import has_rotary, rotation_known
 from toolkit.spec import Choice
 
+COUNTS = re.compile(r"n(um)?_.*(layer|expert)s?")  # what a config calls its numbers of modules
+MOST = 10_000
 MOVING_ROTARY = ("dynamic", "longrope")  # frequencies depend on the deepest position of a pass
 
 
 _reasons: dict[tuple[type, str], str | None] = {}  # found out once per config
+
+
+def require_countable(config: dict[str, Any]) -> None:
+    """Raise `ValueError` for a config with so many layers or experts that it takes minutes to build."""
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key, value in part.items():
+            if COUNTS.fullmatch(key) and isinstance(value, int) and value > MOST:
+                raise ValueError(f"its {key} is {value}, and no model has more than {MOST}")
 
 
 def refuse(config: PretrainedConfig, name: str) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from toolkit import Registry
+from toolkit import Family, Registry
 from toolkit.cli import main
 from toolkit.cli.plugins import listed
 from toolkit.registry import BrokenPlugin
@@ -161,3 +161,23 @@ def test_broken_plugins_alone_with_their_frames(monkeypatch):
     ]  # fmt: skip
     (row,) = json.loads(call("plugins", "list", "--broken", "--json").stdout)
     assert row["trace"] == '  File "m.py"'
+
+
+def test_what_others_wrote_is_no_markup(monkeypatch):
+    def odd(plugins):
+        found = Registry()
+        found.broken["[red]mine[/] (m:p)"] = BrokenPlugin("mine", "[/blue] KeyError: ':x:'", "")
+        models = {"[/x]": "a/[b]", ":b:": "c/d"}
+        found.families.append(Family("odd", target="[/x]", drafter=":b:", models=models))
+        return found
+
+    monkeypatch.setattr("toolkit.cli.plugins.registry", odd)
+    monkeypatch.setattr("toolkit.cli.models.registry", odd)
+    listed = call("plugins", "list").output
+    assert "[red]mine[/] (m:p)" in listed
+    assert "did not load: [/blue]" in listed
+    assert "':x:'" in listed
+    listed = call("models").output
+    assert "[/x]" in listed
+    assert "a/[b]" in listed
+    assert ":b:" in listed

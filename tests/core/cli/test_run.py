@@ -335,7 +335,8 @@ def test_a_name_of_any_length_is_an_error_and_no_crash(run, option):
 
 
 @pytest.mark.parametrize(
-    "args", [["--shaper", "adaptive:window=99999999999999999999"], ["--target", ""], ["--drafter", ""]]
+    "args",
+    [["--shaper", "adaptive:window=99999999999999999999"], ["--target", ""], ["--drafter", ""]],
 )
 def test_odd_values_are_refused(run, args):
     result = run("hi", *args)
@@ -351,6 +352,115 @@ def test_a_missing_device_is_refused(run, target):
     result = run("hi", "--target", target, "--device", "cuda")
     assert result.exit_code == 2
     assert "no cuda device" in result.output
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", ""])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_prompt_has_no_byte_order_mark_and_no_last_line_break(run, pair, tmp_path, mark, end):
+    (tmp_path / "p.txt").write_bytes(mark + f"{PROMPT}{end}".encode())
+    wanted = json.loads(run(PROMPT, *pair, "--json").stdout)["text"]
+    for given in (["--prompt-file", tmp_path / "p.txt"], []):
+        result = run(*given, *pair, "--json", stdin=(tmp_path / "p.txt").read_bytes())
+        assert json.loads(result.stdout)["text"] == wanted
+
+
+def test_a_file_of_nothing_but_a_mark_and_a_line_break_is_empty(run, tmp_path):
+    (tmp_path / "p.txt").write_bytes(b"\xef\xbb\xbf\r\n")
+    refused(run("--prompt-file", tmp_path / "p.txt"), "is empty")
+
+
+@pytest.mark.parametrize("number", ["1_0", "٣", "²", "1e3", "", " 5"])
+def test_a_number_is_plain_digits(run, number):
+    refused(run("hi", "--max-new-tokens", number), "max-new-tokens", lines=5)
+
+
+INTERRUPTS = """
+import attrs, os, signal, toolkit
+
+@attrs.define
+class Interrupts(toolkit.TreeShaper):
+    name = "interrupts"
+    after: int = toolkit.option(3)
+    nodes = 2
+    steps: int = attrs.field(init=False, default=0)
+
+    def grow(self, root, expand):
+        self.steps += 1
+        if self.steps > self.after:
+            {what}
+        return root
+
+@toolkit.hookimpl
+def strategies():
+    return [Interrupts]
+"""
+
+
+@pytest.fixture
+def interrupts(tmp_path):
+    """A shaper that presses Ctrl-C after some steps."""
+    file = tmp_path / "interrupts.py"
+    file.write_text(INTERRUPTS.format(what="raise KeyboardInterrupt"))
+    return ["--plugin", file, "--shaper"]
+
+
+def test_ctrl_c_shows_what_there_is(run, pair, interrupts, tmp_path):
+    out = tmp_path / "r.parquet"
+    result = run(PROMPT, *pair, *interrupts, "interrupts", "--verify", "--out", out)
+    assert result.exit_code == 130
+    assert "4 tokens, interrupted" in result.output
+    assert "against AR" not in result.output
+    (row,) = pq.read_table(out).to_pylist()
+    assert (row["stop_reason"], len(row["token_ids"])) == ("interrupted", 4)
+
+
+def test_ctrl_c_with_json_is_one_object_too(run, pair, interrupts):
+    result = run(PROMPT, *pair, *interrupts, "interrupts", "--json")
+    assert result.exit_code == 130
+    found = json.loads(result.stdout)
+    assert (found["stop_reason"], len(found["token_ids"])) == ("interrupted", 4)
+    assert found["text"].split() == result.stderr.split()
+
+
+@pytest.mark.installed
+def test_ctrl_c_as_a_signal(pair, tmp_path):
+    file = tmp_path / "interrupts.py"
+    file.write_text(INTERRUPTS.format(what="os.kill(os.getpid(), signal.SIGINT)"))
+    code = "from toolkit.cli import main; main(prog_name='toolkit')"
+    command = ["run", PROMPT, *pair, "--plugin", str(file), "--shaper", "interrupts:after=5"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+    assert "6 tokens, interrupted" in done.stdout
+
+
+def test_an_error_in_a_plugin_is_told_with_its_own_lines(run, pair, tmp_path):
+    file = tmp_path / "fails.py"
+    file.write_text(INTERRUPTS.format(what="1 / 0"))
+    result = run(PROMPT, *pair, "--plugin", file, "--shaper", "interrupts")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert "Error: shaper 'interrupts' failed in `grow`:" in result.output
+    assert f'File "{file}"' in result.output
+    assert "engine.py" not in result.output
+
+
+@pytest.mark.parametrize("given", [["--target", "phi"], ["--target", "phi", "--drafter", "none"]])
+def test_an_executor_that_cannot_run_a_family_is_refused_before_weights_load(
+    run, tmp_path, monkeypatch, given
+):
+    folder = save(tiny("phi", 0), tmp_path / "phi")
+    (tmp_path / "phi" / "model.safetensors").write_bytes(b"no weights")
+    monkeypatch.chdir(tmp_path)
+    result = run("hi", *given, "--executor", "functional")
+    refused(result, "no functional executor for this phi model: no description of phi blocks")
+    assert "no weights that load" in run("hi", "--target", folder).output
+
+
+def test_a_config_of_ten_million_layers_is_refused_at_once(run, target, tmp_path):
+    folder = edited(target, tmp_path / "m", num_hidden_layers=10**7)
+    refused(run(PROMPT, "--target", folder), "its num_hidden_layers is 10000000")
 
 
 @pytest.mark.installed

@@ -44,7 +44,8 @@ def test_it_draws(tmp_path, suffix):
     ("arguments", "message"),
     [
         (["--plot", "costs.gif"], "cannot draw costs.gif: its name must end in .pdf, .png, .svg"),
-        (["--plot", "nowhere/costs.png"], "there is no folder nowhere"),
+        (["--plot", "nowhere/costs.png"], "no folder nowhere for nowhere/costs.png"),
+        (["--plot", "/proc/costs.png"], "/proc/costs.png cannot be written"),
         (["--target", "storeis-11m"], "did you mean stories-11m"),
         (["--drafter", "ngrm"], "ngram"),
     ],

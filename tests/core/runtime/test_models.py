@@ -99,3 +99,26 @@ def test_positions():
 )
 def test_numerics_follow_a_dtype_without_kernels(dtype, numerics):
     assert prepared("mine", copy.deepcopy(tiny("llama")).to(dtype)).numerics == numerics
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "llama", "num_hidden_layers": 10**7},
+        {"model_type": "gpt2", "n_layer": 10**9},
+        {"model_type": "mixtral", "num_local_experts": 10**6},
+        {"model_type": "gemma3", "text_config": {"num_hidden_layers": 10**7}},
+    ],
+)
+def test_a_config_that_would_take_minutes_to_build(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"and no model has more than 10000$"):
+        find(located(str(tmp_path), {}))
+
+
+def test_an_executor_that_cannot_run_a_family_needs_no_weights(tmp_path):
+    copy.deepcopy(tiny("phi")).config.save_pretrained(tmp_path)
+    place = located(str(tmp_path), {})
+    assert find(place).config.model_type == "phi"
+    with pytest.raises(ModelError, match="no functional executor for this phi model: no descr"):
+        find(place, "functional")

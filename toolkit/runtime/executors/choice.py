@@ -93,15 +93,22 @@ def chosen(
     """The executor of a loaded module. Raises `ModelError` when the one asked for cannot run it."""
     if wanted == "module":
         return ModuleExecutor.of(module, "it was asked for")
+    if wanted == "functional":
+        require_functional(module)
     reason = against(module)
     if reason is None:
         return functional(module, windows, owned)
-    if wanted == "functional":
+    return ModuleExecutor.of(module, reason)
+
+
+def require_functional(module: PreTrainedModel) -> None:
+    """Raise `ModelError` when the functional executor cannot run a module, with weights or without."""
+    reason = against(module)
+    if reason is not None:
         raise ModelError(
             f"no functional executor for this {module.config.model_type} model: {reason}; executor "
             f"auto or module runs it"
         )
-    return ModuleExecutor.of(module, reason)
 
 
 def functional(
