@@ -13,8 +13,7 @@ from typing import Literal, cast
 from attrs import evolve, frozen
 
 from toolkit import ToolkitError
-
-from .words import cut, whole
+from toolkit.words import cut, whole
 
 Engine = Literal["toolkit", "hf:generate", "hf:assisted", "hf:lookup"]
 PARTS = ("drafter", "shaper", "verifier", "kv", "draft_kv")

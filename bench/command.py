@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit import ToolkitError
+from toolkit.words import cut
 
-from .words import cut, whole
+from .options import FILE, Counts, Whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,20 +19,7 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .results import Results
 
-FILE = click.Path(path_type=Path)
 INTERRUPTED = 130
-
-
-class Numbers(click.ParamType[list[int]]):
-    """Whole numbers joined by commas."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
-        try:
-            return value if isinstance(value, list) else [whole(part) for part in value.split(",")]
-        except ValueError:
-            self.fail(f"{cut(value)} is not whole numbers joined by commas, as 100,500")
 
 
 @click.group(invoke_without_command=True)
@@ -51,17 +39,13 @@ class Numbers(click.ParamType[list[int]]):
     metavar="SET",
     help="Name, or FILE:COLUMN; repeatable (stories).",
 )
+@click.option("--prompts", type=Whole(min=1), metavar="N", help="Prompts per data set (10).")
 @click.option(
-    "--prompts", type=click.IntRange(min=1), metavar="N", help="Prompts per data set (10)."
+    "--prompt-tokens", type=Counts(), metavar="N,…", help="Cut prompts to so many tokens (256)."
 )
-@click.option(
-    "--prompt-tokens", type=Numbers(), metavar="N,…", help="Cut prompts to so many tokens (256)."
-)
-@click.option("--max-new-tokens", type=Numbers(), metavar="N,…", help="T, tokens to decode (128).")
-@click.option(
-    "--warmup", type=click.IntRange(min=1), metavar="N", help="Prompts to throw away first (2)."
-)
-@click.option("--seed", type=int, metavar="N", help="Of the choice of prompts (0).")
+@click.option("--max-new-tokens", type=Counts(), metavar="N,…", help="T, tokens to decode (128).")
+@click.option("--warmup", type=Whole(min=1), metavar="N", help="Prompts to throw away first (2).")
+@click.option("--seed", type=Whole(min=0), metavar="N", help="Of the choice of prompts (0).")
 @click.option("--ignore-eos", is_flag=True, default=None, help="Decode past stop tokens.")
 @click.option(
     "--record",

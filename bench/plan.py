@@ -15,8 +15,7 @@ from attrs import Factory, asdict, field, fields_dict, frozen
 from attrs.validators import deep_iterable, ge, in_, min_len
 
 from toolkit import ToolkitError
-
-from .words import cut
+from toolkit.words import cut
 
 Table = Literal["steps", "nodes"]
 
@@ -59,7 +58,7 @@ class Plan:
     prompt_tokens: list[int] = field(factory=lambda: [256], validator=POSITIVE)
     max_new_tokens: list[int] = field(factory=lambda: [128], validator=POSITIVE)
     warmup: int = field(default=2, validator=ge(1))
-    seed: int = 0
+    seed: int = field(default=0, validator=ge(0))
     ignore_eos: bool = False
     record: list[Table] = Factory(list)
     device: str = field(default="auto", validator=in_(("auto", "cpu", "cuda")))

@@ -12,10 +12,10 @@ from typing import Any
 from attrs import frozen
 
 from toolkit import ToolkitError
+from toolkit.words import cut
 
 from .statistics import Ratio, geometric_mean, mean, paired
 from .store import Row, Store
-from .words import cut
 
 LOOP = 0.5  # distinct 3-grams below which an output mostly repeats itself
 

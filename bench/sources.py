@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import Conversation, Dataset, Source, ToolkitError
-
-from .words import cut
+from toolkit.words import short
 
 Row = dict[str, Any]
 Turns = Callable[[Iterable[Row]], Sequence[Conversation]]
@@ -111,7 +110,7 @@ def local_rows(path: Path) -> tuple[list[Row], str]:
     digest. Raises `ToolkitError`."""
     if not is_there(path):
         raise ToolkitError(
-            f"no file or folder {cut(str(path))}: a local data set is {', '.join(READ[:3])}"
+            f"no file or folder {short(str(path))}: a local data set is {', '.join(READ[:3])}"
         )
     inside = sorted(file for file in path.rglob("*") if file.name.endswith(READ))
     files = inside if path.is_dir() else [path]

@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 from attrs import frozen
 
 from toolkit import ToolkitError, write_part
+from toolkit.words import short
 
 from .lock import NAME as LOCK
+from .sources import is_there
 from .tables import SCHEMA_VERSION, TABLES
-from .words import cut
 
 Row = dict[str, Any]
 
@@ -51,7 +52,7 @@ class Store:
             taken = path.exists() and any(file.name != LOCK for file in path.iterdir())
         except OSError as error:
             raise ToolkitError(
-                f"results cannot be written to {cut(str(path))} ({error.strerror}): name another "
+                f"results cannot be written to {short(str(path))} ({error.strerror}): name another "
                 f"with --out"
             ) from error
         if taken:
@@ -63,8 +64,10 @@ class Store:
     @classmethod
     def open(cls, path: Path) -> Store:
         """A folder that a bench has written. Raises `ToolkitError`: no results, another version."""
-        if not path.is_dir():
-            raise ToolkitError(f"no results folder {path}: `toolkit bench --out {path}` makes one")
+        if not (is_there(path) and path.is_dir()):
+            raise ToolkitError(
+                f"no results folder {short(str(path))}: `toolkit bench --out FOLDER` makes one"
+            )
         store = cls(path)
         runs = [store._read(file) for file in store._files("runs")]
         if not sum(map(len, runs)):
@@ -78,7 +81,7 @@ class Store:
         versions = {version for run in runs for version in run["schema_version"].to_pylist()}
         if versions != {SCHEMA_VERSION}:
             raise ToolkitError(
-                f"{path} holds results of schema version {', '.join(map(str, sorted(versions)))}, and "
+                f"{path} holds results of schema version {', '.join(sorted(map(str, versions)))}, and "
                 f"this toolkit reads {SCHEMA_VERSION}: use the version that wrote it (column "
                 f"toolkit_version), or measure anew"
             )

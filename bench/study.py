@@ -11,6 +11,7 @@ from typing import Any
 from attrs import Factory, asdict, define, evolve, frozen
 
 from toolkit import Pipeline, Pool, Registry, Source, ToolkitError
+from toolkit.words import cut
 
 from .arms import PARTS, Arm, arms_of
 from .plan import Plan, digest
@@ -18,7 +19,6 @@ from .prompts import Encoder, Talk, sampled
 from .sources import is_there, local
 from .tables import Split
 from .tune import candidates
-from .words import cut
 
 
 @frozen

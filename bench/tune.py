@@ -10,10 +10,10 @@ from typing import Any
 from attrs import evolve
 
 from toolkit import Choice, Registry, ToolkitError, options_of
+from toolkit.words import cut
 
 from .arms import Arm, require_count, require_few
 from .plan import Tune
-from .words import cut
 
 
 def candidates(

@@ -14,7 +14,7 @@ import click
 
 from toolkit import ToolkitError
 
-from ..words import cut, whole
+from ..options import FILE, Counts, Whole
 
 if TYPE_CHECKING:
     from toolkit import Pool, Registry
@@ -22,23 +22,7 @@ if TYPE_CHECKING:
     from .context import Context
     from .quality import Quality
 
-FILE = click.Path(path_type=Path)
 OURS = "the built-in story"
-
-
-class Counts(click.ParamType[list[int]]):
-    """Positive whole numbers joined by commas."""
-
-    name = "counts"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
-        try:
-            found = value if isinstance(value, list) else [whole(part) for part in value.split(",")]
-        except ValueError:
-            self.fail(f"{cut(value)} is not whole numbers joined by commas, as 64,128", param, ctx)
-        if min(found) < 1:
-            self.fail(f"{cut(value)}: each is at least 1", param, ctx)
-        return found
 
 
 @click.command("kv-quality")
@@ -58,12 +42,10 @@ class Counts(click.ParamType[list[int]]):
     help="For policies that name no budget of their own.",
 )
 @click.option("--text", type=FILE, help="Held-out text, UTF-8; a story that ships, when left out.")
-@click.option(
-    "--prompt-tokens", type=click.IntRange(min=1), default=256, show_default=True, metavar="N"
-)
+@click.option("--prompt-tokens", type=Whole(min=1), default=256, show_default=True, metavar="N")
 @click.option(
     "--tokens",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=512,
     show_default=True,
     metavar="N",
@@ -71,7 +53,7 @@ class Counts(click.ParamType[list[int]]):
 )
 @click.option(
     "--samples",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=1,
     show_default=True,
     metavar="N",
@@ -80,7 +62,7 @@ class Counts(click.ParamType[list[int]]):
 @click.option(
     "--decode",
     "decoded",
-    type=click.IntRange(min=2),
+    type=Whole(min=2),
     default=64,
     show_default=True,
     metavar="N",
@@ -165,10 +147,8 @@ def kv_quality(
     metavar="N,…",
     help="Prompt lengths in tokens; the text is repeated to reach them.",
 )
-@click.option(
-    "--new-tokens", type=click.IntRange(min=2), default=64, show_default=True, metavar="N"
-)
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, metavar="N")
+@click.option("--new-tokens", type=Whole(min=2), default=64, show_default=True, metavar="N")
+@click.option("--rounds", type=Whole(min=1), default=3, show_default=True, metavar="N")
 @click.option(
     "--text", type=FILE, help="UTF-8 text for prompts; a story that ships, when left out."
 )

@@ -90,6 +90,8 @@ def test_a_new_bench_wants_a_new_folder(store, tmp_path):
 def test_what_is_no_bench_is_refused(tmp_path):
     with pytest.raises(ToolkitError, match="no results folder"):
         Store.open(tmp_path / "nowhere")
+    with pytest.raises(ToolkitError, match="no results folder"):
+        Store.open(Path("x" * 5000))
     (tmp_path / "other").mkdir()
     with pytest.raises(ToolkitError, match="holds no results"):
         Store.open(tmp_path / "other")
