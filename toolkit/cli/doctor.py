@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from toolkit.cli.run import dtype_option, executor_option, plugin_option, registry
+from toolkit.progress import show_progress
 
 if TYPE_CHECKING:
     from toolkit.runtime.models import LoadedModel
@@ -34,12 +35,13 @@ def doctor(target: str | None, dtype: str, executor: str, plugins: tuple[Path, .
 
     quiet()
     pool = Pool(dtype=dtype, executor=executor)
-    pipeline = Pipeline(target, drafter="none", pool=pool, registry=registry(plugins))
-    model = pool.load(pipeline.target)
+    with show_progress():
+        pipeline = Pipeline(target, drafter="none", pool=pool, registry=registry(plugins))
+        rows = {**machine(), **facts(pool.load(pipeline.target))}
     table = Table(box=None, pad_edge=False, show_header=False)
-    for name, said in {**machine(), **facts(model)}.items():
+    for name, said in rows.items():
         table.add_row(name, said)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False, emoji=False).print(table)
 
 
 def machine() -> dict[str, str]:

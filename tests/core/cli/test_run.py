@@ -1,6 +1,7 @@
 """`toolkit run` through Click's runner, and once as a real process."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -461,6 +462,27 @@ def test_an_executor_that_cannot_run_a_family_is_refused_before_weights_load(
 def test_a_config_of_ten_million_layers_is_refused_at_once(run, target, tmp_path):
     folder = edited(target, tmp_path / "m", num_hidden_layers=10**7)
     refused(run(PROMPT, "--target", folder), "its num_hidden_layers is 10000000")
+
+
+@pytest.mark.installed
+@pytest.mark.parametrize("json_too", [[], ["--json"]], ids=["text", "json"])
+def test_a_terminal_is_told_what_takes_long_and_json_is_not(pair, tmp_path, json_too):
+    pty = pytest.importorskip("pty")
+    terminal, stderr = pty.openpty()
+    code = "from toolkit.cli import main; main(prog_name='toolkit')"
+    with open(stderr, "wb") as file:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-c", code, "run", PROMPT, *pair, *json_too],
+            stdout=subprocess.PIPE, stderr=file, timeout=120, env={**os.environ, "TERM": "xterm"},
+        )  # fmt: skip
+    os.set_blocking(terminal, False)
+    shown = os.read(terminal, 1 << 16)
+    os.close(terminal)
+    assert done.returncode == 0
+    assert b"Load" not in done.stdout
+    told = [line[:40].encode() in shown for line in (f"Looking at {pair[1]}", f"Loading {pair[3]}")]
+    assert told == [not json_too] * 2
+    assert shown.endswith(b"\r\x1b[1A\x1b[2K") is not bool(json_too)  # the last line is gone, too
 
 
 @pytest.mark.installed
