@@ -11,12 +11,13 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint docs bench-speed clean
+.PHONY: help setup demo test test-avx2 lint docs bench-speed clean
 
 help:
 	@echo "make setup   create .venv with everything pinned"
 	@echo "make demo    decode a prompt with the shipped models and check it against plain decoding"
 	@echo "make test    run the tests"
+	@echo "make test-avx2   run those that depend on the instruction set as on a CPU with AVX2 alone"
 	@echo "make lint    run the linters and the type checker"
 	@echo "make bench-speed   measure every shaper beside the library's own decoding (half an hour)"
 	@echo "make docs    write the generated parts of docs/ anew"
@@ -38,6 +39,14 @@ demo: setup
 
 test: setup
 	@$(BIN)/pytest -q -n auto --dist loadfile tests plugins
+
+# Our own kernels, PyTorch's and oneDNN's each have a limit of their own.
+test-avx2: export TOOLKIT_ISA := avx2
+test-avx2: export ATEN_CPU_CAPABILITY := avx2
+test-avx2: export ONEDNN_MAX_CPU_ISA := AVX2
+test-avx2: setup
+	@$(BIN)/pytest -q -n auto --dist loadfile tests/core/runtime/executors tests/core/runtime/test_kernels.py \
+		tests/core/runtime/test_numerics.py tests/core/runtime/test_models.py tests/core/test_drop_in.py tests/properties/test_kv.py
 
 lint: setup
 	@$(BIN)/ruff check --quiet .

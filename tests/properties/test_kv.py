@@ -13,7 +13,7 @@ from toolkit.conformance import generators, kv, properties
 from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, tiny
 from toolkit.conformance.strategies import passes, texts
 from toolkit.runtime.executors import choice as executors
-from toolkit.runtime.executors.linears import Blocked, Packed
+from toolkit.runtime.executors.linears import Blocked, Packed, packs
 from toolkit.runtime.kernels import native
 from toolkit.runtime.models import prepared
 from toolkit.runtime.session import ModelSession
@@ -138,11 +138,13 @@ def test_text_may_outgrow_the_models_positions():
     assert torch.isfinite(logits).all()
 
 
-DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 compiled = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
 
 
-KERNELS = st.sampled_from([Blocked, Packed] if torch.backends.mkldnn.is_available() else [Blocked])
+PACKED = [dtype for dtype in (torch.float32, torch.bfloat16) if packs(dtype)]
+KERNELS = st.sampled_from(  # with a dtype that they have on this CPU
+    [(Blocked, torch.float32), (Blocked, torch.bfloat16), *((Packed, dtype) for dtype in PACKED)]
+)
 
 
 @cache
@@ -160,9 +162,9 @@ def low(family, dtype, kernel=Blocked):
 def test_every_schedule_gives_the_bits_of_ar(name):
     evicted = []
 
-    @given(fitting(name), DTYPES, KERNELS, texts(), passes())
-    def holds(pair, dtype, kernel, text, schedule):
-        family, policy = pair
+    @given(fitting(name), KERNELS, texts(), passes())
+    def holds(pair, linears, text, schedule):
+        (family, policy), (kernel, dtype) = pair, linears
         loaded = low("llama" if family == "phi" else family, dtype, kernel)
         assert loaded.level.name == "bitwise"
         evicted.append(
