@@ -6,11 +6,14 @@ is what AR would compute one token at a time, in a fraction of the passes.
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
 from attrs import frozen
-from torch import Tensor
 
 from toolkit.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @frozen(eq=False)
@@ -28,6 +31,8 @@ def forced(pipeline: Pipeline, ids: list[int], prompt: int) -> Forced:
 
     Row t is what the target gives for token P + t, under the pipeline's KV policy.
     """
+    import torch
+
     session = pipeline.stream(ids[:prompt]).target
     rows, rest = [session.prefill(ids[:prompt])[None]], ids[prompt:-1]
     while rest:

@@ -60,6 +60,8 @@ class Arm:
 
 def arms(policies: Sequence[str], drafters: Sequence[str], registry: Registry) -> list[Arm]:
     """AR under `full`, AR under each policy, then each drafter under `full`."""
+    for drafter in drafters:
+        registry.resolve("drafter", drafter)  # a wrong one is refused before models are looked at
     full = registry.resolve("kv", "full")
     under = [Arm(BASELINE, registry.resolve("kv", policy)) for policy in policies]
     drafted = [Arm(drafter, full) for drafter in drafters]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
-import torch
-from torch import Tensor
 
 from toolkit import Choice, Pipeline, Pool, Registry, ToolkitError, column, forced, options_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FULL = "full"
 
@@ -115,6 +116,8 @@ def _row(
     choices: list[Tensor],
     reference: list[Tensor],
 ) -> Quality:
+    import torch
+
     wanted = torch.tensor(
         [ids[plan.prompt :] for ids in excerpts], device=choices[0].device
     ).flatten()

@@ -131,6 +131,10 @@ def test_what_only_looks_imports_no_torch(command, said, tmp_path):
         ("plugins new chain --kind shaper", "there is a shaper called 'chain' already"),
         ("bench --plan nosuch", "no plan called 'nosuch'"),
         ("bench --arm shaper=adaptve", "did you mean adaptive?"),
+        ("bench --arm drafter=ngram --dataset storeis", "no data set called 'storeis'"),
+        ("kv-quality --kv windo", "did you mean window"),
+        ("kv-quality --target ./nowhere", "no model folder"),
+        ("kv-context --drafter ngrm", "did you mean ngram"),
         ("report none", "no results folder none"),
     ],
 )
