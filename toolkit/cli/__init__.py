@@ -25,7 +25,7 @@ from toolkit.words import short
 
 INTERRUPTED = 130  # exit status after Ctrl-C
 UNWRITABLE = (errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)
-WAITING = {"GOMP_SPINCOUNT": "20000", "KMP_BLOCKTIME": "0"}
+WAITING = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "0"}
 """How long threads of PyTorch's own regions spin before they sleep. By default they spin so long that
 one that is not scheduled stalls all others; read by OpenMP when torch is imported."""
 

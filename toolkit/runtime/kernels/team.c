@@ -11,7 +11,7 @@
 
 #include "team.h"
 
-#define SPIN_NS 200000 /* a pass follows another after about so long: waking a thread takes longer */
+#define SPIN_NS 50000  /* about what waking a thread takes */
 #define LINE 64        /* bytes of a cache line */
 #define INDEX_BITS 20  /* of a claim: the number of tasks that are claimed; the rest is the phase's */
 
