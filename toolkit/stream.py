@@ -103,7 +103,7 @@ class Stream:
             prompt_ids=self.prompt,
             stop_reason=self._stop_reason(ids),
             specs=self.pipeline.specs,
-            numerics=model.numerics,
+            numerics=model.numerics_upto(len(self.prompt) + len(ids)),
             ttft_ms=self.ttft_ms,
             kv_bytes=self.target.cache.bytes,
             kv_peak_bytes=self.target.cache.peak,

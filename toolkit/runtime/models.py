@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -85,6 +86,12 @@ class LoadedModel:
         """`bitwise`: the same bits as AR; `fp32`: the same tokens; `tie`: up to numerical ties."""
         return self.level.name
 
+    def numerics_upto(self, length: int) -> str:
+        """The level of a request of `length` tokens: a long one's context is probed, too."""
+        from toolkit.runtime.numerics import PROBED, level_of
+
+        return self.numerics if length <= PROBED else level_of(self, length).name
+
 
 @frozen(eq=False)
 class FoundModel:
@@ -141,6 +148,9 @@ def find(place: Place, executor: str = "auto") -> FoundModel:
     return FoundModel(name, path, local, config, _tokenizer(path, local))
 
 
+_loading = Lock()  # transformers changes process-wide state while it loads weights
+
+
 def _tokenizer(place: str, local: bool = True) -> PreTrainedTokenizerBase | None:
     """The model's tokenizer, or None where there is none: then prompts are token ids."""
     try:
@@ -158,7 +168,7 @@ def load(
 ) -> LoadedModel:
     """Load the weights; `dtype` None keeps the checkpoint's own. Raises `ModelError`."""
     try:
-        with working(f"Loading {found.name}"):
+        with _loading, working(f"Loading {found.name}"):
             module, report = AutoModelForCausalLM.from_pretrained(
                 found.place,
                 config=found.config,

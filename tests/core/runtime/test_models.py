@@ -2,6 +2,7 @@
 
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -122,3 +123,12 @@ def test_an_executor_that_cannot_run_a_family_needs_no_weights(tmp_path):
     assert find(place).config.model_type == "phi"
     with pytest.raises(ModelError, match="no functional executor for this phi model: no descr"):
         find(place, "functional")
+
+
+def test_first_loads_in_several_threads_at_once(folder):
+    """transformers builds modules on the meta device for the whole process while it loads."""
+    found = find(located(str(folder), {}))
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: load(found, torch.device("cpu"), None), range(8)))
+    weights = [model.module.lm_head.weight for model in models]
+    assert all(torch.equal(weight, weights[0]) for weight in weights)

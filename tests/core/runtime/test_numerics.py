@@ -95,3 +95,15 @@ def test_a_module_claims_nothing_that_was_not_probed():
     level = loaded("llama", torch.bfloat16, executor="module").level
     assert level.name == "tie"
     assert "only the functional executor's linears" in level.why
+
+
+def test_a_long_request_is_claimed_for_its_own_length(monkeypatch):
+    model, asked = loaded("llama", torch.float64), []
+
+    def level_of(model, length=numerics.PROBED):
+        asked.append(length)
+        return numerics.Level("bitwise" if length <= 5000 else "fp32", "")
+
+    monkeypatch.setattr(numerics, "level_of", level_of)
+    assert [model.numerics_upto(n) for n in (10, 2048, 3000, 6000)] == [*["bitwise"] * 3, "fp32"]
+    assert asked == [2048, 3000, 6000]
