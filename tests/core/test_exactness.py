@@ -35,7 +35,7 @@ class Saboteur(Verifier):
 
 @pytest.fixture(scope="module")
 def twins():
-    """A model whose tokens 96 and 95 have equal logits in all places, and often the highest."""
+    """A model whose tokens 96 and 95 have equal logits but for rounding, and often the highest."""
     model = copy.deepcopy(tiny("llama", 1))
     head = model.lm_head.weight.data
     ids = Pipeline(model, drafter="none").generate(PROMPT, max_new_tokens=6).token_ids
@@ -76,18 +76,19 @@ def test_a_sabotaged_verifier_is_divergent_at_the_sabotaged_token(at):
 
 def test_a_tie_is_counted_and_ar_goes_on_from_our_token(twins):
     greedy = Pipeline(twins, drafter="none").generate(PROMPT, max_new_tokens=8).token_ids
-    at = greedy.index(95)
+    at, first = next((at, token) for at, token in enumerate(greedy) if token in (95, 96))
+    other = 191 - first  # which of them is AR's may be a matter of the last place
     pipeline = Pipeline(
-        twins, drafter="model:small", shaper="chain:k=2", verifier=Saboteur(at, 96),
+        twins, drafter="model:small", shaper="chain:k=2", verifier=Saboteur(at, other),
         pool=Pool(modules={"small": noisy("llama", 1)}),
     )
     generation = pipeline.generate(PROMPT, max_new_tokens=8)
     found = verify(pipeline, generation)
-    assert generation.token_ids[at] == 96
+    assert generation.token_ids[at] == other
     assert found.verdict == "tie"
     assert found.ties == 1
-    assert (found.first.index, found.first.our_token, found.first.ar_token) == (at, 96, 95)
-    assert found.first.margin == 0.0
+    assert (found.first.index, found.first.our_token, found.first.ar_token) == (at, other, first)
+    assert found.first.margin <= found.first.allowed
 
 
 def test_tokens_after_the_end_are_divergent():
