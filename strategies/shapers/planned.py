@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import warnings
 from itertools import accumulate
 from math import exp, inf, log
 from operator import sub
@@ -148,14 +149,13 @@ class Planned(TreeShaper):
     _probing: bool = attrs.field(init=False, default=False)
     _idle: int = attrs.field(init=False, default=0)  # steps without drafts since the last probe
     _patience: int = attrs.field(init=False, default=1)  # steps until the next probe
+    _keeps: bool = attrs.field(init=False, default=True)  # whether `trust` can still be written
 
     def __attrs_post_init__(self) -> None:
-        if self.trust and Path(self.trust).exists():
-            self._trust = Trust.read(Path(self.trust))
-        elif self.trust and not os.access(Path(self.trust).parent, os.W_OK):
-            raise ValueError(
-                f"trust={self.trust}: there is no such folder that could be written to"
-            )
+        if self.trust:
+            _require_writable(Path(self.trust).parent)
+            if Path(self.trust).exists():
+                self._trust = Trust.read(Path(self.trust))
         self._passes, self._prices = [1.0] * self.nodes, [0.0] * (self.width + 1)  # until `plan`
         self._children = [0.6 * 0.25**rank for rank in range(self.width)]
 
@@ -212,8 +212,16 @@ class Planned(TreeShaper):
         if self._probing or len(self._unread) == READ:
             self._trust.learn([node for step in self._unread for node in _judged(*step)])
             self._unread = []
-            if self.trust:
-                self._trust.write(Path(self.trust))
+            if self.trust and self._keeps:
+                self._keep(Path(self.trust))
+
+    def _keep(self, path: Path) -> None:
+        """Write what was learned; a request does not fail because that is no longer possible."""
+        try:
+            self._trust.write(path)
+        except OSError as error:
+            self._keeps = False
+            warnings.warn(f"trust={path} was not written: {error}", stacklevel=2)
 
     def _price(self) -> None:
         if self._costs is not None:
@@ -279,3 +287,12 @@ def _judged(tree: TokenTree, verdict: Verdict) -> list[Judged]:
         for node in range(1, len(tree))
         if parents[node] in accepted
     ]
+
+
+def _require_writable(folder: Path) -> None:
+    """Raise `ValueError` when no file can be made in a folder."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"trust: no file can be written to {folder}: {error.strerror}") from error

@@ -4,6 +4,7 @@ import itertools
 import random
 import re
 from math import exp, inf, log
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
@@ -333,8 +334,19 @@ def test_a_damaged_file_is_refused_by_name(make, oracle_of, tmp_path_factory, da
 
 
 def test_a_folder_that_is_not_there_is_refused(make, tmp_path):
-    with pytest.raises(SpecError, match="there is no such folder"):
-        make("shaper", f"planned:trust={tmp_path / 'none' / 'pair.json'}")
+    for folder in (tmp_path / "none", Path("/proc")):
+        with pytest.raises(SpecError, match="no file can be written to"):
+            make("shaper", f"planned:trust={folder / 'pair.json'}")
+
+
+def test_a_folder_that_goes_away_costs_a_warning_and_no_request(make, oracle_of, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    shaper = make("shaper", f"planned:trust={folder / 'pair.json'}")
+    folder.rmdir()
+    with pytest.warns(UserWarning, match=r"pair\.json was not written") as seen:
+        decode(shaper, oracle_of(lambda _: {1: 0.6}), bool, 80)
+    assert len(seen) == 1
 
 
 def test_costs_follow_the_length(make):
