@@ -298,19 +298,22 @@ def invariant(linear: Ruled, rule: Rule, dtype: torch.dtype) -> bool:
     return True
 
 
-def seconds(weights: list[Tensor], rules: dict[type[Kernel], Rule]) -> dict[type[Kernel], float]:
-    """What passes of `TIMED` rows take in linears with these weights [out, in], by kernel.
+def seconds(
+    weights: list[tuple[Tensor, int]], rules: dict[type[Kernel], Rule]
+) -> dict[type[Kernel], float]:
+    """What passes of `TIMED` rows take in linears with these weights [out, in], each so many times, by
+    kernel.
 
     The kernels take turns, and their least times count: a busy machine slows down all of them.
     """
     total = dict.fromkeys(rules, 0.0)
-    for weight in weights:
+    for weight, times in weights:
         made = {kernel: kernel.of(weight, None) for kernel in rules}
         for count in TIMED:
             rows = {kernel: _rows(rule.padded(count), weight) for kernel, rule in rules.items()}
             turns = [{k: _timed(made[k], rows[k]) for k in rules} for _ in range(REPEATS)]
             for kernel in rules:
-                total[kernel] += min(turn[kernel] for turn in turns)
+                total[kernel] += times * min(turn[kernel] for turn in turns)
     return total
 
 

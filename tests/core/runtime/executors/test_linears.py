@@ -177,7 +177,7 @@ def test_the_fastest_kernel_is_chosen_among_the_steady(monkeypatch):
     )
     monkeypatch.setattr(choice, "_step", lambda _, kernel: steps[kernel])
     assert choice._fastest(module) is Packed
-    took[Packed] = 3.0 - 1e-6  # slower than ours with what is spared around them
+    took[Packed] = 3.0 - 1e-6  # slower than ours with what is spared around each of 15 linears
     assert choice._fastest(module) is Blocked
     steps[Stock] = 2
     assert choice._fastest(module) is Stock
@@ -192,7 +192,7 @@ def test_kernels_take_turns_and_their_least_times_add_up(monkeypatch):
     monkeypatch.setattr(
         linears, "_timed", lambda kernel, _: (turns.append(type(kernel)), next(clock))[1]
     )
-    weights = [torch.randn(32, 32), torch.randn(64, 32)]
+    weights = [(torch.randn(32, 32), 1), (torch.randn(64, 32), 5)]
     took = linears.seconds(weights, {Stock: Rule(1), Packed: Rule(1)})
-    assert took == {Stock: 4 * 1.0, Packed: 4 * 2.0}
+    assert took == {Stock: 12 * 1.0, Packed: 12 * 2.0}
     assert turns == [Stock, Packed] * 12
