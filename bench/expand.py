@@ -79,7 +79,9 @@ def enlarge(pool: Pool, name: str, *, width: int = 768, layers: int = 13) -> str
     if small is None:  # from the weights as they are, before any rounding to the pool's dtype
         place = cast("Any", pool.find(name)).place
         small = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
-    large = expand(small, width=width, layers=layers).to(pool.torch_dtype or small.dtype)
+    large = expand(small, width=width, layers=layers)
+    for weight in large.parameters():  # not the buffers: rounded frequencies would rotate otherwise
+        weight.data = weight.data.to(pool.torch_dtype or small.dtype)
     label = f"{name}-as-{round(large.num_parameters() / 1e6)}m"
     pool.modules[label] = large.to(pool.torch_device)
     return label

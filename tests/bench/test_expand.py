@@ -166,3 +166,13 @@ def test_a_model_in_memory_is_enlarged_as_well():
     name = bench.enlarge(pool, "mine", width=48, layers=2)
     assert name == "mine-as-0m"
     torch.testing.assert_close(logits(pool.modules[name]), logits(small("llama")), **EXACT)
+
+
+def test_only_weights_are_rounded():
+    """Frequencies of the rotation stay as transformers keeps them when it loads a bf16 checkpoint."""
+    pool = Pool(modules={"mine": small("llama")}, dtype="bf16")
+    large = pool.modules[bench.enlarge(pool, "mine", width=48, layers=2)]
+    assert {weight.dtype for weight in large.parameters()} == {torch.bfloat16}
+    buffers = {name: part.dtype for name, part in large.named_buffers()}
+    assert any("inv_freq" in name for name in buffers)
+    assert torch.bfloat16 not in buffers.values()
