@@ -11,13 +11,14 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-avx2 lint docs bench-speed clean
+.PHONY: help setup demo test test-avx2 fuzz lint docs bench-speed clean
 
 help:
 	@echo "make setup   create .venv with everything pinned"
 	@echo "make demo    decode a prompt with the shipped models and check it against plain decoding"
 	@echo "make test    run the tests"
 	@echo "make test-avx2   run those that depend on the instruction set as on a CPU with AVX2 alone"
+	@echo "make fuzz    decode random cases for MINUTES=10 minutes, the same ones for the same SEED"
 	@echo "make lint    run the linters and the type checker"
 	@echo "make bench-speed   measure every shaper beside the library's own decoding (half an hour)"
 	@echo "make docs    write the generated parts of docs/ anew"
@@ -47,6 +48,12 @@ test-avx2: export ONEDNN_MAX_CPU_ISA := AVX2
 test-avx2: setup
 	@$(BIN)/pytest -q -n auto --dist loadfile tests/core/runtime/executors tests/core/runtime/test_kernels.py \
 		tests/core/runtime/test_numerics.py tests/core/runtime/test_models.py tests/core/test_drop_in.py tests/properties/test_kv.py
+
+# No part of the tests. Threads do not spin: there may be more of them than cores.
+fuzz: MINUTES ?= 10
+fuzz: export OMP_WAIT_POLICY ?= passive
+fuzz: setup
+	@$(BIN)/python tests/fuzz/fuzz.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 lint: setup
 	@$(BIN)/ruff check --quiet .
