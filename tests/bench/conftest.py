@@ -59,7 +59,7 @@ def process():
 
     def start(*args):
         return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *map(str, args)],
+            [sys.executable, "-P", "-c", COMMAND, *map(str, args)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -22,7 +22,7 @@ def test_what_another_process_uses_is_found():
     """It says itself how much that was; the rest of the machine may use more."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = Moment.now()
-    subprocess.run([sys.executable, "-c", SPIN], check=True)
+    subprocess.run([sys.executable, "-P", "-c", SPIN], check=True)
     ended, after = Moment.now(), resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     found = load(began, ended) * os.cpu_count() * (ended.at - began.at)

@@ -25,7 +25,7 @@ with locked(Path(sys.argv[1])):
 def holder(tmp_path):
     """Another process that has the lock of a folder."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "r")],
+        [sys.executable, "-P", "-c", HOLD, str(tmp_path / "r")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -177,7 +177,7 @@ def test_a_full_disk_loses_nothing_that_was_written(store):
         "except Exception as error:\n    print(type(error).__name__, error)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(store.path)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-P", "-c", code, str(store.path)], capture_output=True, text=True, timeout=60
     )
     assert "ToolkitError cannot write to" in done.stdout, done.stderr
     assert "what was finished is kept" in done.stdout

@@ -90,7 +90,7 @@ def test_a_killed_writer_leaves_no_half_file(tmp_path):
         f"path = pathlib.Path({json.dumps(str(tmp_path / 'x.parquet'))})\n"
         "records.write_part(path, [], records.TABLES['steps'])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], timeout=60)
+    done = subprocess.run([sys.executable, "-P", "-c", code], timeout=60)
     assert done.returncode == -9
     assert [p.name for p in tmp_path.iterdir()] == ["x.parquet.tmp"]
 

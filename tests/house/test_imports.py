@@ -20,7 +20,7 @@ MAIN = "from toolkit.cli import main; main(prog_name='toolkit')"
 def imported(code, cwd, *arguments, status=0, **environment):
     """Every module that a fresh Python imports to run `code`, and what it printed."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", code, *arguments],
+        [sys.executable, "-P", "-X", "importtime", "-c", code, *arguments],
         cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}, timeout=100,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip

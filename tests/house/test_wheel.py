@@ -47,7 +47,7 @@ def wheel(root, files, tmp_path_factory):
             shutil.copy(root / path, copy / path)
     build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
     done = subprocess.run(
-        [sys.executable, "-c", build, str(out)], cwd=copy, capture_output=True, text=True
+        [sys.executable, "-P", "-c", build, str(out)], cwd=copy, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(next(out.glob("*.whl"))) as archive:

@@ -34,7 +34,7 @@ except KeyboardInterrupt:
 
 def started(*arguments, **options):
     return subprocess.Popen(
-        [sys.executable, "-c", MAIN, *map(str, arguments)],
+        [sys.executable, "-P", "-c", MAIN, *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, **options,
     )  # fmt: skip
 
@@ -124,7 +124,7 @@ def test_a_full_output_is_one_line(command, unbuffered):
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(
-            [sys.executable, "-c", MAIN, *command.split()],
+            [sys.executable, "-P", "-c", MAIN, *command.split()],
             stdout=full, stderr=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
     assert done.returncode == 2
@@ -134,7 +134,7 @@ def test_a_full_output_is_one_line(command, unbuffered):
 @pytest.mark.installed
 @pytest.mark.parametrize("command", ["models", "run hi", "--help"])
 def test_a_closed_output_is_one_line_at_once(command):
-    shell = f'exec {sys.executable} -c "{MAIN}" {command} >&-'
+    shell = f'exec {sys.executable} -P -c "{MAIN}" {command} >&-'
     done = subprocess.run(["sh", "-c", shell], stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
     assert done.stderr == "Error: stdout is closed: send it to a file, to a pipe or to /dev/null\n"
@@ -143,7 +143,7 @@ def test_a_closed_output_is_one_line_at_once(command):
 @pytest.mark.installed
 @pytest.mark.parametrize("redirected", ["2>&-", "2>/dev/full"])
 def test_an_error_that_cannot_be_told_has_its_status(redirected):
-    shell = f'exec {sys.executable} -c "{MAIN}" run hi --shaper adaptve {redirected}'
+    shell = f'exec {sys.executable} -P -c "{MAIN}" run hi --shaper adaptve {redirected}'
     done = subprocess.run(["sh", "-c", shell], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
     assert (done.returncode, done.stdout) == (2, b"")
 
@@ -229,4 +229,4 @@ import toolkit, toolkit.cli
 toolkit.Pipeline
 assert before == dict(os.environ)
 """
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, check=True)

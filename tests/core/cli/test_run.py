@@ -430,7 +430,7 @@ def test_ctrl_c_as_a_signal(pair, tmp_path):
     code = "from toolkit.cli import main; main(prog_name='toolkit')"
     command = ["run", PROMPT, *pair, "--plugin", str(file), "--shaper", "interrupts:after=5"]
     done = subprocess.run(
-        [sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=120
+        [sys.executable, "-P", "-c", code, *command], capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stderr) == (130, "")
     assert "6 tokens, interrupted" in done.stdout
@@ -472,7 +472,7 @@ def test_a_terminal_is_told_what_takes_long_and_json_is_not(pair, tmp_path, json
     code = "from toolkit.cli import main; main(prog_name='toolkit')"
     with open(stderr, "wb") as file:  # noqa: PTH123
         done = subprocess.run(
-            [sys.executable, "-c", code, "run", PROMPT, *pair, *json_too],
+            [sys.executable, "-P", "-c", code, "run", PROMPT, *pair, *json_too],
             stdout=subprocess.PIPE, stderr=file, timeout=120, env={**os.environ, "TERM": "xterm"},
         )  # fmt: skip
     os.set_blocking(terminal, False)

@@ -212,5 +212,7 @@ def test_expected_failures_name_properties_that_bind():
 
 def test_hypothesis_and_pytest_import_nothing_of_ours():
     code = "import sys, pytest, hypothesis; print(sorted({'torch', 'toolkit'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -290,7 +290,7 @@ def test_a_compiler_that_writes_rubbish(what, folder, compiler, builds, caplog):
 def test_with_rubbish_kernels_pytorch_runs_the_passes(tmp_path, compiler):
     compiler(RUBBISH["text"])
     command = [
-        sys.executable, "-c", "from toolkit.cli import main; main()", "run", "Once",
+        sys.executable, "-P", "-c", "from toolkit.cli import main; main()", "run", "Once",
         "--target", "stories-1m", "--drafter", "none", "--max-new-tokens", "4",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
@@ -318,7 +318,7 @@ build._compiled = meet
 print(build.load({ISA!r})._name, build.load({ISA!r}).ready())
 """
     processes = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     said = {process.communicate(timeout=60)[0] for process in processes}

@@ -118,4 +118,4 @@ def test_the_cpu_is_known_without_torch():
         "import sys; from toolkit.runtime.kernels.build import isas; isas();"
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)

@@ -104,7 +104,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_has_a_team_of_its_own():
-    assert subprocess.run([sys.executable, "-c", CHILD], timeout=100).returncode == 0
+    assert subprocess.run([sys.executable, "-P", "-c", CHILD], timeout=100).returncode == 0
 
 
 SIGNAL = """
@@ -131,6 +131,6 @@ print(blocked)
 def test_the_team_takes_no_signals():
     """Ctrl-C is the main thread's, or Python would see it late."""
     done = subprocess.run(
-        [sys.executable, "-c", SIGNAL], capture_output=True, text=True, timeout=100
+        [sys.executable, "-P", "-c", SIGNAL], capture_output=True, text=True, timeout=100
     )
     assert done.stdout.strip() == "3", done.stderr
