@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from toolkit.records import step_rows as step_rows
     from toolkit.records import write_part as write_part
     from toolkit.registry import Registry as Registry
-    from toolkit.runtime.pool import Pool as Pool
-    from toolkit.runtime.quiet import quiet as quiet
+    from toolkit.runtime.models.pool import Pool as Pool
+    from toolkit.runtime.models.quiet import quiet as quiet
     from toolkit.scoring import Forced as Forced
     from toolkit.scoring import forced as forced
     from toolkit.spec import Choice as Choice
@@ -67,7 +67,7 @@ _HOMES = {
     "KVView": "view",
     "Node": "records",
     "Pipeline": "pipeline",
-    "Pool": "runtime.pool",
+    "Pool": "runtime.models.pool",
     "Registry": "registry",
     "Request": "records",
     "Run": "records",
@@ -88,7 +88,7 @@ _HOMES = {
     "node_rows": "records",
     "option": "interfaces",
     "options_of": "spec",
-    "quiet": "runtime.quiet",
+    "quiet": "runtime.models.quiet",
     "request_record": "records",
     "run_record": "records",
     "schema": "records",

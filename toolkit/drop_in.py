@@ -10,8 +10,8 @@ from torch import Tensor
 
 from toolkit.errors import MismatchError, ModelError
 from toolkit.pipeline import Pipeline, Spec
-from toolkit.runtime.loans import borrowed
-from toolkit.runtime.pool import Pool
+from toolkit.runtime.models.borrow import borrowed
+from toolkit.runtime.models.pool import Pool
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel

@@ -12,7 +12,7 @@ from toolkit.errors import MismatchError, SpecError
 from toolkit.families import STORIES, Family, of_model
 from toolkit.interfaces import Drafter, KVPolicy, Runtime, Strategy, TreeShaper, Verifier
 from toolkit.registry import Registry
-from toolkit.runtime.pool import Pool
+from toolkit.runtime.models.pool import Pool
 from toolkit.spec import Choice, options_of
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ class Pipeline:
     def _require_models_that_fit(self) -> None:
         """Raise `ModelError` or `MismatchError` when a model cannot be used, or not with the others."""
         found = self.pool.find(self.target)
-        from toolkit.runtime.refusals import kv_fits, mirrored
-        from toolkit.runtime.vocabulary import same_tokens
+        from toolkit.runtime.models.supported import kv_fits, mirrored
+        from toolkit.runtime.models.vocabulary import same_tokens
 
         kv_fits(self.kv, found)
         for name in models_of(self.drafter):
@@ -136,7 +136,7 @@ class Pipeline:
     @property
     def positions(self) -> int:
         """How long prompt and output may be together."""
-        from toolkit.runtime.refusals import positions_under
+        from toolkit.runtime.models.supported import positions_under
 
         found = self.pool.find(self.target)
         return positions_under(cast("KVPolicy", self.kv.build()), found.positions)

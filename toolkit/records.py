@@ -170,7 +170,8 @@ def run_record(pipeline: Pipeline) -> Run:
     import torch
 
     from toolkit.runtime.kernels import native, structs
-    from toolkit.runtime.machine import cpu_model
+    from toolkit.runtime.machine.cpu import cpu_model
+    from toolkit.runtime.numerics import level_of
 
     model = pipeline.pool.load(pipeline.target)
     cuda = model.device.type == "cuda"
@@ -190,7 +191,7 @@ def run_record(pipeline: Pipeline) -> Run:
         isa=kernels.isa if kernels else None,
         torch_isa=torch.backends.cpu.get_cpu_capability(),
         dtype=str(model.dtype).removeprefix("torch."),
-        numerics=model.numerics,
+        numerics=level_of(model).name,
         target_revision=pipeline.pool.revision(pipeline.target),
         **pipeline.specs,
     )

@@ -13,12 +13,13 @@ from toolkit.blame import blaming
 from toolkit.engine import Event, Strategies, decode
 from toolkit.generation import Generation, StopReason
 from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
-from toolkit.runtime.detokenize import Detokenizer
-from toolkit.runtime.memory import forget_peak, peak_memory
-from toolkit.runtime.mirror import MirrorSession
-from toolkit.runtime.pool import Pool
-from toolkit.runtime.refusals import mirrored
+from toolkit.runtime.machine.memory import forget_peak, peak_memory
+from toolkit.runtime.models.detokenize import Detokenizer
+from toolkit.runtime.models.pool import Pool
+from toolkit.runtime.models.supported import mirrored
+from toolkit.runtime.numerics import level_of
 from toolkit.runtime.session import ModelSession
+from toolkit.runtime.shared_session import MirrorSession
 from toolkit.spec import Choice
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Stream:
             prompt_ids=self.prompt,
             stop_reason=self._stop_reason(ids),
             specs=self.pipeline.specs,
-            numerics=model.numerics_upto(len(self.prompt) + len(ids)),
+            numerics=level_of(model, len(self.prompt) + len(ids)).name,
             ttft_ms=self.ttft_ms,
             kv_bytes=self.target.cache.bytes,
             kv_peak_bytes=self.target.cache.peak,

@@ -14,7 +14,7 @@ from toolkit import Pipeline, Pool, Registry, Step, ToolkitError, verify
 from toolkit.conformance.models import fresh, noisy, tiny
 from toolkit.records import TABLES, Out, Request, Run, run_record, schema, write_part
 from toolkit.runtime.kernels import native
-from toolkit.runtime.machine import cpu_model
+from toolkit.runtime.machine.cpu import cpu_model
 
 
 @pytest.fixture(scope="module")

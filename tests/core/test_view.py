@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from toolkit import view as module
-from toolkit.runtime.slots import NEVER
+from toolkit.runtime.kv.positions import NEVER
 from toolkit.view import Attend, KVView
 
 H_KV, G, D, C, T = 2, 3, 4, 9, 5

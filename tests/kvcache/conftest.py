@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from toolkit.runtime.slots import NEVER
+from toolkit.runtime.kv.positions import NEVER
 from toolkit.view import Attend, KVView
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from toolkit.errors import SpecError
-from toolkit.runtime.rotary import Rotary
+from toolkit.runtime.kv.rotary import Rotary
 
 FREQUENCIES = torch.tensor([1.0, 0.3], dtype=torch.float64)
 ROTATE = partial(Rotary((FREQUENCIES,)).rotate, 0)

@@ -12,10 +12,11 @@ from toolkit import Pipeline, Pool, Registry
 from toolkit.conformance import generators, kv, properties
 from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, tiny
 from toolkit.conformance.strategies import passes, texts
-from toolkit.runtime.executors import choice as executors
-from toolkit.runtime.executors.linears import Blocked, Packed, packs
+from toolkit.runtime.compute.executors import choice as executors
+from toolkit.runtime.compute.executors.linears import Blocked, Packed, packs
 from toolkit.runtime.kernels import native
-from toolkit.runtime.models import prepared
+from toolkit.runtime.models.load import prepared
+from toolkit.runtime.numerics import level_of
 from toolkit.runtime.session import ModelSession
 
 REGISTRY = Registry.installed()
@@ -166,7 +167,7 @@ def test_every_schedule_gives_the_bits_of_ar(name):
     def holds(pair, linears, text, schedule):
         (family, policy), (kernel, dtype) = pair, linears
         loaded = low("llama" if family == "phi" else family, dtype, kernel)
-        assert loaded.level.name == "bitwise"
+        assert level_of(loaded).name == "bitwise"
         evicted.append(
             kv.schedule_does_not_matter(
                 lambda: ModelSession(loaded, policy.build()), *text, schedule, tolerance=0.0

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 
 from toolkit import Registry
 from toolkit.conformance import generators, properties
-from toolkit.runtime import cache, session, slots
+from toolkit.runtime import session
+from toolkit.runtime.kv import cache
+from toolkit.runtime.kv import positions as slots
 
 REGISTRY = Registry.installed()
 PRODUCT = generators.product(REGISTRY)

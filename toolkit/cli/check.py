@@ -59,7 +59,7 @@ def check(
     found = registry(plugins)
     choice = found.resolve(kind or found.kind_of(spec.partition(":")[0]), spec)
     from toolkit.conformance.kit import check as checked
-    from toolkit.runtime.quiet import quiet
+    from toolkit.runtime.models.quiet import quiet
 
     quiet()
     findings: list[Finding] = []

@@ -12,7 +12,7 @@ from toolkit.cli.run import dtype_option, executor_option, plugin_option, regist
 from toolkit.progress import show_progress
 
 if TYPE_CHECKING:
-    from toolkit.runtime.models import LoadedModel
+    from toolkit.runtime.models.load import LoadedModel
 
 
 @click.command()
@@ -31,7 +31,7 @@ def doctor(target: str | None, dtype: str, executor: str, plugins: tuple[Path, .
     from rich.table import Table
 
     from toolkit import Pipeline, Pool
-    from toolkit.runtime.quiet import quiet
+    from toolkit.runtime.models.quiet import quiet
 
     quiet()
     pool = Pool(dtype=dtype, executor=executor)
@@ -49,7 +49,8 @@ def machine() -> dict[str, str]:
     import torch
 
     from toolkit.runtime.kernels.build import supported
-    from toolkit.runtime.machine import LIMITS, cpu_model
+    from toolkit.runtime.machine.cpu import cpu_model
+    from toolkit.runtime.machine.remembered import LIMITS
 
     capability = torch.backends.cpu.get_cpu_capability()
     onednn = ", ".join(_set(*LIMITS)) or "no limit set"
@@ -100,8 +101,9 @@ def _set(*names: str) -> list[str]:
 def facts(model: LoadedModel) -> dict[str, str]:
     """What a loaded model gets here."""
     from toolkit.runtime.kernels import structs
+    from toolkit.runtime.numerics import level_of
 
-    executor, level = model.executor, model.level
+    executor, level = model.executor, level_of(model)
     facts = {
         "model": f"{model.name}, {str(model.dtype).removeprefix('torch.')} on {model.device}",
         "executor": f"{executor.name}, because {executor.why}",

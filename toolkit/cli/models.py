@@ -48,6 +48,6 @@ def _here(place: str) -> str:
         from toolkit import embedded
 
         return "yes" if (embedded.folder(place[8:]) / "config.json").is_file() else "no"
-    from toolkit.runtime.places import cached
+    from toolkit.runtime.models.locate import cached
 
     return "yes" if cached(place) else "no"

@@ -194,7 +194,7 @@ def _prepared(
 
         place = Out.checked(out)
     from toolkit import Pipeline, Pool
-    from toolkit.runtime.quiet import quiet
+    from toolkit.runtime.models.quiet import quiet
 
     quiet()
     pool = Pool(**options)

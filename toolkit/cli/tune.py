@@ -35,7 +35,7 @@ def tune(
     if plot is not None:
         _drawable(plot)
     from toolkit import Pipeline, Pool
-    from toolkit.runtime.quiet import quiet
+    from toolkit.runtime.models.quiet import quiet
 
     quiet()
     given: dict[str, Any] = {kind: spec for kind, spec in specs.items() if spec is not None}

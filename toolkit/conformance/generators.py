@@ -23,8 +23,8 @@ from toolkit.errors import MismatchError
 from toolkit.interfaces import KVPolicy, Strategy
 from toolkit.pipeline import Pipeline, policies_of
 from toolkit.registry import Registry
-from toolkit.runtime.pool import Pool
-from toolkit.runtime.refusals import kv_fits
+from toolkit.runtime.models.pool import Pool
+from toolkit.runtime.models.supported import kv_fits
 from toolkit.spec import Choice, options_of
 
 KINDS = ("drafter", "shaper", "verifier", "kv")

@@ -11,8 +11,8 @@ from torch import Tensor
 from toolkit.conformance.properties import TOLERANCE, Broken, Rows, close, same_rows, snapshot
 from toolkit.conformance.strategies import Pass
 from toolkit.interfaces import KVPolicy
-from toolkit.runtime import selection
-from toolkit.runtime.cache import TreeCache
+from toolkit.runtime.kv import selection
+from toolkit.runtime.kv.cache import TreeCache
 from toolkit.runtime.session import ModelSession
 from toolkit.view import KVView
 

@@ -16,7 +16,7 @@ from toolkit.errors import StrategyError
 from toolkit.interfaces import Drafter, Session, Verifier
 from toolkit.pipeline import Pipeline
 from toolkit.registry import Registry
-from toolkit.runtime.cache import TreeCache
+from toolkit.runtime.kv.cache import TreeCache
 from toolkit.stream import Stream
 from toolkit.tree import Candidates, TokenTree
 

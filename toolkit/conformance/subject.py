@@ -37,7 +37,7 @@ from toolkit.interfaces import (
 )
 from toolkit.pipeline import Pipeline, models_of
 from toolkit.registry import OURS, Registry
-from toolkit.runtime.pool import Pool
+from toolkit.runtime.models.pool import Pool
 from toolkit.runtime.session import ModelSession
 from toolkit.spec import Choice, options_of
 from toolkit.stream import DraftRuntime, Stream

@@ -11,10 +11,10 @@ import cattrs
 import torch
 
 from toolkit.costs import Costs
-from toolkit.runtime.disk import keep, kept
 from toolkit.runtime.kernels import native
-from toolkit.runtime.machine import here
-from toolkit.runtime.models import LoadedModel
+from toolkit.runtime.machine.disk import keep, kept
+from toolkit.runtime.machine.remembered import here
+from toolkit.runtime.models.load import LoadedModel
 
 BUSY = 1.6  # noise from which a measurement is not remembered
 

@@ -8,6 +8,7 @@ were compared with AR's, bit by bit.
 from __future__ import annotations
 
 import random
+from weakref import WeakKeyDictionary
 
 import attrs
 import torch
@@ -15,10 +16,10 @@ from attrs import frozen
 from torch import Tensor
 
 from toolkit.interfaces import KVPolicy
-from toolkit.runtime.executors.choice import known_as
+from toolkit.runtime.compute.executors.choice import known_as
 from toolkit.runtime.kernels import native, structs
-from toolkit.runtime.machine import remembered
-from toolkit.runtime.models import LoadedModel
+from toolkit.runtime.machine.remembered import remembered
+from toolkit.runtime.models.load import LoadedModel
 from toolkit.runtime.session import ModelSession
 
 PROMPT = 19  # tokens before the first passes that are compared
@@ -46,9 +47,23 @@ class Everything(KVPolicy):
         return (query_pos >= 0) & (key_pos >= 0)
 
 
+_levels: WeakKeyDictionary[LoadedModel, dict[int, Level]] = WeakKeyDictionary()  # by longest context
+
+
 def level_of(model: LoadedModel, length: int = PROBED) -> Level:
-    """The level that a loaded model reaches here, for requests of up to `length` tokens."""
-    reason, longest = _against(model), longest_probed(model, length)
+    """The level that a loaded model reaches here, for requests of up to `length` tokens.
+
+    Compared once on each machine for a model's architecture, sizes and dtype, then remembered.
+    """
+    longest = longest_probed(model, length)
+    known = _levels.setdefault(model, {})
+    if longest not in known:
+        known[longest] = _found(model, longest)
+    return known[longest]
+
+
+def _found(model: LoadedModel, longest: int) -> Level:
+    reason = _against(model)
     if reason is None:
         about = "level", str(longest), model.executor.name, model.executor.linears
         reason = remembered(

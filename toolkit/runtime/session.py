@@ -9,12 +9,12 @@ from attrs import define, field
 from torch import Tensor
 
 from toolkit.interfaces import KVPolicy
-from toolkit.runtime.attention import Pass
-from toolkit.runtime.cache import TreeCache
-from toolkit.runtime.cudnn import without_cudnn
-from toolkit.runtime.eviction import Evictor
-from toolkit.runtime.models import LoadedModel
-from toolkit.runtime.refusals import positions_under
+from toolkit.runtime.compute.attention import Pass
+from toolkit.runtime.compute.cudnn import without_cudnn
+from toolkit.runtime.kv.cache import TreeCache
+from toolkit.runtime.kv.eviction import Evictor
+from toolkit.runtime.models.load import LoadedModel
+from toolkit.runtime.models.supported import positions_under
 from toolkit.tree import lineage, table
 
 CHUNK = 512  # prompt tokens per forward; chunks start at 0, so a prompt is always cut alike

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from toolkit.cli import main
 from toolkit.cli.doctor import kernels, machine
 from toolkit.runtime.kernels import build, native
-from toolkit.runtime.machine import LIMITS
+from toolkit.runtime.machine.remembered import LIMITS
 
 compiled = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
 

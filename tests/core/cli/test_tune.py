@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from toolkit.cli import main
 from toolkit.conformance.models import COSTS
-from toolkit.runtime.disk import cache_folder
+from toolkit.runtime.machine.disk import cache_folder
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import torch
 from toolkit import Pipeline, Pool
 from toolkit.conformance.models import COSTS, noisy, tiny
 from toolkit.runtime.costs import BUSY, fingerprint, store, stored
-from toolkit.runtime.disk import cache_folder, keep
 from toolkit.runtime.kernels import native
+from toolkit.runtime.machine.disk import cache_folder, keep
 from toolkit.runtime.probe import ROWS
 
 

@@ -4,16 +4,17 @@ import copy
 import re
 from types import SimpleNamespace
 
+import attrs
 import pytest
 import torch
 
 from toolkit.conformance.models import FAMILIES, tiny
 from toolkit.runtime import numerics
-from toolkit.runtime.executors import choice
-from toolkit.runtime.executors.compiled import Compiled
-from toolkit.runtime.executors.linears import Blocked
+from toolkit.runtime.compute.executors import choice
+from toolkit.runtime.compute.executors.compiled import Compiled
+from toolkit.runtime.compute.executors.linears import Blocked
 from toolkit.runtime.kernels import build, native
-from toolkit.runtime.models import prepared
+from toolkit.runtime.models.load import prepared
 
 LOW = [torch.float32, torch.bfloat16]
 compiled = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
@@ -31,8 +32,9 @@ def test_every_described_family_is_bitwise(family, dtype, isa):
     with native.using(isa):
         model = loaded(family, dtype)
         assert numerics.differs(model) is None
-        assert model.level.name == "bitwise"
-    assert model.level.why == "trees of 1 to 64 nodes gave AR's bits, after up to 256 tokens"
+        assert numerics.level_of(model).name == "bitwise"
+    said = "trees of 1 to 64 nodes gave AR's bits, after up to 256 tokens"
+    assert numerics.level_of(model).why == said
 
 
 def test_claims_go_as_far_as_was_probed():
@@ -64,8 +66,8 @@ def test_stock_attention_is_found_out(dtype):
     model = loaded("llama", dtype)
     with native.using(None):
         assert "differ from AR's" in numerics.differs(model)
-        assert model.level.name == ("fp32" if dtype is torch.float32 else "tie")
-        assert "switched off" in model.level.why
+        assert numerics.level_of(model).name == ("fp32" if dtype is torch.float32 else "tie")
+        assert "switched off" in numerics.level_of(model).why
 
 
 @compiled
@@ -86,24 +88,25 @@ def test_linears_that_depend_on_rows_are_found_out(monkeypatch):
 
 
 def test_what_is_known_without_a_comparison():
-    level = loaded("llama", torch.float64).level
+    level = numerics.level_of(loaded("llama", torch.float64))
     assert level == numerics.Level("fp32", "not bitwise: no kernels of ours for float64")
 
 
 @compiled
 def test_a_module_claims_nothing_that_was_not_probed():
-    level = loaded("llama", torch.bfloat16, executor="module").level
+    level = numerics.level_of(loaded("llama", torch.bfloat16, executor="module"))
     assert level.name == "tie"
     assert "only the functional executor's linears" in level.why
 
 
 def test_a_long_request_is_claimed_for_its_own_length(monkeypatch):
-    model, asked = loaded("llama", torch.float64), []
+    model, probed = attrs.evolve(loaded("llama", torch.float64), positions=10_000), []
 
-    def level_of(model, length=numerics.PROBED):
-        asked.append(length)
-        return numerics.Level("bitwise" if length <= 5000 else "fp32", "")
+    def found(model, longest):
+        probed.append(longest)
+        return numerics.Level("bitwise" if longest <= 5000 else "fp32", "")
 
-    monkeypatch.setattr(numerics, "level_of", level_of)
-    assert [model.numerics_upto(n) for n in (10, 2048, 3000, 6000)] == [*["bitwise"] * 3, "fp32"]
-    assert asked == [2048, 3000, 6000]
+    monkeypatch.setattr(numerics, "_found", found)
+    levels = [numerics.level_of(model, n).name for n in (10, 2048, 3000, 6000, 3000)]
+    assert levels == [*["bitwise"] * 3, "fp32", "bitwise"]
+    assert probed == [2048, 4096, 8192]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit.conformance.models import FAMILIES, VOCABULARY, WINDOW, tiny
-from toolkit.runtime.models import prepared
+from toolkit.runtime.models.load import prepared
 from toolkit.runtime.session import ModelSession
 
 EXACT = {"rtol": 0, "atol": 1e-9}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from toolkit import Pipeline, Pool, TokenTree
 from toolkit.conformance.models import POSITIONS, tiny
 from toolkit.errors import MismatchError, SpecError
-from toolkit.runtime.mirror import MirrorSession
 from toolkit.runtime.session import ModelSession
+from toolkit.runtime.shared_session import MirrorSession
 
 PROMPT = [(7 * i * i) % 90 + 1 for i in range(24)]
 SMALL = "streaming:budget=8,sinks=2,epoch=4"

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from toolkit.interfaces import KVPolicy, option
-from toolkit.runtime import selection
-from toolkit.runtime.cache import TreeLayer
-from toolkit.runtime.eviction import Evictor
-from toolkit.runtime.slots import Slots
+from toolkit.runtime.kv import selection
+from toolkit.runtime.kv.cache import TreeLayer
+from toolkit.runtime.kv.eviction import Evictor
+from toolkit.runtime.kv.positions import Slots
 from toolkit.view import KVView
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from toolkit import engine
 from toolkit.interfaces import TreeShaper
 from toolkit.runtime import session as sessions
-from toolkit.runtime.attention import Pass
-from toolkit.runtime.cache import TreeCache, TreeLayer
+from toolkit.runtime.compute.attention import Pass
+from toolkit.runtime.kv.cache import TreeCache, TreeLayer
 from toolkit.runtime.session import ModelSession
 from toolkit.spec import Choice
 from toolkit.tree import TokenTree, Verdict

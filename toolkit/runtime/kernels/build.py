@@ -25,8 +25,8 @@ from typing import IO
 
 from toolkit.errors import ToolkitError
 from toolkit.progress import working
-from toolkit.runtime import disk
-from toolkit.runtime.machine import cpu_flags
+from toolkit.runtime.machine import disk
+from toolkit.runtime.machine.cpu import cpu_flags
 
 SOURCES = Path(__file__).parent  # every .c file of this folder
 FUNCTIONS = "ready", "tree_attention", "gated", "linear", "decoder_pass", "move_rows"

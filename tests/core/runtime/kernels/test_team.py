@@ -12,10 +12,10 @@ import torch
 
 from toolkit.conformance.models import tiny
 from toolkit.runtime import numerics
-from toolkit.runtime.executors import choice
-from toolkit.runtime.executors.linears import Blocked
+from toolkit.runtime.compute.executors import choice
+from toolkit.runtime.compute.executors.linears import Blocked
 from toolkit.runtime.kernels import native
-from toolkit.runtime.models import prepared
+from toolkit.runtime.models.load import prepared
 from toolkit.runtime.session import ModelSession
 
 pytestmark = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
@@ -26,7 +26,7 @@ PROMPT = list(range(1, 10))
 def model(monkeypatch):
     monkeypatch.setattr(choice, "kernel_of", lambda _: Blocked)
     monkeypatch.setattr(
-        "toolkit.runtime.executors.compiled.SHARE", 1
+        "toolkit.runtime.compute.executors.compiled.SHARE", 1
     )  # worth threads, tiny as it is
     return prepared("it", copy.deepcopy(tiny("llama")).float(), owned=True)
 

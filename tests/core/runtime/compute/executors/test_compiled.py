@@ -1,0 +1,145 @@
+"""A pass in C is the described decoder: near the module, and to the bit the same however rows go."""
+
+import copy
+import weakref
+
+import pytest
+import torch
+
+from toolkit import Registry
+from toolkit.conformance.models import FAMILIES, tiny
+from toolkit.runtime import numerics
+from toolkit.runtime.compute.executors import choice
+from toolkit.runtime.compute.executors.functional import FunctionalExecutor
+from toolkit.runtime.compute.executors.linears import Blocked
+from toolkit.runtime.kernels import build, native
+from toolkit.runtime.models.load import prepared
+from toolkit.runtime.session import ModelSession
+
+from .test_functional import VARIANTS, logits, varied
+
+pytestmark = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
+LOW = [torch.float32, torch.bfloat16]
+DESCRIBED = [family for family in FAMILIES if family != "phi"]
+MODELS = [*DESCRIBED, *VARIANTS]
+PROMPT = list(range(1, 10))
+
+
+@pytest.fixture(scope="module", params=build.isas(), autouse=True)
+def isa(request):
+    """Everything here, once for each instruction set that the CPU has."""
+    with native.using(request.param):
+        yield request.param
+
+
+@pytest.fixture(autouse=True)
+def ours(monkeypatch):
+    """Our linears, whichever is fastest for models as tiny as these."""
+    monkeypatch.setattr(choice, "kernel_of", lambda _: Blocked)
+
+
+def model_of(name):
+    return varied(name) if name in VARIANTS else tiny(name)
+
+
+def loaded(name, dtype):
+    return prepared("it", copy.deepcopy(model_of(name)).to(dtype), owned=True)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+def test_every_described_decoder_runs_in_c_but_one(name, dtype):
+    model = loaded(name, dtype)
+    assert (model.executor.compiled is None) == (name == "opt-350m")
+    assert numerics.differs(model) is None
+    assert numerics.level_of(model).name == "bitwise"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_the_modules(name):
+    exact = logits(model_of(name), "module")
+    for dtype, tolerance in zip(LOW, (2e-5, 5e-2), strict=True):
+        got = logits(copy.deepcopy(model_of(name)).to(dtype), "functional", owned=True)
+        assert (got.double() - exact).norm() < tolerance * exact.norm()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_it_caches_is_what_the_steps_cache(name, isa):
+    """Keys, values and the queries that a policy asks for: near those of a pass step by step."""
+    model, h2o = loaded(name, torch.float32), Registry.installed().resolve("kv", "h2o")
+    whole, steps = (ModelSession(model, h2o.build()) for _ in range(2))
+    for session in (whole, steps):
+        session.prefill(PROMPT)
+        with native.using(None if session is steps else isa):
+            session.forward([5, 8, 9, 7], [-1, 0, 0, 2])
+    for ours, theirs in zip(whole.cache.layers, steps.cache.layers, strict=True):
+        pairs = [(ours.keys, theirs.keys), (ours.values, theirs.values)]
+        pairs += list(zip(ours.drafted, theirs.drafted, strict=True))
+        assert bool(ours.drafted) == ours.scores
+        for mine, other in pairs:
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "gemma2"])
+def test_threads_change_no_bit(name, monkeypatch):
+    monkeypatch.setattr("toolkit.runtime.compute.executors.compiled.SHARE", 1)
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+        found.append(logits(copy.deepcopy(model_of(name)).float(), "functional"))
+    assert torch.equal(*found)
+
+
+def test_rotations_that_were_outgrown_are_let_go_of():
+    whole = loaded("llama", torch.bfloat16).executor.compiled
+    first = weakref.ref(whole._turns(10))
+    assert whole._turns(20) is first()
+    assert whole._turns(5000).size > 5000
+    assert first() is None
+
+
+def test_weights_of_two_dtypes_are_left_to_pytorch(monkeypatch):
+    monkeypatch.undo()
+    model = copy.deepcopy(model_of("llama")).bfloat16()
+    model.lm_head.float()
+    executor = prepared("it", model).executor
+    assert executor.compiled is None
+    assert "PyTorch's own" in executor.linears
+
+
+def test_a_module_whose_storage_moves_is_read_no_more():
+    model = copy.deepcopy(model_of("gpt_neox")).float()
+    session = ModelSession(prepared("it", model), numerics.Everything())
+    before = session.prefill(PROMPT)
+    model.share_memory()
+    again = ModelSession(session.model, numerics.Everything())
+    assert torch.equal(again.prefill(PROMPT), before)
+
+
+def test_what_c_does_not_know_runs_step_by_step():
+    model = copy.deepcopy(varied("llama-with-biases")).float()
+    model.config.hidden_act = "tanh"
+    assert prepared("it", model).executor.compiled is None
+
+
+def test_trees_of_any_size_have_the_same_bits():
+    model, sessions = loaded("gpt_neox", torch.float32), []
+    for count in (300, 3):
+        session = ModelSession(model, numerics.Everything())
+        session.prefill(PROMPT)
+        tokens = [row % 90 + 1 for row in range(count)]
+        parents = [min(row - 1, 1) for row in range(count)]
+        sessions.append(session.forward(tokens, parents)[:3])
+    assert torch.equal(*sessions)
+
+
+def test_prompts_of_many_rows_and_scored_ones_run_step_by_step(monkeypatch):
+    model, ran = loaded("llama", torch.float32), []
+    stepwise = FunctionalExecutor._stepwise
+    monkeypatch.setattr(
+        FunctionalExecutor, "_stepwise", lambda *a: ran.append(len(a[1])) or stepwise(*a)
+    )
+    registry = Registry.installed()
+    for spec, count in [("full", 256), ("full", 257), ("h2o", 200)]:
+        ModelSession(model, registry.resolve("kv", spec).build()).prefill([1] * count)
+    assert ran == [257, 200]

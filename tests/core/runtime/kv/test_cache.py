@@ -1,0 +1,182 @@
+"""TreeCache against a list: rows are numbers, and the list says which must be held where."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from toolkit.errors import StrategyError
+from toolkit.runtime.kernels import native
+from toolkit.runtime.kv.cache import TreeCache
+from toolkit.runtime.kv.positions import GROWTH
+
+HEADS, WIDTH, LAYERS = 2, 3, 2
+
+
+def states(ids, layer):
+    """Keys whose every number is the row's own, and values that are their negatives."""
+    keys = torch.tensor(ids, dtype=torch.float64).reshape(1, 1, -1, 1) + layer / 4
+    keys = keys.expand(1, HEADS, -1, WIDTH) + torch.arange(HEADS).reshape(1, -1, 1, 1) / 16
+    return keys, -keys
+
+
+class Machine(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.cache = TreeCache(LAYERS)
+        self.committed, self.scratch, self.next = [], [], 1
+        self.seen = None
+
+    def forward(self, count):
+        ids = list(range(self.next, self.next + count))
+        self.next += count
+        self.cache.extend(count)
+        self.scratch += ids
+        self.seen = [self.cache.update(*states(ids, layer), layer) for layer in range(LAYERS)]
+
+    @rule(count=st.integers(1, 5))
+    def forward_a_level(self, count):
+        self.forward(count)
+
+    @rule(count=st.integers(GROWTH - 3, 2 * GROWTH + 3))
+    def forward_beyond_what_is_reserved(self, count):
+        self.forward(count)
+
+    @precondition(lambda self: self.scratch)
+    @rule(data=st.data())
+    def commit_a_path(self, data):
+        indices = st.integers(0, min(len(self.scratch), 12) - 1) | st.integers(0, len(self.scratch) - 1)
+        rows = sorted(data.draw(st.sets(indices, max_size=6)))
+        self.commit(rows)
+
+    @precondition(lambda self: self.scratch)
+    @rule()
+    def commit_everything(self):
+        self.commit(list(range(len(self.scratch))))
+
+    @rule()
+    def commit_nothing(self):
+        self.commit([])
+
+    def commit(self, rows):
+        self.cache.commit(rows)
+        self.committed += [self.scratch[row] for row in rows]
+        self.scratch, self.seen = [], None
+
+    @invariant()
+    def committed_rows_are_those_of_the_list(self):
+        assert (self.cache.length, self.cache.scratch) == (len(self.committed), len(self.scratch))
+        assert self.cache.get_seq_length() == len(self.committed)
+        for layer, (positions, keys, values) in enumerate(self.cache.committed()):
+            assert positions.tolist() == [list(range(len(self.committed)))]
+            expected, negative = states(self.committed, layer)
+            assert torch.equal(keys, expected[0])
+            assert torch.equal(values, negative[0])
+
+    @invariant()
+    def a_forward_sees_committed_then_scratch_rows(self):
+        for layer, (keys, values) in enumerate(self.seen or []):
+            expected, negative = states(self.committed + self.scratch, layer)
+            assert torch.equal(keys, expected)
+            assert torch.equal(values, negative)
+
+    @invariant()
+    def bytes_are_those_of_the_buffers(self):
+        one = 2 * HEADS * WIDTH * 8 * LAYERS
+        used = one * (len(self.committed) + len(self.scratch))
+        rows = [layer.keys.shape[2] for layer in self.cache.initialized]
+        tables = sum(slots.bytes for slots in self.cache.tables)
+        assert used <= self.cache.bytes == tables + one // LAYERS * sum(rows) <= self.cache.peak
+        assert all(count % GROWTH == 0 for count in rows)
+
+
+TestCache = Machine.TestCase
+
+
+def test_a_forward_after_a_rejection_overwrites_what_was_rejected():
+    cache = TreeCache(1)
+    for ids, kept in (([1, 2, 3], [0, 2]), ([4, 5], [1])):
+        cache.extend(len(ids))
+        keys, _ = cache.update(*states(ids, 0), 0)
+        cache.commit(kept)
+    assert keys[0, 0, :, 0].tolist() == [1, 3, 5, 5]  # row 2 was committed in place
+    assert cache.committed()[0][1][0, :, 0].tolist() == [1, 3, 5]
+
+
+ODD = [(2, 3, 5, torch.float32), (1, 4, 4, torch.bfloat16), (3, 1, 7, torch.float64)]
+
+
+def filled(counts, scratch):
+    """A cache whose layers differ in heads, widths and dtype, and hold `counts` committed rows."""
+    rng = torch.Generator().manual_seed(0)
+    cache = TreeCache(len(ODD))
+    cache.extend(scratch)
+    for index, ((heads, width, value_width, dtype), count) in enumerate(zip(ODD, counts, strict=True)):
+        rows = torch.rand(1, heads, count + scratch, width + value_width, generator=rng).to(dtype)
+        keys, values = rows.split([width, value_width], -1)
+        layer = cache.layers[index]
+        layer.lazy_initialization(keys, values)
+        layer.slots = type(layer.slots)(1, None, torch.device("cpu"))
+        layer.slots.append(0, count)
+        layer.update(keys[:, :, count:], values[:, :, count:])
+        layer.keys[:, :, : count + scratch], layer.values[:, :, : count + scratch] = keys, values
+    cache.changed()
+    return cache
+
+
+@pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
+@given(counts=st.tuples(*[st.integers(0, 70)] * 3), scratch=st.integers(1, 9), data=st.data())
+def test_kernels_move_what_pytorch_moves(counts, scratch, data):
+    """Bit by bit, whatever each layer holds."""
+    path = sorted(data.draw(st.sets(st.integers(0, scratch - 1))))
+    held = []
+    for isa in ("best", None):
+        cache = filled(counts, scratch)
+        with native.using(isa):
+            cache.commit(path)
+        held.append([(layer.keys, layer.values) for layer in cache.layers])
+    for (layer, count), *both in zip(zip(cache.layers, counts, strict=True), *held, strict=True):
+        assert layer.slots.count == count + len(path)
+        for ours, theirs in zip(*both, strict=True):
+            kept = count + len(path)
+            assert torch.equal(ours[:, :, :kept], theirs[:, :, :kept])
+
+
+@pytest.mark.parametrize("isa", ["best", None])
+def test_a_path_moves_where_rows_lie_now(isa):
+    """Also after the buffers were replaced by larger ones."""
+    with native.using(isa):
+        machine = Machine()
+        for _ in range(2):
+            machine.forward(4)
+            machine.commit([0, 2])
+            machine.forward(3 * GROWTH)
+            machine.commit([1, 2 * GROWTH])
+        held = machine.cache.committed()
+    for layer, (_, keys, _) in enumerate(held):
+        assert torch.equal(keys[None], states(machine.committed, layer)[0])
+
+
+def test_rows_that_were_taken_lie_elsewhere():
+    cache = filled((3, 3, 3), 2)
+    before, layer = cache.layout, cache.layers[0]
+    layer.take(layer.keys, layer.values, torch.zeros(1, 2, dtype=torch.long))
+    assert cache.layout is not before
+    assert cache.layout.buffers[0].data == layer.keys.data_ptr()
+
+
+@pytest.mark.parametrize("rows", [[0, 3], [-1], [1, 1], [0, 2, 1], [5000]])
+def test_what_is_no_path_is_refused(rows):
+    cache = TreeCache(1)
+    cache.extend(3)
+    cache.update(*states([1, 2, 3], 0), 0)
+    with pytest.raises(StrategyError, match="are no path among 3 scratch rows"):
+        cache.commit(rows)
+
+
+@pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
+def test_the_comparison_notices_a_row_that_was_not_moved(monkeypatch):
+    monkeypatch.setattr(native.Library, "move", lambda *_: None)
+    with pytest.raises(AssertionError):
+        test_kernels_move_what_pytorch_moves()

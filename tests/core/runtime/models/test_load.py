@@ -1,0 +1,135 @@
+"""Models are found without their weights, loaded once asked for, and errors are one line."""
+
+import copy
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+import transformers as hf
+
+from toolkit.conformance.models import VOCABULARY, tiny
+from toolkit.errors import ModelError
+from toolkit.runtime.models.load import find, load, positions_of, prepared
+from toolkit.runtime.models.locate import located
+from toolkit.runtime.numerics import level_of
+
+
+def test_a_refusal_needs_no_weights(tmp_path):
+    config = hf.MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="cannot decode trees: it keeps a recurrent state"):
+        find(located(str(tmp_path), {}))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A saved tiny model, without a tokenizer."""
+    copy.deepcopy(tiny("llama")).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_folder_is_found_and_loaded(folder):
+    found = find(located(str(folder), {}))
+    assert (found.vocabulary, found.positions, found.tokenizer) == (VOCABULARY, 256, None)
+    loaded = load(found, torch.device("cpu"), None)
+    assert (loaded.layers, loaded.dtype, loaded.stop_ids) == (2, torch.float64, {0})
+    assert load(found, torch.device("cpu"), torch.float32).dtype == torch.float32
+
+
+def test_a_config_without_weights(folder):
+    (folder / "model.safetensors").unlink()
+    found = find(located(str(folder), {}))
+    with pytest.raises(ModelError, match="has a config but no weights that load") as caught:
+        load(found, torch.device("cpu"), None)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_cut_short(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="has a config but no weights that load"):
+        load(find(located(str(folder), {})), torch.device("cpu"), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is not a valid JSON file"),
+        (json.dumps({"model_type": "no-such-type"}), "has model type `no-such-type`"),
+        (json.dumps({}), "Unrecognized model"),
+    ],
+)
+def test_a_config_that_is_none(tmp_path, text, said):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError, match=said) as caught:
+        find(located(str(tmp_path), {}))
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_config(tmp_path):
+    with pytest.raises(ModelError, match=f"no config.json in {tmp_path}: a model folder is what"):
+        find(located(str(tmp_path), {}))
+
+
+@pytest.mark.parametrize("name", ["target", "middle", "drafter"])
+def test_the_shipped_models_are_found(name):
+    found = find(located(name, {name: f"package:{name}"}))
+    assert found.vocabulary >= len(found.tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "stop"),
+    [(7, 8, {7}), ([7, 9], 8, {7, 9}), (None, 8, {8}), (None, [8, 9], {8, 9}), (None, None, set())],
+)
+def test_stop_ids_come_from_the_generation_config_first(generation, config, stop):
+    model = copy.deepcopy(tiny("llama"))
+    model.generation_config.eos_token_id, model.config.eos_token_id = generation, config
+    assert prepared("mine", model).stop_ids == stop
+
+
+def test_positions():
+    assert positions_of(hf.LlamaConfig(max_position_embeddings=77)) == 77
+    assert positions_of(hf.GPT2Config(n_positions=55)) == 55
+    assert positions_of(hf.PretrainedConfig()) > 10**6
+
+
+@pytest.mark.parametrize(
+    ("dtype", "level"),
+    [(torch.float64, "fp32"), (torch.half, "tie")],
+)
+def test_numerics_follow_a_dtype_without_kernels(dtype, level):
+    assert level_of(prepared("mine", copy.deepcopy(tiny("llama")).to(dtype))).name == level
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "llama", "num_hidden_layers": 10**7},
+        {"model_type": "gpt2", "n_layer": 10**9},
+        {"model_type": "mixtral", "num_local_experts": 10**6},
+        {"model_type": "gemma3", "text_config": {"num_hidden_layers": 10**7}},
+    ],
+)
+def test_a_config_that_would_take_minutes_to_build(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"and no model has more than 10000$"):
+        find(located(str(tmp_path), {}))
+
+
+def test_an_executor_that_cannot_run_a_family_needs_no_weights(tmp_path):
+    copy.deepcopy(tiny("phi")).config.save_pretrained(tmp_path)
+    place = located(str(tmp_path), {})
+    assert find(place).config.model_type == "phi"
+    with pytest.raises(ModelError, match="no functional executor for this phi model: no descr"):
+        find(place, "functional")
+
+
+def test_first_loads_in_several_threads_at_once(folder):
+    """transformers builds modules on the meta device for the whole process while it loads."""
+    found = find(located(str(folder), {}))
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: load(found, torch.device("cpu"), None), range(8)))
+    weights = [model.module.lm_head.weight for model in models]
+    assert all(torch.equal(weight, weights[0]) for weight in weights)

@@ -1,0 +1,1 @@
+"""The forward pass over tree rows: attention, and the executors that run the layers."""

@@ -1,0 +1,1 @@
+"""Decoder layers, one readable description per family, for the functional executor."""

@@ -1,0 +1,42 @@
+"""GPT-2 (Radford et al. 2019): learned positions, layer norms before attention and MLP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolkit.runtime.compute.executors.linears import Linears
+from toolkit.runtime.compute.layers.layer import MLP, Attention, Block, Decoder, layer_norm
+from toolkit.view import Attend
+
+
+def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> Decoder:
+    """A loaded GPT-2."""
+    model, config = module.transformer, module.config
+    heads = config.num_attention_heads
+    blocks = tuple(
+        Block(
+            attention=Attention(
+                layer=index,
+                qkv=linears.fused(layer.attn.c_attn),
+                out=linears.fused(layer.attn.c_proj),
+                heads=heads,
+                kv_heads=heads,
+                width=config.hidden_size // heads,
+                how=Attend(layer.attn.scaling, window=windows[index]),
+            ),
+            mlp=MLP(
+                linears.fused(layer.mlp.c_fc),
+                config.activation_function,
+                linears.fused(layer.mlp.c_proj),
+            ),
+            before_attention=layer_norm(layer.ln_1),
+            before_mlp=layer_norm(layer.ln_2),
+        )
+        for index, layer in enumerate(model.h)
+    )
+    return Decoder(
+        embed=lambda tokens, positions: model.wte(tokens) + model.wpe(positions),
+        blocks=blocks,
+        norm=layer_norm(model.ln_f),
+        head=linears.fused(module.lm_head),
+    )

@@ -1,0 +1,65 @@
+"""Llama (Touvron et al. 2023), Mistral, Qwen2 and Qwen3: rotary, RMS norms, a gated MLP.
+
+Qwen2 adds biases to queries, keys and values, Qwen3 norms on every query and key head; Mistral and
+Qwen may have sliding windows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolkit.runtime.compute.executors.linears import Linears
+from toolkit.runtime.compute.layers.layer import (
+    Attention,
+    Block,
+    Decoder,
+    gated_mlp,
+    lookup,
+    rms_norm,
+    rotations_of,
+)
+from toolkit.view import Attend
+
+
+def attention_of(
+    attention: Any,
+    linears: Linears,
+    norm: Any,
+    window: int | None,
+    rotation: str = "",
+    cap: float | None = None,
+) -> Attention:
+    """The attention that Llama's heirs share."""
+    config, has_norms = attention.config, hasattr(attention, "q_norm")
+    return Attention(
+        layer=attention.layer_idx,
+        qkv=linears.fused(attention.q_proj, attention.k_proj, attention.v_proj),
+        out=linears.fused(attention.o_proj),
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        width=attention.head_dim,
+        how=Attend(attention.scaling, cap, window=window),
+        norms=(norm(attention.q_norm), norm(attention.k_norm)) if has_norms else None,
+        rotation=rotation,
+    )
+
+
+def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> Decoder:
+    """A loaded Llama, Mistral, Qwen2 or Qwen3."""
+    model, config = module.model, module.config
+    blocks = tuple(
+        Block(
+            attention=attention_of(layer.self_attn, linears, rms_norm, window),
+            mlp=gated_mlp(layer.mlp, config.hidden_act, linears),
+            before_attention=rms_norm(layer.input_layernorm),
+            before_mlp=rms_norm(layer.post_attention_layernorm),
+        )
+        for layer, window in zip(model.layers, windows, strict=True)
+    )
+    return Decoder(
+        embed=lookup(model.embed_tokens),
+        blocks=blocks,
+        norm=rms_norm(model.norm),
+        head=linears.fused(module.lm_head),
+        rotations=rotations_of(module, model.rotary_emb),
+    )

@@ -1,1 +1,0 @@
-"""Decoder blocks, one readable description per family, for the functional executor."""

@@ -1,0 +1,44 @@
+"""The CPU: its model and its instruction sets."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def _stated() -> dict[str, str]:
+    """What the system states of its last CPU; nothing where it has no /proc."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    said = dict(line.split(":", 1) for line in lines if ":" in line)
+    return {key.strip(): value.strip() for key, value in said.items()}
+
+
+@cache
+def _sysctl(name: str) -> str:
+    """What macOS says of its CPU; nothing elsewhere, and where it does not know, as features on ARM."""
+    command = ["/usr/sbin/sysctl", "-n", f"machdep.cpu.{name}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def cpu_model() -> str:
+    """The CPU's model; where the system does not say it, the architecture and what else it says."""
+    named = _stated().get("model name") or _sysctl("brand_string")
+    part = " ".join(_stated().get(f"CPU {key}", "") for key in ("implementer", "part"))
+    return named or f"{platform.machine()} {part}".strip() or platform.processor()
+
+
+def cpu_flags() -> frozenset[str]:
+    """The instruction sets that the CPU has, as Linux calls them, whatever libraries were told."""
+    linux = _stated().get("flags") or _stated().get("Features")
+    said = linux or f"{_sysctl('features')} {_sysctl('leaf7_features')}".lower()
+    return frozenset(said.split())

@@ -1,0 +1,1 @@
+"""Models: where they are, which can be decoded by trees, and loading each once."""

@@ -1,0 +1,216 @@
+"""Find a model, look at it without its weights, load it once.
+
+What cannot be decoded by trees is refused by name and with the reason, before weights are loaded:
+the architecture is built on the meta device and asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+from attrs import frozen
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from toolkit.errors import ModelError
+from toolkit.progress import working
+from toolkit.runtime.compute.attention import NAME
+from toolkit.runtime.compute.executors.choice import Executor, chosen, require_functional
+from toolkit.runtime.kv.rotary import Rotary
+from toolkit.runtime.models.locate import Place, shown
+from toolkit.runtime.models.quiet import hush
+from toolkit.runtime.models.supported import first_line, refuse, require_countable, windows_of
+
+hush()
+
+
+@frozen(eq=False, slots=False)
+class LoadedModel:
+    """A module ready for tree passes, and what the rest of the toolkit needs to know of it."""
+
+    name: str
+    module: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    layers: int
+    vocabulary: int
+    positions: int
+    device: torch.device
+    dtype: torch.dtype
+    stop_ids: frozenset[int]
+    parameters: int  # as loaded: an executor may pack the weights and let go of the originals
+    weight_bytes: int
+    wanted: str = "auto"  # the executor asked for
+    owned: bool = False  # whether nobody else holds the module
+
+    @cached_property
+    def executor(self) -> Executor:
+        """What runs its passes. Raises `ModelError` when the one asked for cannot."""
+        return chosen(self.module, self.windows, self.wanted, self.owned)
+
+    @cached_property
+    def windows(self) -> tuple[int | None, ...]:
+        """The sliding window of each layer, None where it sees everything."""
+        return windows_of(self.module.config)
+
+    @cached_property
+    def rotary(self) -> Rotary:
+        return Rotary.of(self.module, self.module.config)
+
+    @property
+    def config(self) -> PretrainedConfig:
+        return self.module.config
+
+
+@frozen(eq=False)
+class FoundModel:
+    """A model that is here or reachable, looked at but not loaded."""
+
+    name: str
+    place: str  # folder or hub id
+    local: bool  # whether the hub is to be left alone
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase | None
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.config.vocab_size)
+
+    @property
+    def revision(self) -> str | None:
+        """The hub's commit, or a sha256 over a local folder's config and weights."""
+        commit: str | None = getattr(self.config, "_commit_hash", None)
+        return commit or _digest(Path(self.place))
+
+    @property
+    def positions(self) -> int:
+        return positions_of(self.config)
+
+
+def _digest(folder: Path) -> str | None:
+    files = sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")])
+    if not files:
+        return None
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return f"sha256:{total.hexdigest()}"
+
+
+def find(place: Place, executor: str = "auto") -> FoundModel:
+    """Config and tokenizer of a model. Raises `ModelError` when it is refused, or when the executor
+    that is asked for cannot run it."""
+    name, path, local = place.name, place.path, place.local
+    try:
+        require_countable(PretrainedConfig.get_config_dict(path, local_files_only=local)[0])
+        config = AutoConfig.from_pretrained(path, local_files_only=local, trust_remote_code=False)
+    except Exception as error:  # whatever a config can do to its reader
+        raise ModelError(
+            f"model {shown(name, path)} cannot be used: {first_line(error)}"
+        ) from error
+    config = config.get_text_config(decoder=True)
+    refuse(config, name)
+    if executor == "functional":
+        with torch.device("meta"):
+            require_functional(AutoModelForCausalLM.from_config(config).eval())
+    return FoundModel(name, path, local, config, _tokenizer(path, local))
+
+
+_loading = Lock()  # transformers changes process-wide state while it loads weights
+
+
+def _tokenizer(place: str, local: bool = True) -> PreTrainedTokenizerBase | None:
+    """The model's tokenizer, or None where there is none: then prompts are token ids."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            place, local_files_only=local, trust_remote_code=False
+        )
+    except Exception:  # noqa: BLE001 of many kinds: no files, no code for them, no library
+        return None
+    made_up = len(tokenizer) <= len(tokenizer.all_special_tokens)  # of a folder without files
+    return None if made_up else tokenizer
+
+
+def load(
+    found: FoundModel, device: torch.device, dtype: torch.dtype | None, executor: str = "auto"
+) -> LoadedModel:
+    """Load the weights; `dtype` None keeps the checkpoint's own. Raises `ModelError`."""
+    try:
+        with _loading, working(f"Loading {found.name}"):
+            module, report = AutoModelForCausalLM.from_pretrained(
+                found.place,
+                config=found.config,
+                dtype=dtype or "auto",
+                attn_implementation=NAME,
+                local_files_only=found.local,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+            module = module.to(device)
+    except Exception as error:  # whatever weights can do to their reader
+        raise ModelError(
+            f"model {found.name!r} has a config but no weights that load: {first_line(error)}"
+        ) from error
+    absent = sorted(report["missing_keys"])
+    if absent:
+        raise ModelError(
+            f"model {found.name!r} lacks {len(absent)} of its weights ({absent[0]}, …): the checkpoint "
+            f"is incomplete or of another architecture, get it anew"
+        )
+    return prepared(found.name, module, found.tokenizer, executor, owned=True)
+
+
+def prepared(
+    name: str,
+    module: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    executor: str = "auto",
+    *,
+    owned: bool = False,
+) -> LoadedModel:
+    """A module in memory → `LoadedModel`. The module's attention is set to ours."""
+    config = module.config
+    refuse(config, name)
+    module.eval().set_attn_implementation(NAME)
+    if tokenizer is None and config.name_or_path:
+        tokenizer = _tokenizer(config.name_or_path)
+    return LoadedModel(
+        name=name,
+        module=module,
+        tokenizer=tokenizer,
+        layers=config.num_hidden_layers,
+        vocabulary=config.vocab_size,
+        positions=positions_of(config),
+        device=module.device,
+        dtype=module.dtype,
+        stop_ids=_stop_ids(module.generation_config, config),
+        parameters=sum(weight.numel() for weight in module.parameters()),
+        weight_bytes=sum(weight.nbytes for weight in module.parameters()),
+        wanted=executor,
+        owned=owned,
+    )
+
+
+def positions_of(config: PretrainedConfig) -> int:
+    """How many positions the model can address; without a stated limit, more than anyone needs."""
+    return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+
+
+def _stop_ids(*sources: Any) -> frozenset[int]:
+    """End-of-sequence ids, from the generation config before the model's own."""
+    for source in sources:
+        ids = getattr(source, "eos_token_id", None)
+        if ids is not None:
+            return frozenset(ids if isinstance(ids, (list, tuple)) else [ids])
+    return frozenset()

@@ -1,0 +1,142 @@
+"""Pool: the models of one process, each loaded once and shared by all requests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from toolkit.errors import ModelError
+from toolkit.progress import working
+from toolkit.runtime.kernels.build import isas
+from toolkit.runtime.models.locate import Place, located
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from toolkit.costs import Costs
+    from toolkit.runtime.models.load import FoundModel, LoadedModel
+
+DEVICES = ("auto", "cpu", "cuda")
+EXECUTORS = ("auto", "module", "functional")
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
+
+
+@define(eq=False)
+class Pool:
+    """Models by name, on one device and in one dtype.
+
+    `device`: auto (CUDA where there is one), cpu or cuda. `dtype`: fp32, bf16, fp16, fp64, or auto,
+    which is fp32 on CPU and the checkpoint's own on CUDA. `executor`: module runs the transformers
+    module itself, functional our own description of its family, auto the latter where there is one.
+    `modules` are models already in memory, under the names that specs use; they stay on the device
+    and in the dtype that they have. `costs` are what shapers plan with instead of measured ones, for
+    experiments that can be repeated.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    executor: str = "auto"
+    aliases: dict[str, str] = field(factory=dict)
+    modules: dict[str, PreTrainedModel] = field(factory=dict)
+    costs: Costs | None = None
+    _places: dict[str, Place] = field(factory=dict, init=False)
+    _found: dict[str, FoundModel] = field(factory=dict, init=False)
+    _loaded: dict[str, LoadedModel] = field(factory=dict, init=False)
+    measured: dict[str, Costs] = field(factory=dict, init=False)  # by fingerprint
+
+    def __attrs_post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise ModelError(f"no device {self.device!r}: there are {', '.join(DEVICES)}")
+        if self.dtype != "auto" and self.dtype not in DTYPES:
+            raise ModelError(f"no dtype {self.dtype!r}: there are auto, {', '.join(DTYPES)}")
+        if self.executor not in EXECUTORS:
+            raise ModelError(f"no executor {self.executor!r}: there are {', '.join(EXECUTORS)}")
+        if self.device == "cuda" and not _cuda_is_here():
+            raise ModelError(
+                "no cuda device is here: use --device cpu, or auto to take what there is"
+            )
+        isas()  # refuses a wrong TOOLKIT_ISA
+
+    @property
+    def torch_device(self) -> torch.device:
+        import torch
+
+        if self.device == "auto":
+            return torch.device("cuda" if _cuda_is_here() else "cpu")
+        return torch.device(self.device)
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """None keeps the checkpoint's own."""
+        import torch
+
+        if self.dtype == "auto":
+            return torch.float32 if self.torch_device.type == "cpu" else None
+        dtype: torch.dtype = getattr(torch, DTYPES[self.dtype])
+        return dtype
+
+    def hold(self, module: PreTrainedModel) -> str:
+        """The name of a module in memory: its class's, numbered when another has it."""
+        base, count = type(module).__name__, 1
+        name = base
+        while self.modules.get(name, module) is not module:
+            count += 1
+            name = f"{base}-{count}"
+        self.modules[name] = module
+        return name
+
+    def locate(self, name: str) -> Place | None:
+        """Where a model is, found out without looking at it; None for a module that was given in
+        memory. Raises `ModelError`."""
+        if name in self.modules:
+            return None
+        if name not in self._places:
+            self._places[name] = located(name, self.aliases)
+        return self._places[name]
+
+    def find(self, name: str) -> FoundModel | LoadedModel:
+        """A model without its weights. Raises `ModelError`."""
+        place = self.locate(name)
+        if place is None:
+            return self.load(name)
+        if name not in self._found:
+            with working(f"Looking at {name}"):
+                from toolkit.runtime.models.load import find
+
+                self._found[name] = find(place, self.executor)
+        return self._found[name]
+
+    def load(self, name: str) -> LoadedModel:
+        """A model with its weights, loaded on first use. Raises `ModelError`."""
+        if name not in self._loaded:
+            from toolkit.runtime.models.load import FoundModel, load, prepared
+
+            found = None if name in self.modules else self.find(name)
+            self._loaded[name] = (
+                load(found, self.torch_device, self.torch_dtype, self.executor)
+                if isinstance(found, FoundModel)
+                else prepared(name, self.modules[name], executor=self.executor)
+            )
+        return self._loaded[name]
+
+    def revision(self, name: str) -> str | None:
+        """What weights a name stands for; None for a module that was given in memory."""
+        from toolkit.runtime.models.load import FoundModel
+
+        found = None if name in self.modules else self.find(name)
+        return found.revision if isinstance(found, FoundModel) else None
+
+    def place(self, name: str) -> str:
+        """Where a model comes from: a folder, a hub id, this package or memory."""
+        if name in self.modules:
+            return "in memory"
+        place = self.aliases.get(name, name)
+        return "in this package" if place.startswith("package:") else place
+
+
+def _cuda_is_here() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,173 @@
+"""Architectures that cannot be decoded by trees, and why, found out without weights."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from typing import Any, Protocol, cast
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from toolkit.errors import MismatchError, ModelError
+from toolkit.interfaces import KVPolicy
+from toolkit.runtime.compute.attention import NAME, Pass, bound
+from toolkit.runtime.kv.cache import TreeCache
+from toolkit.runtime.kv.rotary import has_rotary, rotation_known
+from toolkit.spec import Choice
+
+COUNTS = re.compile(r"n(um)?_.*(layer|expert)s?")  # what a config calls its numbers of modules
+MOST = 10_000
+MOVING_ROTARY = ("dynamic", "longrope")  # frequencies depend on the deepest position of a pass
+
+
+_reasons: dict[tuple[type, str], str | None] = {}  # found out once per config
+
+
+def require_countable(config: dict[str, Any]) -> None:
+    """Raise `ValueError` for a config with so many layers or experts that it takes minutes to build."""
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key, value in part.items():
+            if COUNTS.fullmatch(key) and isinstance(value, int) and value > MOST:
+                raise ValueError(f"its {key} is {value}, and no model has more than {MOST}")
+
+
+def refuse(config: PretrainedConfig, name: str) -> None:
+    """Raise `ModelError` with the reason when trees cannot be decoded on this architecture."""
+    key = type(config), config.to_json_string()
+    if key not in _reasons:
+        _reasons[key] = _reason_against(copy.deepcopy(config))
+    if _reasons[key]:
+        raise ModelError(
+            f"model {name!r} ({config.model_type}) cannot decode trees: {_reasons[key]}"
+        )
+
+
+def _reason_against(config: PretrainedConfig) -> str | None:
+    try:
+        return _stated(config) or _trial(config)
+    except Exception as error:  # noqa: BLE001 whatever an architecture can do to its builder
+        return f"it cannot be built without weights ({type(error).__name__}: {first_line(error)})"
+
+
+def _stated(config: PretrainedConfig) -> str | None:
+    """A reason that the config or the class states."""
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return "transformers knows no decoder-only language model of this type"
+    if hasattr(config, "type_vocab_size"):
+        return "it is built as an encoder, which reads both ways or counts positions its own way"
+    rope = getattr(config, "rope_parameters", None) or {}
+    nested = [r.get("rope_type") for r in rope.values() if isinstance(r, dict)]
+    if {rope.get("rope_type"), *nested} & set(MOVING_ROTARY):
+        return "its rotary frequencies move with the longest position of a pass, so a tree changes them"
+    if "chunked_attention" in (getattr(config, "layer_types", None) or []):
+        return "it attends in chunks, which the tree attention does not know"
+    cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if getattr(cls, "_is_stateful", False):
+        return "it keeps a recurrent state, which cannot forget a rejected token"
+    if "position_ids" not in inspect.signature(cls.forward).parameters:
+        return "it takes no position_ids, so a node's position cannot be its depth"
+    if any(not isinstance(layer, DynamicLayer) for layer in DynamicCache(config=config).layers):
+        return "some of its layers keep a state other than keys and values"
+    return None
+
+
+def _trial(config: PretrainedConfig) -> str | None:
+    """Build the architecture without weights and send two rows through our attention."""
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # experts want it
+        if not module._can_set_attn_implementation():
+            return "its attention cannot be replaced"
+        module.set_attn_implementation(NAME)
+        rows = torch.arange(2)
+        cache = TreeCache(config.num_hidden_layers, windows=windows_of(config))
+        cache.extend(2)
+        now = Pass(cache, rows, torch.ones(2, 2, dtype=torch.bool), deepest=1)
+        try:
+            with bound(now):
+                module(
+                    input_ids=rows[None],
+                    position_ids=rows[None],
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+        except ModelError as error:
+            return str(error)
+        except (NotImplementedError, RuntimeError) as error:
+            if "meta" in str(error):  # it reads values, as some experts do: the trial tells nothing
+                return None
+            raise
+    if now.calls < config.num_hidden_layers:
+        return f"only {now.calls} of its {config.num_hidden_layers} layers use the attention set for it"
+    return None
+
+
+class Sized(Protocol):
+    """A model that was found or loaded."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def config(self) -> PretrainedConfig: ...
+    @property
+    def positions(self) -> int: ...
+
+
+def kv_fits(choice: Choice, model: Sized) -> None:
+    """Raise `MismatchError` with the reason when a KV policy cannot work on this model."""
+    policy = cast("KVPolicy", choice.build())
+    reason = _against_policy(policy, model.config, model.positions)
+    if reason:
+        raise MismatchError(
+            f"cannot use KV policy {str(choice)!r} on model {model.name!r}: {reason}"
+        )
+
+
+def _against_policy(policy: KVPolicy, config: PretrainedConfig, positions: int) -> str | None:
+    if policy.chooses() and getattr(config, "num_kv_shared_layers", None):
+        return "some of its layers attend to another layer's KV, so no layer can choose alone"
+    if policy.chooses() and None not in windows_of(config):
+        return "all its layers keep to a sliding window of their own, so it has no say"
+    if policy.reindexes and not has_rotary(config):
+        return (
+            "its positions are learned and are in the keys, so sinks cannot move; "
+            "positions=absolute works"
+        )
+    if (policy.reindexes or policy.rotates) and not rotation_known(config):
+        return f"how {config.model_type} rotates its keys is not known here"
+    if policy.reindexes and policy.budget + policy.epoch > positions:
+        return (
+            f"budget {policy.budget} and epoch {policy.epoch} reach further than its {positions} "
+            f"positions: lower one"
+        )
+    return None
+
+
+def mirrored(choice: Choice) -> None:
+    """Raise `MismatchError` when a policy cannot choose among rows that another cache holds."""
+    policy = cast("type[KVPolicy]", choice.cls)
+    if policy.chooses() and policy.logs:
+        raise MismatchError(
+            f"cannot draft under KV policy {policy.name!r}: it reads queries, and a drafter that "
+            f"shares the target's KV has none; streaming, window, knorm, keydiff and lagkv read none"
+        )
+
+
+def positions_under(policy: KVPolicy, positions: int) -> int:
+    """How long a text may be: a policy that re-indexes reads on beyond the model's positions."""
+    return 1 << 30 if policy.reindexes else positions
+
+
+def windows_of(config: PretrainedConfig) -> tuple[int | None, ...]:
+    """The sliding window of each layer, None where it sees everything."""
+    return tuple(
+        getattr(layer, "sliding_window", None) for layer in DynamicCache(config=config).layers
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

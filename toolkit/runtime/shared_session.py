@@ -1,0 +1,64 @@
+"""The target under a smaller KV policy, as a drafter: shared weights, the target's own K/V.
+
+TriForce (Sun et al. 2024) and MagicDec (Chen et al. 2024) draft so: what was verified is taken over
+from the target's cache, and nothing that was drafted is ever kept.
+"""
+
+from __future__ import annotations
+
+import torch
+from attrs import define, field
+from torch import Tensor
+
+from toolkit.runtime.kv.cache import TreeLayer
+from toolkit.runtime.kv.positions import Slots
+from toolkit.runtime.session import ModelSession
+
+
+@define(eq=False)
+class MirrorSession(ModelSession):
+    """Drafts in scratch rows; `commit` forgets them and takes over what the target committed.
+
+    The policy must not read queries: the target logs none for it.
+    """
+
+    target: ModelSession = field(kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self.cache.length = self.target.length
+        tables: dict[int, tuple[Slots, Tensor]] = {}
+        for mine, theirs in zip(self.cache.layers, self.target.cache.layers, strict=True):
+            if theirs.is_initialized:
+                self._take_over(mine, theirs, tables)
+        self.evictor.start()
+
+    def _take_over(
+        self, mine: TreeLayer, theirs: TreeLayer, tables: dict[int, tuple[Slots, Tensor]]
+    ) -> None:
+        """Copy the rows of one of the target's layers that this policy keeps, and no others."""
+        held = theirs.slots.count
+        keys, values = theirs.keys[:, :, :held], theirs.values[:, :, :held]
+        mine.lazy_initialization(keys, values)
+        mine.attend = theirs.attend
+        if theirs.sinks is not None:  # they have moved: take them as they were written
+            keys = torch.cat([theirs.sinks[None], keys[:, :, theirs.sinks.shape[1] :]], 2)
+        if mine.scores:
+            mine.slots.copy(theirs.slots)
+            none = keys[0, :, :0]  # no queries
+            self.evictor.settle(mine, none, keys, values, self.target.length)
+            return
+        if id(theirs.slots) not in tables:
+            slots = Slots(len(theirs.slots.positions), theirs.window, theirs.device)
+            slots.copy(theirs.slots)
+            tables[id(theirs.slots)] = slots, self.evictor.pick(slots, self.target.length)
+        mine.slots, index = tables[id(theirs.slots)]
+        mine.take(keys, values, index)
+
+    def prefill(self, tokens: list[int]) -> Tensor:
+        raise NotImplementedError("a mirror holds what its target holds: commit on the target")
+
+    def commit(self, rows: list[int]) -> None:
+        self.cache.commit([])
+        self.cache.adopt(self.target.cache, self.target.length - self.length)
+        self.evictor.cross()
