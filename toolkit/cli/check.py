@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from toolkit.cli.run import FILE, Whole, plugin_option, registry, require_writable
+from toolkit.cli import options
 
 if TYPE_CHECKING:
     from toolkit.conformance import Finding
@@ -34,19 +34,19 @@ STATUS = {"pass": 0, "fail": 1, "inconclusive": 3}
 )
 @click.option(
     "--max-examples",
-    type=Whole(min=1),
+    type=options.Whole(min=1),
     default=60,
     show_default=True,
     help="Examples per property.",
 )
-@click.option("--json", "report", type=FILE, metavar="FILE", help="Write a report as JSON.")
-@plugin_option
+@options.json_file(help="Write a report as JSON.")
+@options.plugin()
 def check(
     spec: str,
     kind: str | None,
     never: tuple[str, ...],
     max_examples: int,
-    report: Path | None,
+    json_file: Path | None,
     plugins: tuple[Path, ...],
 ) -> None:
     """Try SPEC on generated trees, prompts and tiny models, against every property that binds it.
@@ -54,9 +54,9 @@ def check(
     Models that SPEC names are replaced by tiny ones. Exit status 0: all pass. 1: something fails; the
     smallest example is shown. 3: nothing fails, but something was not put to the test.
     """
-    if report is not None:
-        require_writable(report)
-    found = registry(plugins)
+    if json_file is not None:
+        options.require_writable(json_file)
+    found = options.load_registry(plugins)
     choice = found.resolve(kind or found.kind_of(spec.partition(":")[0]), spec)
     from toolkit.conformance.kit import check as checked
     from toolkit.runtime.models.quiet import quiet
@@ -70,9 +70,9 @@ def check(
             _show(finding)
         complete = True
     finally:  # an interrupted check keeps what it found
-        if report is not None and findings:
+        if json_file is not None and findings:
             text = json.dumps(summary(spec, findings, complete), ensure_ascii=False, indent=1)
-            report.write_text(text + "\n", encoding="utf-8")
+            json_file.write_text(text + "\n", encoding="utf-8")
     counts: Counter[str] = Counter(finding.outcome for finding in findings)
     click.echo(", ".join(f"{counts[outcome]} {outcome}" for outcome in STATUS if counts[outcome]))
     raise SystemExit(STATUS[verdict(findings)])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.cli.run import dtype_option, executor_option, plugin_option, registry
+from toolkit.cli import options
 from toolkit.progress import show_progress
 
 if TYPE_CHECKING:
@@ -16,13 +16,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "--target", metavar="MODEL", help="Alias, folder or hub id of a model; else the shipped one."
-)
-@dtype_option
-@executor_option
-@plugin_option
-def doctor(target: str | None, dtype: str, executor: str, plugins: tuple[Path, ...]) -> None:
+@options.target(help="Alias, folder or hub id of a model; else the shipped one.")
+@options.models()
+@options.plugin()
+def doctor(**chosen: Any) -> None:
     """Which executor, kernels, linears and numerics level a model gets here, and why.
 
     The first call for a model compares whole passes bit by bit; what it finds is remembered.
@@ -30,14 +27,9 @@ def doctor(target: str | None, dtype: str, executor: str, plugins: tuple[Path, .
     from rich.console import Console
     from rich.table import Table
 
-    from toolkit import Pipeline, Pool
-    from toolkit.runtime.models.quiet import quiet
-
-    quiet()
-    pool = Pool(dtype=dtype, executor=executor)
     with show_progress():
-        pipeline = Pipeline(target, drafter="none", pool=pool, registry=registry(plugins))
-        rows = {**machine(), **facts(pool.load(pipeline.target))}
+        pipeline = options.make_pipeline(drafter="none", **chosen)
+        rows = {**machine(), **facts(pipeline.pool.load(pipeline.target))}
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, said in rows.items():
         table.add_row(name, said)

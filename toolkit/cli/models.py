@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from toolkit.cli.run import plugin_option, registry
+from toolkit.cli import options
 
 if TYPE_CHECKING:
     from toolkit import Family
 
 
 @click.command()
-@plugin_option
+@options.plugin()
 def models(plugins: tuple[Path, ...]) -> None:
     """Model aliases, what they stand for, and whether the weights are here.
 
@@ -26,7 +26,7 @@ def models(plugins: tuple[Path, ...]) -> None:
     table = Table("alias", "model", "here", "role", box=None, pad_edge=False)
     for column in table.columns:
         column.overflow = "fold"
-    for family in registry(plugins).families:
+    for family in options.load_registry(plugins).families:
         for alias, place in family.models.items():
             table.add_row(alias, _shown(place), _here(place), _role(family, alias))
         table.add_section()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from toolkit.cli.run import registry
+from toolkit.cli.options import load_registry
 from toolkit.errors import ToolkitError
 from toolkit.words import cut
 
@@ -39,7 +39,7 @@ def new(name: str, kind: str) -> None:
     folder = Path(f"toolkit-{name}")
     if folder.exists():
         raise ToolkitError(f"{folder} exists already: choose another name, or remove it")
-    taken = registry(()).entries.get((kind, name))
+    taken = load_registry(()).entries.get((kind, name))
     if taken:
         raise ToolkitError(
             f"there is a {kind} called {name!r} already, of {taken.distribution}: choose another name"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from toolkit.cli import options
 from toolkit.cli.new import new
-from toolkit.cli.run import plugin_option, registry
 from toolkit.errors import SpecError
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ plugins.add_command(new)
 
 
 @plugins.command("list")
-@click.option("--json", "as_json", is_flag=True, help="A JSON array on stdout.")
+@options.as_json(help="A JSON array on stdout.")
 @click.option("--broken", is_flag=True, help="Only what did not load, with its traceback.")
-@plugin_option
+@options.plugin()
 def list_(as_json: bool, broken: bool, plugins: tuple[Path, ...]) -> None:
     """Every strategy, and every plugin that did not load, with the reason."""
-    rows = listed(registry(plugins))
+    rows = listed(options.load_registry(plugins))
     if broken:
         rows = [row for row in rows if row["status"] == "broken"]
     if as_json:
@@ -57,10 +57,10 @@ def list_(as_json: bool, broken: bool, plugins: tuple[Path, ...]) -> None:
 
 @plugins.command()
 @click.argument("name")
-@plugin_option
+@options.plugin()
 def show(name: str, plugins: tuple[Path, ...]) -> None:
     """What NAME is, its options with defaults, and what it declares."""
-    found = registry(plugins)
+    found = options.load_registry(plugins)
     classes = [e.cls for (kind, known), e in found.entries.items() if known == name]
     if not classes:
         raise SpecError(found.unknown(name))

@@ -12,127 +12,36 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from toolkit.cli import INTERRUPTED
+from toolkit.cli import INTERRUPTED, options
 from toolkit.errors import ToolkitError
 from toolkit.progress import show_progress, working
-from toolkit.words import whole
 
 if TYPE_CHECKING:
-    from toolkit import Generation, Pipeline, Registry
+    from toolkit import Generation, Pipeline
+    from toolkit.records import Out
 
 BUILT_IN_PROMPT = "Once upon a time there was a little girl who"
-FILE = click.Path(path_type=Path)
-
-
-class Whole(click.IntRange):
-    """A whole number, read strictly."""
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int:
-        try:
-            return super().convert(whole(str(value)), param, ctx)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-def plugin_option(command: Any) -> Any:
-    """`--plugin FILE`, for every command that takes specs."""
-    return click.option(
-        "--plugin",
-        "plugins",
-        multiple=True,
-        is_eager=True,
-        type=FILE,
-        metavar="FILE",
-        help="A Python file with strategies of your own; may be repeated.",
-    )(command)
-
-
-def dtype_option(command: Any) -> Any:
-    """`--dtype`, for every command that loads models."""
-    return click.option(
-        "--dtype",
-        type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp64"]),
-        default="auto",
-        show_default=True,
-        help="auto: fp32 on CPU, the checkpoint's own on CUDA.",
-    )(command)
-
-
-def executor_option(command: Any) -> Any:
-    """`--executor`, for every command that loads models."""
-    return click.option(
-        "--executor",
-        type=click.Choice(["auto", "module", "functional"]),
-        default="auto",
-        show_default=True,
-        help="How a forward runs; auto: functional where the family is described.",
-    )(command)
-
-
-def require_writable(file: Path) -> None:
-    """Raise `ToolkitError` when a file cannot be written, before the work for it is done."""
-    if not file.absolute().parent.is_dir():
-        raise ToolkitError(f"no folder {file.parent} for {file}: make it first")
-    there = file.exists()
-    try:
-        file.open("ab").close()
-    except OSError as error:
-        raise ToolkitError(f"{file} cannot be written ({error.strerror}): name another") from error
-    if not there:
-        file.unlink()
 
 
 @click.command()
 @click.argument("prompt", required=False)
-@click.option("--target", metavar="MODEL", help="Alias, folder or hub id of the model to decode.")
-@click.option("--drafter", metavar="SPEC", help="Drafter, or a model that drafts.")
-@click.option(
-    "--shaper", metavar="SPEC", default="adaptive", show_default=True, help="Tree shaper."
-)
-@click.option("--verifier", metavar="SPEC", default="greedy", show_default=True, help="Verifier.")
-@click.option(
-    "--kv",
-    metavar="SPEC",
-    default="full",
-    show_default=True,
-    help="KV policy of the target; the output is AR's under the same policy.",
-)
-@click.option(
-    "--draft-kv",
-    metavar="SPEC",
-    default="full",
-    show_default=True,
-    help="KV policy of the drafter's own cache; never changes the output.",
-)
-@click.option(
-    "--max-new-tokens",
-    type=Whole(min=1),
-    default=128,
-    show_default=True,
-    help="Tokens to decode at most.",
-)
+@options.target()
+@options.drafter()
+@options.shaper()
+@options.verifier()
+@options.kv()
+@options.draft_kv()
+@options.max_new_tokens(type=options.Whole(min=1), default=128)
 @click.option(
     "--prompt-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Read the prompt from a file; one final line break is dropped.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to run.",
-)
-@dtype_option
-@executor_option
+@options.models()
 @click.option("--verify", "verifying", is_flag=True, help="Run AR too and compare token by token.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, text on stderr.")
-@click.option(
-    "--out",
-    type=FILE,
-    help="Results as Parquet: one .parquet file, or a new folder with every table.",
-)
-@plugin_option
+@options.as_json(help="One JSON object on stdout, text on stderr.")
+@options.out(help="Results as Parquet: one .parquet file, or a new folder with every table.")
+@options.plugin()
 def run(
     prompt: str | None,
     prompt_file: Path | None,
@@ -140,11 +49,7 @@ def run(
     verifying: bool,
     as_json: bool,
     out: Path | None,
-    plugins: tuple[Path, ...],
-    device: str,
-    dtype: str,
-    executor: str,
-    **specs: str | None,
+    **chosen: Any,
 ) -> None:
     """Decode PROMPT by speculation and print the text as it is committed.
 
@@ -152,10 +57,9 @@ def run(
     names the strategies; a spec is a name with options, as in adaptive:nodes=32,max_depth=6.
     """
     text = _prompt(prompt, prompt_file)
-    pool: dict[str, Any] = {"device": device, "dtype": dtype, "executor": executor}
     progress = nullcontext if as_json else show_progress
     with progress():
-        pipeline, place = _prepared(plugins, pool, out, specs)
+        pipeline, place = _prepared(out, chosen)
         decoding = pipeline.stream(text, max_new_tokens=max_new_tokens)
         pieces = iter(decoding)
         first = next(pieces)
@@ -184,32 +88,14 @@ def run(
         raise SystemExit(1)
 
 
-def _prepared(
-    plugins: tuple[Path, ...], options: dict[str, Any], out: Path | None, specs: dict[str, Any]
-) -> tuple[Pipeline, Any]:
-    """Everything that can be refused without weights: output, plugins, specs, models."""
+def _prepared(out: Path | None, chosen: dict[str, Any]) -> tuple[Pipeline, Out | None]:
+    """Check everything that needs no weights: the output, then plugins, specs and models."""
     place = None
     if out is not None:
         from toolkit.records import Out
 
         place = Out.checked(out)
-    from toolkit import Pipeline, Pool
-    from toolkit.runtime.models.quiet import quiet
-
-    quiet()
-    pool = Pool(**options)
-    target = specs.pop("target")
-    return Pipeline(target, **specs, pool=pool, registry=registry(plugins)), place
-
-
-def registry(plugins: tuple[Path, ...]) -> Registry:
-    """Installed plugins and the files given on the command line. Raises `PluginError`."""
-    from toolkit import Registry
-
-    found = Registry.installed()
-    for file in plugins:
-        found.add_file(file)
-    return found
+    return options.make_pipeline(**chosen), place
 
 
 def _prompt(argument: str | None, file: Path | None) -> str:

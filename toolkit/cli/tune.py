@@ -8,25 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.cli.run import registry, require_writable, run
+from toolkit.cli import options
 from toolkit.errors import ToolkitError
 from toolkit.progress import show_progress
 
 if TYPE_CHECKING:
     from toolkit import Costs, Pipeline
 
-SHARED = ("target", "drafter", "kv", "draft_kv", "device", "dtype", "plugins")  # with `run`
 PICTURES = (".pdf", ".png", ".svg")
 
 
-@click.command(params=[option for option in run.params if option.name in SHARED])
+@click.command()
+@options.target()
+@options.drafter()
+@options.kv()
+@options.draft_kv()
+@options.models()
+@options.plugin()
 @click.option(
     "--plot", type=click.Path(path_type=Path), help="Draw the curves: a .png, .svg or .pdf file."
 )
-def tune(
-    target: str | None, device: str, dtype: str, plot: Path | None, plugins: tuple[Path, ...],
-    **specs: str | None,
-) -> None:  # fmt: skip
+def tune(plot: Path | None, **chosen: Any) -> None:
     """Measure what a pass of the target and a level of the drafter cost here.
 
     Shapers that plan use the result in every later run with the same models, strategies and number
@@ -34,14 +36,8 @@ def tune(
     """
     if plot is not None:
         _drawable(plot)
-    from toolkit import Pipeline, Pool
-    from toolkit.runtime.models.quiet import quiet
-
-    quiet()
-    given: dict[str, Any] = {kind: spec for kind, spec in specs.items() if spec is not None}
-    pool = Pool(device=device, dtype=dtype)
     with show_progress():
-        pipeline = Pipeline(target, **given, pool=pool, registry=registry(plugins))
+        pipeline = options.make_pipeline(**chosen)
         costs = pipeline.costs(fresh=True)
     _show(costs, pipeline)
     if plot is not None:
@@ -53,7 +49,7 @@ def _drawable(plot: Path) -> None:
     """Raise `ToolkitError` when no picture could be written, before anything is measured."""
     if plot.suffix not in PICTURES:
         raise ToolkitError(f"cannot draw {plot}: its name must end in {', '.join(PICTURES)}")
-    require_writable(plot)
+    options.require_writable(plot)
     if find_spec("matplotlib") is None:
         raise ToolkitError(
             "--plot needs matplotlib: install it with pip install 'speculative-toolkit[plots]'"

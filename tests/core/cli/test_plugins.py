@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from toolkit import Family, Registry
-from toolkit.cli import main
+from toolkit.cli import main, options
 from toolkit.cli.plugins import listed
 from toolkit.registry import BrokenPlugin
 from toolkit.spec import options_of
@@ -154,7 +154,7 @@ def test_broken_plugins_alone_with_their_frames(monkeypatch):
         found.broken["mine (mine:plugin)"] = BrokenPlugin("mine", "KeyError: 'x'", '  File "m.py"')
         return found
 
-    monkeypatch.setattr("toolkit.cli.plugins.registry", broken)
+    monkeypatch.setattr(options, "load_registry", broken)
     result = call("plugins", "list", "--broken")
     assert result.output.splitlines() == [
         "mine (mine:plugin): KeyError: 'x'", '  File "m.py"', "1 plugin did not load",
@@ -171,8 +171,7 @@ def test_what_others_wrote_is_no_markup(monkeypatch):
         found.families.append(Family("odd", target="[/x]", drafter=":b:", models=models))
         return found
 
-    monkeypatch.setattr("toolkit.cli.plugins.registry", odd)
-    monkeypatch.setattr("toolkit.cli.models.registry", odd)
+    monkeypatch.setattr(options, "load_registry", odd)
     listed = call("plugins", "list").output
     assert "[red]mine[/] (m:p)" in listed
     assert "did not load: [/blue]" in listed

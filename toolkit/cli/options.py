@@ -1,0 +1,170 @@
+"""The options that more than one command has, each defined once, and how to use what they give.
+
+A plugin's command uses them, too. An option is a decorator; a command may name its parameter and
+change settings: `@options.kv("policies", multiple=True, default=())`. Importing this module loads
+neither torch nor plugins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.errors import ToolkitError
+from toolkit.words import cut, whole
+
+if TYPE_CHECKING:
+    from toolkit import Pipeline, Pool, Registry
+
+FILE = click.Path(path_type=Path)
+
+
+class Whole(click.IntRange):
+    """A whole number in decimal digits."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            return super().convert(whole(str(value)), param, ctx)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Counts(click.ParamType[list[int]]):
+    """Positive whole numbers joined by commas."""
+
+    name = "counts"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
+        try:
+            found = value if isinstance(value, list) else [whole(part) for part in value.split(",")]
+        except ValueError:
+            self.fail(f"{cut(value)} is not whole numbers joined by commas, as 64,128", param, ctx)
+        if min(found) < 1:
+            self.fail(f"{cut(value)}: each is at least 1", param, ctx)
+        return found
+
+
+def _option(*names: str, **settings: Any) -> Callable[..., Any]:
+    """An option, as a function that makes its decorator."""
+
+    def option(*parameter: str, **changes: Any) -> Any:
+        return click.option(*names, *parameter, **{"show_default": True, **settings, **changes})
+
+    return option
+
+
+target = _option(
+    "--target", metavar="MODEL", help="Alias, folder or hub id of the model to decode."
+)
+drafter = _option("--drafter", metavar="SPEC", help="Drafter, or a model that drafts.")
+shaper = _option("--shaper", metavar="SPEC", default="adaptive", help="Tree shaper.")
+verifier = _option("--verifier", metavar="SPEC", default="greedy", help="Verifier.")
+kv = _option(
+    "--kv",
+    metavar="SPEC",
+    default="full",
+    help="KV policy of the target; the output is AR's under the same policy.",
+)
+draft_kv = _option(
+    "--draft-kv",
+    metavar="SPEC",
+    default="full",
+    help="KV policy of the drafter's own cache; never changes the output.",
+)
+device = _option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    help="Where to run.",
+)
+dtype = _option(
+    "--dtype",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp64"]),
+    default="auto",
+    help="auto: fp32 on CPU, the checkpoint's own on CUDA.",
+)
+executor = _option(
+    "--executor",
+    type=click.Choice(["auto", "module", "functional"]),
+    default="auto",
+    help="How a forward runs; auto: functional where the family is described.",
+)
+max_new_tokens = _option("--max-new-tokens", help="Tokens to decode at most.")
+prompt_tokens = _option("--prompt-tokens", help="Tokens of a prompt.")
+as_json = _option("--json", "as_json", is_flag=True, help="JSON on stdout, and nothing else.")
+json_file = _option("--json", "json_file", type=FILE, metavar="FILE", help="Write JSON to FILE.")
+out = _option("--out", type=FILE, help="Where results go.")
+plugin = _option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    is_eager=True,
+    type=FILE,
+    metavar="FILE",
+    help="A Python file with strategies of your own; may be repeated.",
+)
+
+
+def models(**changes: Any) -> Callable[[Any], Any]:
+    """Add `--device`, `--dtype` and `--executor`, for every command that loads models."""
+
+    def decorate(command: Any) -> Any:
+        for option in (executor, dtype, device):
+            command = option(**changes)(command)
+        return command
+
+    return decorate
+
+
+def load_registry(plugins: Iterable[Path]) -> Registry:
+    """Installed plugins and the files given with `--plugin`. Raises `PluginError`."""
+    from toolkit import Registry
+
+    registry = Registry.installed()
+    for file in plugins:
+        registry.add_file(file)
+    return registry
+
+
+def make_pool(device: str, dtype: str, executor: str) -> Pool:
+    """An empty pool of models; transformers prints no advice from now on. Raises `ModelError`."""
+    from toolkit import Pool, quiet
+
+    quiet()
+    return Pool(device=device, dtype=dtype, executor=executor)
+
+
+def make_pipeline(
+    target: str | None,
+    *,
+    plugins: Iterable[Path],
+    device: str,
+    dtype: str,
+    executor: str,
+    **specs: Any,
+) -> Pipeline:
+    """The pipeline that the options describe, checked; no weights are loaded.
+
+    `specs` are drafter, shaper, verifier, kv and draft_kv. Raises what `Pipeline` raises, and
+    `PluginError`.
+    """
+    from toolkit import Pipeline
+
+    pool = make_pool(device, dtype, executor)
+    return Pipeline(target, **specs, pool=pool, registry=load_registry(plugins))
+
+
+def require_writable(file: Path) -> None:
+    """Raise `ToolkitError` when a file cannot be written, before the work for it is done."""
+    if not file.absolute().parent.is_dir():
+        raise ToolkitError(f"no folder {file.parent} for {file}: make it first")
+    there = file.exists()
+    try:
+        file.open("ab").close()
+    except OSError as error:
+        raise ToolkitError(f"{file} cannot be written ({error.strerror}): name another") from error
+    if not there:
+        file.unlink()
