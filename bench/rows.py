@@ -44,7 +44,7 @@ def arm_columns(study: Study, arm: Arm, real: Arm, tuned: str | None, bandwidth:
     }
 
 
-def _options(choice: Choice) -> dict[str, Any]:
+def _options(choice: Choice[Any]) -> dict[str, Any]:
     """Every option of a strategy with its value, defaults included."""
     values: dict[str, Any] = {"name": choice.cls.name}
     for option in options_of(choice.cls):

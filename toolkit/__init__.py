@@ -6,28 +6,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toolkit.choice import Choice as Choice
+    from toolkit.choice import Strategy as Strategy
+    from toolkit.choice import options_of as options_of
     from toolkit.costs import Costs as Costs
-    from toolkit.datasets import Conversation as Conversation
-    from toolkit.datasets import Dataset as Dataset
-    from toolkit.datasets import Source as Source
     from toolkit.drop_in import speculative as speculative
     from toolkit.engine import Event as Event
     from toolkit.engine import Step as Step
     from toolkit.errors import ToolkitError as ToolkitError
     from toolkit.exactness import verify as verify
-    from toolkit.families import Family as Family
+    from toolkit.files import open_atomically as open_atomically
     from toolkit.generation import Generation as Generation
+    from toolkit.hookspecs import Conversation as Conversation
+    from toolkit.hookspecs import Dataset as Dataset
+    from toolkit.hookspecs import Family as Family
+    from toolkit.hookspecs import Source as Source
     from toolkit.hookspecs import hookimpl as hookimpl
     from toolkit.interfaces import Drafter as Drafter
     from toolkit.interfaces import Expand as Expand
     from toolkit.interfaces import KVPolicy as KVPolicy
     from toolkit.interfaces import Runtime as Runtime
     from toolkit.interfaces import Session as Session
-    from toolkit.interfaces import Strategy as Strategy
     from toolkit.interfaces import TreeShaper as TreeShaper
     from toolkit.interfaces import Verifier as Verifier
     from toolkit.interfaces import option as option
     from toolkit.pipeline import Pipeline as Pipeline
+    from toolkit.plugins import strategies_in as strategies_in
     from toolkit.records import Node as Node
     from toolkit.records import Request as Request
     from toolkit.records import Run as Run
@@ -44,8 +48,6 @@ if TYPE_CHECKING:
     from toolkit.runtime.models.quiet import quiet as quiet
     from toolkit.scoring import Forced as Forced
     from toolkit.scoring import forced as forced
-    from toolkit.spec import Choice as Choice
-    from toolkit.spec import options_of as options_of
     from toolkit.tree import Candidates as Candidates
     from toolkit.tree import TokenTree as TokenTree
     from toolkit.tree import Verdict as Verdict
@@ -53,14 +55,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Candidates": "tree",
-    "Choice": "spec",
-    "Conversation": "datasets",
-    "Dataset": "datasets",
+    "Choice": "choice",
+    "Conversation": "hookspecs",
+    "Dataset": "hookspecs",
     "Costs": "costs",
     "Drafter": "interfaces",
     "Event": "engine",
     "Expand": "interfaces",
-    "Family": "families",
+    "Family": "hookspecs",
     "Forced": "scoring",
     "Generation": "generation",
     "KVPolicy": "interfaces",
@@ -73,10 +75,10 @@ _HOMES = {
     "Run": "records",
     "Runtime": "interfaces",
     "Session": "interfaces",
-    "Source": "datasets",
+    "Source": "hookspecs",
     "Step": "engine",
     "StepKey": "records",
-    "Strategy": "interfaces",
+    "Strategy": "choice",
     "TokenTree": "tree",
     "ToolkitError": "errors",
     "TreeShaper": "interfaces",
@@ -86,13 +88,15 @@ _HOMES = {
     "forced": "scoring",
     "hookimpl": "hookspecs",
     "node_rows": "records",
+    "open_atomically": "files",
     "option": "interfaces",
-    "options_of": "spec",
+    "options_of": "choice",
     "quiet": "runtime.models.quiet",
     "request_record": "records",
     "run_record": "records",
     "schema": "records",
     "step_rows": "records",
+    "strategies_in": "plugins",
     "speculative": "drop_in",
     "verify": "exactness",
     "write_part": "records",

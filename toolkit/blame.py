@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
 
+from toolkit.choice import Strategy
 from toolkit.errors import StrategyError, ToolkitError, trace
-from toolkit.interfaces import Strategy
 
 OURS = "toolkit."
 

@@ -1,31 +1,13 @@
-"""Model families: short names for models, and who usually drafts for whom.
+"""The built-in model families: short names for models, and which model usually drafts for which.
 
-One row per family: its usual target, its usual drafter, and every alias with the hub id behind it.
-A plugin adds rows with the `families` hook.
+One row per family. A plugin adds rows with the `families` hook.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attrs import frozen
-
-from toolkit.hookspecs import hookimpl
-
-
-@frozen
-class Family:
-    """Models that share a tokenizer. `target` and `drafter` are aliases among `models`."""
-
-    name: str
-    target: str
-    drafter: str
-    models: dict[str, str]  # alias → hub id, or "package:FOLDER" for a model that ships
-
-    def __attrs_post_init__(self) -> None:
-        if not {self.target, self.drafter} <= set(self.models):
-            raise ValueError(f"family {self.name!r}: target and drafter must be among its models")
-
+from toolkit.hookspecs import Family, hookimpl
 
 STORIES = Family(
     "stories",
@@ -103,7 +85,7 @@ BUILT_IN = (
 
 @hookimpl
 def families() -> Iterable[Family]:
-    """Our own rows, by the door that everyone uses."""
+    """The built-in rows; a plugin's come by the same hook."""
     return BUILT_IN
 
 

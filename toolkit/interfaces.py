@@ -13,12 +13,13 @@ host; logits, keys and values are tensors on the model's device.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import attrs
 
+from toolkit.choice import Choice, Strategy
 from toolkit.tree import Candidates, TokenTree, Verdict
 
 if TYPE_CHECKING:
@@ -26,13 +27,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from toolkit.costs import Costs
-    from toolkit.spec import Choice
     from toolkit.view import KVView
 
 Expand = Callable[[TokenTree, list[int], int], Candidates]
 Exactness = Literal["greedy", "distribution", "lossy"]
 Proposal = Literal["fixed", "sampled"]
-Kind = Literal["drafter", "shaper", "verifier", "kv"]
 
 
 def option(default: Any = attrs.NOTHING, help: str = "", **rules: Any) -> Any:  # noqa: A002
@@ -93,19 +92,12 @@ class Runtime(Protocol):
     def session(self, model: str) -> Session:
         """A fresh session of a model by name, folder or hub id; weights are loaded once."""
 
-    def mirror(self, kv: Choice) -> Session:
+    def mirror(self, kv: Choice[KVPolicy]) -> Session:
         """A session of the target itself under another KV policy, sharing weights.
 
         Its committed rows are the target's own, taken over whenever it is asked to commit: `commit`
         forgets the scratch rows, and none of them can be kept.
         """
-
-
-class Strategy(ABC):
-    """What the four interfaces share: a name, a kind, and options that are attrs fields."""
-
-    name: ClassVar[str]
-    kind: ClassVar[Kind]
 
 
 class Drafter(Strategy):

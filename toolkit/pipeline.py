@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attrs import evolve
 
 from toolkit.blame import blaming
+from toolkit.choice import Choice, Strategy, options_of
 from toolkit.errors import MismatchError, SpecError
-from toolkit.families import STORIES, Family, of_model
-from toolkit.interfaces import Drafter, KVPolicy, Runtime, Strategy, TreeShaper, Verifier
+from toolkit.families import STORIES, of_model
+from toolkit.hookspecs import Family
+from toolkit.interfaces import Drafter, KVPolicy, Runtime, TreeShaper, Verifier
 from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
-from toolkit.spec import Choice, options_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from toolkit.runtime.session import ModelSession
     from toolkit.stream import Stream
 
-Spec = str | Strategy | type[Strategy] | Choice
+Spec = str | Strategy | type[Strategy] | Choice[Any]
 Prompt: TypeAlias = "str | Sequence[int] | Tensor"
 
 
@@ -65,11 +66,11 @@ class Pipeline:
             target = self.pool.hold(target)
         if drafter is None:
             drafter = "model" if target is None else "ngram"
-        choice = self.registry.resolve("drafter", drafter)
-        self.shaper = self.registry.resolve("shaper", shaper)
-        self.verifier = self.registry.resolve("verifier", verifier)
-        self.kv = self.registry.resolve("kv", kv)
-        self.draft_kv = self.registry.resolve("kv", draft_kv)
+        choice: Choice[Drafter] = self.registry.resolve("drafter", drafter)
+        self.shaper: Choice[TreeShaper] = self.registry.resolve("shaper", shaper)
+        self.verifier: Choice[Verifier] = self.registry.resolve("verifier", verifier)
+        self.kv: Choice[KVPolicy] = self.registry.resolve("kv", kv)
+        self.draft_kv: Choice[KVPolicy] = self.registry.resolve("kv", draft_kv)
         fits(choice, self.shaper, self.verifier)
         self.target = target or _family(choice, self.registry.families).target
         self.drafter = _named(choice, of_model(self.target, self.registry.families))
@@ -139,7 +140,7 @@ class Pipeline:
         from toolkit.runtime.models.supported import positions_under
 
         found = self.pool.find(self.target)
-        return positions_under(cast("KVPolicy", self.kv.build()), found.positions)
+        return positions_under(self.kv.build(), found.positions)
 
     def ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a text of any length. Raises `MismatchError` when it is empty."""
@@ -201,9 +202,9 @@ class Pipeline:
         from toolkit.runtime.session import ModelSession
         from toolkit.stream import DraftRuntime
 
-        target = ModelSession(self.pool.load(self.target), cast("KVPolicy", self.kv.build()))
+        target = ModelSession(self.pool.load(self.target), self.kv.build())
         runtime = DraftRuntime(self.pool, target, self.draft_kv)
-        return target, runtime, cast("Drafter", self.drafter.build())
+        return target, runtime, self.drafter.build()
 
     def stream(self, prompt: Prompt, *, max_new_tokens: int = 128, seed: int = 0) -> Stream:
         """Decode a prompt; iterate for text as it is committed, then ask for the `result`."""
@@ -225,27 +226,24 @@ class Pipeline:
         return stream.result
 
 
-def fits(drafter: Choice, shaper: Choice, verifier: Choice) -> None:
+def fits(drafter: Choice[Drafter], shaper: Choice[TreeShaper], verifier: Choice[Verifier]) -> None:
     """Raise `MismatchError` when the verifier's proof does not cover how drafts are made."""
-    gives, assumes = (
-        cast("type[Drafter]", drafter.cls).proposals,
-        cast("type[Verifier]", verifier.cls).assumes,
-    )
+    gives, assumes = drafter.cls.proposals, verifier.cls.assumes
     if not gives & assumes:
         raise MismatchError(
             f"cannot use verifier {verifier.cls.name!r} with drafter {drafter.cls.name!r}: the drafter "
             f"gives {', '.join(sorted(gives))} proposals, and the verifier's proof covers "
             f"{', '.join(sorted(assumes))}; `--verifier greedy` fits any drafter"
         )
-    law = cast("type[Verifier]", verifier.cls).exactness == "distribution" and "sampled" in assumes
-    if law and "sampled" in gives and cast("type[TreeShaper]", shaper.cls).prunes:
+    law = verifier.cls.exactness == "distribution" and "sampled" in assumes
+    if law and "sampled" in gives and shaper.cls.prunes:
         raise MismatchError(
             f"cannot use verifier {verifier.cls.name!r} with shaper {shaper.cls.name!r}: its proof "
             f"needs every drawn candidate, and this shaper drops some; `--verifier greedy` fits"
         )
 
 
-def policies_of(choice: Choice) -> list[Choice]:
+def policies_of(choice: Choice[Any]) -> list[Choice[KVPolicy]]:
     """KV policies among a choice's options, nested choices included."""
     values = (choice[option.name] for option in options_of(choice.cls))
     nested = [value for value in values if isinstance(value, Choice)]
@@ -253,7 +251,7 @@ def policies_of(choice: Choice) -> list[Choice]:
     return own + [policy for value in nested for policy in policies_of(value)]
 
 
-def models_of(choice: Choice) -> list[str]:
+def models_of(choice: Choice[Any]) -> list[str]:
     """Every model that a choice's options name, nested choices included."""
     names: list[str] = []
     for option in options_of(choice.cls):
@@ -265,13 +263,13 @@ def models_of(choice: Choice) -> list[str]:
     return names
 
 
-def _family(choice: Choice, families: list[Family]) -> Family:
+def _family(choice: Choice[Any], families: list[Family]) -> Family:
     """The family of the first model that a drafter names; the shipped one when it names none."""
     known = (of_model(name, families) for name in models_of(choice))
     return next((family for family in known if family), STORIES)
 
 
-def _named(choice: Choice, family: Family | None) -> Choice:
+def _named(choice: Choice[Any], family: Family | None) -> Choice[Any]:
     """The choice with every unnamed model filled in: the family's usual drafter."""
     given = dict(choice.options)
     for option in options_of(choice.cls):

@@ -1,13 +1,8 @@
-"""Results as data: four tables, schemas derived from attrs classes, files that survive a crash.
-
-A part file is written under a temporary name, synced, then renamed: a Parquet file is either whole
-or not there.
-"""
+"""Results as data: four tables, their schemas derived from attrs classes, written as Parquet."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import subprocess
 import tempfile
@@ -26,6 +21,7 @@ from attrs import field, frozen
 
 from toolkit.engine import Step
 from toolkit.errors import ToolkitError
+from toolkit.files import open_atomically
 from toolkit.generation import Generation, Outcome, StopReason
 from toolkit.tree import TokenTree, Verdict
 
@@ -307,12 +303,9 @@ class Out:
 
 def write_part(path: Path, rows: list[dict[str, Any]], as_schema: pa.Schema) -> None:
     """Write one Parquet file so that it is either whole or not there."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        pq.write_table(pa.Table.from_pylist(rows, as_schema), file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    table = pa.Table.from_pylist(rows, as_schema)
+    with open_atomically(path) as file:
+        pq.write_table(table, file)
 
 
 def _git_revision() -> str | None:

@@ -1,37 +1,39 @@
-"""Plugins → strategy classes: names, collisions, and what failed to load and why.
+"""The strategies, model families and data sets of one process, from built-ins and plugins.
 
-We walk the entry points ourselves, one `try` per plugin: a broken plugin breaks only what asks for
-it. Built-ins come through the same entry-point group as everybody else, and first. Other people's
-plugins are imported when a name is not a built-in's, or everything is to be seen: one may import
-whatever it likes.
+Each entry point is loaded in a `try` of its own, so a broken plugin fails only the runs that ask for
+it. Built-ins use the same entry-point group as plugins and load first. Other plugins are imported
+when a name is not built in, or when everything is listed: one may import anything.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
-import sys
 from importlib.metadata import EntryPoint, entry_points
-from importlib.metadata import version as version_of
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import attrs
 import pluggy
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from toolkit import hookspecs
-from toolkit.datasets import Dataset
+from toolkit.choice import Choice, Strategy, options_of
 from toolkit.errors import PluginError, SpecError, trace
-from toolkit.families import Family
-from toolkit.interfaces import KINDS, KVPolicy, Strategy
-from toolkit.spec import Choice, checked, options_of, parse
-from toolkit.words import cut
+from toolkit.files import is_folder
+from toolkit.hookspecs import Dataset, Family
+from toolkit.plugins import (
+    OURS,
+    call_hook,
+    import_file,
+    owner,
+    reason,
+    require_our_version,
+    require_row,
+    require_strategy,
+)
+from toolkit.spec import checked, parse
+from toolkit.words import cut, did_you_mean
 
 GROUP = "toolkit"
-OURS = "speculative-toolkit"
-SECOND_COPY = ("strategies.", "kvcache.", "bench.")
 
 
 @attrs.frozen
@@ -73,7 +75,7 @@ class Registry:
         """A registry of every installed plugin, ours first so that their names are taken."""
         registry = cls()
         for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
-            if _owner(point)[0] == OURS:
+            if owner(point)[0] == OURS:
                 registry._load(point)
             else:
                 registry._waiting.append(point)
@@ -108,9 +110,9 @@ class Registry:
         return self._broken
 
     def _load(self, point: EntryPoint) -> None:
-        distribution, version = _owner(point)
+        distribution, version = owner(point)
         try:
-            _written_for_us(point)
+            require_our_version(point)
             self.add(point.load(), distribution, version)
         except (Exception, SystemExit) as error:  # noqa: BLE001 a plugin may raise anything
             own = "" if isinstance(error, PluginError) else trace(error, point.value)
@@ -122,20 +124,8 @@ class Registry:
         """Register a single .py file as a plugin. Raises `PluginError`."""
         if not path.is_file():
             raise PluginError(f"no plugin file {path}: --plugin takes a Python file of your own")
-        name = f"toolkit_plugin_{path.stem}"
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise PluginError(f"plugin {path} is not a Python file: its name must end in .py")
         self._load_waiting()  # what is installed has its names first
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
-            del sys.modules[name]
-            raise PluginError(
-                f"plugin {path} does not import: {reason(error)}\n{trace(error, name)}"
-            ) from error
+        module = import_file(path)
         self.add(module, str(path), "file")
         if not self._plugins.get_hookcallers(module):
             raise PluginError(
@@ -152,11 +142,11 @@ class Registry:
         self._plugins.register(plugin, name)
         try:
             self._plugins.check_pending()  # a misspelt hook is an error, not silence
-            for cls in self._called("strategies", plugin):
+            for cls in call_hook(self._plugins, "strategies", plugin, distribution):
                 self._add_class(cls, distribution, version)
-            for family in self._called("families", plugin):
+            for family in call_hook(self._plugins, "families", plugin, distribution):
                 self._add_family(family, distribution)
-            for dataset in self._called("datasets", plugin):
+            for dataset in call_hook(self._plugins, "datasets", plugin, distribution):
                 self._add_dataset(dataset, distribution)
         except Exception as error:
             self._plugins.unregister(plugin)
@@ -165,46 +155,18 @@ class Registry:
                 raise
             raise PluginError(f"plugin {distribution} cannot be used: {reason(error)}") from error
 
-    def _called(self, hook: str, plugin: ModuleType) -> list[object]:
-        """What this plugin alone answers to a hook."""
-        impls = getattr(self._plugins.hook, hook).get_hookimpls()
-        return [item for impl in impls if impl.plugin is plugin for item in impl.function()]
-
     def _add_class(self, cls: object, distribution: str, version: str) -> None:
-        if not (isinstance(cls, type) and issubclass(cls, Strategy) and cls.kind in KINDS):
-            raise PluginError(
-                f"plugin {distribution} offers {cls!r}, which is no strategy: "
-                f"inherit from one of {', '.join(base.__name__ for base in KINDS.values())}"
-            )
-        if "__attrs_attrs__" not in vars(cls) or "name" not in vars(cls):
-            raise PluginError(
-                f"plugin {distribution}: {cls.__name__} must be an attrs class (@attrs.define) with "
-                f"a class attribute `name`"
-            )
-        if cls.__module__.startswith(SECOND_COPY):
-            raise PluginError(
-                f"plugin {distribution}: {cls.__module__} is a second copy of a built-in, import "
-                f"toolkit.{cls.__module__} instead"
-            )
-        options_of(cls)  # their types must be known by now
-        if issubclass(cls, KVPolicy):
-            try:
-                cls.chooses()
-            except TypeError as error:
-                raise PluginError(f"plugin {distribution}: {error}") from error
-        taken = self._entries.get((cls.kind, cls.name))
+        known = require_strategy(cls, distribution)
+        taken = self._entries.get((known.kind, known.name))
         if taken:
             raise PluginError(
-                f"{cls.kind} {cls.name!r} of {distribution} is already provided by "
+                f"{known.kind} {known.name!r} of {distribution} is already provided by "
                 f"{taken.distribution}: rename one of them"
             )
-        self._entries[cls.kind, cls.name] = Entry(cls, distribution, version)
+        self._entries[known.kind, known.name] = Entry(known, distribution, version)
 
-    def _add_family(self, family: object, distribution: str) -> None:
-        if not isinstance(family, Family):
-            raise PluginError(
-                f"plugin {distribution} offers {family!r}: families() gives Family rows"
-            )
+    def _add_family(self, row: object, distribution: str) -> None:
+        family = require_row(row, Family, "families", distribution)
         for other in self._families:
             shared = sorted(set(family.models) & set(other.models))
             if shared:
@@ -213,11 +175,8 @@ class Registry:
                 )
         self._families.append(family)
 
-    def _add_dataset(self, dataset: object, distribution: str) -> None:
-        if not isinstance(dataset, Dataset):
-            raise PluginError(
-                f"plugin {distribution} offers {dataset!r}: datasets() gives Dataset rows"
-            )
+    def _add_dataset(self, row: object, distribution: str) -> None:
+        dataset = require_row(row, Dataset, "datasets", distribution)
         if dataset.name in self._datasets:
             raise PluginError(
                 f"data set {dataset.name!r} of {distribution} is there already: rename one of them"
@@ -252,8 +211,7 @@ class Registry:
         if not names:
             raise SpecError(f"no {kind} is registered: in a checkout, run `pip install -e .`")
         models = list(self.aliases) if kind == "drafter" else []
-        near = difflib.get_close_matches(name, names + models, 3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
+        hint = did_you_mean(name, names + models, f"there are: {', '.join(names)}")
         failed = f" (did not load: {'; '.join(self.broken)}; see `toolkit plugins list --broken`)"
         failed = failed if self.broken else ""
         raise SpecError(f"no {kind} called {cut(name)}: {hint}{failed}")
@@ -272,11 +230,12 @@ class Registry:
     def unknown(self, name: str) -> str:
         """What to say when no strategy of any kind has this name."""
         names = sorted({known for _, known in self.entries})
-        near = difflib.get_close_matches(name, names, 3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
+        hint = did_you_mean(name, names, f"there are: {', '.join(names)}")
         return f"no strategy called {cut(name)}: {hint}"
 
-    def resolve(self, kind: str, spec: str | Strategy | type[Strategy] | Choice) -> Choice:
+    def resolve(
+        self, kind: str, spec: str | Strategy | type[Strategy] | Choice[Any]
+    ) -> Choice[Any]:
         """A spec string, a strategy, its class or a ready choice → a checked `Choice`.
 
         For a drafter, a model's alias, folder or hub id is shorthand for `model:…`.
@@ -290,7 +249,7 @@ class Registry:
             raise SpecError(f"{choice} is a {choice.cls.kind}, but a {kind} is wanted here")
         return self._whole(checked(kind, choice))
 
-    def _whole(self, choice: Choice) -> Choice:
+    def _whole(self, choice: Choice[Any]) -> Choice[Any]:
         """The choice with strategies in place of the specs that are its options' defaults."""
         given = dict(choice.options)
         for field in options_of(choice.cls):
@@ -304,36 +263,3 @@ class Registry:
         if not text or self._entry("drafter", name) is not None:
             return False
         return text in self.aliases or "/" in name or is_folder(text)
-
-
-def is_folder(text: str) -> bool:
-    """Whether a folder is called so; what cannot be a file's name is none."""
-    try:
-        return Path(text).is_dir()
-    except OSError:
-        return False
-
-
-def reason(error: BaseException) -> str:
-    """An exception in one line."""
-    text = next(iter(str(error).strip().splitlines()), "")
-    return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
-
-
-def _written_for_us(point: EntryPoint) -> None:
-    """Raise `PluginError` when a plugin's requirements exclude this version of the toolkit: they say
-    for which versions of the interfaces it is written."""
-    for text in (point.dist.requires or []) if point.dist else []:
-        wanted = Requirement(text)
-        asked = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
-        if canonicalize_name(wanted.name) == OURS and asked:
-            ours = version_of(OURS)
-            if not wanted.specifier.contains(ours, prereleases=True):
-                raise PluginError(
-                    f"it is written for {OURS} {wanted.specifier}, and this is {ours}: install a "
-                    f"version of either that fits"
-                )
-
-
-def _owner(point: EntryPoint) -> tuple[str, str]:
-    return (point.dist.name, point.dist.version) if point.dist else ("unknown", "unknown")

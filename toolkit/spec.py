@@ -7,88 +7,19 @@ value  = scalar | 4x2x1 | "[" spec "]"
 
 from __future__ import annotations
 
-import sys
 import types
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin
 
 import attrs
 import cattrs
 
+from toolkit.choice import Choice, Strategy, options_of, show
 from toolkit.errors import SpecError, trace
-from toolkit.interfaces import Strategy
 from toolkit.words import cut, real, short, whole
 
 
-@attrs.frozen
-class Choice:
-    """A strategy class and the options given for it: hashable, printable, buildable; no state."""
-
-    cls: type[Strategy]
-    options: tuple[tuple[str, Any], ...] = ()
-
-    @classmethod
-    def of(cls, strategy: Strategy | type[Strategy]) -> Choice:
-        """The choice that builds a strategy like this one: its class and non-default options."""
-        if isinstance(strategy, type):
-            return cls(strategy)
-        given = ((f.name, getattr(strategy, f.name)) for f in options_of(type(strategy)))
-        defaults = {f.name: f.default for f in options_of(type(strategy))}
-        return cls(type(strategy), tuple((k, v) for k, v in given if v != defaults[k]))
-
-    def build(self) -> Strategy:
-        """A fresh strategy for one request."""
-        return self.cls(**dict(self.options))
-
-    def __getitem__(self, name: str) -> Any:
-        """The value that option `name` will have."""
-        field = next(f for f in options_of(self.cls) if f.name == name)
-        return dict(self.options).get(name, field.default)
-
-    def __str__(self) -> str:
-        parts = [f"{key}={show(value)}" for key, value in self.options]
-        if self.options and self._starts_bare():
-            parts[0] = parts[0].partition("=")[2]
-        return self.cls.name + (":" if parts else "") + ",".join(parts)
-
-    def _starts_bare(self) -> bool:
-        """Whether the first option given is a model, and the class's first: `model:pythia-70m`."""
-        (name, value), first = self.options[0], options_of(self.cls)[0]
-        return name == first.name and bool(first.metadata.get("model")) and "=" not in value
-
-
-@lru_cache(maxsize=1024)
-def options_of(cls: Any) -> list[attrs.Attribute[Any]]:
-    """The attrs fields of a strategy class that are options, in order, types resolved.
-
-    Private fields are left alone: their types may exist for type checkers only.
-    """
-    fields = [f for f in attrs.fields(cls) if f.init]
-    holder = types.SimpleNamespace(__annotations__={f.name: f.type for f in fields})
-    known = get_type_hints(holder, vars(sys.modules[cls.__module__]))
-    return [f.evolve(type=known[f.name]) for f in fields]
-
-
-def needs_options(cls: type[Strategy]) -> bool:
-    """Whether a name alone is not enough."""
-    return any(f.default is attrs.NOTHING for f in options_of(cls))
-
-
-def show(value: Any) -> str:
-    """A value as it is written in a spec."""
-    if isinstance(value, Choice):
-        return f"[{value}]"
-    if isinstance(value, tuple):
-        return "x".join(map(str, value))
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str) and any(sign in value for sign in ",[]"):
-        return f"[{value}]"
-    return str(value)
-
-
-def parse(kind: str, text: str, find: Callable[[str, str], type[Strategy]]) -> Choice:
+def parse(kind: str, text: str, find: Callable[[str, str], type[Strategy]]) -> Choice[Any]:
     """Resolve a spec string. `find(kind, name)` gives the class or raises `SpecError`."""
     name, colon, rest = text.partition(":")
     cls = find(kind, name)
@@ -107,7 +38,7 @@ def parse(kind: str, text: str, find: Callable[[str, str], type[Strategy]]) -> C
     return checked(kind, Choice(cls, tuple(given.items())))
 
 
-def checked(kind: str, choice: Choice) -> Choice:
+def checked(kind: str, choice: Choice[Any]) -> Choice[Any]:
     """The choice, after its validators have spoken; raises `SpecError`."""
     fields, given = options_of(choice.cls), dict(choice.options)
     missing = [f.name for f in fields if f.default is attrs.NOTHING and f.name not in given]
@@ -175,7 +106,8 @@ def _value(
     if field.metadata.get("kind"):
         return parse(field.metadata["kind"], bare, find)
     try:
-        return _converter.structure(bare, cast("type[Any]", field.type))
+        kind_of_value: Any = field.type
+        return _converter.structure(bare, kind_of_value)
     except Exception as error:
         raise SpecError(
             f"{kind} {name!r}: option {field.name!r} takes {type_name(field)}, got {cut(raw)}"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from time import perf_counter
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from attrs import define, field
 
 from toolkit.blame import blaming
+from toolkit.choice import Choice
 from toolkit.engine import Event, Strategies, decode
 from toolkit.generation import Generation, StopReason
-from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
+from toolkit.interfaces import KVPolicy, TreeShaper, Verifier
 from toolkit.runtime.machine.memory import forget_peak, peak_memory
 from toolkit.runtime.models.detokenize import Detokenizer
 from toolkit.runtime.models.pool import Pool
@@ -20,7 +21,6 @@ from toolkit.runtime.models.supported import mirrored
 from toolkit.runtime.numerics import level_of
 from toolkit.runtime.session import ModelSession
 from toolkit.runtime.shared_session import MirrorSession
-from toolkit.spec import Choice
 
 if TYPE_CHECKING:
     from toolkit.pipeline import Pipeline
@@ -47,7 +47,7 @@ class Stream:
 
     def __attrs_post_init__(self) -> None:
         model = self.pipeline.pool.load(self.pipeline.target)
-        self.target = ModelSession(model, cast("KVPolicy", self.pipeline.kv.build()))
+        self.target = ModelSession(model, self.pipeline.kv.build())
         room = self.target.positions - len(self.prompt) + 1
         self.max_new_tokens = min(self.max_new_tokens, room)
         self.drafts = DraftRuntime(self.pipeline.pool, self.target, self.pipeline.draft_kv)
@@ -71,9 +71,9 @@ class Stream:
     def _decoding(self) -> Iterator[Event]:
         chosen, model = self.pipeline, self.target.model
         strategies = Strategies(
-            cast("Drafter", chosen.drafter.build()),
-            cast("TreeShaper", chosen.shaper.build()),
-            self.verifier or cast("Verifier", chosen.verifier.build()),
+            chosen.drafter.build(),
+            chosen.shaper.build(),
+            self.verifier or chosen.verifier.build(),
         )
         with blaming():
             if type(strategies.shaper).plan is not TreeShaper.plan:
@@ -133,7 +133,7 @@ class DraftRuntime:
 
     pool: Pool
     target: ModelSession
-    policy: Choice
+    policy: Choice[KVPolicy]
     sessions: list[ModelSession] = field(factory=list)
 
     @property
@@ -141,14 +141,12 @@ class DraftRuntime:
         return self.target.vocabulary
 
     def session(self, model: str) -> ModelSession:
-        policy = cast("KVPolicy", self.policy.build())
-        self.sessions.append(ModelSession(self.pool.load(model), policy))
+        self.sessions.append(ModelSession(self.pool.load(model), self.policy.build()))
         return self.sessions[-1]
 
-    def mirror(self, kv: Choice) -> ModelSession:
+    def mirror(self, kv: Choice[KVPolicy]) -> ModelSession:
         mirrored(kv)
-        policy = cast("KVPolicy", kv.build())
-        self.sessions.append(MirrorSession(self.target.model, policy, target=self.target))
+        self.sessions.append(MirrorSession(self.target.model, kv.build(), target=self.target))
         return self.sessions[-1]
 
     @property

@@ -1,8 +1,10 @@
-"""What people type: numbers, read strictly, and how an error quotes a text of any length."""
+"""What people type: numbers are read strictly, names get a hint, errors quote texts of any length."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 REAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]{1,3})?|[+-]?inf", re.IGNORECASE)
@@ -10,17 +12,23 @@ MOST = 200  # characters of a text that an error quotes
 
 
 def whole(text: str) -> int:
-    """A whole number in decimal digits: no 1_0, no ², no ٣. Raises `ValueError`."""
+    """Read a whole number in decimal digits: 1_0, ² and ٣ are none. Raises `ValueError`."""
     if not WHOLE.fullmatch(text):
         raise ValueError(f"{cut(text)} is no whole number")
     return int(text)
 
 
 def real(text: str) -> float:
-    """A number in decimal digits, or inf; NaN is none. Raises `ValueError`."""
+    """Read a number in decimal digits, or inf; NaN is none. Raises `ValueError`."""
     if not REAL.fullmatch(text):
         raise ValueError(f"{cut(text)} is no number")
     return float(text)
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The up to three known names nearest to a mistyped one, as a question; `otherwise` without any."""
+    near = get_close_matches(name, list(known), 3)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 def cut(text: str) -> str:

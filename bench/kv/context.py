@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import attrs
 
@@ -43,7 +44,7 @@ class Arm:
     """A drafter and a KV policy of the target."""
 
     drafter: str
-    kv: Choice
+    kv: Choice[Any]
 
     def pipeline(self, target: str | None, pool: Pool, registry: Registry) -> Pipeline:
         """The arm on a target; what drafts, drafts a chain."""

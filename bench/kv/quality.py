@@ -69,7 +69,7 @@ class Plan:
         return [ids[start : start + size] for start in starts][: self.samples]
 
 
-def specs(policies: Sequence[str], budgets: Sequence[int], registry: Registry) -> list[Choice]:
+def specs(policies: Sequence[str], budgets: Sequence[int], registry: Registry) -> list[Choice[Any]]:
     """`full`, then every policy at every budget; one that names its budget is taken as it is.
 
     Raises `SpecError` for what is no policy.
@@ -85,13 +85,13 @@ def specs(policies: Sequence[str], budgets: Sequence[int], registry: Registry) -
     return list(dict.fromkeys(chosen))
 
 
-def _with_budget(choice: Choice, budget: int, registry: Registry) -> Choice:
+def _with_budget(choice: Choice[Any], budget: int, registry: Registry) -> Choice[Any]:
     options = (*choice.options, ("budget", budget))
     return registry.resolve("kv", Choice(choice.cls, options))
 
 
 def measured(
-    plan: Plan, policies: Sequence[Choice], pool: Pool, registry: Registry
+    plan: Plan, policies: Sequence[Choice[Any]], pool: Pool, registry: Registry
 ) -> Iterator[Quality]:
     """One row per policy, `full` first: it is what the others are compared with."""
     pipelines = [
@@ -110,7 +110,7 @@ def measured(
 def _row(
     plan: Plan,
     pipeline: Pipeline,
-    kv: Choice,
+    kv: Choice[Any],
     excerpts: list[list[int]],
     runs: list[Any],
     choices: list[Tensor],
@@ -140,7 +140,7 @@ def _row(
     )
 
 
-def _budget(kv: Choice) -> int | None:
+def _budget(kv: Choice[Any]) -> int | None:
     known = {field.name for field in options_of(kv.cls)}
     return kv["budget"] if "budget" in known else None
 

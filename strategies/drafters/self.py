@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from toolkit import Candidates, Choice, Drafter, Runtime, Session, TokenTree, option
+from toolkit import Candidates, Choice, Drafter, KVPolicy, Runtime, Session, TokenTree, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ class SelfDrafter(Drafter):
     """
 
     name = "self"
-    kv: Choice = option(
+    kv: Choice[KVPolicy] = option(
         "streaming:budget=256",
         help="the policy to draft under; one that reads no queries",
         kind="kv",

@@ -9,7 +9,6 @@ own verdicts have calibrated.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import warnings
 from itertools import accumulate
@@ -22,7 +21,16 @@ import numpy as np
 from attrs.validators import ge
 from numpy.typing import NDArray
 
-from toolkit import Candidates, Costs, Expand, TokenTree, TreeShaper, Verdict, option
+from toolkit import (
+    Candidates,
+    Costs,
+    Expand,
+    TokenTree,
+    TreeShaper,
+    Verdict,
+    open_atomically,
+    option,
+)
 
 Floats = NDArray[np.float64]
 Judged = tuple[float, bool, bool]  # a node's log-probability; is it a first child, was it accepted?
@@ -101,10 +109,8 @@ class Trust:
             "weights": self._weights,
             "precision": self._precision.tolist(),
         }
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(state, file)
-        Path(name).replace(path)
+        with open_atomically(path, sync=False) as file:  # so often that syncing would slow it down
+            file.write(json.dumps(state).encode())
 
 
 @attrs.define(eq=False, on_setattr=attrs.setters.NO_OP)  # its state changes at every step

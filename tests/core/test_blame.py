@@ -5,9 +5,9 @@ import pytest
 
 from toolkit import Drafter, KVPolicy, Pipeline, Pool, Registry, TreeShaper, Verifier, option
 from toolkit.blame import blaming
+from toolkit.choice import Choice
 from toolkit.conformance.models import noisy, tiny
 from toolkit.errors import SpecError, StrategyError
-from toolkit.spec import Choice
 
 LITTLE = {"target": "target", "drafter": "model:drafter", "shaper": "chain:k=2"}
 

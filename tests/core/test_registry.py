@@ -146,7 +146,11 @@ def raises():
         ),
         (
             plugin(strategies=hookimpl(specname="strategies")(lambda: None)),
-            "plugin theirs cannot be used: TypeError",
+            "plugin theirs: strategies() returned None, not a list: return a list",
+        ),
+        (
+            plugin(datasets=hookimpl(specname="datasets")(lambda: 3)),
+            "plugin theirs: datasets() returned 3, not a list: return a list",
         ),
         (plugin(families=["llama"]), "plugin theirs offers 'llama': families() gives Family rows"),
     ],

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from toolkit.kvcache.full import Full
 
 from toolkit import Choice, Drafter, TreeShaper, option
+from toolkit.choice import options_of
 from toolkit.errors import SpecError
-from toolkit.spec import options_of, parse
+from toolkit.spec import parse
 
 
 class Shaper(TreeShaper):

@@ -12,8 +12,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from toolkit import Registry
+from toolkit.choice import options_of, show
 from toolkit.interfaces import KINDS
-from toolkit.spec import options_of, show, type_name
+from toolkit.spec import type_name
 
 FOLDERS = {".ci", "bench", "docs", "kvcache", "plugins", "strategies", "tests", "toolkit"}
 FILES = {

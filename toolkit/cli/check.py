@@ -21,11 +21,7 @@ STATUS = {"pass": 0, "fail": 1, "inconclusive": 3}
 
 @click.command()
 @click.argument("spec")
-@click.option(
-    "--kind",
-    type=click.Choice(["drafter", "shaper", "verifier", "kv"]),
-    help="Which is meant, where strategies of two kinds have the name.",
-)
+@options.kind(help="Which is meant, where strategies of two kinds have the name.")
 @click.option(
     "--never",
     multiple=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from toolkit.cli.options import load_registry
+from toolkit.cli import options
 from toolkit.errors import ToolkitError
 from toolkit.words import cut
 
@@ -25,7 +25,7 @@ NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 @click.command()
 @click.argument("name")
-@click.option("--kind", required=True, type=click.Choice(list(WHAT)), help="What it is to be.")
+@options.kind(required=True, type=click.Choice(list(WHAT)), help="What it is to be.")
 def new(name: str, kind: str) -> None:
     """Write a package for a strategy called NAME into the folder toolkit-NAME.
 
@@ -39,7 +39,7 @@ def new(name: str, kind: str) -> None:
     folder = Path(f"toolkit-{name}")
     if folder.exists():
         raise ToolkitError(f"{folder} exists already: choose another name, or remove it")
-    taken = load_registry(()).entries.get((kind, name))
+    taken = options.load_registry(()).entries.get((kind, name))
     if taken:
         raise ToolkitError(
             f"there is a {kind} called {name!r} already, of {taken.distribution}: choose another name"

@@ -74,6 +74,7 @@ draft_kv = _option(
     default="full",
     help="KV policy of the drafter's own cache; never changes the output.",
 )
+kind = _option("--kind", type=click.Choice(["drafter", "shaper", "verifier", "kv"]))
 device = _option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),

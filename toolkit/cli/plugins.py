@@ -70,7 +70,7 @@ def show(name: str, plugins: tuple[Path, ...]) -> None:
 
 def listed(found: Registry) -> list[dict[str, Any]]:
     """One object per strategy, then one per plugin that did not load."""
-    from toolkit.spec import needs_options
+    from toolkit.choice import needs_options
 
     rows: list[dict[str, Any]] = [
         {
@@ -109,7 +109,8 @@ def summary(cls: type[Strategy]) -> str:
 
 def described(cls: type[Strategy]) -> str:
     """A strategy's page: docstring, options, declarations."""
-    from toolkit.spec import describe, options_of
+    from toolkit.choice import options_of
+    from toolkit.spec import describe
 
     lines = [f"{cls.kind} {cls.name}", "", inspect.getdoc(cls) or "", ""]
     options = options_of(cls)

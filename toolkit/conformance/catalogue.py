@@ -11,12 +11,13 @@ import hypothesis.strategies as st
 import torch
 from torch import Tensor
 
+from toolkit.choice import Kind
 from toolkit.conformance import kv, parts, properties, strategies
 from toolkit.conformance.generators import Case, works_on
 from toolkit.conformance.models import VOCABULARY
 from toolkit.conformance.nodes import level, tokens_to
 from toolkit.conformance.subject import Proposals, Subject
-from toolkit.interfaces import Exactness, Kind, KVPolicy
+from toolkit.interfaces import Exactness
 from toolkit.tree import TokenTree
 
 FEW = st.sampled_from(["llama", "gpt2", "gemma3"])  # grouped queries, no rotary, sliding layers
@@ -192,7 +193,7 @@ def _node(subject: Subject, example: Any, tally: Tally) -> None:
     properties.node_sees_its_path(session, tree, [*prefix], alone)
     tally["drafted"] += len(tree) - 1
     length = len(prefix) + tree.depth + 1
-    tally["hidden"] += parts.hidden_pairs(cast("KVPolicy", subject.build()), length)
+    tally["hidden"] += parts.hidden_pairs(subject.build(), length)
 
 
 def _nodes(_: Subject) -> st.SearchStrategy[Any]:
@@ -210,13 +211,11 @@ def _visible(subject: Subject, example: Any, tally: Tally) -> None:
 
 
 def _budget(subject: Subject, length: int, tally: Tally) -> None:
-    policy = cast("KVPolicy", subject.build())
-    tally["hidden"] += parts.sees_at_most_its_budget(policy, length)
+    tally["hidden"] += parts.sees_at_most_its_budget(subject.build(), length)
 
 
 def _stays(subject: Subject, length: int, tally: Tally) -> None:
-    policy = cast("KVPolicy", subject.build())
-    tally["hidden"] += parts.hidden_stays_hidden(policy, length)
+    tally["hidden"] += parts.hidden_stays_hidden(subject.build(), length)
 
 
 def _scheduled(subject: Subject, example: Any, tally: Tally) -> None:

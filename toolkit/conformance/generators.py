@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import hypothesis.strategies as st
 
+from toolkit.choice import Choice, Strategy, options_of
 from toolkit.conformance.models import (
     COSTS,
     DRAFT_MODEL,
@@ -20,12 +21,11 @@ from toolkit.conformance.models import (
 )
 from toolkit.conformance.strategies import prompts
 from toolkit.errors import MismatchError
-from toolkit.interfaces import KVPolicy, Strategy
+from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
 from toolkit.pipeline import Pipeline, policies_of
 from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
 from toolkit.runtime.models.supported import kv_fits
-from toolkit.spec import Choice, options_of
 
 KINDS = ("drafter", "shaper", "verifier", "kv")
 
@@ -40,11 +40,11 @@ class Case:
     prompt: tuple[int, ...]
     max_new_tokens: int
     stops: tuple[int, ...]
-    drafter: Choice
-    shaper: Choice
-    verifier: Choice
-    kv: Choice
-    draft_kv: Choice
+    drafter: Choice[Drafter]
+    shaper: Choice[TreeShaper]
+    verifier: Choice[Verifier]
+    kv: Choice[KVPolicy]
+    draft_kv: Choice[KVPolicy]
     executor: str = "auto"
 
     def __str__(self) -> str:
@@ -72,7 +72,7 @@ class Case:
         )
 
 
-def options(cls: type[Strategy], registry: Registry) -> st.SearchStrategy[Choice]:
+def options(cls: type[Strategy], registry: Registry) -> st.SearchStrategy[Choice[Any]]:
     """A class with its defaults, or with small random values for its options."""
     fields = options_of(cls)
     values = {f.name: _values(f, registry) for f in fields}
@@ -108,7 +108,7 @@ def _values(field: attrs.Attribute[Any], registry: Registry) -> st.SearchStrateg
     return by_type[field.type]()
 
 
-def _builds(choice: Choice) -> bool:
+def _builds(choice: Choice[Any]) -> bool:
     try:
         choice.build()
     except (TypeError, ValueError):
@@ -116,12 +116,11 @@ def _builds(choice: Choice) -> bool:
     return True
 
 
-def _mirrorable(choice: Choice) -> bool:
-    policy = cast("type[KVPolicy]", choice.cls)
-    return choice.cls.kind != "kv" or not (policy.chooses() and policy.logs)
+def _mirrorable(choice: Choice[Any]) -> bool:
+    return choice.cls.kind != "kv" or not (choice.cls.chooses() and choice.cls.logs)
 
 
-def choices(kind: str, registry: Registry) -> st.SearchStrategy[Choice]:
+def choices(kind: str, registry: Registry) -> st.SearchStrategy[Choice[Any]]:
     """Any registered strategy of a kind, with any options."""
     names = registry.names(kind)
     return st.sampled_from(names).flatmap(lambda n: options(registry.find(kind, n), registry))
@@ -151,7 +150,7 @@ def fits(case: Case) -> bool:
     return all(works_on(choice, case.family) for choice in policies)
 
 
-def works_on(policy: Choice, family: str) -> bool:
+def works_on(policy: Choice[KVPolicy], family: str) -> bool:
     """Whether a KV policy can work on a family's tiny model."""
     try:
         kv_fits(policy, Shape(family))

@@ -18,13 +18,12 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import Flaky
 
+from toolkit.choice import Choice, Strategy
 from toolkit.conformance.catalogue import Property, Tally, binding
 from toolkit.conformance.failures import told
 from toolkit.conformance.subject import Subject
 from toolkit.errors import SpecError
-from toolkit.interfaces import Strategy
 from toolkit.registry import Registry
-from toolkit.spec import Choice
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 EXAMPLES = 60
@@ -46,7 +45,7 @@ class Finding:
 
 
 def check(
-    spec: str | Strategy | type[Strategy] | Choice,
+    spec: str | Strategy | type[Strategy] | Choice[Any],
     *,
     kind: str | None = None,
     never: Collection[str] = (),
@@ -176,7 +175,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def conforms(
-    spec: str | Strategy | type[Strategy] | Choice,
+    spec: str | Strategy | type[Strategy] | Choice[Any],
     *,
     kind: str | None = None,
     never: Collection[str] = (),

@@ -10,10 +10,10 @@ import attrs
 import torch
 from torch import Tensor
 
+from toolkit.choice import options_of
 from toolkit.conformance.nodes import level, path_to
 from toolkit.conformance.properties import Broken
 from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
-from toolkit.spec import options_of
 from toolkit.tree import Candidates, TokenTree, Verdict
 
 PATIENCE = 1000  # questions in one `grow`, after which it will not end

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import attrs
 import hypothesis.strategies as st
 
+from toolkit.choice import Choice, Kind, Strategy, options_of
 from toolkit.conformance import oddities
 from toolkit.conformance.generators import Case, fits, options
 from toolkit.conformance.models import (
@@ -28,18 +29,14 @@ from toolkit.conformance.strategies import prompts
 from toolkit.interfaces import (
     Drafter,
     Exactness,
-    Kind,
-    KVPolicy,
     Runtime,
-    Strategy,
-    TreeShaper,
     Verifier,
 )
 from toolkit.pipeline import Pipeline, models_of
-from toolkit.registry import OURS, Registry
+from toolkit.plugins import OURS
+from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
 from toolkit.runtime.session import ModelSession
-from toolkit.spec import Choice, options_of
 from toolkit.stream import DraftRuntime, Stream
 from toolkit.tree import Candidates, TokenTree
 
@@ -51,12 +48,15 @@ LONGEST = 24  # tokens decoded per case
 class Subject:
     """A choice to be tested, in a registry that knows its company: the built-ins and oddities."""
 
-    choice: Choice
+    choice: Choice[Any]
     registry: Registry
 
     @classmethod
     def of(
-        cls, spec: str | Strategy | type[Strategy] | Choice, registry: Registry, kind: str | None
+        cls,
+        spec: str | Strategy | type[Strategy] | Choice[Any],
+        registry: Registry,
+        kind: str | None,
     ) -> Subject:
         """The subject that a spec names. Raises `SpecError`: unknown, or of several kinds."""
         if not isinstance(spec, str):
@@ -77,7 +77,7 @@ class Subject:
 
     @property
     def prunes(self) -> bool:
-        return cast("type[TreeShaper]", self.choice.cls).prunes
+        return self.choice.cls.prunes
 
     @property
     def models(self) -> bool:
@@ -99,7 +99,7 @@ class Subject:
         model = noisy("llama", 0) if padded == VOCABULARY else tiny("llama", 0, (0,), padded)
         pool = Pool(modules={DRAFT_MODEL: model, EXACT_MODEL: tiny("llama", 0)})
         full = self.registry.resolve("kv", "full")
-        target = ModelSession(pool.load(EXACT_MODEL), cast("KVPolicy", full.build()))
+        target = ModelSession(pool.load(EXACT_MODEL), full.build())
         target.prefill(prompt)
         drafter = Proposals(self.build(), target, tally)
         drafter.start(prompt, DraftRuntime(pool, target, full))
@@ -108,7 +108,7 @@ class Subject:
     def session(self, family: str) -> ModelSession:
         """A tiny model under this policy."""
         pool = Pool(modules={"it": tiny(family)})
-        return ModelSession(pool.load("it"), cast("KVPolicy", self.build()))
+        return ModelSession(pool.load("it"), self.build())
 
     def cases(self) -> st.SearchStrategy[Case]:
         """Decodings with this strategy in all kinds of company."""
@@ -135,14 +135,14 @@ class Subject:
     @property
     def chooses(self) -> bool:
         """Whether it is a KV policy that scores."""
-        return self.kind == "kv" and cast("type[KVPolicy]", self.choice.cls).chooses()
+        return self.kind == "kv" and self.choice.cls.chooses()
 
     def stretched(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         """A prompt that is longer than what a KV policy keeps, where that is possible."""
         length = min(len(ids) + self.budget, POSITIONS - 2 * LONGEST)
         return tuple(ids[i % len(ids)] for i in range(max(len(ids), length)))
 
-    def _company(self, kind: str) -> st.SearchStrategy[Choice]:
+    def _company(self, kind: str) -> st.SearchStrategy[Choice[Any]]:
         """Built-ins with any options, model drafters above all, and oddities."""
         ours = [e.cls for (k, _), e in sorted(self.registry.entries.items())
                 if k == kind and e.distribution == OURS]  # fmt: skip
@@ -214,7 +214,7 @@ def hidden(stream: Stream) -> int:
     return pairs + stream.target.cache.evicted
 
 
-def _with_tiny_models(choice: Choice) -> Choice:
+def _with_tiny_models(choice: Choice[Any]) -> Choice[Any]:
     """The choice with every model that it names replaced by the kit's own."""
     given = dict(choice.options)
     for option in options_of(choice.cls):

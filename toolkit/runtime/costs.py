@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -12,8 +11,7 @@ import torch
 
 from toolkit.costs import Costs
 from toolkit.runtime.kernels import native
-from toolkit.runtime.machine.disk import keep, kept
-from toolkit.runtime.machine.remembered import here
+from toolkit.runtime.machine.remembered import key_of, recall, remember
 from toolkit.runtime.models.load import LoadedModel
 
 BUSY = 1.6  # noise from which a measurement is not remembered
@@ -26,15 +24,13 @@ def fingerprint(models: list[LoadedModel], specs: dict[str, str]) -> str:
         for model in models
     ]
     what = {
-        "here": here(),
         "machine": [platform.node(), os.cpu_count()],
         "device": [_device(model.device) for model in models],
         "executor": [(model.executor.why, model.executor.linears) for model in models],
         "models": shapes,
         "specs": specs,
     }
-    text = json.dumps(what, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    return key_of(json.dumps(what, sort_keys=True, default=str))
 
 
 def _device(device: torch.device) -> str:
@@ -47,7 +43,7 @@ def _device(device: torch.device) -> str:
 def stored(key: str) -> Costs | None:
     """What was stored under a fingerprint; None when there is nothing that can be read."""
     try:
-        return cattrs.structure(kept("costs", key), Costs)
+        return cattrs.structure(recall("costs", key), Costs)
     except Exception:  # noqa: BLE001 nothing there, or of another format: measure anew
         return None
 
@@ -55,4 +51,4 @@ def stored(key: str) -> Costs | None:
 def store(key: str, costs: Costs) -> None:
     """Keep a measurement of a machine that was not busy; two processes may do so at once."""
     if costs.noise <= BUSY:
-        keep("costs", key, cattrs.unstructure(costs))
+        remember("costs", key, cattrs.unstructure(costs))

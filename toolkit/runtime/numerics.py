@@ -47,7 +47,9 @@ class Everything(KVPolicy):
         return (query_pos >= 0) & (key_pos >= 0)
 
 
-_levels: WeakKeyDictionary[LoadedModel, dict[int, Level]] = WeakKeyDictionary()  # by longest context
+_levels: WeakKeyDictionary[LoadedModel, dict[int, Level]] = (
+    WeakKeyDictionary()
+)  # by longest context
 
 
 def level_of(model: LoadedModel, length: int = PROBED) -> Level:

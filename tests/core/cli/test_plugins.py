@@ -6,10 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from toolkit import Family, Registry
+from toolkit.choice import options_of
 from toolkit.cli import main, options
 from toolkit.cli.plugins import listed
 from toolkit.registry import BrokenPlugin
-from toolkit.spec import options_of
 
 
 def call(*args):

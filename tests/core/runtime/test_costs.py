@@ -12,7 +12,8 @@ from toolkit import Pipeline, Pool
 from toolkit.conformance.models import COSTS, noisy, tiny
 from toolkit.runtime.costs import BUSY, fingerprint, store, stored
 from toolkit.runtime.kernels import native
-from toolkit.runtime.machine.disk import cache_folder, keep
+from toolkit.runtime.machine.disk import cache_folder
+from toolkit.runtime.machine.remembered import remember
 from toolkit.runtime.probe import ROWS
 
 
@@ -73,7 +74,7 @@ def test_a_torn_file_is_measured_anew():
 def test_what_is_no_costs_is_measured_anew():
     """Whole, and written for another version's class."""
     for other in ({"rows": [1, 2]}, [], None, "costs", {**cattrs.unstructure(COSTS), "rows": [1]}):
-        keep("costs", "key", other)
+        remember("costs", "key", other)
         assert stored("key") is None
     store("key", COSTS)
     assert stored("key") == COSTS

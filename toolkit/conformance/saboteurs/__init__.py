@@ -11,6 +11,7 @@ from typing import Literal
 
 import attrs
 
+from toolkit.choice import Strategy
 from toolkit.conformance.saboteurs import (
     drafters,
     eviction,
@@ -19,7 +20,6 @@ from toolkit.conformance.saboteurs import (
     shapers,
     verifiers,
 )
-from toolkit.interfaces import Strategy
 
 Context = Callable[[], AbstractContextManager[None]]
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from toolkit import engine
+from toolkit.choice import Choice
 from toolkit.interfaces import TreeShaper
 from toolkit.runtime import session as sessions
 from toolkit.runtime.compute.attention import Pass
 from toolkit.runtime.kv.cache import TreeCache, TreeLayer
 from toolkit.runtime.session import ModelSession
-from toolkit.spec import Choice
 from toolkit.tree import TokenTree, Verdict
 
 

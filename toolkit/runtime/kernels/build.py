@@ -24,6 +24,7 @@ from threading import Lock
 from typing import IO
 
 from toolkit.errors import ToolkitError
+from toolkit.files import open_atomically
 from toolkit.progress import working
 from toolkit.runtime.machine import disk
 from toolkit.runtime.machine.cpu import cpu_flags
@@ -195,21 +196,22 @@ def _compiled(command: list[str], folder: Path) -> bytes:
 def _settled(library: bytes, name: str) -> Path:
     """Where a library lies, once it was tried: in the cache or, where it cannot be kept or executed,
     in a temporary folder of this process. Raises `NoCompiler` or `OSError`."""
-    cached = disk.cache_folder("kernels") / name
     try:
-        disk.write_whole(cached, library, _try)
+        return _put(library, disk.cache_folder("kernels") / name)
     except (OSError, NoCompiler) as error:
-        private = disk.private_folder("kernels") / name
-        disk.write_whole(private, library, _try)
+        private = _put(library, disk.private_folder("kernels") / name)
         disk.say_not_cached(error)
         return private
-    return cached
 
 
-def _try(library: Path) -> None:
-    """Load a library in a process of its own. Raises `NoCompiler` when that fails."""
-    trial = [sys.executable, "-I", "-S", "-c", TRIAL, str(library), *FUNCTIONS]
-    _run("the compiled library", [trial], time.monotonic() + PATIENCE)
+def _put(library: bytes, path: Path) -> Path:
+    """Write a library that loads in a process of its own. Raises `NoCompiler` or `OSError`."""
+    with open_atomically(path, mode=0o600) as file:
+        file.write(library)
+        file.flush()
+        trial = [sys.executable, "-I", "-S", "-c", TRIAL, file.name, *FUNCTIONS]
+        _run("the compiled library", [trial], time.monotonic() + PATIENCE)
+    return path
 
 
 def _run(what: str, commands: list[list[str]], deadline: float) -> None:

@@ -1,30 +1,25 @@
-"""The user's cache on disk: whose it is, files that are whole or not there, and small results.
+"""The folder of this user's cache: where it is, and that nobody else can write to it.
 
-Nothing here is fatal. What cannot be kept is found out anew by each process, and one line says so.
+Nothing here is fatal. Where there is no such folder, a temporary one serves, and one line says so.
 """
 
 from __future__ import annotations
 
 import atexit
 import errno
-import hashlib
-import json
 import logging
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
 WINDOWS = os.name == "nt"  # keeps others out of a user's folders by itself
 
 _log = logging.getLogger(__name__)
 _said: set[str] = set()
-_unkept: dict[tuple[str, str], Any] = {}  # what this process found out and could not write
 
 
 def say_once(about: str, line: str) -> None:
@@ -116,51 +111,3 @@ def is_own_file(file: Path) -> bool:
         return False
     ours = WINDOWS or (said.st_uid == os.geteuid() and not said.st_mode & OTHERS)
     return stat.S_ISREG(said.st_mode) and ours
-
-
-def write_whole(file: Path, data: bytes, check: Callable[[Path], None] | None = None) -> None:
-    """Write a file that is whole or not there, whenever this stops and whoever else writes it.
-
-    `check` is called with a path that holds the data before the file gets its name; when it raises,
-    nothing is left. Raises `OSError`.
-    """
-    try:
-        handle, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
-        part = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as opened:
-                opened.write(data)
-                opened.flush()
-                os.fsync(handle)
-            if check is not None:
-                check(part)
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file.parent)) from error
-
-
-def keep(kind: str, key: str, found: Any) -> None:
-    """Keep what was found out, as JSON, for the processes that come after; else for this one."""
-    data = json.dumps({"sha256": _checksum(found), "found": found}).encode()
-    try:
-        write_whole(cache_folder(kind) / f"{key}.json", data)
-    except OSError as error:
-        _unkept[kind, key] = found
-        say_not_cached(error)
-
-
-def kept(kind: str, key: str) -> Any:
-    """What `keep` kept; None where there is nothing, or something that it did not write."""
-    try:
-        said = json.loads((cache_folder(kind) / f"{key}.json").read_bytes())
-        if said["sha256"] == _checksum(said["found"]):
-            return said["found"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
-    return _unkept.get((kind, key))
-
-
-def _checksum(found: Any) -> str:
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from attrs import frozen
 
 from toolkit import embedded
 from toolkit.errors import ModelError
-from toolkit.registry import is_folder
-from toolkit.words import cut, short
+from toolkit.files import is_folder
+from toolkit.words import cut, did_you_mean, short
 
 CONFIG = "config.json"
 WEIGHTS = (
@@ -55,10 +54,7 @@ def place_of(name: str, aliases: dict[str, str]) -> str:
         return place
     if _is_path(place):
         raise ModelError(f"no model folder {short(place)}: looked for a folder with a config.json")
-    near = difflib.get_close_matches(place, aliases, 3)
-    hint = (
-        f"did you mean {' or '.join(near)}?" if near else "`toolkit models` lists the known names"
-    )
+    hint = did_you_mean(place, aliases, "`toolkit models` lists the known names")
     raise ModelError(
         f"no model called {cut(place)}: it is no folder, alias or hub id (owner/name); {hint}"
     )

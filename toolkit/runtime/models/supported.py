@@ -5,19 +5,19 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from toolkit.choice import Choice
 from toolkit.errors import MismatchError, ModelError
 from toolkit.interfaces import KVPolicy
 from toolkit.runtime.compute.attention import NAME, Pass, bound
 from toolkit.runtime.kv.cache import TreeCache
 from toolkit.runtime.kv.rotary import has_rotary, rotation_known
-from toolkit.spec import Choice
 
 COUNTS = re.compile(r"n(um)?_.*(layer|expert)s?")  # what a config calls its numbers of modules
 MOST = 10_000
@@ -116,10 +116,9 @@ class Sized(Protocol):
     def positions(self) -> int: ...
 
 
-def kv_fits(choice: Choice, model: Sized) -> None:
+def kv_fits(choice: Choice[KVPolicy], model: Sized) -> None:
     """Raise `MismatchError` with the reason when a KV policy cannot work on this model."""
-    policy = cast("KVPolicy", choice.build())
-    reason = _against_policy(policy, model.config, model.positions)
+    reason = _against_policy(choice.build(), model.config, model.positions)
     if reason:
         raise MismatchError(
             f"cannot use KV policy {str(choice)!r} on model {model.name!r}: {reason}"
@@ -146,9 +145,9 @@ def _against_policy(policy: KVPolicy, config: PretrainedConfig, positions: int) 
     return None
 
 
-def mirrored(choice: Choice) -> None:
+def mirrored(choice: Choice[KVPolicy]) -> None:
     """Raise `MismatchError` when a policy cannot choose among rows that another cache holds."""
-    policy = cast("type[KVPolicy]", choice.cls)
+    policy = choice.cls
     if policy.chooses() and policy.logs:
         raise MismatchError(
             f"cannot draft under KV policy {policy.name!r}: it reads queries, and a drafter that "

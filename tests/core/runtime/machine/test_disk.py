@@ -1,11 +1,8 @@
-"""The cache belongs to one user, and nothing about it is fatal."""
+"""The cache belongs to one user; where it cannot, a temporary folder serves."""
 
-import errno
-import json
 import os
 import pwd
 import stat
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,6 @@ def base(tmp_path, monkeypatch):
     """A cache of the test's own, and a process that has said nothing yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(disk, "_said", set())
-    monkeypatch.setattr(disk, "_unkept", {})
     disk.private_folder.cache_clear()
     yield tmp_path / "cache"
     disk.private_folder.cache_clear()
@@ -26,16 +22,6 @@ def base(tmp_path, monkeypatch):
 
 def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
-
-
-@pytest.fixture
-def full(monkeypatch):
-    """No space is left on any device."""
-
-    def fails(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fails)
 
 
 def test_folders_are_made_for_this_user_alone(base):
@@ -66,8 +52,8 @@ def test_without_a_home_a_temporary_folder_serves(home, tmp_path, monkeypatch, c
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     monkeypatch.delenv("HOME") if home is None else monkeypatch.setenv("HOME", home)
-    disk.keep("costs", "key", 1)
-    assert disk.kept("costs", "key") == 1
+    folder = disk.cache_folder("costs")
+    assert folder == disk.private_folder("costs")
     assert list(tmp_path.iterdir()) == []
     (said,) = caplog.messages
     assert "home" in said
@@ -147,102 +133,6 @@ def test_a_link_that_leads_nowhere_or_around(base, tmp_path):
     base.unlink()
     base.symlink_to(tmp_path / "gone")
     assert disk.cache_folder("costs").is_dir()
-
-
-def test_what_is_kept_is_found_again():
-    for found in ({"answer": [1, 2.5, None, "τ"]}, [], 0, ""):
-        disk.keep("costs", "key", found)
-        assert disk.kept("costs", "key") == found
-    assert disk.kept("costs", "other") is None
-    assert disk.kept("checks", "key") is None
-    assert [file.name for file in disk.cache_folder("costs").iterdir()] == ["key.json"]
-
-
-GOOD = json.dumps({"sha256": disk._checksum({"a": 1}), "found": {"a": 1}})
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "", GOOD[:-1], GOOD[:20], GOOD.replace("1}", "2}"), GOOD.replace('"found"', '"other"'), "[]",
-        "3", "null", '{"found": {"a": 1}}', '{"a": 1}', "[" * 100_000, "\0" * 64, "\ud800",
-    ],
-    ids=range(13),
-)  # fmt: skip
-def test_what_was_not_kept_like_that_is_not_found(text):
-    disk.keep("costs", "key", {"a": 1})
-    assert disk.kept("costs", "key") == {"a": 1}
-    file = disk.cache_folder("costs") / "key.json"
-    file.write_bytes(text.encode(errors="surrogatepass"))
-    assert disk.kept("costs", "key") is None
-    disk.keep("costs", "key", {"a": 2})
-    assert disk.kept("costs", "key") == {"a": 2}
-
-
-def test_a_folder_in_the_files_place_is_no_error(caplog):
-    (disk.cache_folder("costs") / "key.json").mkdir()
-    assert disk.kept("costs", "key") is None
-    disk.keep("costs", "key", 1)
-    assert disk.kept("costs", "key") == 1  # in this process
-    assert len(caplog.messages) == 1
-
-
-def test_a_full_disk_is_said_once_and_this_process_remembers(base, full, caplog):
-    disk.keep("costs", "key", 1)
-    disk.keep("checks", "key", 2)
-    assert (disk.kept("costs", "key"), disk.kept("checks", "key")) == (1, 2)
-    (said,) = caplog.messages
-    assert said.endswith(
-        f"compiles and measures anew: {base}/speculative-toolkit/costs: No space left on device"
-    )
-    assert "\n" not in said
-    assert list(disk.cache_folder("costs").iterdir()) == []
-
-
-def test_no_place_at_all_is_no_error(base, monkeypatch):
-    def none(**_):
-        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
-
-    base.write_text("a file where the cache should be")
-    monkeypatch.setattr(tempfile, "mkdtemp", none)
-    disk.keep("costs", "key", 1)
-    assert disk.kept("costs", "key") == 1
-    with pytest.raises(OSError, match="No usable temporary"):
-        disk.cache_folder("costs")
-
-
-def test_clocks_do_not_matter(monkeypatch):
-    disk.keep("costs", "key", 1)
-    file = disk.cache_folder("costs") / "key.json"
-    for when in (0, 2**33):
-        os.utime(file, (when, when))
-        monkeypatch.setattr("time.time", lambda when=when: when // 2)
-        assert disk.kept("costs", "key") == 1
-
-
-def test_a_file_is_whole_or_what_it_was(tmp_path, full):
-    file = tmp_path / "it"
-    file.write_bytes(b"before")
-    with pytest.raises(OSError, match="No space left"):
-        disk.write_whole(file, b"after")
-    assert file.read_bytes() == b"before"
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_a_file_gets_its_name_after_it_was_checked(tmp_path):
-    file, seen = tmp_path / "it", []
-
-    def check(part):
-        seen.append((part.read_bytes(), file.exists()))
-        if len(seen) == 1:
-            raise ValueError("no good")
-
-    with pytest.raises(ValueError, match="no good"):
-        disk.write_whole(file, b"data", check)
-    assert list(tmp_path.iterdir()) == []
-    disk.write_whole(file, b"data", check)
-    assert seen == [(b"data", False)] * 2
-    assert (file.read_bytes(), mode(file)) == (b"data", 0o600)
 
 
 def test_a_file_of_ones_own(tmp_path, monkeypatch):

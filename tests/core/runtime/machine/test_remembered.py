@@ -1,6 +1,9 @@
 """What was found out about a machine is found out once, for this code, CPU, libraries and threads."""
 
+import errno
+import json
 import os
+import tempfile
 from contextlib import contextmanager
 
 import pytest
@@ -10,9 +13,23 @@ from toolkit.runtime.machine import disk, remembered
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
+def base(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(disk, "_unkept", {})
+    monkeypatch.setattr(disk, "_said", set())
+    monkeypatch.setattr(remembered, "_unwritten", {})
+    disk.private_folder.cache_clear()
+    yield tmp_path
+    disk.private_folder.cache_clear()
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """No space is left on any device."""
+
+    def fails(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fails)
 
 
 @pytest.fixture
@@ -42,11 +59,8 @@ def test_what_is_damaged_is_found_out_anew(find_out, text):
         assert remembered.remembered(("level",), find_out) == {"times": 2}
 
 
-def test_on_a_full_disk_it_is_known_for_this_process(find_out, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+@pytest.mark.usefixtures("full")
+def test_on_a_full_disk_it_is_known_for_this_process(find_out):
     for _ in range(2):
         assert remembered.remembered(("level",), find_out) == {"times": 1}
 
@@ -80,3 +94,74 @@ def test_the_first_time_says_what_it_does(find_out, monkeypatch):
     for _ in range(2):
         remembered.remembered(("level",), find_out, "Comparing")
     assert said == ["Comparing"]
+
+
+def test_what_is_kept_is_found_again():
+    for found in ({"answer": [1, 2.5, None, "τ"]}, [], 0, ""):
+        remembered.remember("costs", "key", found)
+        assert remembered.recall("costs", "key") == found
+    assert remembered.recall("costs", "other") is None
+    assert remembered.recall("checks", "key") is None
+    assert [file.name for file in disk.cache_folder("costs").iterdir()] == ["key.json"]
+
+
+GOOD = json.dumps({"sha256": remembered._checksum({"a": 1}), "found": {"a": 1}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", GOOD[:-1], GOOD[:20], GOOD.replace("1}", "2}"), GOOD.replace('"found"', '"other"'), "[]",
+        "3", "null", '{"found": {"a": 1}}', '{"a": 1}', "[" * 100_000, "\0" * 64, "\ud800",
+    ],
+    ids=range(13),
+)  # fmt: skip
+def test_what_was_not_kept_like_that_is_not_found(text):
+    remembered.remember("costs", "key", {"a": 1})
+    assert remembered.recall("costs", "key") == {"a": 1}
+    file = disk.cache_folder("costs") / "key.json"
+    file.write_bytes(text.encode(errors="surrogatepass"))
+    assert remembered.recall("costs", "key") is None
+    remembered.remember("costs", "key", {"a": 2})
+    assert remembered.recall("costs", "key") == {"a": 2}
+
+
+def test_a_folder_in_the_files_place_is_no_error(caplog):
+    (disk.cache_folder("costs") / "key.json").mkdir()
+    assert remembered.recall("costs", "key") is None
+    remembered.remember("costs", "key", 1)
+    assert remembered.recall("costs", "key") == 1  # in this process
+    assert len(caplog.messages) == 1
+
+
+def test_a_full_disk_is_said_once_and_this_process_remembers(base, full, caplog):
+    remembered.remember("costs", "key", 1)
+    remembered.remember("checks", "key", 2)
+    assert (remembered.recall("costs", "key"), remembered.recall("checks", "key")) == (1, 2)
+    (said,) = caplog.messages
+    assert said.endswith(
+        f"compiles and measures anew: {base}/speculative-toolkit/costs: No space left on device"
+    )
+    assert "\n" not in said
+    assert list(disk.cache_folder("costs").iterdir()) == []
+
+
+def test_no_place_at_all_is_no_error(base, monkeypatch):
+    def none(**_):
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    (base / "speculative-toolkit").write_text("a file where the cache should be")
+    monkeypatch.setattr(tempfile, "mkdtemp", none)
+    remembered.remember("costs", "key", 1)
+    assert remembered.recall("costs", "key") == 1
+    with pytest.raises(OSError, match="No usable temporary"):
+        disk.cache_folder("costs")
+
+
+def test_clocks_do_not_matter(monkeypatch):
+    remembered.remember("costs", "key", 1)
+    file = disk.cache_folder("costs") / "key.json"
+    for when in (0, 2**33):
+        os.utime(file, (when, when))
+        monkeypatch.setattr("time.time", lambda when=when: when // 2)
+        assert remembered.recall("costs", "key") == 1

@@ -1,0 +1,92 @@
+"""A strategy before it is built: its class, its options, and the values that they are given."""
+
+from __future__ import annotations
+
+import sys
+import types
+from abc import ABC
+from functools import lru_cache
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_type_hints
+
+import attrs
+
+Kind = Literal["drafter", "shaper", "verifier", "kv"]
+
+
+class Strategy(ABC):
+    """What the four interfaces share: a name, a kind, and options that are attrs fields."""
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind]
+
+
+S_co = TypeVar("S_co", bound=Strategy, covariant=True)
+
+
+@attrs.frozen
+class Choice(Generic[S_co]):
+    """A strategy class and the options given for it: hashable, printable, buildable; no state."""
+
+    cls: type[S_co]
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, strategy: S_co | type[S_co]) -> Choice[S_co]:
+        """The choice that builds a strategy like this one: its class and non-default options."""
+        if isinstance(strategy, type):
+            return cls(strategy)
+        given = ((f.name, getattr(strategy, f.name)) for f in options_of(type(strategy)))
+        defaults = {f.name: f.default for f in options_of(type(strategy))}
+        return cls(type(strategy), tuple((k, v) for k, v in given if v != defaults[k]))
+
+    def build(self) -> S_co:
+        """A fresh strategy for one request."""
+        return self.cls(**dict(self.options))
+
+    def __getitem__(self, name: str) -> Any:
+        """The value that option `name` will have."""
+        field = next(f for f in options_of(self.cls) if f.name == name)
+        return dict(self.options).get(name, field.default)
+
+    def __str__(self) -> str:
+        parts = [f"{key}={show(value)}" for key, value in self.options]
+        if self.options and self._starts_bare():
+            parts[0] = parts[0].partition("=")[2]
+        return self.cls.name + (":" if parts else "") + ",".join(parts)
+
+    def _starts_bare(self) -> bool:
+        """Whether the first option given is a model, and the class's first: `model:pythia-70m`."""
+        (name, value), first = self.options[0], options_of(self.cls)[0]
+        return name == first.name and bool(first.metadata.get("model")) and "=" not in value
+
+
+def options_of(cls: Any) -> list[attrs.Attribute[Any]]:
+    """The attrs fields of a strategy class that are options, in order, with resolved types."""
+    return _options_of(cls)
+
+
+@lru_cache(maxsize=1024)
+def _options_of(cls: Any) -> list[attrs.Attribute[Any]]:
+    # Private fields are left out: their types may exist for type checkers only.
+    fields = [f for f in attrs.fields(cls) if f.init]
+    holder = types.SimpleNamespace(__annotations__={f.name: f.type for f in fields})
+    known = get_type_hints(holder, vars(sys.modules[cls.__module__]))
+    return [f.evolve(type=known[f.name]) for f in fields]
+
+
+def needs_options(cls: type[Strategy]) -> bool:
+    """Whether a name alone is not enough."""
+    return any(f.default is attrs.NOTHING for f in options_of(cls))
+
+
+def show(value: Any) -> str:
+    """A value as it is written in a spec."""
+    if isinstance(value, Choice):
+        return f"[{value}]"
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str) and any(sign in value for sign in ",[]"):
+        return f"[{value}]"
+    return str(value)

@@ -1,0 +1,138 @@
+"""One plugin: who owns it, for which versions it is written, its file, and what its hooks return."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.metadata import EntryPoint
+from importlib.metadata import version as version_of
+from pathlib import Path
+from pkgutil import walk_packages
+from types import ModuleType
+from typing import TypeVar
+
+import pluggy
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from toolkit.choice import Strategy, options_of
+from toolkit.errors import PluginError, trace
+from toolkit.interfaces import KINDS, KVPolicy
+
+OURS = "speculative-toolkit"
+Row = TypeVar("Row")
+SECOND_COPY = ("strategies.", "kvcache.", "bench.")
+
+
+def owner(point: EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution that an entry point belongs to."""
+    return (point.dist.name, point.dist.version) if point.dist else ("unknown", "unknown")
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one line."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
+
+
+def require_our_version(point: EntryPoint) -> None:
+    """Raise `PluginError` when the plugin's requirements exclude this version of the toolkit."""
+    for text in (point.dist.requires or []) if point.dist else []:
+        wanted = Requirement(text)
+        asked = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
+        if canonicalize_name(wanted.name) == OURS and asked:
+            ours = version_of(OURS)
+            if not wanted.specifier.contains(ours, prereleases=True):
+                raise PluginError(
+                    f"it is written for {OURS} {wanted.specifier}, and this is {ours}: install a "
+                    f"version of either that fits"
+                )
+
+
+def import_file(path: Path) -> ModuleType:
+    """Import a single .py file as a module. Raises `PluginError`."""
+    name = f"toolkit_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"plugin {path} is not a Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise PluginError(
+            f"plugin {path} does not import: {reason(error)}\n{trace(error, name)}"
+        ) from error
+    return module
+
+
+def strategies_in(package: str) -> list[type[Strategy]]:
+    """Every strategy class that the modules of a package define, subpackages included.
+
+    With it a plugin's hook is one line, `return strategies_in(__name__)`, and a new strategy is one
+    new file.
+    """
+    return [
+        member
+        for found in walk_packages(import_module(package).__path__, f"{package}.")
+        for member in vars(import_module(found.name)).values()
+        if isinstance(member, type)
+        and issubclass(member, Strategy)
+        and member.__module__ == found.name
+    ]
+
+
+def call_hook(
+    plugins: pluggy.PluginManager, hook: str, plugin: ModuleType, distribution: str
+) -> list[object]:
+    """What one plugin alone returns from a hook: nothing when it does not implement it.
+
+    Raises `PluginError` when it returns no list or other series.
+    """
+    caller = plugins.subset_hook_caller(hook, plugins.get_plugins() - {plugin})
+    if not caller.get_hookimpls():
+        return []
+    answer = next(iter(caller()), None)  # pluggy drops a None
+    if not isinstance(answer, Iterable):
+        raise PluginError(
+            f"plugin {distribution}: {hook}() returned {answer!r:.60}, not a list: return a list"
+        )
+    return list(answer)
+
+
+def require_strategy(cls: object, distribution: str) -> type[Strategy]:
+    """The class that a plugin provides. Raises `PluginError` when it is not a strategy class."""
+    if not (isinstance(cls, type) and issubclass(cls, Strategy) and cls.kind in KINDS):
+        raise PluginError(
+            f"plugin {distribution} offers {cls!r}, which is no strategy: "
+            f"inherit from one of {', '.join(base.__name__ for base in KINDS.values())}"
+        )
+    if "__attrs_attrs__" not in vars(cls) or "name" not in vars(cls):
+        raise PluginError(
+            f"plugin {distribution}: {cls.__name__} must be an attrs class (@attrs.define) with "
+            f"a class attribute `name`"
+        )
+    if cls.__module__.startswith(SECOND_COPY):
+        raise PluginError(
+            f"plugin {distribution}: {cls.__module__} is a second copy of a built-in, import "
+            f"toolkit.{cls.__module__} instead"
+        )
+    options_of(cls)  # raises where a type is not known yet
+    if issubclass(cls, KVPolicy):
+        try:
+            cls.chooses()
+        except TypeError as error:
+            raise PluginError(f"plugin {distribution}: {error}") from error
+    return cls
+
+
+def require_row(row: object, wanted: type[Row], hook: str, distribution: str) -> Row:
+    """A row that a plugin's hook gives. Raises `PluginError` when it is of another class."""
+    if not isinstance(row, wanted):
+        raise PluginError(
+            f"plugin {distribution} offers {row!r}: {hook}() gives {wanted.__name__} rows"
+        )
+    return row
