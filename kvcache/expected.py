@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs.validators import ge
 
-from toolkit import KVPolicy, KVView, option
+from toolkit import KVView, ScorePolicy, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @attrs.define
-class Expected(KVPolicy):
+class Expected(ScorePolicy):
     """Queries are taken as normal, with the mean and covariance of the epoch's before rotation.
 
     Rotated by the mean over the next `future` positions, they give each key an expected weight; that

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from toolkit import KVPolicy
+from toolkit import MaskPolicy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @attrs.define
-class Full(KVPolicy):
+class Full(MaskPolicy):
     """No policy: plain attention over everything committed."""
 
     name = "full"

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs.validators import ge
 
-from toolkit import KVPolicy, KVView, option
+from toolkit import KVView, ScorePolicy, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @attrs.define
-class H2O(KVPolicy):
+class H2O(ScorePolicy):
     """Accumulated attention decides, the prompt's included; sinks and recent positions stay."""
 
     name = "h2o"

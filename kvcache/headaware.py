@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs.validators import ge, gt, le
 
-from toolkit import KVPolicy, KVView, option
+from toolkit import KVView, ScorePolicy, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @attrs.define
-class HeadAware(KVPolicy):
+class HeadAware(ScorePolicy):
     """Local heads get a short window, heads that gather from afar a long one; all keep the sinks.
 
     At the end of the prompt each KV head's attention, sinks apart, is measured: its window is the

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs.validators import ge
 
-from toolkit import KVPolicy, KVView, option
+from toolkit import KVView, ScorePolicy, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @attrs.define
-class KeyDiff(KVPolicy):
+class KeyDiff(ScorePolicy):
     """The more a key points where all keys point on average, the sooner it goes."""
 
     name = "keydiff"

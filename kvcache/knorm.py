@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs.validators import ge, in_, le
 
-from toolkit import KVPolicy, KVView, option
+from toolkit import KVView, ScorePolicy, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @attrs.define
-class Knorm(KVPolicy):
+class Knorm(ScorePolicy):
     """A key's norm decides, and rotation leaves it alone.
 
     With `ratio`, that share of all positions is kept, and none is dropped before `prune_after`;

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs.validators import ge
 
-from toolkit import KVPolicy, KVView, option
+from toolkit import KVView, ScorePolicy, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @attrs.define
-class LagKV(KVPolicy):
+class LagKV(ScorePolicy):
     """No attention is read: keys and values are scaled by the range of the next `lag` rows, and the
     spread over their channels is the score, ranked within each stretch.
 

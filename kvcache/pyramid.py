@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs.validators import ge, gt
 
-from toolkit import KVPolicy, KVView, option
+from toolkit import KVView, ScorePolicy, option
 
 from .snapkv import observed, odd
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @attrs.define
-class Pyramid(KVPolicy):
+class Pyramid(ScorePolicy):
     """Decides once, at the end of the prompt; the budget falls from layer to layer, in a line."""
 
     name = "pyramid"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs.validators import ge
 
-from toolkit import KVPolicy, KVView, option
+from toolkit import KVView, ScorePolicy, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ def odd(_: object, field: attrs.Attribute[int], value: int) -> None:
 
 
 @attrs.define
-class SnapKV(KVPolicy):
+class SnapKV(ScorePolicy):
     """Decides once, at the end of the prompt: what is generated later is all kept.
 
     The attention of the last `recent` prompt queries, summed and smoothed over neighbours, says which

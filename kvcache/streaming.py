@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs.validators import ge, in_
 
-from toolkit import KVPolicy, option
+from toolkit import MaskPolicy, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @attrs.define
-class Streaming(KVPolicy):
+class Streaming(MaskPolicy):
     """Attention sinks and a recent window; with `positions=cache`, text without end.
 
     The paper counts positions within the cache, so that sinks stay next to the window however far it

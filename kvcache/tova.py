@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs.validators import ge
 
-from toolkit import KVPolicy, KVView, option
+from toolkit import KVView, ScorePolicy, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @attrs.define
-class Tova(KVPolicy):
+class Tova(ScorePolicy):
     """The boundary's query decides for all heads of a layer together, by its mean attention.
 
     The paper drops one position per token; here an epoch's worth goes at each boundary.

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs.validators import ge
 
-from toolkit import KVPolicy, option
+from toolkit import MaskPolicy, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @attrs.define
-class Window(KVPolicy):
+class Window(MaskPolicy):
     """A query sees itself and the `budget` − 1 positions before it."""
 
     name = "window"

@@ -79,7 +79,7 @@ class HashSession:
         return self.model.vocabulary
 
     @property
-    def reach(self) -> int:
+    def max_draft_depth(self) -> int:
         return 1 << 30
 
     def prefill(self, tokens: list[int]) -> Tensor:

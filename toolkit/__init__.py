@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from toolkit.interfaces import Drafter as Drafter
     from toolkit.interfaces import Expand as Expand
     from toolkit.interfaces import KVPolicy as KVPolicy
+    from toolkit.interfaces import MaskPolicy as MaskPolicy
     from toolkit.interfaces import Runtime as Runtime
+    from toolkit.interfaces import ScorePolicy as ScorePolicy
     from toolkit.interfaces import Session as Session
     from toolkit.interfaces import TreeShaper as TreeShaper
     from toolkit.interfaces import Verifier as Verifier
     from toolkit.interfaces import option as option
+    from toolkit.kv_view import KVView as KVView
     from toolkit.pipeline import Pipeline as Pipeline
     from toolkit.plugins import strategies_in as strategies_in
     from toolkit.records import Node as Node
@@ -51,7 +54,6 @@ if TYPE_CHECKING:
     from toolkit.tree import Candidates as Candidates
     from toolkit.tree import TokenTree as TokenTree
     from toolkit.tree import Verdict as Verdict
-    from toolkit.view import KVView as KVView
 
 _HOMES = {
     "Candidates": "tree",
@@ -66,7 +68,8 @@ _HOMES = {
     "Forced": "scoring",
     "Generation": "generation",
     "KVPolicy": "interfaces",
-    "KVView": "view",
+    "KVView": "kv_view",
+    "MaskPolicy": "interfaces",
     "Node": "records",
     "Pipeline": "pipeline",
     "Pool": "runtime.models.pool",
@@ -74,6 +77,7 @@ _HOMES = {
     "Request": "records",
     "Run": "records",
     "Runtime": "interfaces",
+    "ScorePolicy": "interfaces",
     "Session": "interfaces",
     "Source": "hookspecs",
     "Step": "engine",

@@ -87,7 +87,7 @@ def decode(
         draft.start(prompt, runtime)
     while emitted < max_new_tokens and root not in stop_ids:
         clock, length = Clock(), target.length
-        tree = draft.tree(shaper, root, min(max_new_tokens - emitted - 1, target.reach))
+        tree = draft.tree(shaper, root, min(max_new_tokens - emitted - 1, target.max_draft_depth))
         clock.lap("draft")
         logits = target.forward(tree.tokens, tree.parents)
         judged = checked(verifier.judge(tree, logits, rng), tree, verifier)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from toolkit.costs import Costs
-    from toolkit.view import KVView
+    from toolkit.kv_view import KVView
 
 Expand = Callable[[TokenTree, list[int], int], Candidates]
 Exactness = Literal["greedy", "distribution", "lossy"]
@@ -65,7 +65,7 @@ class Session(Protocol):
         """How many positions the model can address."""
 
     @property
-    def reach(self) -> int:
+    def max_draft_depth(self) -> int:
         """The most drafted tokens that the next commit may keep: a tree need not be deeper."""
 
     def prefill(self, tokens: list[int]) -> Tensor:
@@ -178,40 +178,71 @@ class Verifier(Strategy):
 
 
 class KVPolicy(Strategy):
-    """Which cached positions stay visible?
+    """Which cached positions stay visible? The base of `MaskPolicy` and `ScorePolicy`.
 
-    Implement exactly one method: `visible`, where positions alone decide, or `score`, where the
-    policy chooses by what was computed. The engine owns the rest. It decides at fixed committed
-    lengths: at the end of the prompt P, with effect at once, then at P+W, P+2W, … (W is `epoch`),
-    with effect W tokens later, so that a tree that crosses a boundary knows both keep-sets. It
-    reads committed tokens alone, so AR and every speculation schedule see the same cache.
-
-    A policy whose `score` decides keeps `capacity` positions per KV head: the first `sinks` and the
-    last `recent` of them whatever their score, then the highest scores, rounded, newer positions
-    first among equals. Layers with a sliding window of their own keep to that window instead.
+    Inherit from one of the two: from `MaskPolicy` where positions alone decide, from `ScorePolicy`
+    where keys, values or attention do. A policy decides at fixed committed lengths: at the end of the
+    prompt P, with effect at once, then at P+W, P+2W, … (W is `epoch`), with effect W tokens later, so
+    that a tree that crosses one of these lengths knows both sets of rows. It reads committed tokens
+    alone, so AR and every speculation schedule see the same cache.
     """
 
     kind = "kv"
-    budget: int  # positions kept at a decision, sinks and recent ones included; an option of yours
-    sinks: int = 0
-    recent: int = 0
+    budget: int  # visible positions, or positions kept per KV head; an option of yours
+    sinks: int = 0  # first positions, always kept
     epoch: int = 64
+
+    def __attrs_post_init__(self) -> None:
+        if self.epoch < 2:
+            raise ValueError(f"epoch={self.epoch}: at least 2 tokens, or nothing can be drafted")
+        if self.sinks < 0:
+            raise ValueError(f"sinks={self.sinks}: cannot be below 0")
+
+
+class MaskPolicy(KVPolicy):
+    """A KV policy that decides by position alone.
+
+    The mask holds for every query, those of the prompt too. Positions that are hidden when the policy
+    decides are freed.
+    """
+
+    @property
+    def reindexes(self) -> bool:
+        """Whether the keys of the first `sinks` positions move up to the window as it advances, so
+        that a text may outgrow the model's positions. For rotary models only."""
+        return False
+
+    @abstractmethod
+    def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
+        """Whether queries at `query_pos[Q, 1]` may see keys at `key_pos[1, C]`: bool [Q, C].
+
+        A function of the two positions only; asked for every layer. A key that is hidden from one
+        query must be hidden from all later ones. The engine adds causality and the tree, and lets
+        every query see itself.
+        """
+
+
+class ScorePolicy(KVPolicy):
+    """A KV policy that scores the rows of each layer and keeps the best.
+
+    At each decision `capacity` positions stay per KV head: the first `sinks`, the last `recent`, then
+    those with the highest scores. Scores are rounded, and of equal ones the newer position stays. The
+    prompt attends to itself in full before the first decision. Layers with a sliding window of their
+    own keep to that window and are not scored.
+    """
+
+    recent: int = 0  # last positions, always kept
     once: ClassVar[bool] = False
-    """Whether `score` decides at the end of the prompt only."""
+    """Whether it decides at the end of the prompt only."""
     logs: ClassVar[bool] = True
     """Whether `score` reads queries (`rows`, `colsum`, `queries`); False spares the log of them."""
     rotates: ClassVar[bool] = False
     """Whether `score` calls `view.rotate`."""
 
     def __attrs_post_init__(self) -> None:
-        if self.epoch < 2:
-            raise ValueError(f"epoch={self.epoch}: at least 2 tokens, or nothing can be drafted")
-        if self.sinks < 0 or self.recent < 0:
-            raise ValueError(f"sinks={self.sinks}, recent={self.recent}: neither can be below 0")
-        if not self.chooses():
-            return
-        if self.reindexes:
-            raise ValueError("a policy that scores cannot re-index: only `visible` can")
+        super().__attrs_post_init__()
+        if self.recent < 0:
+            raise ValueError(f"recent={self.recent}: cannot be below 0")
         if not isinstance(getattr(self, "budget", None), int):
             raise TypeError("a policy that scores needs an option `budget`, a whole number")
         epoch = 0 if self.once else self.epoch
@@ -221,44 +252,16 @@ class KVPolicy(Strategy):
                 f"budget={self.budget}: raise the budget or lower them"
             )
 
-    @property
-    def reindexes(self) -> bool:
-        """Whether the sinks move up to the window as it goes, so that text may outgrow the model's
-        positions. Only for `visible`, and for rotary models."""
-        return False
-
-    def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
-        """Whether queries at `query_pos[Q, 1]` may see keys at `key_pos[1, C]`: bool [Q, C].
-
-        A function of positions alone, asked for every layer and every query, the prompt's too;
-        causality and the tree are the engine's, and a query always sees itself. What is hidden at a
-        boundary is freed, and stays hidden.
-        """
-        raise NotImplementedError
-
+    @abstractmethod
     def score(self, view: KVView) -> Tensor:
-        """The worth of each row of one layer: float [H_kv, C], or [1, C] for all heads alike.
-
-        Larger stays. The prompt attends to itself in full before the first decision.
-        """
-        raise NotImplementedError
+        """The worth of each row of one layer: float [H_kv, C], or [1, C] for all heads alike. The
+        highest scores stay."""
 
     def capacity(self, view: KVView) -> int | Tensor:
-        """Positions to keep in this layer, or int64 [H_kv] for each KV head. By default `budget`."""
+        """Positions to keep in this layer: one number, or int64 [H_kv] for each KV head. By default
+        `budget`."""
         return self.budget
 
-    @classmethod
-    def chooses(cls) -> bool:
-        """Whether `score` decides, and not `visible`. Raises `TypeError` for both or neither."""
-        mask, score = cls.visible is not KVPolicy.visible, cls.score is not KVPolicy.score
-        if mask == score:
-            raise TypeError(
-                f"{cls.__name__} implements {'both' if mask else 'neither'} of `visible` and `score`: "
-                f"a KV policy has exactly one of them"
-            )
-        return score
 
-
-KINDS: dict[str, type[Strategy]] = {
-    base.kind: base for base in (Drafter, TreeShaper, Verifier, KVPolicy)
-}
+INTERFACES: tuple[type[Strategy], ...] = (Drafter, TreeShaper, Verifier, MaskPolicy, ScorePolicy)
+"""What a strategy inherits from: exactly one of these."""

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 from toolkit.choice import Strategy, options_of
 from toolkit.errors import PluginError, trace
-from toolkit.interfaces import KINDS, KVPolicy
+from toolkit.interfaces import INTERFACES
 
 OURS = "speculative-toolkit"
 Row = TypeVar("Row")
@@ -105,10 +105,14 @@ def call_hook(
 
 def require_strategy(cls: object, distribution: str) -> type[Strategy]:
     """The class that a plugin provides. Raises `PluginError` when it is not a strategy class."""
-    if not (isinstance(cls, type) and issubclass(cls, Strategy) and cls.kind in KINDS):
+    if not (
+        isinstance(cls, type)
+        and issubclass(cls, Strategy)
+        and sum(issubclass(cls, base) for base in INTERFACES) == 1
+    ):
         raise PluginError(
             f"plugin {distribution} offers {cls!r}, which is no strategy: "
-            f"inherit from one of {', '.join(base.__name__ for base in KINDS.values())}"
+            f"inherit from exactly one of {', '.join(base.__name__ for base in INTERFACES)}"
         )
     if "__attrs_attrs__" not in vars(cls) or "name" not in vars(cls):
         raise PluginError(
@@ -121,11 +125,10 @@ def require_strategy(cls: object, distribution: str) -> type[Strategy]:
             f"toolkit.{cls.__module__} instead"
         )
     options_of(cls)  # raises where a type is not known yet
-    if issubclass(cls, KVPolicy):
-        try:
-            cls.chooses()
-        except TypeError as error:
-            raise PluginError(f"plugin {distribution}: {error}") from error
+    if missing := getattr(cls, "__abstractmethods__", None):
+        raise PluginError(
+            f"plugin {distribution}: {cls.__name__} does not implement {', '.join(sorted(missing))}"
+        )
     return cls
 
 

@@ -36,7 +36,7 @@ def forced(pipeline: Pipeline, ids: list[int], prompt: int) -> Forced:
     session = pipeline.stream(ids[:prompt]).target
     rows, rest = [session.prefill(ids[:prompt])[None]], ids[prompt:-1]
     while rest:
-        count = session.reach + 1
+        count = session.max_draft_depth + 1
         chunk, rest = rest[:count], rest[count:]
         chain = list(range(len(chunk)))
         rows.append(session.forward(chunk, [row - 1 for row in chain]))

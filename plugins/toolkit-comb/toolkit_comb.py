@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs.validators import ge
 
-from toolkit import KVPolicy, Strategy, hookimpl, option
+from toolkit import MaskPolicy, Strategy, hookimpl, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @attrs.define
-class Comb(KVPolicy):
+class Comb(MaskPolicy):
     """A query sees the first positions, the latest, and every n-th: the strided pattern of sparse
     transformers (Child et al. 2019) with attention sinks (Xiao et al. 2023)."""
 

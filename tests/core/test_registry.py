@@ -7,7 +7,16 @@ from types import ModuleType
 import attrs
 import pytest
 
-from toolkit import Family, KVPolicy, Registry, TreeShaper, hookimpl, option
+from toolkit import (
+    Family,
+    KVPolicy,
+    MaskPolicy,
+    Registry,
+    ScorePolicy,
+    TreeShaper,
+    hookimpl,
+    option,
+)
 from toolkit.errors import PluginError, SpecError
 
 
@@ -103,13 +112,18 @@ class Inherited(Mine):
 
 
 @attrs.define
-class Undecided(KVPolicy):
-    name = "undecided"
+class Neither(KVPolicy):
+    name = "neither"
 
 
 @attrs.define
-class TwoMinds(KVPolicy):
-    name = "two-minds"
+class Unfinished(MaskPolicy):
+    name = "unfinished"
+
+
+@attrs.define
+class Both(MaskPolicy, ScorePolicy):
+    name = "both"
 
     def visible(self, query_pos, key_pos): ...
     def score(self, view): ...
@@ -128,11 +142,9 @@ def raises():
         (plugin([NoAttrs]), "plugin theirs: NoAttrs must be an attrs class (@attrs.define) with a"),
         (plugin([NoName]), "plugin theirs: NoName must be an attrs class"),
         (plugin([Inherited]), "plugin theirs: Inherited must be an attrs class"),
-        (
-            plugin([Undecided]),
-            "plugin theirs: Undecided implements neither of `visible` and `score`",
-        ),
-        (plugin([TwoMinds]), "plugin theirs: TwoMinds implements both of `visible` and `score`"),
+        (plugin([Neither]), "Neither'>, which is no strategy: inherit from exactly one of Drafter"),
+        (plugin([Both]), "Both'>, which is no strategy: inherit from exactly one of Drafter, Tree"),
+        (plugin([Unfinished]), "plugin theirs: Unfinished does not implement visible"),
         (
             plugin([shaper(module="strategies.shapers.chain")]),
             "plugin theirs: strategies.shapers.chain is a second copy of a built-in, import "

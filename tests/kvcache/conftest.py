@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
+from toolkit.kv_view import KVView
+from toolkit.runtime.kv.attention_config import AttentionConfig
 from toolkit.runtime.kv.positions import NEVER
-from toolkit.view import Attend, KVView
 
 
 def view_of(
     rows=12, queries=4, heads=2, groups=2, width=4, seed=0, positions=None, now=None, carry=None,
-    dies=None, layer=0, layers=2, rotate=None, scaling=0.5,
+    evicted_at=None, layer=0, layers=2, rotate=None, scaling=0.5,
 ):
     """Random keys, values and queries, float64; rows at 0, 1, … when no positions are given."""
     rng = torch.Generator().manual_seed(seed)
@@ -27,8 +28,9 @@ def view_of(
         keys=random(*shape, width), values=random(*shape, width), positions=positions,
         carry=torch.zeros(shape, dtype=torch.float64) if carry is None else carry,
         queries=random(heads * groups, queries, width),
-        dies=torch.full(shape, NEVER) if dies is None else dies,
-        attend=Attend(scaling), rotate=rotate or (lambda states, by: states),
+        evicted_at=torch.full(shape, NEVER) if evicted_at is None else evicted_at,
+        scaling=scaling, window=None, weights=AttentionConfig(scaling).weights,
+        rotate=rotate or (lambda states, by: states),
     )
 
 
@@ -44,7 +46,7 @@ def weights_of(view):
                 scores = {
                     row: math.exp(float(query @ view.keys[head, row]) * view.scaling)
                     for row in range(rows)
-                    if 0 <= view.positions[head, row] <= at < view._dies[head, row]
+                    if 0 <= view.positions[head, row] <= at < view._evicted_at[head, row]
                 }
                 for row, score in scores.items():
                     found[head, group, t, row] = score / sum(scores.values())

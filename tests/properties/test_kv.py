@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from toolkit import Pipeline, Pool, Registry
+from toolkit import Pipeline, Pool, Registry, ScorePolicy
 from toolkit.conformance import generators, kv, properties
 from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, tiny
 from toolkit.conformance.strategies import passes, texts
@@ -22,7 +22,7 @@ from toolkit.runtime.session import ModelSession
 REGISTRY = Registry.installed()
 NAMES = REGISTRY.names("kv")
 EVICTING = [n for n in NAMES if n != "full"]
-CHOOSING = [n for n in NAMES if REGISTRY.find("kv", n).chooses()]
+SCORING = [n for n in NAMES if issubclass(REGISTRY.find("kv", n), ScorePolicy)]
 EXECUTORS = st.sampled_from(["auto", "module"])
 
 def session_of(family, choice, seed=0, executor="auto"):
@@ -53,7 +53,7 @@ def test_the_schedule_does_not_matter(name):
     assert name not in EVICTING or any(evicted), "inconclusive: nothing was evicted"
 
 
-@pytest.mark.parametrize("name", CHOOSING)
+@pytest.mark.parametrize("name", SCORING)
 def test_budget_and_protected_rows(name):
     evicted = []
 

@@ -70,7 +70,7 @@ def test_honest_policies_pass(spec):
         (eviction.lag_ignored, H2O),
         (eviction.commits_beyond_the_epoch, H2O.replace("epoch=4", "epoch=2")),
         (eviction.ties_by_chance, "knorm:budget=10,epoch=4"),
-        (eviction.empty_rows_seen, "headaware:budget=12,recent=1,sinks=1,epoch=4,mass=0.5"),
+        (eviction.empty_rows_visible, "headaware:budget=12,recent=1,sinks=1,epoch=4,mass=0.5"),
     ],
     ids=lambda thing: getattr(thing, "__name__", ""),
 )

@@ -319,7 +319,7 @@ PROPERTIES: tuple[Property, ...] = (
         lambda _: st.tuples(FEW, strategies.texts()),
         _protected,
         "hidden",
-        applies=lambda s: s.chooses,
+        applies=lambda s: s.scores,
     ),
     _part(properties.node_sees_its_path, "kv", _nodes, _node, "hidden", applies=lambda s: s.mask),
     _part(

@@ -21,7 +21,7 @@ from toolkit.conformance.models import (
 )
 from toolkit.conformance.strategies import prompts
 from toolkit.errors import MismatchError
-from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
+from toolkit.interfaces import Drafter, KVPolicy, ScorePolicy, TreeShaper, Verifier
 from toolkit.pipeline import Pipeline, policies_of
 from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
@@ -117,7 +117,7 @@ def _builds(choice: Choice[Any]) -> bool:
 
 
 def _mirrorable(choice: Choice[Any]) -> bool:
-    return choice.cls.kind != "kv" or not (choice.cls.chooses() and choice.cls.logs)
+    return not (issubclass(choice.cls, ScorePolicy) and choice.cls.logs)
 
 
 def choices(kind: str, registry: Registry) -> st.SearchStrategy[Choice[Any]]:

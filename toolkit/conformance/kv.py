@@ -10,11 +10,11 @@ from torch import Tensor
 
 from toolkit.conformance.properties import TOLERANCE, Broken, Rows, close, same_rows, snapshot
 from toolkit.conformance.strategies import Pass
-from toolkit.interfaces import KVPolicy
+from toolkit.interfaces import ScorePolicy
+from toolkit.kv_view import KVView
 from toolkit.runtime.kv import selection
 from toolkit.runtime.kv.cache import TreeCache
 from toolkit.runtime.session import ModelSession
-from toolkit.view import KVView
 
 POISON = 1e4  # finite and large: a masked row weighs nothing, whatever it holds
 
@@ -41,7 +41,7 @@ def schedule_does_not_matter(
         left = len(text) - length - 1
         if left < 0:
             break
-        accepted = min(step.accepted, session.reach, left)
+        accepted = min(step.accepted, session.max_draft_depth, left)
         tokens, parents, path = grown(text[length : length + accepted + 1], step.wrong)
         poison(session.cache)
         got = session.forward(tokens, parents)[path]
@@ -89,7 +89,7 @@ def poison(cache: TreeCache) -> None:
     """Fill every row that nothing may read with large numbers."""
     for layer in cache.initialized:
         unused = torch.ones(layer.keys.shape[1], layer.keys.shape[2], dtype=torch.bool)
-        unused[:, : layer.slots.count] = layer.slots.positions < 0
+        unused[:, : layer.table.count] = layer.table.positions < 0
         layer.keys[0, unused] = POISON
         layer.values[0, unused] = POISON
 
@@ -98,9 +98,10 @@ def protected_rows_stay(session: ModelSession, text: Sequence[int], prompt: int)
     """At every decision in force, each head holds as many of the positions that were decided on as it
     has room for, the sinks and the recent ones among them. Returns how many rows were evicted."""
     policy = session.policy
+    assert isinstance(policy, ScorePolicy)  # noqa: S101 the property binds no other
     rooms: dict[tuple[int, int], list[int]] = {}  # (layer, decision) → what each head has room for
 
-    def capacity(policy: KVPolicy, view: KVView) -> Tensor:
+    def capacity(policy: ScorePolicy, view: KVView) -> Tensor:
         found = honest(policy, view)
         rooms[view.layer, view.now] = found.expand(len(view.positions), 1)[:, 0].tolist()
         return found
@@ -111,7 +112,7 @@ def protected_rows_stay(session: ModelSession, text: Sequence[int], prompt: int)
     for length, rows in held.items():
         decided = decision_in_force(policy, prompt, length)
         for layer, (positions, _, _) in zip(session.cache.layers, rows, strict=True):
-            if layer.scores:
+            if layer.scored:
                 for head, row in enumerate(positions.tolist()):
                     where = f"layer {layer.index}, head {head}, at length {length}: {row}"
                     old = [p for p in row if 0 <= p < decided]
@@ -119,16 +120,16 @@ def protected_rows_stay(session: ModelSession, text: Sequence[int], prompt: int)
     return session.cache.evicted
 
 
-def decision_in_force(policy: KVPolicy, prompt: int, length: int) -> int:
+def decision_in_force(policy: ScorePolicy, prompt: int, length: int) -> int:
     """The length at which what is now visible was decided."""
     epochs = 0 if policy.once else (length - prompt) // policy.epoch
     return prompt + max(0, epochs - 1) * policy.epoch
 
 
-def _within(policy: KVPolicy, held: list[int], decided: int, room: int, where: str) -> None:
+def _within(policy: ScorePolicy, held: list[int], decided: int, room: int, where: str) -> None:
     if len(held) > room:
         raise Broken(f"{len(held)} positions, room for {room}, {where}")
-    if type(policy).capacity is KVPolicy.capacity and len(held) < min(room, decided):
+    if type(policy).capacity is ScorePolicy.capacity and len(held) < min(room, decided):
         raise Broken(f"only {len(held)} positions, room for {room}, {where}")
     recent = range(max(0, decided - policy.recent), decided)
     protected = {*range(min(policy.sinks, decided)), *recent}

@@ -18,7 +18,7 @@ from toolkit.conformance.nodes import path_to, tokens_to
 from toolkit.interfaces import (
     Drafter,
     Expand,
-    KVPolicy,
+    MaskPolicy,
     Runtime,
     Session,
     TreeShaper,
@@ -178,7 +178,7 @@ class LastOfEquals(Verifier):
 
 
 @attrs.define
-class Blind(KVPolicy):
+class Blind(MaskPolicy):
     """Every position sees itself alone."""
 
     name = "blind"
@@ -188,7 +188,7 @@ class Blind(KVPolicy):
 
 
 @attrs.define
-class Alternate(KVPolicy):
+class Alternate(MaskPolicy):
     """Of the past, every other position is seen."""
 
     name = "alternate"

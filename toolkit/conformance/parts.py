@@ -13,7 +13,7 @@ from torch import Tensor
 from toolkit.choice import options_of
 from toolkit.conformance.nodes import level, path_to
 from toolkit.conformance.properties import Broken
-from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
+from toolkit.interfaces import Drafter, MaskPolicy, TreeShaper, Verifier
 from toolkit.tree import Candidates, TokenTree, Verdict
 
 PATIENCE = 1000  # questions in one `grow`, after which it will not end
@@ -190,7 +190,7 @@ def judges_without_memory(
             )
 
 
-def visible_by_position_alone(make: Callable[[], KVPolicy], queries: Tensor, keys: Tensor) -> int:
+def visible_by_position_alone(make: Callable[[], MaskPolicy], queries: Tensor, keys: Tensor) -> int:
     """What a query sees depends on its position and the key's, on nothing else that is asked with
     them or was asked before; returns how many of the keys are hidden."""
     used = make()
@@ -214,7 +214,7 @@ def visible_by_position_alone(make: Callable[[], KVPolicy], queries: Tensor, key
     return int((~table & (keys[None, :] < queries[:, None])).sum())
 
 
-def sees_at_most_its_budget(policy: KVPolicy, length: int) -> int:
+def sees_at_most_its_budget(policy: MaskPolicy, length: int) -> int:
     """No query sees more positions than the option `budget` says, itself included; returns how many
     pairs are hidden."""
     seen, past = _table(policy, length)
@@ -225,7 +225,7 @@ def sees_at_most_its_budget(policy: KVPolicy, length: int) -> int:
     return int((past & ~seen).sum())
 
 
-def hidden_stays_hidden(policy: KVPolicy, length: int) -> int:
+def hidden_stays_hidden(policy: MaskPolicy, length: int) -> int:
     """A position that one query does not see, no later query sees, because it may be freed; returns
     how many pairs are hidden."""
     seen, past = _table(policy, length)
@@ -237,13 +237,13 @@ def hidden_stays_hidden(policy: KVPolicy, length: int) -> int:
     return int((past & ~seen).sum())
 
 
-def hidden_pairs(policy: KVPolicy, length: int) -> int:
+def hidden_pairs(policy: MaskPolicy, length: int) -> int:
     """How many earlier positions are hidden from the `length` first queries."""
     seen, past = _table(policy, length)
     return int((past & ~seen).sum())
 
 
-def _table(policy: KVPolicy, length: int) -> tuple[Tensor, Tensor]:
+def _table(policy: MaskPolicy, length: int) -> tuple[Tensor, Tensor]:
     """What each of the first positions sees, and what is not after it: bool [length, length]."""
     positions = torch.arange(length)
     past = positions[None, :] <= positions[:, None]
@@ -251,12 +251,7 @@ def _table(policy: KVPolicy, length: int) -> tuple[Tensor, Tensor]:
     return (visible | torch.eye(length, dtype=torch.bool)) & past, past
 
 
-def budget_of(policy: KVPolicy) -> int | None:
+def budget_of(policy: MaskPolicy) -> int | None:
     """The option `budget` of a policy, where it has one."""
     named = any(f.name == "budget" for f in options_of(type(policy)))
     return getattr(policy, "budget", None) if named else None
-
-
-def is_mask(cls: type) -> bool:
-    """Whether a policy is a mask over positions: it says itself what is `visible`."""
-    return getattr(cls, "visible", None) is not KVPolicy.visible

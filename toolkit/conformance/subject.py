@@ -24,12 +24,14 @@ from toolkit.conformance.models import (
     noisy,
     tiny,
 )
-from toolkit.conformance.parts import hidden_pairs, is_mask
+from toolkit.conformance.parts import hidden_pairs
 from toolkit.conformance.strategies import prompts
 from toolkit.interfaces import (
     Drafter,
     Exactness,
+    MaskPolicy,
     Runtime,
+    ScorePolicy,
     Verifier,
 )
 from toolkit.pipeline import Pipeline, models_of
@@ -87,7 +89,7 @@ class Subject:
     @property
     def mask(self) -> bool:
         """Whether it is a KV policy that is a mask over positions."""
-        return is_mask(self.choice.cls)
+        return issubclass(self.choice.cls, MaskPolicy)
 
     def build(self) -> Any:
         """A fresh strategy."""
@@ -133,9 +135,9 @@ class Subject:
         return getattr(self.build(), "budget", 0) if self.kind == "kv" else 0
 
     @property
-    def chooses(self) -> bool:
+    def scores(self) -> bool:
         """Whether it is a KV policy that scores."""
-        return self.kind == "kv" and self.choice.cls.chooses()
+        return issubclass(self.choice.cls, ScorePolicy)
 
     def stretched(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         """A prompt that is longer than what a KV policy keeps, where that is possible."""
@@ -210,7 +212,7 @@ class Proposals(Drafter):
 def hidden(stream: Stream) -> int:
     """How much of what was committed the target's KV policy has hidden in a request."""
     policy, length = stream.target.policy, stream.target.length
-    pairs = hidden_pairs(policy, length) if is_mask(type(policy)) and length else 0
+    pairs = hidden_pairs(policy, length) if isinstance(policy, MaskPolicy) and length else 0
     return pairs + stream.target.cache.evicted
 
 

@@ -10,12 +10,9 @@ from __future__ import annotations
 import random
 from weakref import WeakKeyDictionary
 
-import attrs
 import torch
 from attrs import frozen
-from torch import Tensor
 
-from toolkit.interfaces import KVPolicy
 from toolkit.runtime.compute.executors.choice import known_as
 from toolkit.runtime.kernels import native, structs
 from toolkit.runtime.machine.remembered import remembered
@@ -37,14 +34,6 @@ class Level:
 
     name: str
     why: str
-
-
-@attrs.define
-class Everything(KVPolicy):
-    """No policy."""
-
-    def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
-        return (query_pos >= 0) & (key_pos >= 0)
 
 
 _levels: WeakKeyDictionary[LoadedModel, dict[int, Level]] = (
@@ -109,7 +98,7 @@ def differs(model: LoadedModel, longest: int = PROBED) -> str | None:
     """Where a tree's bits are not AR's, over trees of many sizes after contexts of up to `longest`
     tokens; None where they all are."""
     rng = random.Random(0)  # noqa: S311 no secrets
-    ar, trees = (ModelSession(model, Everything()) for _ in range(2))
+    ar, trees = (ModelSession(model) for _ in range(2))
     room = min(longest, model.positions - DEEPEST)  # for committed tokens
     prompt = _tokens(max(1, min(PROMPT, room)), model.vocabulary, rng)
     for session in (ar, trees):
@@ -118,7 +107,7 @@ def differs(model: LoadedModel, longest: int = PROBED) -> str | None:
         gap = min(context, room) - trees.length
         for session in (ar, trees) if gap > 0 else ():
             session.cache.fill(gap, seed=context)
-            session.evictor.cross()
+            session.eviction.after_commit()
         for size in sizes:
             reason = _differ(ar, trees, min(size, model.positions - trees.length), rng)
             if reason is not None:

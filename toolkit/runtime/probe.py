@@ -149,7 +149,9 @@ class Probe(TreeShaper):
         star = self._grown(root, 0, max(ROWS) - 1)
         drafted = self._grown(star.first(1 + most), 1, most)
         levels = [(0, 1), (1, width), (1 + most, width)]  # first node and width
-        for first, count in levels[: self.target.reach]:  # nobody is asked about deeper ones
+        for first, count in levels[
+            : self.target.max_draft_depth
+        ]:  # nobody is asked about deeper ones
             ms = self._level(drafted.first(first + most), list(range(first, first + count)), expand)
             if counts:
                 self.times.taken["level", count].append(ms)

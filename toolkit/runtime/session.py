@@ -8,16 +8,14 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from toolkit.interfaces import KVPolicy
+from toolkit.interfaces import KVPolicy, ScorePolicy
 from toolkit.runtime.compute.attention import Pass
 from toolkit.runtime.compute.cudnn import without_cudnn
 from toolkit.runtime.kv.cache import TreeCache
-from toolkit.runtime.kv.eviction import Evictor
+from toolkit.runtime.kv.eviction import AllVisible, Eviction, eviction_of
 from toolkit.runtime.models.load import LoadedModel
 from toolkit.runtime.models.supported import positions_under
 from toolkit.tree import lineage, table
-
-CHUNK = 512  # prompt tokens per forward; chunks start at 0, so a prompt is always cut alike
 
 
 @define(eq=False)
@@ -25,14 +23,15 @@ class ModelSession:
     """Implements `interfaces.Session` for a loaded model under a KV policy."""
 
     model: LoadedModel
-    policy: KVPolicy
+    policy: KVPolicy = field(factory=AllVisible)
     cache: TreeCache = field(init=False)
-    evictor: Evictor = field(init=False)
+    eviction: Eviction = field(init=False)
     _lineage: list[bytes] = field(init=False, factory=list)  # of the scratch rows
 
     def __attrs_post_init__(self) -> None:
-        self.cache = TreeCache(self.model.layers, self.policy, self.model.windows)
-        self.evictor = Evictor(self.cache, self.policy, self.model.rotary)
+        scored = isinstance(self.policy, ScorePolicy)
+        self.cache = TreeCache(self.model.layers, self.model.windows, scored)
+        self.eviction = eviction_of(self.policy, self.cache, self.model.rotary)
 
     @property
     def length(self) -> int:
@@ -51,68 +50,60 @@ class ModelSession:
         return positions_under(self.policy, self.model.positions)
 
     @property
-    def reach(self) -> int:
-        return self.evictor.reach
+    def max_draft_depth(self) -> int:
+        return self.eviction.max_draft_depth
 
     def prefill(self, tokens: list[int]) -> Tensor:
-        if self.length == 0:
-            logits = self._prompt(tokens)
-            self.evictor.start()
-            return logits
+        if self.length:
+            return self._read(tokens)
+        logits = self._read_whole(tokens) if self.cache.scored else self._read(tokens)
+        self.eviction.start()
+        return logits
+
+    def _read(self, tokens: list[int]) -> Tensor:
+        """Forward and commit a text in chunks; returns its last token's logits [V]."""
         logits = torch.zeros(0)
         while tokens:
-            count = self.reach + 1
-            logits, tokens = self._append(tokens[:count]), tokens[count:]
-            self.evictor.cross()
+            count = self.eviction.chunk
+            rows = list(range(len(tokens[:count])))
+            logits = self._forward(tokens[:count], [row - 1 for row in rows], keep=1)
+            self.commit(rows)
+            tokens = tokens[count:]
         return logits[-1]
 
-    def _prompt(self, tokens: list[int]) -> Tensor:
-        """A prompt that is scored attends to itself in full: layer by layer, in one forward."""
-        if self.policy.chooses():
-            self.cache.prompting = True
-            logits = self._append(tokens)
-            self.cache.prompting = False
-            return logits[-1]
-        logits = torch.zeros(0)
-        count = min(CHUNK, self.policy.epoch) if self.policy.reindexes else CHUNK
-        for first in range(0, len(tokens), count):
-            logits = self._append(tokens[first : first + count])
-            self.evictor.forget(self.length)
+    def _read_whole(self, tokens: list[int]) -> Tensor:
+        """Forward and commit a prompt that is scored: it attends to itself in full, layer by layer."""
+        count = len(tokens)
+        no_scratch = torch.ones(count, 0, dtype=torch.bool)
+        logits = self._run(tokens, no_scratch, list(range(count)), keep=1)
+        self.cache.commit_prompt(count)
         return logits[-1]
-
-    def _append(self, tokens: list[int]) -> Tensor:
-        """Forward and commit a chain; returns the last logits [1, V]."""
-        rows = list(range(len(tokens)))
-        logits = self._forward(tokens, [row - 1 for row in rows], keep=1)
-        self.cache.commit(rows)
-        return logits
 
     def forward(self, tokens: list[int], parents: list[int]) -> Tensor:
         return self._forward(tokens, parents)
 
     def _forward(self, tokens: list[int], parents: list[int], keep: int = 0) -> Tensor:
-        count, device = len(tokens), self.model.device
         above = self._lineage if self.cache.scratch else []
-        self.cache.extend(count)
-        if self.cache.prompting:
-            paths, positions = torch.ones(count, 0, dtype=torch.bool), list(range(count))
-        else:
-            self._lineage = lineage(parents, above)
-            paths = table(self._lineage, len(above))
-            positions = [self.length + depth for depth in depths(self._lineage)]
+        self.cache.extend(len(tokens))
+        self._lineage = lineage(parents, above)
+        positions = [self.length + depth for depth in depths(self._lineage)]
+        return self._run(tokens, table(self._lineage, len(above)), positions, keep)
+
+    def _run(self, tokens: list[int], paths: Tensor, positions: list[int], keep: int) -> Tensor:
+        """Run one pass; returns logits [N, V], or those of the last `keep` rows unless that is 0."""
+        device = self.model.device
         now = Pass(
-            self.cache,
+            self.eviction,
             torch.tensor(positions, device=device),
             paths.to(device),
             deepest=max(positions),
-            evictor=self.evictor,
         )
         with nullcontext() if device.type == "cpu" else without_cudnn:
             return self.model.executor.forward(torch.tensor(tokens, device=device), now, keep)
 
     def commit(self, rows: list[int]) -> None:
         self.cache.commit(rows)
-        self.evictor.cross()
+        self.eviction.after_commit()
 
 
 def depths(lineage: list[bytes]) -> list[int]:

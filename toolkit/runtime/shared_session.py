@@ -11,7 +11,7 @@ from attrs import define, field
 from torch import Tensor
 
 from toolkit.runtime.kv.cache import TreeLayer
-from toolkit.runtime.kv.positions import Slots
+from toolkit.runtime.kv.positions import PositionTable
 from toolkit.runtime.session import ModelSession
 
 
@@ -27,33 +27,30 @@ class MirrorSession(ModelSession):
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         self.cache.length = self.target.length
-        tables: dict[int, tuple[Slots, Tensor]] = {}
+        tables: dict[PositionTable, PositionTable] = {}  # by the target's
         for mine, theirs in zip(self.cache.layers, self.target.cache.layers, strict=True):
             if theirs.is_initialized:
                 self._take_over(mine, theirs, tables)
-        self.evictor.start()
+        self.eviction.start()
 
     def _take_over(
-        self, mine: TreeLayer, theirs: TreeLayer, tables: dict[int, tuple[Slots, Tensor]]
+        self, mine: TreeLayer, theirs: TreeLayer, tables: dict[PositionTable, PositionTable]
     ) -> None:
         """Copy the rows of one of the target's layers that this policy keeps, and no others."""
-        held = theirs.slots.count
+        held = theirs.table.count
         keys, values = theirs.keys[:, :, :held], theirs.values[:, :, :held]
         mine.lazy_initialization(keys, values)
-        mine.attend = theirs.attend
+        mine.attention = theirs.attention
         if theirs.sinks is not None:  # they have moved: take them as they were written
             keys = torch.cat([theirs.sinks[None], keys[:, :, theirs.sinks.shape[1] :]], 2)
-        if mine.scores:
-            mine.slots.copy(theirs.slots)
-            none = keys[0, :, :0]  # no queries
-            self.evictor.settle(mine, none, keys, values, self.target.length)
-            return
-        if id(theirs.slots) not in tables:
-            slots = Slots(len(theirs.slots.positions), theirs.window, theirs.device)
-            slots.copy(theirs.slots)
-            tables[id(theirs.slots)] = slots, self.evictor.pick(slots, self.target.length)
-        mine.slots, index = tables[id(theirs.slots)]
-        mine.take(keys, values, index)
+        if mine.scored:
+            mine.table = theirs.table.copy(keys.shape[1])
+        else:
+            if theirs.table not in tables:
+                tables[theirs.table] = theirs.table.copy()
+            mine.table = tables[theirs.table]
+        no_queries = keys[0, :, :0]
+        self.eviction.store(mine, self.target.length, no_queries, keys, values)
 
     def prefill(self, tokens: list[int]) -> Tensor:
         raise NotImplementedError("a mirror holds what its target holds: commit on the target")
@@ -61,4 +58,4 @@ class MirrorSession(ModelSession):
     def commit(self, rows: list[int]) -> None:
         self.cache.commit([])
         self.cache.adopt(self.target.cache, self.target.length - self.length)
-        self.evictor.cross()
+        self.eviction.after_commit()

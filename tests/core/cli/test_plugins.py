@@ -80,7 +80,7 @@ def test_a_file_is_listed_too(tmp_path):
     file.write_text(
         "import attrs, toolkit\n"
         "@attrs.define\n"
-        "class Wide(toolkit.KVPolicy):\n"
+        "class Wide(toolkit.MaskPolicy):\n"
         "    '''Everything, as in full.'''\n"
         "    name = 'wide'\n"
         "    size: int = toolkit.option(help='how wide')\n"

@@ -5,6 +5,7 @@ import torch
 
 from toolkit import Pool
 from toolkit.conformance.models import WINDOW, tiny
+from toolkit.runtime.kv.eviction import eviction_of
 from toolkit.runtime.session import ModelSession
 from toolkit.runtime.shared_session import MirrorSession
 
@@ -78,7 +79,7 @@ def test_it_holds_the_targets_rows_and_no_others(pair, spec, family):
             holds_the_targets(mirror, target)
     assert all(mirror.length - 1 in row for layer in rows_of(mirror) for row in layer)
     assert spec == "full" or mirror.cache.evicted > 0
-    counts = {slots.count for slots in mirror.cache.tables}
+    counts = {table.count for table in mirror.cache.tables}
     assert spec == "full" or max(counts) < 9 + 2 * mirror.policy.epoch + 4
 
 
@@ -123,10 +124,10 @@ def test_it_answers_as_the_target_under_a_mask(pair, make, spec, family):
     for count in (3, 4, 2, 4, 4):
         tokens = TEXT[target.length : target.length + 4]
         ours = draft(mirror, tokens)
-        whole = target.cache.policy
-        target.cache.policy = make("kv", spec)
+        whole = target.eviction
+        target.eviction = eviction_of(make("kv", spec), target.cache, target.model.rotary)
         masked = draft(target, tokens)
-        target.cache.policy = whole
+        target.eviction = whole
         torch.testing.assert_close(ours, masked, **EXACT)
         target.commit([])
         if family == "llama":

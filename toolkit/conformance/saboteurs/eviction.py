@@ -10,54 +10,54 @@ import attrs
 import torch
 from torch import Tensor
 
-from toolkit.interfaces import KVPolicy, option
+from toolkit.interfaces import ScorePolicy, option
+from toolkit.kv_view import KVView
 from toolkit.runtime.kv import selection
-from toolkit.runtime.kv.cache import TreeLayer
-from toolkit.runtime.kv.eviction import Evictor
-from toolkit.runtime.kv.positions import Slots
-from toolkit.view import KVView
+from toolkit.runtime.kv.cache import QueryLog
+from toolkit.runtime.kv.eviction import Clock, Eviction
+from toolkit.runtime.kv.positions import PositionTable
 
 
 @contextmanager
 def rejected_nodes_score() -> Iterator[None]:
     """The log takes the last drafted queries, whichever were accepted."""
 
-    def remember(self: TreeLayer, rows: list[int]) -> None:
-        if self.drafted:
-            queries = torch.cat(self.drafted, 1)
+    def commit(self: QueryLog, rows: list[int]) -> None:
+        if self.scratch:
+            queries = torch.cat(self.scratch, 1)
             last = queries[:, queries.shape[1] - len(rows) :]
-            self.log = last if self.log is None else torch.cat([self.log, last], 1)
-            self.drafted = []
+            before = [] if self.committed is None else [self.committed]
+            self.committed, self.scratch = torch.cat([*before, last], 1), []
 
-    with patch.object(TreeLayer, "remember", remember):
+    with patch.object(QueryLog, "commit", commit):
         yield
 
 
 @contextmanager
 def evicts_per_pass() -> Iterator[None]:
     """Every commit is a boundary."""
-    honest = Evictor.cross
+    honest = Clock.crossed
 
-    def cross(self: Evictor) -> None:
-        self.boundary = self.cache.length
-        honest(self)
+    def crossed(self: Clock, length: int) -> Iterator[int]:
+        self.boundary = length
+        yield from honest(self, length)
 
-    with patch.object(Evictor, "cross", cross):
+    with patch.object(Clock, "crossed", crossed):
         yield
 
 
 @contextmanager
 def clock_counts_passes() -> Iterator[None]:
     """A boundary every few passes, as decoding presses that count forwards have it."""
-    honest, passes = Evictor.cross, [0]
+    honest, passes = Clock.crossed, [0]
 
-    def cross(self: Evictor) -> None:
+    def crossed(self: Clock, length: int) -> Iterator[int]:
         passes[0] += 1
-        late = passes[0] % self.policy.epoch
-        self.boundary = self.cache.length + (1 if late else 0)
-        honest(self)
+        late = passes[0] % self.epoch
+        self.boundary = length + (1 if late else 0)
+        yield from honest(self, length)
 
-    with patch.object(Evictor, "cross", cross):
+    with patch.object(Clock, "crossed", crossed):
         yield
 
 
@@ -65,12 +65,12 @@ def clock_counts_passes() -> Iterator[None]:
 def ties_by_chance() -> Iterator[None]:
     """Equal scores are ordered as the sort pleases."""
 
-    def ranked(worth: Tensor) -> Tensor:
+    def rank(worth: Tensor) -> Tensor:
         shuffle = torch.randperm(worth.shape[1])
         order = worth[:, shuffle].argsort(dim=1, descending=True, stable=True)
         return shuffle[order].argsort(1)
 
-    with patch.object(selection, "ranked", ranked):
+    with patch.object(selection, "rank", rank):
         yield
 
 
@@ -84,8 +84,8 @@ def unrounded_scores() -> Iterator[None]:
 @contextmanager
 def budget_off_by_one() -> Iterator[None]:
     """One position more than there is room for is kept."""
-    honest = selection.ranked
-    with patch.object(selection, "ranked", lambda worth: honest(worth) - 1):
+    honest = selection.rank
+    with patch.object(selection, "rank", lambda worth: honest(worth) - 1):
         yield
 
 
@@ -93,7 +93,7 @@ def budget_off_by_one() -> Iterator[None]:
 def recent_evicted() -> Iterator[None]:
     """The oldest of the recent positions competes with the others."""
 
-    def protected(policy: KVPolicy, view: KVView) -> Tensor:
+    def protected(policy: ScorePolicy, view: KVView) -> Tensor:
         held = view.positions
         return (held < policy.sinks) | (held > view.now - policy.recent)
 
@@ -104,29 +104,26 @@ def recent_evicted() -> Iterator[None]:
 @contextmanager
 def lag_ignored() -> Iterator[None]:
     """A decision is in force as soon as it is taken, after the pass that should have known it."""
-    with patch.object(Evictor, "effect", lambda _, now: now):
+    with patch.object(Clock, "effective", lambda _, now: now):
         yield
 
 
 @contextmanager
 def commits_beyond_the_epoch() -> Iterator[None]:
     """A pass may cross two boundaries, of which only one is decided."""
-    with patch.object(Evictor, "reach", PropertyMock(return_value=1000)):
+    with patch.object(Eviction, "max_draft_depth", PropertyMock(return_value=1000)):
         yield
 
 
 @contextmanager
-def empty_rows_seen() -> Iterator[None]:
+def empty_rows_visible() -> Iterator[None]:
     """Rows that a head does not have are attended to."""
-    honest = Slots.seen
+    honest = PositionTable.visible
 
-    def seen(self: Slots, policy: KVPolicy | None, at: Tensor, deepest: int) -> Tensor:
-        visible = honest(self, policy, at, deepest)
-        if visible.ndim == 3:
-            visible = visible | (self.positions < 0)[:, None]
-        return visible
+    def visible(self: PositionTable, query: Tensor, deepest: int) -> Tensor:
+        return honest(self, query, deepest) | (self.positions < 0)[:, None]
 
-    with patch.object(Slots, "seen", seen):
+    with patch.object(PositionTable, "visible", visible):
         yield
 
 
@@ -134,7 +131,7 @@ _requests: list[int] = []
 
 
 @attrs.define
-class RemembersScores(KVPolicy):
+class RemembersScores(ScorePolicy):
     """Accumulated attention, displaced by every request that the process has had."""
 
     name = "remembers-scores"

@@ -17,6 +17,7 @@ from toolkit.interfaces import TreeShaper
 from toolkit.runtime import session as sessions
 from toolkit.runtime.compute.attention import Pass
 from toolkit.runtime.kv.cache import TreeCache, TreeLayer
+from toolkit.runtime.kv.eviction import Eviction
 from toolkit.runtime.session import ModelSession
 from toolkit.tree import TokenTree, Verdict
 
@@ -32,10 +33,10 @@ def position_by_index() -> Iterator[None]:
 def sibling_visible() -> Iterator[None]:
     """The mask is causal over the rows: a node sees the siblings before it."""
 
-    def causal(cache: TreeCache, positions: Tensor, lineage: Tensor, **rest: Any) -> Pass:
+    def causal(eviction: Eviction, positions: Tensor, lineage: Tensor, **rest: Any) -> Pass:
         rows, scratch = lineage.shape
         earlier = torch.ones(scratch, scratch).tril().bool()[scratch - rows :]
-        return Pass(cache, positions, earlier if scratch else lineage, **rest)
+        return Pass(eviction, positions, earlier if scratch else lineage, **rest)
 
     with patch.object(sessions, "Pass", causal):
         yield
@@ -93,7 +94,7 @@ def rotating_rollback() -> Iterator[None]:
         honest(self, rows)
         for layer in self.cache.initialized:
             if layer.window is not None:
-                held = layer.slots.positions[0]
+                held = layer.table.positions[0]
                 lost = (held >= self.length - layer.window) & (held < end - layer.window)
                 layer.keys[:, :, : len(held)][:, :, lost] = 0.0
 

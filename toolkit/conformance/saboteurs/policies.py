@@ -6,11 +6,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from toolkit.interfaces import KVPolicy, option
+from toolkit.interfaces import MaskPolicy, option
 
 
 @attrs.define
-class CountsFromTheNewest(KVPolicy):
+class CountsFromTheNewest(MaskPolicy):
     """A window that ends at the newest key there is: a deep draft moves it for everyone."""
 
     name = "counts-from-the-newest"
@@ -21,7 +21,7 @@ class CountsFromTheNewest(KVPolicy):
 
 
 @attrs.define
-class SeesAgain(KVPolicy):
+class SeesAgain(MaskPolicy):
     """Even positions see even ones, odd ones odd ones: what was hidden, and freed, is seen again."""
 
     name = "sees-again"
@@ -31,7 +31,7 @@ class SeesAgain(KVPolicy):
 
 
 @attrs.define
-class TwiceItsBudget(KVPolicy):
+class TwiceItsBudget(MaskPolicy):
     """As many positions at the beginning as at the end, each as many as the whole budget."""
 
     name = "twice-its-budget"
@@ -42,7 +42,7 @@ class TwiceItsBudget(KVPolicy):
 
 
 @attrs.define
-class Fades(KVPolicy):
+class Fades(MaskPolicy):
     """Hides more, the more often it was asked."""
 
     name = "fades"
@@ -54,7 +54,7 @@ class Fades(KVPolicy):
 
 
 @attrs.define
-class Weighs(KVPolicy):
+class Weighs(MaskPolicy):
     """Answers by weights where yes or no was asked."""
 
     name = "weighs"
@@ -64,7 +64,7 @@ class Weighs(KVPolicy):
 
 
 @attrs.define
-class HidesNothing(KVPolicy):
+class HidesNothing(MaskPolicy):
     """A window with its comparison the wrong way round: everything before a query stays visible."""
 
     name = "hides-nothing"

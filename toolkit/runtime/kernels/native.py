@@ -15,7 +15,6 @@ from torch import Tensor
 from toolkit.runtime.kernels import structs
 from toolkit.runtime.kernels.build import NoCompiler, isas, load
 from toolkit.runtime.kernels.structs import address
-from toolkit.view import Attend
 
 ACTS = {
     "silu": 0, "swish": 0, "gelu_new": 1, "gelu_pytorch_tanh": 1, "gelu_fast": 1, "gelu": 2, "relu": 3
@@ -48,17 +47,27 @@ class Library:
     _move: Any
 
     def attention(
-        self, query: Tensor, key: Tensor, value: Tensor, seen: Seen, how: Attend
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        seen: Seen,
+        scaling: float,
+        softcap: float | None = None,
+        s_aux: Tensor | None = None,
     ) -> Tensor:
-        """Attention of query [1, H, N, D] on rows of key, value [1, H_kv, C, D] → [1, N, H, D_v]."""
+        """Attention of query [1, H, N, D] on rows of key, value [1, H_kv, C, D] → [1, N, H, D_v].
+
+        Scores are scaled and perhaps capped; `s_aux[H]` are learned sinks.
+        """
         _, heads, nodes, width = query.shape
         out = query.new_empty(1, nodes, heads, value.shape[3])
-        sinks = None if how.s_aux is None else how.s_aux.detach().float().contiguous()
+        sinks = None if s_aux is None else s_aux.detach().float().contiguous()
         call = structs.Attention(
             *map(structs.Heads.of, (query, key, value)), out.data_ptr(), heads * value.shape[3],
             *(structs.DTYPES[part.dtype] for part in (query, key, out)), nodes, heads,
-            key.shape[1], width, value.shape[3], structs.Lists(), address(sinks), how.scaling,
-            how.softcap or 0.0,
+            key.shape[1], width, value.shape[3], structs.Lists(), address(sinks), scaling,
+            softcap or 0.0,
         )  # fmt: skip
         threads = torch.get_num_threads()
         _enough(self._attention(byref(call), byref(seen.struct), threads), nodes)

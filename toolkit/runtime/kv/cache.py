@@ -1,10 +1,8 @@
 """TreeCache: K/V rows of committed tokens, followed by the scratch rows of one tree.
 
-Rows 0…C−1 of a layer are committed, in position order. A forward appends its nodes as scratch rows
-C…C+S−1; a commit moves the accepted path down to C… and forgets the rest. What a KV policy evicts is
-moved out at boundaries (`eviction.py`), so buffers are sized by the policy, not by the text. Sliding
-layers evict what left their window at the same boundaries and no sooner, so that a rejected branch
-can never have pushed a needed row out.
+Rows 0 … C−1 of a layer are committed, in position order. A forward appends its nodes as scratch rows
+C … C+S−1; a commit moves the accepted path down to C … and drops the rest. The cache stores rows and
+knows no policy: `eviction.py` says which rows stay.
 """
 
 from __future__ import annotations
@@ -14,19 +12,51 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from attrs import frozen
+from attrs import define, field, frozen
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from toolkit.errors import StrategyError
-from toolkit.interfaces import KVPolicy
 from toolkit.runtime.kernels import native, structs
-from toolkit.runtime.kv.positions import GROWTH, Slots
-from toolkit.view import Attend
+from toolkit.runtime.kv.attention_config import AttentionConfig
+from toolkit.runtime.kv.positions import GROWTH, PositionTable
+
+
+@define(eq=False)
+class QueryLog:
+    """Queries of one layer, kept for a policy that reads them."""
+
+    scratch: list[Tensor] = field(factory=list)  # [H, N, D] of the scratch rows, by forward
+    committed: Tensor | None = None  # [H, T, D] of the last committed positions
+
+    def add(self, queries: Tensor) -> None:
+        """Keep `queries[H, N, D]` of the newest scratch rows."""
+        self.scratch.append(queries)
+
+    def commit(self, rows: list[int]) -> None:
+        """Keep the queries of scratch rows `rows[A]` as committed ones, and drop the others."""
+        if self.scratch:
+            queries = torch.cat(self.scratch, 1)[:, rows]
+            before = [] if self.committed is None else [self.committed]
+            self.committed, self.scratch = torch.cat([*before, queries], 1), []
+
+    def take(self, later: int) -> Tensor | None:
+        """Remove the committed queries but the `later` last ones, and return them; None if nothing
+        is logged."""
+        if self.committed is None:
+            return None
+        taken, rest = self.committed.split([self.committed.shape[1] - later, later], 1)
+        self.committed = rest.clone()
+        return taken
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Every tensor that the log keeps."""
+        return self.scratch if self.committed is None else [self.committed, *self.scratch]
 
 
 class TreeLayer(CacheLayerMixin):
-    """Keys and values of one layer: two buffers [1, H_kv, rows, D], and what the policy needs."""
+    """Keys and values of one layer: two buffers [1, H_kv, rows, D], and what eviction needs."""
 
     is_sliding = False
     is_compileable = False
@@ -34,18 +64,12 @@ class TreeLayer(CacheLayerMixin):
     def __init__(self, owner: TreeCache, index: int, window: int | None) -> None:
         super().__init__()
         self.owner, self.index, self.window = owner, index, window
-        self.slots = Slots(1, window, torch.device("cpu"))
-        self.attend: Attend | None = None  # known once the layer has attended
-        self.drafted: list[Tensor] = []  # queries [H, N, D] of the scratch rows, forward by forward
-        self.log: Tensor | None = None  # queries [H, T, D] of the last committed positions
-        self.carry: Tensor | None = None  # [H_kv, ≤C]: the policy's scores at the last boundary
+        self.scored = owner.scored and window is None
+        self.table = PositionTable(1, window, torch.device("cpu"))
+        self.attention = AttentionConfig(1.0)  # set when the layer attends
+        self.queries = QueryLog()
+        self.carry: Tensor | None = None  # [H_kv, ≤C]: the policy's last scores
         self.sinks: Tensor | None = None  # keys [H_kv, sinks, D] as first written, when re-indexing
-
-    @property
-    def scores(self) -> bool:
-        """Whether the policy scores this layer; a sliding layer keeps to its window instead."""
-        policy = self.owner.policy
-        return policy is not None and policy.chooses() and self.window is None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
         """Allocate on first use, when shapes, dtype and device are known."""
@@ -53,7 +77,7 @@ class TreeLayer(CacheLayerMixin):
         self.keys = key_states.new_zeros((*key_states.shape[:2], 0, key_states.shape[3]))
         self.values = value_states.new_zeros((*value_states.shape[:2], 0, value_states.shape[3]))
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.slots = self.owner.slots_of(self)
+        self.table = self.owner.table_of(self)
         self.is_initialized = True
         self.owner.changed()
 
@@ -62,11 +86,12 @@ class TreeLayer(CacheLayerMixin):
     ) -> tuple[Tensor, Tensor]:
         """Append one forward's K/V [1, H_kv, N, D] as scratch rows; returns every row in use.
 
-        A prompt that is scored is passed through whole: `eviction` stores what stays.
+        K/V for which no scratch rows were announced belong to a prompt that is scored: they are not
+        stored here, and eviction stores those that stay.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        if self.owner.prompting:
+        if not self.owner.scratch:
             return key_states, value_states
         start = self._room(count := key_states.shape[2])
         end = start + count
@@ -75,14 +100,14 @@ class TreeLayer(CacheLayerMixin):
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def claim(self, count: int, heads: int, width: int, dtype: torch.dtype) -> int:
-        """Room for K/V [H_kv, N, D] of the `count` newest scratch rows on the CPU; the first one's
-        index. Whoever asked writes them."""
+        """Room on the CPU for K/V [H_kv, N, D] of the `count` newest scratch rows, which the caller
+        writes; returns the index of the first one."""
         if not self.is_initialized:
             self.lazy_initialization(torch.empty(1, heads, 0, width, dtype=dtype))
         return self._room(count)
 
     def _room(self, count: int) -> int:
-        end = self.slots.count + self.owner.scratch
+        end = self.table.count + self.owner.scratch
         self.reserve(end)
         return end - count
 
@@ -105,36 +130,30 @@ class TreeLayer(CacheLayerMixin):
 
     def move(self, rows: Tensor) -> None:
         """Make scratch rows `rows[A]` the first ones; gathered first, so overlap is safe."""
-        first, source = self.slots.count, rows + self.slots.count
+        first, source = self.table.count, rows + self.table.count
         for buffer in (self.keys, self.values):
             buffer[:, :, first : first + len(rows)] = buffer.index_select(2, source)
-
-    def remember(self, rows: list[int]) -> None:
-        """Log the queries of scratch rows `rows[A]`, which are committed, and forget the others."""
-        queries = torch.cat(self.drafted, 1)[:, rows]
-        self.log = queries if self.log is None else torch.cat([self.log, queries], 1)
-        self.drafted = []
 
     def store(self, keys: Tensor, values: Tensor) -> None:
         """Make K/V [1, H_kv, A, D] the next committed rows, without a forward."""
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
-        start, end = self.slots.count, self.slots.count + keys.shape[2]
+        start, end = self.table.count, self.table.count + keys.shape[2]
         self.reserve(end)
         self.keys[:, :, start:end], self.values[:, :, start:end] = keys, values
 
     def keep(self, index: Tensor) -> None:
         """Compact to the rows `index[h, C']`, in order."""
-        self.keys[:, :, : index.shape[1]] = _rows(self.keys, index)
-        self.values[:, :, : index.shape[1]] = _rows(self.values, index)
+        self.keys[:, :, : index.shape[1]] = _gather(self.keys, index)
+        self.values[:, :, : index.shape[1]] = _gather(self.values, index)
 
     def take(self, keys: Tensor, values: Tensor, index: Tensor) -> None:
-        """Hold rows `index[h, C']` of K/V [1, H_kv, C, D] that lie elsewhere."""
-        self.keys, self.values = _rows(keys, index), _rows(values, index)
+        """Hold copies of the rows `index[h, C']` of K/V [1, H_kv, C, D]."""
+        self.keys, self.values = _gather(keys, index), _gather(values, index)
         self.owner.changed()
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.owner.length + self.owner.scratch, 0
+        return max(self.owner.length + self.owner.scratch, query_length), 0
 
     def get_seq_length(self) -> int:
         return self.owner.length
@@ -145,29 +164,29 @@ class TreeLayer(CacheLayerMixin):
     get_max_cache_shape = get_max_length
 
     @property
-    def held(self) -> list[Tensor]:
-        """Every tensor that this layer keeps."""
-        parts = [self.log, self.carry, self.sinks, *self.drafted]
+    def tensors(self) -> list[Tensor]:
+        """Every tensor that this layer keeps, apart from its table."""
         buffers = [self.keys, self.values] if self.is_initialized else []
-        return buffers + [part for part in parts if part is not None]
+        others = [part for part in (self.carry, self.sinks) if part is not None]
+        return [*buffers, *self.queries.tensors, *others]
 
 
-def _rows(buffer: Tensor, index: Tensor) -> Tensor:
+def _gather(buffer: Tensor, index: Tensor) -> Tensor:
     return buffer.gather(2, index[None, :, :, None].expand(1, buffer.shape[1], -1, buffer.shape[3]))
 
 
 @frozen(eq=False, slots=False)
 class Layout:
-    """Where everything lies, until a buffer or a table is replaced."""
+    """Which buffers and tables there are, until one of them is replaced."""
 
     layers: list[TreeLayer]  # those that store K/V
-    tables: list[Slots]  # each once
+    tables: list[PositionTable]  # each once
 
     @classmethod
     def of(cls, layers: list[TreeLayer]) -> Layout:
         """Of a cache's layers."""
         held = [layer for layer in layers if layer.is_initialized]
-        return cls(held, list({id(layer.slots): layer.slots for layer in held}.values()))
+        return cls(held, list({id(layer.table): layer.table for layer in held}.values()))
 
     @cached_property
     def buffers(self) -> Any:
@@ -179,47 +198,49 @@ class Layout:
 
 
 class TreeCache(Cache):
-    """A transformers cache that can hold a tree and take any part of it back.
+    """A transformers cache that holds a tree and can drop any part of it.
 
-    `windows` are the layers' own sliding windows; `policy` None keeps everything.
+    `windows` are the layers' own sliding windows. `scored` says that a policy scores the rows of the
+    layers without one, so that each of their heads may hold other positions.
     """
 
     def __init__(
-        self, layers: int, policy: KVPolicy | None = None, windows: tuple[int | None, ...] = ()
+        self, layers: int, windows: tuple[int | None, ...] = (), scored: bool = False
     ) -> None:
         self.length = 0  # L: committed tokens
         self.scratch = 0  # S: rows forwarded since the last commit
-        self.policy = policy
-        self.prompting = False  # during the forward of a prompt that is scored
+        self.scored = scored
         self._peak = 0  # bytes held at most, when last measured
-        self._slots: dict[int | None, Slots] = {}
+        self._shared: dict[int | None, PositionTable] = {}  # by window
         self._layout: Layout | None = None
         windows = windows or (None,) * layers
         super().__init__(layers=[TreeLayer(self, i, windows[i]) for i in range(layers)])
 
-    def slots_of(self, layer: TreeLayer) -> Slots:
+    def table_of(self, layer: TreeLayer) -> PositionTable:
         """A table of its own for a layer that is scored, else one for all layers of one window."""
-        if layer.scores:
-            return Slots(layer.keys.shape[1], layer.window, layer.device)
-        if layer.window not in self._slots:
-            slots = self._slots[layer.window] = Slots(1, layer.window, layer.device)
-            slots.append(0, self.length)
-        return self._slots[layer.window]
+        if not layer.scored and layer.window in self._shared:
+            return self._shared[layer.window]
+        heads = layer.keys.shape[1] if layer.scored else 1
+        table = PositionTable(heads, layer.window, layer.device)
+        table.append(0, self.length)
+        if not layer.scored:
+            self._shared[layer.window] = table
+        return table
 
     @property
     def layout(self) -> Layout:
-        """Where everything lies now."""
+        """The buffers and tables of now."""
         if self._layout is None:
             self._layout = Layout.of(self.layers)
         return self._layout
 
     def changed(self) -> None:
-        """A buffer or a table was replaced."""
+        """Say that a buffer or a table was replaced."""
         self._layout = None
 
     @property
-    def tables(self) -> list[Slots]:
-        """Every table of slots, each once."""
+    def tables(self) -> list[PositionTable]:
+        """Every table of positions, each once."""
         return self.layout.tables
 
     @property
@@ -228,18 +249,18 @@ class TreeCache(Cache):
         return self.layout.layers
 
     def adopt(self, source: TreeCache, count: int) -> None:
-        """Take over the last `count` committed rows of another cache of the same model."""
+        """Commit the last `count` committed rows of another cache of the same model."""
         for mine, theirs in zip(self.layers, source.layers, strict=True):
             if theirs.is_initialized:
-                end = theirs.slots.count
+                end = theirs.table.count
                 rows = slice(end - count, end)
                 mine.store(theirs.keys[:, :, rows], theirs.values[:, :, rows])
         self._append(count)
         self.measure()
 
     def fill(self, count: int, seed: int) -> None:
-        """Commit `count` rows of noise, the same in every cache of a model that is filled alike: a
-        long context without the passes that would write it."""
+        """Commit `count` rows of noise, the same for the same seed: a long context without the passes
+        that would write it."""
         rng = torch.Generator().manual_seed(seed)
         for layer in self.initialized:
             shapes = [
@@ -250,7 +271,7 @@ class TreeCache(Cache):
         self.measure()
 
     def extend(self, count: int) -> None:
-        """Announce `count` more scratch rows; the coming forward fills them."""
+        """Announce `count` more scratch rows, which the coming forward fills."""
         self.scratch += count
 
     def commit(self, rows: list[int]) -> None:
@@ -263,36 +284,38 @@ class TreeCache(Cache):
         if rows != list(range(len(rows))):
             self._move(rows)
         for layer in self.initialized:
-            if layer.drafted:
-                layer.remember(rows)
+            layer.queries.commit(rows)
         self._append(len(rows))
+
+    def commit_prompt(self, count: int) -> None:
+        """Count a prompt of `count` tokens that is scored: eviction has stored what stays of it."""
+        self.length = count
 
     def _move(self, rows: list[int]) -> None:
         """Make scratch rows `rows[A]` the first ones of every layer."""
         layers, buffers = self.initialized, self.layout.buffers
         if buffers is not None and (kernels := native.library()) is not None:
-            kernels.move(buffers, [layer.slots.count for layer in layers], rows)
+            kernels.move(buffers, [layer.table.count for layer in layers], rows)
             return
         index = torch.tensor(rows, device=layers[0].device)
         for layer in layers:
             layer.move(index)
 
     def _append(self, count: int) -> None:
-        """Count `count` rows as committed; a scored prompt's have their places already."""
-        for slots in [] if self.prompting else self.tables:
-            slots.append(self.length, count)
+        """Count `count` rows as committed."""
+        for table in self.tables:
+            table.append(self.length, count)
         self.length += count
         self.scratch = 0
 
     @property
     def bytes(self) -> int:
-        """Bytes held: buffers of all layers, and what the policy keeps beside them."""
-        tables = sum(slots.bytes for slots in self.tables)
-        return tables + sum(part.nbytes for layer in self.layers for part in layer.held)
+        """Bytes held: buffers and tables of all layers, and what eviction keeps beside them."""
+        tables = sum(table.bytes for table in self.tables)
+        return tables + sum(part.nbytes for layer in self.layers for part in layer.tensors)
 
     def measure(self, transient: int = 0) -> None:
-        """Remember the bytes held, with `transient` ones on top, if they are the most so far: to be
-        called when buffers or logs are at their largest."""
+        """Update `peak` with the bytes held and `transient` ones; call it when most are held."""
         self._peak = max(self._peak, self.bytes + transient)
 
     @property
@@ -302,17 +325,17 @@ class TreeCache(Cache):
 
     @property
     def evicted(self) -> int:
-        """Rows that the policy let go so far, over all layers and heads: what merely left a layer's
-        own sliding window does not count."""
-        return sum(slots.evicted for slots in self.tables if slots.window is None)
+        """Rows that a policy evicted so far, over all layers and heads; rows that only left a layer's
+        own sliding window are not counted."""
+        return sum(table.evicted for table in self.tables if table.window is None)
 
     def committed(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Positions [h, C], keys and values [H_kv, C, D] of every layer that stores any."""
         return [
             (
-                layer.slots.positions,
-                layer.keys[0, :, : layer.slots.count],
-                layer.values[0, :, : layer.slots.count],
+                layer.table.positions,
+                layer.keys[0, :, : layer.table.count],
+                layer.values[0, :, : layer.table.count],
             )
             for layer in self.initialized
         ]

@@ -1,14 +1,16 @@
-"""Boundaries: when a KV policy decides, what it is shown, and when its decision takes effect.
+"""Eviction: when a KV policy decides, and which rows of the cache it evicts.
 
-The clock counts committed tokens. At the end of the prompt, P, a decision takes effect at once, layer
-by layer, so that a long prompt's KV is never held whole for all layers. At P+W, P+2W, … it takes
-effect W tokens later: a pass that crosses a boundary then knows both keep-sets, and as no commit is
-longer than W, none crosses two. (Re-indexing moves keys, which cannot wait: its passes end at the
-boundary instead.)
+Time is counted in committed tokens. The first decision is made at the end of the prompt, P, and takes
+effect at once, layer by layer, so that a long prompt's KV is never held whole for all layers. Later
+ones are made at the boundaries P+W, P+2W, … (W is the policy's epoch) and take effect W tokens later.
+A pass that crosses a boundary then knows both sets of rows, and because no commit is longer than W,
+none crosses two.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -16,200 +18,298 @@ from attrs import define, field
 from torch import Tensor
 from torch.nn.functional import pad
 
-from toolkit.interfaces import KVPolicy
+from toolkit.interfaces import KVPolicy, MaskPolicy, ScorePolicy
+from toolkit.kv_view import KVView
 from toolkit.runtime.kv.cache import TreeCache, TreeLayer
-from toolkit.runtime.kv.positions import GROWTH, NEVER, Slots, shown
+from toolkit.runtime.kv.positions import GROWTH, NEVER, PositionTable
 from toolkit.runtime.kv.rotary import Rotary
-from toolkit.runtime.kv.selection import chosen, scores_of
-from toolkit.view import Attend, KVView
+from toolkit.runtime.kv.selection import scores_of, select, visible_to
+
+CHUNK = 512  # prompt tokens per pass; chunks start at 0, so a prompt is always cut alike
 
 
 @define(eq=False)
-class Evictor:
-    """Applies one request's policy to its cache."""
+class Clock:
+    """The boundaries at which a policy decides."""
+
+    epoch: int  # W
+    boundary: int = NEVER  # the next one
+
+    def start(self, length: int) -> None:
+        """Say that the prompt ends at `length`."""
+        self.boundary = length + self.epoch
+
+    @property
+    def started(self) -> bool:
+        """Whether the prompt is over."""
+        return self.boundary < NEVER
+
+    def crossed(self, length: int) -> Iterator[int]:
+        """Every boundary up to `length` that was not yet returned."""
+        while length >= self.boundary:
+            now, self.boundary = self.boundary, self.boundary + self.epoch
+            yield now
+
+    def effective(self, now: int) -> int:
+        """The first position that sees what is decided at boundary `now`."""
+        return now + self.epoch
+
+
+@define(eq=False)
+class Eviction(ABC):
+    """Applies a policy to one request's cache, after a layer has attended and after a commit."""
 
     cache: TreeCache
-    policy: KVPolicy
-    rotary: Rotary
-    boundary: int = NEVER  # the next one; the clock starts at the end of the prompt
-    clear: int = -1  # no query up to here has anything hidden by position alone
-    _windows: dict[Slots, Tensor] = field(init=False, factory=dict)  # what a prompt leaves in them
+    clock: Clock
+    _stays: dict[PositionTable, Tensor] = field(init=False, factory=dict)  # of rows being stored
 
     @property
-    def logging(self) -> bool:
-        """Whether committed queries will be asked for."""
-        return self.policy.logs and not self.policy.once
+    def chunk(self) -> int:
+        """The most tokens of a given text that the next pass may read."""
+        return self.max_draft_depth + 1 if self.clock.started else CHUNK
 
     @property
-    def reach(self) -> int:
+    def max_draft_depth(self) -> int:
         """The most drafted tokens that the next commit may keep."""
-        if self.policy.reindexes:
-            return self.boundary - self.cache.length - 1
-        return self.policy.epoch - 1
+        return self.clock.epoch - 1
 
-    def effect(self, now: int) -> int:
-        """When what is decided at boundary `now` is in force."""
-        return now + self.policy.epoch
+    def hides(self, deepest: int) -> bool:
+        """Whether the policy may hide a row by its position from a query at `deepest` or before."""
+        return False
+
+    def visible(self, query: Tensor, positions: Tensor) -> Tensor:
+        """Which rows at `positions[h, C]` the policy shows by their position to queries at
+        `query[N, 1]`: bool, broadcasts to [h, N, C]."""
+        return torch.ones(1, 1, 1, dtype=torch.bool, device=positions.device)
+
+    def logs(self, layer: TreeLayer) -> bool:
+        """Whether the queries of a layer's committed tokens are logged."""
+        return False
+
+    @abstractmethod
+    def after_attention(self, layer: TreeLayer, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Keep what later decisions need: a layer has attended with query [H, N, D] to K/V
+        [1, H_kv, C+S, D]."""
+
+    def after_commit(self) -> None:
+        """Decide at every boundary that the last commit has crossed."""
+        for now in self.clock.crossed(self.cache.length):
+            self.cache.measure()  # the log of queries is at its longest
+            self.decide(now)
+
+    @abstractmethod
+    def decide(self, now: int) -> None:
+        """Evict rows at boundary `now`."""
 
     def start(self) -> None:
-        """The prompt is over: start the clock, and size the buffers for what there can be: the rows
-        kept, two epochs of newer ones, and a tree."""
-        self.boundary = self.cache.length + self.policy.epoch
-        if self.policy.reindexes:
-            self._reindex(self.cache.length)
+        """The prompt is over: start the clock, and size the buffers for the rows kept, two epochs of
+        newer ones, and a tree."""
+        self._stays.clear()
+        self.clock.start(self.cache.length)
         for layer in self.cache.initialized:
-            rows = layer.slots.count + 2 * self.policy.epoch
-            layer.slots.fit(rows)
-            if layer.slots.evicted:
+            rows = layer.table.count + 2 * self.clock.epoch
+            layer.table.fit(rows)
+            if layer.table.evicted:
                 layer.fit(rows + GROWTH)
-        self._look_ahead()
 
-    def cross(self) -> None:
-        """Decide at every boundary that the last commit reached."""
-        while self.cache.length >= self.boundary:
-            now, self.boundary = self.boundary, self.boundary + self.policy.epoch
-            self.cache.measure()  # the log of queries is at its longest
-            for slots in self.cache.tables:
-                if not self._scored(slots):
-                    self._by_position(slots, now)
-            for layer in self.cache.initialized:
-                if layer.scores and not self.policy.once:
-                    self._by_score(layer, now)
-            if self.policy.reindexes:
-                self._reindex(now)
-            self._look_ahead()
+    def store(self, layer: TreeLayer, now: int, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store the rows of K/V [1, H_kv, C, D] that stay at `now`, the end of the prompt, and no
+        others. Their positions are in the layer's table; `query[H, T, D]` are the last T queries."""
+        table = layer.table
+        if table not in self._stays:
+            index = self._evict_by_position(table, now, now)
+            self._stays[table] = _all_rows(table) if index is None else index
+        self.cache.measure(key.nbytes + value.nbytes)
+        layer.take(key, value, self._stays[table])
 
-    def _look_ahead(self) -> None:
-        """Find out whether the next two epochs need no masks."""
-        last = self.cache.length + 2 * self.policy.epoch
-        if not self.policy.chooses() and all(
-            self._sees_everything(slots, last) for slots in self.cache.tables
-        ):
-            self.clear = last
-
-    def _sees_everything(self, slots: Slots, last: int) -> bool:
-        """Whether all queries up to `last` see, by the policy, all that comes before them."""
-        held = slots.positions[0]
-        later = torch.arange(self.cache.length, last + 1, device=held.device)
-        held, query = torch.cat([held, later])[None], later[:, None]
-        return bool((shown(self.policy, query, held) | (held > query)).all())
-
-    def forget(self, now: int) -> None:
-        """Let go, now, of what no later query sees by position alone: between chunks of a prompt."""
-        for slots in self.cache.tables:
-            if not self._scored(slots):
-                slots.doom(~self._seen(slots, now, slots.count), now)
-                self._bury(slots, now)
-        if self.policy.reindexes:
-            self._reindex(now)
-
-    def _scored(self, slots: Slots) -> bool:
-        return self.policy.chooses() and slots.window is None
-
-    def _seen(self, slots: Slots, when: int, count: int) -> Tensor:
-        """Which of the first `count` rows a query at `when` sees by position alone [1, count]."""
-        at, held = (
-            torch.full((1, 1), when, device=slots.positions.device),
-            slots.positions[:, :count],
-        )
-        seen = torch.ones_like(held, dtype=torch.bool)
-        if not self.policy.chooses():
-            seen = torch.cat([shown(self.policy, at, head[None]) for head in held])
-        return seen if slots.window is None else seen & (at - held < slots.window)
-
-    def _by_position(self, slots: Slots, now: int) -> None:
-        before = slots.count - (self.cache.length - now)
-        slots.doom(~self._seen(slots, self.effect(now), before), self.effect(now))
-        self._bury(slots, now)
-
-    def _bury(self, slots: Slots, now: int) -> None:
-        index = slots.bury(now)
+    def _evict(self, table: PositionTable, now: int, when: int) -> None:
+        """Evict a table's rows by position, in its layers too."""
+        index = self._evict_by_position(table, now, when)
         if index is not None:
             for layer in self.cache.initialized:
-                if layer.slots is slots:
+                if layer.table is table:
                     layer.keep(index)
 
-    def _by_score(self, layer: TreeLayer, now: int) -> None:
-        """Score the rows as the epoch's queries saw them, choose among those that go on living."""
-        slots, later = layer.slots, self.cache.length - now
-        held = slots.count - later  # what was committed since is not decided on
-        view = self._view(
-            layer,
-            now,
-            keys=layer.keys[0, :, :held],
-            values=layer.values[0, :, :held],
-            queries=self._epochs_queries(layer, later),
-            slots=(slots.positions[:, :held], slots.dies[:, :held]),
-        )
-        scores = scores_of(self.policy, view)
-        alive = slots.dies[:, :held] > now
-        slots.doom(alive & ~chosen(self.policy, view, scores, alive), self.effect(now))
-        index = slots.bury(now)
-        if index is not None:
-            layer.keep(index)
-            scores = pad(scores, (0, later)).gather(1, index)
-        decided = slots.positions[:, : slots.count - later]
-        layer.carry = scores[:, : decided.shape[1]].masked_fill(decided < 0, 0.0)
+    def _evict_by_position(self, table: PositionTable, now: int, when: int) -> Tensor | None:
+        """Evict the rows committed before `now` that a query at `when` does not see by position, and
+        drop those that none from `now` on sees. Returns what `PositionTable.compact` returns."""
+        count = table.count - self._later(now)
+        table.mark_evicted(~self._visible_rows(table, count, when), when)
+        return table.compact(now)
 
-    def prompt(self, layer: TreeLayer, query: Tensor, key: Tensor, value: Tensor) -> None:
-        """A layer has attended to a whole prompt that is scored: store what stays of its K/V
-        [1, H_kv, P, D], which for a layer with a window of its own is the window."""
-        now = key.shape[2]
-        if not layer.slots.count:
-            layer.slots.append(0, now)
-        if layer.scores:
-            self.settle(layer, query, key, value, now)
+    def _later(self, now: int) -> int:
+        """How many tokens were committed after boundary `now`: they are not decided on."""
+        return max(0, self.cache.length - now)
+
+    def _visible_rows(self, table: PositionTable, count: int, when: int) -> Tensor:
+        """Which of the first `count` rows a query at `when` sees by position: bool [h, count]."""
+        held = table.positions[:, :count]
+        query = torch.full((1, 1), when, device=held.device)
+        visible = self.visible(query, held)[:, 0].expand_as(held)
+        return visible if table.window is None else visible & (when - held < table.window)
+
+
+def _all_rows(table: PositionTable) -> Tensor:
+    """The index [h, C] of every row."""
+    positions = table.positions
+    return torch.arange(table.count, device=positions.device).expand_as(positions)
+
+
+@define(eq=False)
+class MaskEviction(Eviction):
+    """Evicts what a policy hides by position. Between chunks of a prompt that takes effect at once."""
+
+    policy: MaskPolicy
+    all_visible_until: int = -1  # no query up to here has a row hidden from it by position
+
+    def hides(self, deepest: int) -> bool:
+        return deepest > self.all_visible_until
+
+    def visible(self, query: Tensor, positions: Tensor) -> Tensor:
+        return torch.stack([visible_to(self.policy, query, head[None]) for head in positions])
+
+    def after_attention(self, layer: TreeLayer, query: Tensor, key: Tensor, value: Tensor) -> None:
+        pass  # positions alone decide
+
+    def after_commit(self) -> None:
+        if not self.clock.started:
+            self.evict(self.cache.length, self.cache.length)
+        super().after_commit()
+
+    def decide(self, now: int) -> None:
+        self.evict(now, self.clock.effective(now))
+        self._look_ahead()
+
+    def start(self) -> None:
+        super().start()
+        self._look_ahead()
+
+    def evict(self, now: int, when: int) -> None:
+        """Evict the rows committed before `now` that a query at `when` does not see."""
+        for table in self.cache.tables:
+            self._evict(table, now, when)
+
+    def _look_ahead(self) -> None:
+        """Find out whether the passes of the next two epochs need no masks."""
+        last = self.cache.length + 2 * self.clock.epoch
+        if all(self._shows_all(table, last) for table in self.cache.tables):
+            self.all_visible_until = last
+
+    def _shows_all(self, table: PositionTable, last: int) -> bool:
+        """Whether the policy hides nothing in a table from queries up to `last`."""
+        held = table.positions[0]
+        later = torch.arange(self.cache.length, last + 1, device=held.device)
+        held, query = torch.cat([held, later])[None], later[:, None]
+        return bool((visible_to(self.policy, query, held) | (held > query)).all())
+
+
+@define(eq=False)
+class ReindexingEviction(MaskEviction):
+    """Moves the keys of the sinks up to the window too. Moved keys cannot wait for an epoch, so a pass
+    ends at the boundary at the latest."""
+
+    rotary: Rotary = field(kw_only=True)
+
+    @property
+    def chunk(self) -> int:
+        return min(super().chunk, self.clock.epoch)
+
+    @property
+    def max_draft_depth(self) -> int:
+        return self.clock.boundary - self.cache.length - 1
+
+    def start(self) -> None:
+        super().start()
+        self._move_sinks(self.cache.length)
+
+    def evict(self, now: int, when: int) -> None:
+        super().evict(now, when)
+        self._move_sinks(now)
+
+    def _move_sinks(self, now: int) -> None:
+        """Move the sinks' keys up to the first position that the window shows at `now`; a layer with
+        a window of its own no longer has them."""
+        for layer in self.cache.initialized:
+            table = layer.table
+            if table.window is not None:
+                continue
+            sinks = int((table.positions[0] < self.policy.sinks).sum())
+            if layer.sinks is None or layer.sinks.shape[1] < sinks:
+                layer.sinks = layer.keys[0, :, :sinks].clone()
+            visible = self._visible_rows(table, table.count, now)[0, sinks:]
+            window = table.positions[0, sinks:][visible]
+            gap = max(0, (int(window[0]) if len(window) else now) - sinks)
+            by = torch.full((sinks,), gap, device=layer.device)
+            layer.keys[0, :, :sinks] = self.rotary.rotate(layer.index, layer.sinks, by)
+
+
+@define(eq=False)
+class ScoreEviction(Eviction):
+    """Evicts the rows with the lowest scores, layer by layer; a layer with a window of its own evicts
+    what leaves that window."""
+
+    policy: ScorePolicy
+    rotary: Rotary
+
+    def logs(self, layer: TreeLayer) -> bool:
+        return layer.scored and self.policy.logs and not self.policy.once
+
+    def after_attention(self, layer: TreeLayer, query: Tensor, key: Tensor, value: Tensor) -> None:
+        if not self.cache.scratch:  # the whole prompt
+            if not layer.table.count:
+                layer.table.append(0, key.shape[2])
+            self.store(layer, key.shape[2], query, key, value)
+        elif self.logs(layer):
+            layer.queries.add(query)
+
+    def decide(self, now: int) -> None:
+        when, later = self.clock.effective(now), self._later(now)
+        for table in self.cache.tables:
+            if table.window is not None:
+                self._evict(table, now, when)
+        for layer in self.cache.initialized if not self.policy.once else ():
+            if layer.scored:
+                queries, held = layer.queries.take(later), layer.table.count - later
+                keys, values = layer.keys[0, :, :held], layer.values[0, :, :held]
+                queries = keys[:, :0] if queries is None else queries
+                index = self._evict_by_score(layer, now, when, queries, keys, values)
+                if index is not None:
+                    layer.keep(index)
+
+    def store(self, layer: TreeLayer, now: int, query: Tensor, key: Tensor, value: Tensor) -> None:
+        if not layer.scored:
+            super().store(layer, now, query, key, value)
             return
-        if layer.slots not in self._windows:
-            self._windows[layer.slots] = self.pick(layer.slots, now)
         self.cache.measure(key.nbytes + value.nbytes)
-        layer.take(key, value, self._windows[layer.slots])
+        index = self._evict_by_score(layer, now, now, query, key[0], value[0])
+        layer.table.fit(layer.table.count)
+        layer.take(key, value, _all_rows(layer.table) if index is None else index)
 
-    def settle(self, layer: TreeLayer, query: Tensor, key: Tensor, value: Tensor, now: int) -> None:
-        """The decision at the end of the prompt, for one layer as soon as it has attended: of its
-        K/V [1, H_kv, C, D] only what stays is ever stored. Its slots say which positions they are;
-        `query[H, T, D]` are the last T."""
-        slots = layer.slots
-        self.cache.measure(key.nbytes + value.nbytes)
-        tables = slots.positions, slots.dies
-        view = self._view(layer, now, key[0], value[0], query, tables)
+    def _evict_by_score(
+        self, layer: TreeLayer, now: int, when: int, queries: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor | None:
+        """Evict from `when` on the rows of K/V [H_kv, C, D], committed before `now`, that have the
+        lowest scores, among those that are not evicted yet. Returns what `PositionTable.compact`
+        returns."""
+        table, held = layer.table, keys.shape[1]
+        later = table.count - held
+        view = self._view(layer, now, queries, keys, values)
         scores = scores_of(self.policy, view)
-        slots.doom(~chosen(self.policy, view, scores, slots.dies > now), now)
-        index = slots.bury(now)
-        if index is None:
-            index = torch.arange(slots.count, device=key.device).expand_as(slots.positions)
-        slots.fit(slots.count)
-        layer.take(key, value, index)
-        layer.carry = scores.gather(1, index).masked_fill(slots.positions < 0, 0.0)
-
-    def pick(self, slots: Slots, now: int) -> Tensor:
-        """Let go of what is not seen at `now` by position alone; the index [h, C'] of what stays."""
-        slots.doom(~self._seen(slots, now, slots.count), now)
-        index = slots.bury(now)
-        if index is None:
-            index = torch.arange(slots.count, device=slots.positions.device)
-        return index.expand(len(slots.positions), -1)
-
-    def _epochs_queries(self, layer: TreeLayer, later: int) -> Tensor:
-        """The epoch's committed queries [H, W, D]; they leave the log, and those after it stay."""
-        if layer.log is None:
-            return layer.keys.new_zeros(layer.keys.shape[1], 0, layer.keys.shape[3])
-        epoch, rest = layer.log.split([layer.log.shape[1] - later, later], 1)
-        layer.log = rest.clone()
-        return epoch
+        kept = table.evicted_at[:, :held] > now
+        table.mark_evicted(kept & ~select(self.policy, view, scores, kept), when)
+        index = table.compact(now)
+        if index is not None:
+            scores = pad(scores, (0, later)).gather(1, index)
+        decided = table.positions[:, : table.count - later]
+        layer.carry = scores[:, : decided.shape[1]].masked_fill(decided < 0, 0.0)
+        return index
 
     def _view(
-        self,
-        layer: TreeLayer,
-        now: int,
-        keys: Tensor,
-        values: Tensor,
-        queries: Tensor,
-        slots: tuple[Tensor, Tensor],
+        self, layer: TreeLayer, now: int, queries: Tensor, keys: Tensor, values: Tensor
     ) -> KVView:
-        positions, dies = slots
+        table, held = layer.table, keys.shape[1]
         exact = torch.promote_types(layer.dtype, torch.float32)
-        carry = torch.zeros(positions.shape, dtype=exact, device=positions.device)
+        carry = torch.zeros(keys.shape[:2], dtype=exact, device=keys.device)
         if layer.carry is not None:
             carry[:, : layer.carry.shape[1]] = layer.carry
         return KVView(
@@ -218,27 +318,33 @@ class Evictor:
             now=now,
             keys=keys,
             values=values,
-            positions=positions,
+            positions=table.positions[:, :held],
             carry=carry,
             queries=queries,
-            dies=dies,
-            attend=layer.attend or Attend(1.0),
+            scaling=layer.attention.scaling,
+            evicted_at=table.evicted_at[:, :held],
+            window=layer.attention.window,
+            weights=layer.attention.weights,
             rotate=partial(self.rotary.rotate, layer.index),
             logs=self.policy.logs,
         )
 
-    def _reindex(self, now: int) -> None:
-        """Move the sinks' keys up to the first position that the window still shows at `now`; a
-        layer with a window of its own has left them behind."""
-        for layer in self.cache.initialized:
-            slots = layer.slots
-            if slots.window is not None:
-                continue
-            sinks = int((slots.positions[0] < self.policy.sinks).sum())
-            if layer.sinks is None or layer.sinks.shape[1] < sinks:
-                layer.sinks = layer.keys[0, :, :sinks].clone()
-            seen = self._seen(slots, now, slots.count)[0, sinks:]
-            window = slots.positions[0, sinks:][seen]
-            gap = max(0, (int(window[0]) if len(window) else now) - sinks)
-            by = torch.full((sinks,), gap, device=layer.device)
-            layer.keys[0, :, :sinks] = self.rotary.rotate(layer.index, layer.sinks, by)
+
+def eviction_of(policy: KVPolicy, cache: TreeCache, rotary: Rotary) -> Eviction:
+    """What applies a policy of any kind to a cache."""
+    clock = Clock(policy.epoch)
+    if isinstance(policy, ScorePolicy):
+        return ScoreEviction(cache, clock, policy, rotary)
+    assert isinstance(policy, MaskPolicy)  # noqa: S101 the registry admits no third kind
+    if policy.reindexes:
+        return ReindexingEviction(cache, clock, policy, rotary=rotary)
+    return MaskEviction(cache, clock, policy)
+
+
+class AllVisible(MaskPolicy):
+    """Hides nothing: the model as it is."""
+
+    name = "all-visible"
+
+    def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
+        return (query_pos >= 0) & (key_pos >= 0)

@@ -1,4 +1,5 @@
-"""Which rows a policy that scores keeps: the same ones whatever the schedule that led here."""
+"""What a policy answers, checked, and which rows a policy that scores keeps: the same ones whatever
+the schedule of the passes before."""
 
 from __future__ import annotations
 
@@ -6,43 +7,28 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import StrategyError
-from toolkit.interfaces import KVPolicy
-from toolkit.view import KVView
+from toolkit.interfaces import MaskPolicy, ScorePolicy
+from toolkit.kv_view import KVView
 
 
-def chosen(policy: KVPolicy, view: KVView, scores: Tensor, eligible: Tensor) -> Tensor:
-    """The rows to keep, bool [H_kv, C], of those `eligible[H_kv, C]`.
-
-    Sinks and recent positions first, then by score; no head keeps more than its capacity. Scores
-    are rounded to bfloat16 and ties go to the newer position, so that the last bits of a sum, which
-    depend on the shape of the passes before, do not decide.
-    """
-    worth = rounded(scores).masked_fill(protected(policy, view), torch.inf)
-    rank = ranked(worth.masked_fill(~eligible, -torch.inf))
-    return eligible & (rank < capacity_of(policy, view))
-
-
-def rounded(scores: Tensor) -> Tensor:
-    """Scores on a coarse grid, all of them finite; NaN is the lowest."""
-    lowest, highest = torch.finfo(torch.float32).min, torch.finfo(torch.float32).max
-    return scores.to(torch.bfloat16).float().nan_to_num(lowest, highest, lowest)
-
-
-def protected(policy: KVPolicy, view: KVView) -> Tensor:
-    """Sinks and recent positions, bool [H_kv, C]."""
-    held = view.positions
-    return (held < policy.sinks) | (held >= view.now - policy.recent)
-
-
-def ranked(worth: Tensor) -> Tensor:
-    """Each row's rank [H_kv, C], 0 for the worthiest, the newer of two equals before the older."""
-    newest_first = worth.flip(1).argsort(dim=1, descending=True, stable=True)
-    return newest_first.argsort(1).flip(1)
+def visible_to(policy: MaskPolicy, query_pos: Tensor, key_pos: Tensor) -> Tensor:
+    """Which keys at `key_pos[1, C]` the policy lets queries at `query_pos[N, 1]` see: bool [N, C].
+    Raises `StrategyError` when it answers something else."""
+    visible, shape = policy.visible(query_pos, key_pos), (query_pos.shape[0], key_pos.shape[1])
+    if not isinstance(visible, Tensor) or visible.dtype != torch.bool:
+        raise StrategyError(f"KV policy {policy.name!r}: `visible` gives bool, got {visible!r}")
+    try:
+        return visible.expand(shape)
+    except RuntimeError as error:
+        raise StrategyError(
+            f"KV policy {policy.name!r}: `visible` gives {list(shape)} for queries "
+            f"{list(query_pos.shape)} and keys {list(key_pos.shape)}, got {list(visible.shape)}"
+        ) from error
 
 
 @torch.no_grad()
-def scores_of(policy: KVPolicy, view: KVView) -> Tensor:
-    """The policy's scores [H_kv, C]. Raises `StrategyError` when they are something else."""
+def scores_of(policy: ScorePolicy, view: KVView) -> Tensor:
+    """The policy's scores [H_kv, C]. Raises `StrategyError` when it answers something else."""
     scores, shape = policy.score(view), view.positions.shape
     fits = isinstance(scores, Tensor) and scores.shape in (shape, (1, shape[1]))
     if not fits or not scores.is_floating_point():
@@ -54,8 +40,8 @@ def scores_of(policy: KVPolicy, view: KVView) -> Tensor:
     return scores.expand(shape)
 
 
-def capacity_of(policy: KVPolicy, view: KVView) -> Tensor:
-    """Positions to keep, [1, 1] or [H_kv, 1]. Raises `StrategyError` when it is something else."""
+def capacity_of(policy: ScorePolicy, view: KVView) -> Tensor:
+    """Positions to keep, [1, 1] or [H_kv, 1]. Raises `StrategyError` when it answers something else."""
     capacity, heads = policy.capacity(view), len(view.positions)
     sizes = capacity if isinstance(capacity, Tensor) else None
     if sizes is None and isinstance(capacity, int):
@@ -66,3 +52,33 @@ def capacity_of(policy: KVPolicy, view: KVView) -> Tensor:
             f"whole number, or int64 [{heads}], one for each KV head"
         )
     return sizes.to(view.positions.device)[:, None]
+
+
+def select(policy: ScorePolicy, view: KVView, scores: Tensor, eligible: Tensor) -> Tensor:
+    """The rows to keep, bool [H_kv, C], among `eligible[H_kv, C]`.
+
+    Sinks and recent positions come first, then the highest scores; no head keeps more than its
+    capacity. Scores are rounded to bfloat16 and of equal ones the newer position stays, because the
+    last bits of a sum depend on the shapes of the passes before.
+    """
+    worth = rounded(scores).masked_fill(protected(policy, view), torch.inf)
+    ranks = rank(worth.masked_fill(~eligible, -torch.inf))
+    return eligible & (ranks < capacity_of(policy, view))
+
+
+def rounded(scores: Tensor) -> Tensor:
+    """Scores on a coarse grid, all of them finite; NaN becomes the lowest."""
+    lowest, highest = torch.finfo(torch.float32).min, torch.finfo(torch.float32).max
+    return scores.to(torch.bfloat16).float().nan_to_num(lowest, highest, lowest)
+
+
+def protected(policy: ScorePolicy, view: KVView) -> Tensor:
+    """Which rows are sinks or recent positions: bool [H_kv, C]."""
+    held = view.positions
+    return (held < policy.sinks) | (held >= view.now - policy.recent)
+
+
+def rank(worth: Tensor) -> Tensor:
+    """The rank [H_kv, C] of each row in its head, 0 for the highest; of equals the newer is first."""
+    newest_first = worth.flip(1).argsort(dim=1, descending=True, stable=True)
+    return newest_first.argsort(1).flip(1)

@@ -14,10 +14,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from toolkit.choice import Choice
 from toolkit.errors import MismatchError, ModelError
-from toolkit.interfaces import KVPolicy
+from toolkit.interfaces import KVPolicy, MaskPolicy, ScorePolicy
 from toolkit.runtime.compute.attention import NAME, Pass, bound
 from toolkit.runtime.kv.cache import TreeCache
-from toolkit.runtime.kv.rotary import has_rotary, rotation_known
+from toolkit.runtime.kv.eviction import AllVisible, eviction_of
+from toolkit.runtime.kv.rotary import Rotary, has_rotary, rotation_known
 
 COUNTS = re.compile(r"n(um)?_.*(layer|expert)s?")  # what a config calls its numbers of modules
 MOST = 10_000
@@ -85,7 +86,8 @@ def _trial(config: PretrainedConfig) -> str | None:
         rows = torch.arange(2)
         cache = TreeCache(config.num_hidden_layers, windows=windows_of(config))
         cache.extend(2)
-        now = Pass(cache, rows, torch.ones(2, 2, dtype=torch.bool), deepest=1)
+        eviction = eviction_of(AllVisible(), cache, Rotary(()))
+        now = Pass(eviction, rows, torch.ones(2, 2, dtype=torch.bool), deepest=1)
         try:
             with bound(now):
                 module(
@@ -126,18 +128,32 @@ def kv_fits(choice: Choice[KVPolicy], model: Sized) -> None:
 
 
 def _against_policy(policy: KVPolicy, config: PretrainedConfig, positions: int) -> str | None:
-    if policy.chooses() and getattr(config, "num_kv_shared_layers", None):
+    if isinstance(policy, ScorePolicy):
+        return _against_scores(policy, config)
+    if isinstance(policy, MaskPolicy) and policy.reindexes:
+        return _against_reindexing(policy, config, positions)
+    return None
+
+
+def _against_scores(policy: ScorePolicy, config: PretrainedConfig) -> str | None:
+    if getattr(config, "num_kv_shared_layers", None):
         return "some of its layers attend to another layer's KV, so no layer can choose alone"
-    if policy.chooses() and None not in windows_of(config):
+    if None not in windows_of(config):
         return "all its layers keep to a sliding window of their own, so it has no say"
-    if policy.reindexes and not has_rotary(config):
+    if policy.rotates and not rotation_known(config):
+        return f"how {config.model_type} rotates its keys is not known here"
+    return None
+
+
+def _against_reindexing(policy: MaskPolicy, config: PretrainedConfig, positions: int) -> str | None:
+    if not has_rotary(config):
         return (
             "its positions are learned and are in the keys, so sinks cannot move; "
             "positions=absolute works"
         )
-    if (policy.reindexes or policy.rotates) and not rotation_known(config):
+    if not rotation_known(config):
         return f"how {config.model_type} rotates its keys is not known here"
-    if policy.reindexes and policy.budget + policy.epoch > positions:
+    if policy.budget + policy.epoch > positions:
         return (
             f"budget {policy.budget} and epoch {policy.epoch} reach further than its {positions} "
             f"positions: lower one"
@@ -147,17 +163,17 @@ def _against_policy(policy: KVPolicy, config: PretrainedConfig, positions: int) 
 
 def mirrored(choice: Choice[KVPolicy]) -> None:
     """Raise `MismatchError` when a policy cannot choose among rows that another cache holds."""
-    policy = choice.cls
-    if policy.chooses() and policy.logs:
+    if issubclass(choice.cls, ScorePolicy) and choice.cls.logs:
         raise MismatchError(
-            f"cannot draft under KV policy {policy.name!r}: it reads queries, and a drafter that "
+            f"cannot draft under KV policy {choice.cls.name!r}: it reads queries, and a drafter that "
             f"shares the target's KV has none; streaming, window, knorm, keydiff and lagkv read none"
         )
 
 
 def positions_under(policy: KVPolicy, positions: int) -> int:
     """How long a text may be: a policy that re-indexes reads on beyond the model's positions."""
-    return 1 << 30 if policy.reindexes else positions
+    reindexes = isinstance(policy, MaskPolicy) and policy.reindexes
+    return 1 << 30 if reindexes else positions
 
 
 def windows_of(config: PretrainedConfig) -> tuple[int | None, ...]:

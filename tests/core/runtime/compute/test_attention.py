@@ -7,11 +7,14 @@ import pytest
 import torch
 import transformers as hf
 
-from toolkit import KVPolicy, Registry
+from toolkit import MaskPolicy, Registry
 from toolkit.conformance.models import tiny
 from toolkit.errors import ModelError
 from toolkit.runtime.compute.attention import Pass, bound, tree_attention
 from toolkit.runtime.kv.cache import TreeCache
+from toolkit.runtime.kv.eviction import AllVisible, eviction_of
+from toolkit.runtime.kv.positions import NEVER
+from toolkit.runtime.kv.rotary import Rotary
 from toolkit.runtime.models.load import prepared
 from toolkit.runtime.session import ModelSession
 
@@ -52,13 +55,13 @@ def layer(index=0):
 
 def passing(policy, table=TABLE):
     """A pass of three rows over a cache that holds four positions."""
-    cache = TreeCache(1, policy)
+    cache = TreeCache(1)
     rows = torch.zeros(1, H_KV, 4, D, dtype=torch.float64)
     cache.extend(4)
     cache.update(rows, rows, 0)
     cache.commit([0, 1, 2, 3])
     cache.extend(3)
-    return Pass(cache, ROWS, table, deepest=5)
+    return Pass(eviction_of(policy, cache, Rotary(())), ROWS, table, deepest=5)
 
 
 @pytest.mark.parametrize("scaling", [None, 0.5])
@@ -99,7 +102,7 @@ def test_outside_a_pipeline_the_model_says_what_happened():
 
 
 def test_a_pass_is_bound_for_one_forward_only(states):
-    now = passing(None)
+    now = passing(AllVisible())
     with bound(now):
         tree_attention(layer(), *states, None)
     with pytest.raises(RuntimeError), bound(now):
@@ -140,10 +143,29 @@ def test_a_window_that_only_the_config_knows_is_kept():
 def test_a_row_sees_itself_under_any_policy():
     """A policy that hides everything leaves each row itself, and no sibling at its position."""
 
-    class Blind(KVPolicy):
+    class Blind(MaskPolicy):
         def visible(self, query_pos, key_pos):
             return torch.zeros(len(query_pos), key_pos.shape[1], dtype=torch.bool)
 
     now = passing(Blind())
     alone = torch.eye(3).bool().tolist()
     assert now.mask(now.cache.layers[0], None).tolist() == [[False] * 4 + row for row in alone]
+
+
+def test_a_mask_policy_and_a_window_hold_for_every_head(make):
+    """Where heads hold other positions, each has its own mask; empty rows are never visible."""
+    now = passing(make("kv", "streaming:budget=4,sinks=2"))
+    layer = now.cache.layers[0]
+    layer.table = layer.table.copy(H_KV)
+    layer.table.positions[:] = torch.tensor([[0, 1, 2, 3], [-1, 0, 2, 3]])
+    layer.table.evicted_at[1, 0], layer.table.ragged = 0, True
+    prefix = now.mask(layer, 5)[:, :, :4].tolist()  # of queries at 4, 4 and 5
+    assert prefix == [
+        [[True, True, False, True]] * 2 + [[False, True, False, False]],
+        [[False, True, False, True]] * 2 + [[False, False, False, False]],
+    ]
+    layer.table.mark_evicted(torch.tensor([[False, True, False, False], [False] * 4]), 5)
+    now = passing(now.eviction.policy)
+    now.cache.layers[0].table = layer.table
+    assert not now.mask(now.cache.layers[0], 5)[0, 2, :4].any()
+    assert int(layer.table.evicted_at[0, 0]) == NEVER

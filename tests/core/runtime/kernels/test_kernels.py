@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 
 from toolkit.runtime.kernels import build, native
-from toolkit.view import Attend
+from toolkit.runtime.kv.attention_config import AttentionConfig
 
 ISAS = build.isas()
 pytestmark = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
 
 
-def reference(query, key, value, lists, how):
+def reference(query, key, value, lists, config):
     """float64, a node and a head at a time; `lists[t][n]` are the rows that a node sees."""
     heads, nodes = query.shape[1:3]
     groups, tables = heads // key.shape[1], len(lists)
@@ -22,11 +22,11 @@ def reference(query, key, value, lists, how):
         kv = head // groups
         for node in range(nodes):
             rows = torch.tensor(lists[kv if tables > 1 else 0][node])
-            scores = key[0, kv, rows].double() @ query[0, head, node].double() * how.scaling
-            if how.softcap:
-                scores = how.softcap * torch.tanh(scores / how.softcap)
-            if how.s_aux is not None:
-                scores = torch.cat([scores, how.s_aux[head : head + 1].double()])
+            scores = key[0, kv, rows].double() @ query[0, head, node].double() * config.scaling
+            if config.softcap:
+                scores = config.softcap * torch.tanh(scores / config.softcap)
+            if config.s_aux is not None:
+                scores = torch.cat([scores, config.s_aux[head : head + 1].double()])
             weights = scores.softmax(0)[: len(rows)]
             out[0, node, head] = weights @ value[0, kv, rows].double()
     return out
@@ -46,12 +46,16 @@ def problems(draw):
     tables = draw(st.sampled_from([1, kv_heads]))
     mask = torch.rand(tables, nodes, 20) < 0.5
     mask[:, :, 0] = True
-    how = Attend(
+    config = AttentionConfig(
         0.3,
         draw(st.sampled_from([None, 2.0])),
         draw(st.sampled_from([None, torch.randn(kv_heads * groups)])),
     )
-    return query, key, value, mask, prefix, how
+    return query, key, value, mask, prefix, config
+
+
+def constants(config):
+    return config.scaling, config.softcap, config.s_aux
 
 
 def lists_of(mask, prefix):
@@ -64,12 +68,12 @@ def lists_of(mask, prefix):
 @pytest.mark.parametrize("isa", ISAS)
 @given(problem=problems())
 def test_attention_is_the_references(isa, problem):
-    query, key, value, mask, prefix, how = problem
+    query, key, value, mask, prefix, config = problem
     with native.using(isa):
         got = native.attends(query, key, value).attention(
-            query, key, value, native.Seen(prefix, mask), how
+            query, key, value, native.Seen(prefix, mask), *constants(config)
         )
-    expected = reference(query, key, value, lists_of(mask, prefix), how)
+    expected = reference(query, key, value, lists_of(mask, prefix), config)
     tolerance = 1e-5 if query.dtype is torch.float32 else 2e-2
     torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
 
@@ -78,11 +82,11 @@ def test_attention_is_the_references(isa, problem):
 @given(problem=problems(), data=st.data())
 def test_a_node_depends_on_its_own_rows_alone(isa, problem, data):
     """Where rows lie, where the prefix ends and what else is asked do not change a bit."""
-    query, key, value, mask, prefix, how = problem
+    query, key, value, mask, prefix, config = problem
     node = data.draw(st.integers(0, mask.shape[1] - 1))
     with native.using(isa):
         kernels = native.attends(query, key, value)
-        whole = kernels.attention(query, key, value, native.Seen(prefix, mask), how)
+        whole = kernels.attention(query, key, value, native.Seen(prefix, mask), *constants(config))
         everything = F.pad(mask[:, node : node + 1], (prefix, 0), value=True)
         rows = prefix + mask.shape[2]
         gap = data.draw(st.integers(0, rows))  # rows that nobody sees, in between
@@ -93,7 +97,7 @@ def test_a_node_depends_on_its_own_rows_alone(isa, problem, data):
         hidden = torch.zeros(mask.shape[0], 1, key.shape[2], dtype=torch.bool)
         shown = torch.cat([everything[:, :, :gap], hidden, everything[:, :, gap:]], 2)
         elsewhere = native.Seen(0, shown)
-        alone = kernels.attention(query[:, :, node : node + 1], *moved, elsewhere, how)
+        alone = kernels.attention(query[:, :, node : node + 1], *moved, elsewhere, *constants(config))
     assert torch.equal(alone[:, 0], whole[:, node])
 
 
@@ -124,5 +128,5 @@ def test_extreme_scores_are_weights():
     for isa in ISAS:
         with native.using(isa):
             seen = native.Seen(0, torch.ones(1, 1, 4, dtype=torch.bool))
-            out = native.library().attention(query, key, value, seen, Attend(1.0))
+            out = native.library().attention(query, key, value, seen, 1.0)
         assert torch.equal(out, torch.ones(1, 1, 1, 16))

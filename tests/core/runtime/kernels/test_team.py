@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from toolkit.conformance.models import tiny
-from toolkit.runtime import numerics
 from toolkit.runtime.compute.executors import choice
 from toolkit.runtime.compute.executors.linears import Blocked
 from toolkit.runtime.kernels import native
@@ -33,7 +32,7 @@ def model(monkeypatch):
 
 def logits_of(model, threads=None):
     """Logits of a prompt and two trees, with a count of threads for each of the three passes."""
-    session, out = ModelSession(model, numerics.Everything()), []
+    session, out = ModelSession(model), []
     before = torch.get_num_threads()
     try:
         for step, count in enumerate(threads or [1, 1, 1]):
@@ -70,7 +69,7 @@ def test_requests_at_once_do_not_disturb_each_other(model):
 
 
 def logits_of_a_fresh_session(model):
-    session = ModelSession(model, numerics.Everything())
+    session = ModelSession(model)
     out = [session.prefill(PROMPT)[None]]
     for _ in range(2):
         out.append(session.forward([5, 8, 9, 7, 3], [-1, 0, 0, 2, 2]))

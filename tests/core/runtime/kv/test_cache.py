@@ -86,7 +86,7 @@ class Machine(RuleBasedStateMachine):
         one = 2 * HEADS * WIDTH * 8 * LAYERS
         used = one * (len(self.committed) + len(self.scratch))
         rows = [layer.keys.shape[2] for layer in self.cache.initialized]
-        tables = sum(slots.bytes for slots in self.cache.tables)
+        tables = sum(table.bytes for table in self.cache.tables)
         assert used <= self.cache.bytes == tables + one // LAYERS * sum(rows) <= self.cache.peak
         assert all(count % GROWTH == 0 for count in rows)
 
@@ -117,8 +117,8 @@ def filled(counts, scratch):
         keys, values = rows.split([width, value_width], -1)
         layer = cache.layers[index]
         layer.lazy_initialization(keys, values)
-        layer.slots = type(layer.slots)(1, None, torch.device("cpu"))
-        layer.slots.append(0, count)
+        layer.table = type(layer.table)(1, None, torch.device("cpu"))
+        layer.table.append(0, count)
         layer.update(keys[:, :, count:], values[:, :, count:])
         layer.keys[:, :, : count + scratch], layer.values[:, :, : count + scratch] = keys, values
     cache.changed()
@@ -137,7 +137,7 @@ def test_kernels_move_what_pytorch_moves(counts, scratch, data):
             cache.commit(path)
         held.append([(layer.keys, layer.values) for layer in cache.layers])
     for (layer, count), *both in zip(zip(cache.layers, counts, strict=True), *held, strict=True):
-        assert layer.slots.count == count + len(path)
+        assert layer.table.count == count + len(path)
         for ours, theirs in zip(*both, strict=True):
             kept = count + len(path)
             assert torch.equal(ours[:, :, :kept], theirs[:, :, :kept])

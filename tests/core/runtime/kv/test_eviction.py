@@ -1,11 +1,11 @@
-"""The boundary clock: when a policy decides, what it is shown, when its decision is in force."""
+"""The boundary clock: when a policy decides, what it reads, when its decision is in force."""
 
 import copy
 
 import pytest
 import torch
 
-from toolkit import KVPolicy, Pool
+from toolkit import MaskPolicy, Pool, ScorePolicy
 from toolkit.conformance.models import WINDOW, tiny
 from toolkit.runtime.kv.cache import GROWTH
 from toolkit.runtime.session import ModelSession
@@ -16,13 +16,13 @@ PROMPT, EPOCH = 10, 4
 def copied(view):
     """The view as it was: its tensors are the cache's own."""
     kept = copy.copy(view)
-    for name in ("keys", "values", "positions", "carry", "queries", "_dies"):
+    for name in ("keys", "values", "positions", "carry", "queries", "_evicted_at"):
         setattr(kept, name, getattr(view, name).clone())
     return kept
 
 
-class Watched(KVPolicy):
-    """Keeps the oldest, and remembers what it was shown. A score is the position and a bit."""
+class Watched(ScorePolicy):
+    """Keeps the oldest, and remembers what it was given. A score is the position and a bit."""
 
     name = "watched"
     budget, epoch = 6, EPOCH
@@ -66,7 +66,7 @@ def advance(session, *counts):
 
 
 def held(session, layer=0):
-    return session.cache.layers[layer].slots.positions.tolist()
+    return session.cache.layers[layer].table.positions.tolist()
 
 
 @pytest.mark.parametrize("counts", [[1] * 14, [4, 4, 4, 2], [3, 2, 4, 1, 3, 1], [1, 4, 4, 4, 1]])
@@ -83,7 +83,7 @@ def test_the_clock_counts_committed_tokens(counts):
         assert view.query_positions.tolist() == list(range(first, view.now))
 
 
-def test_what_is_shown_does_not_depend_on_the_schedule():
+def test_what_a_policy_reads_does_not_depend_on_the_schedule():
     views = []
     for counts in ([1] * 13, [3, 4, 4, 2], [2, 4, 1, 4, 2]):
         policy = Watched()
@@ -92,7 +92,7 @@ def test_what_is_shown_does_not_depend_on_the_schedule():
     for ours, *others in zip(*views, strict=True):
         for other in others:
             assert torch.equal(ours.positions, other.positions)
-            assert torch.equal(ours._dies, other._dies)
+            assert torch.equal(ours._evicted_at, other._evicted_at)
             for name in ("keys", "values", "queries", "carry"):
                 torch.testing.assert_close(
                     getattr(ours, name), getattr(other, name), rtol=0, atol=1e-9
@@ -103,14 +103,14 @@ def test_the_first_decision_is_in_force_at_once_and_others_an_epoch_later():
     session = opened(Watched())
     first = list(range(6))
     assert held(session) == [first] * 2
-    advance(session, 1, 1, 1, 1)  # at 14, the four since are condemned
+    advance(session, 1, 1, 1, 1)  # at 14, the four since are evicted
     assert held(session) == [[*first, 10, 11, 12, 13]] * 2
     advance(session, 1, 1, 1)
     assert held(session) == [[*first, *range(10, 17)]] * 2
-    slots = session.cache.layers[0].slots
-    seen = slots.seen(None, torch.tensor([17, 18]), 18)[0].tolist()
-    assert seen[0] == [True] * 13
-    assert seen[1] == [True] * 6 + [False] * 4 + [True] * 3
+    table = session.cache.layers[0].table
+    visible = table.visible(torch.tensor([[17], [18]]), 18)[0].tolist()
+    assert visible[0] == [True] * 13
+    assert visible[1] == [True] * 6 + [False] * 4 + [True] * 3
     advance(session, 1)
     assert held(session) == [[*first, *range(14, 18)]] * 2
     assert session.cache.evicted == 2 * 2 * (4 + 4)
@@ -121,15 +121,15 @@ def test_what_was_committed_beyond_a_boundary_is_not_decided_on():
     session = advance(opened(policy), 3, 4)  # 13, then 17: three beyond 14
     assert policy.views[-1].positions.tolist() == [[0, 1, 2, 3, 4, 5, 10, 11, 12, 13]] * 2
     assert held(session) == [[*range(6), *range(10, 17)]] * 2
-    assert session.cache.layers[0].log.shape[1] == 3
+    assert session.cache.layers[0].queries.committed.shape[1] == 3
 
 
-def test_what_is_condemned_is_not_chosen_again():
+def test_what_is_evicted_is_not_chosen_again():
     policy = Watched()
     advance(opened(policy), 4, 4)
     at_18 = policy.views[4]
     assert at_18.positions[0].tolist() == [*range(6), *range(10, 18)]
-    assert (at_18._dies[0] == 18).tolist() == [False] * 6 + [True] * 4 + [False] * 4
+    assert (at_18._evicted_at[0] == 18).tolist() == [False] * 6 + [True] * 4 + [False] * 4
 
 
 def test_carry_is_the_last_score_of_each_row_that_stays():
@@ -159,17 +159,17 @@ def test_once_is_once():
     session = advance(opened(policy), *[4] * 5)
     assert [view.now for view in policy.views] == [10, 10]
     assert held(session) == [[*range(6), *range(10, 30)]] * 2
-    assert all(layer.log is None and not layer.drafted for layer in session.cache.layers)
+    assert not any(layer.queries.tensors for layer in session.cache.layers)
 
 
 def test_a_policy_that_reads_no_queries_has_none_logged():
     policy = Unlogged()
     session = opened(policy)
     session.forward([1, 2], [-1, -1])
-    assert all(not layer.drafted for layer in session.cache.layers)
+    assert not any(layer.queries.tensors for layer in session.cache.layers)
     session.commit([0])
     advance(session, *[4] * 5)
-    assert all(layer.log is None for layer in session.cache.layers)
+    assert not any(layer.queries.tensors for layer in session.cache.layers)
     assert {view.queries.shape[1] for view in policy.views[2:]} == {0}
 
 
@@ -210,7 +210,8 @@ def test_sliding_layers_keep_to_their_window(make, spec):
     policy = session.policy
 
     def seen(query, key):
-        mask = policy.chooses() or policy.visible(torch.tensor([[query]]), torch.tensor([[key]]))
+        scores = isinstance(policy, ScorePolicy)
+        mask = scores or policy.visible(torch.tensor([[query]]), torch.tensor([[key]]))
         return query - key < WINDOW and bool(mask)
 
     for (_, expected), _ in zip(freed(seen, 20, 4), range(6), strict=False):
@@ -219,17 +220,17 @@ def test_sliding_layers_keep_to_their_window(make, spec):
         advance(session, 3, 1)
 
 
-def test_reach_is_an_epochs_tokens_with_the_root(make):
+def test_a_step_commits_at_most_an_epochs_tokens(make):
     session = opened(make("kv", "h2o:budget=8,recent=2,sinks=1,epoch=4"))
-    assert [advance(session, count).reach for count in (1, 2, 3)] == [3, 3, 3]
+    assert [advance(session, count).max_draft_depth for count in (1, 2, 3)] == [3, 3, 3]
 
 
 def test_keys_that_move_let_no_pass_cross_a_boundary(make):
     session = opened(make("kv", "streaming:budget=6,sinks=2,positions=cache,epoch=4"))
-    reaches = [session.reach]
+    depths = [session.max_draft_depth]
     for count in (1, 2, 1, 4, 3):
-        reaches.append(advance(session, count).reach)
-    assert reaches == [3, 2, 0, 3, 3, 0]
+        depths.append(advance(session, count).max_draft_depth)
+    assert depths == [3, 2, 0, 3, 3, 0]
 
 
 def test_a_second_prompt_is_read_in_steps_that_cross_one_boundary_at_a_time():
@@ -254,25 +255,26 @@ def test_buffers_are_sized_by_the_policy(make, spec):
     for _ in range(30):
         advance(session, 5)
         for layer in session.cache.layers:
-            assert layer.slots.count <= 16 + 2 * 8 + 5
+            assert layer.table.count <= 16 + 2 * 8 + 5
             assert layer.keys.shape[2] == 2 * GROWTH  # what fits, and room for a tree, rounded up
-            assert layer.log is None or layer.log.shape[1] < 8 + 5
-            assert layer.carry is None or layer.carry.shape[1] <= layer.slots.count
-            assert not layer.drafted
+            log = layer.queries.committed
+            assert log is None or log.shape[1] < 8 + 5
+            assert layer.carry is None or layer.carry.shape[1] <= layer.table.count
+            assert not layer.queries.scratch
     assert session.length == 250
     assert session.cache.evicted > 0
-    parts = [part.nbytes for layer in session.cache.layers for part in layer.held]
-    assert session.cache.bytes == sum(parts) + sum(slots.bytes for slots in session.cache.tables)
+    parts = [part.nbytes for layer in session.cache.layers for part in layer.tensors]
+    assert session.cache.bytes == sum(parts) + sum(table.bytes for table in session.cache.tables)
 
 
 def test_full_is_not_bounded(make):
     """The negative control."""
     session = advance(opened(make("kv", "full"), prompt=100), *[10] * 10)
-    assert session.cache.layers[0].slots.count == 200
+    assert session.cache.layers[0].table.count == 200
     assert session.cache.layers[0].keys.shape[2] > 2 * GROWTH
 
 
-class Blinks(KVPolicy):
+class Blinks(MaskPolicy):
     """Hides one position from one query now and then, and never what a boundary asks about."""
 
     name = "blinks"
@@ -288,7 +290,7 @@ def test_masks_are_left_out_only_where_no_query_needs_them(counts):
     caches = []
     for steps in (counts, [1] * sum(counts)):
         session = advance(opened(Blinks()), *steps)
-        assert session.evictor.clear < session.length
+        assert session.eviction.all_visible_until < session.length
         caches.append(session.cache.committed())
     for (_, *keys), (_, *others) in zip(*caches, strict=True):
         for mine, other in zip(keys, others, strict=True):
@@ -297,4 +299,4 @@ def test_masks_are_left_out_only_where_no_query_needs_them(counts):
 
 def test_a_policy_that_hides_nothing_needs_no_masks(make):
     session = advance(opened(make("kv", "full")), *[1] * 70)
-    assert session.evictor.clear >= session.length
+    assert session.eviction.all_visible_until >= session.length

@@ -7,14 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit import KVPolicy
+from toolkit import ScorePolicy
 from toolkit.errors import StrategyError
+from toolkit.kv_view import KVView
+from toolkit.runtime.kv.attention_config import AttentionConfig
 from toolkit.runtime.kv.positions import NEVER
-from toolkit.runtime.kv.selection import chosen, ranked, rounded, scores_of
-from toolkit.view import Attend, KVView
+from toolkit.runtime.kv.selection import rank, rounded, scores_of, select
 
 
-class Given(KVPolicy):
+class Given(ScorePolicy):
     """Scores and capacities as a test says."""
 
     name = "given"
@@ -36,7 +37,8 @@ def view_of(positions):
     return KVView(
         layer=3, layers=4, now=int(positions.max()) + 1, keys=nothing, values=nothing,
         positions=positions, carry=nothing[..., 0], queries=nothing[:, :0],
-        dies=torch.full_like(positions, NEVER), attend=Attend(1.0), rotate=lambda states, by: states,
+        scaling=1.0, evicted_at=torch.full_like(positions, NEVER), window=None,
+        weights=AttentionConfig(1.0).weights, rotate=lambda states, by: states,
     )
 
 
@@ -45,7 +47,7 @@ def kept(scores, positions=None, eligible=None, **options):
     scores = torch.tensor(scores, dtype=torch.float64)
     positions = [list(range(scores.shape[1]))] * len(scores) if positions is None else positions
     eligible = torch.ones_like(scores).bool() if eligible is None else torch.tensor(eligible).bool()
-    stays = chosen(Given(**options), view_of(positions), scores, eligible)
+    stays = select(Given(**options), view_of(positions), scores, eligible)
     return [
         [p for p, stay in zip(row, head, strict=True) if stay]
         for row, head in zip(positions, stays.tolist(), strict=True)
@@ -134,7 +136,7 @@ def test_what_is_no_number_goes_first():
 
 
 def test_ranks_count_from_the_worthiest():
-    assert ranked(torch.tensor([[1.0, 3, 3, 0]])).tolist() == [[2, 1, 0, 3]]
+    assert rank(torch.tensor([[1.0, 3, 3, 0]])).tolist() == [[2, 1, 0, 3]]
 
 
 def test_scores_for_all_heads_alike():

@@ -103,7 +103,7 @@ class Compiled:
         )  # fmt: skip
         kernels.decoder(self._struct, call)
         for layer, kept in queries:
-            layer.drafted.append(kept.transpose(0, 1))
+            layer.queries.add(kept.transpose(0, 1))
         return logits
 
     def _places(self, now: Pass, count: int) -> tuple[Any, Any, list[tuple[TreeLayer, Tensor]]]:
@@ -117,12 +117,12 @@ class Compiled:
             attention = self.blocks[index].attention
             layer: TreeLayer = now.cache.layers[attention.layer]
             place.first = layer.claim(count, attention.kv_heads, attention.width, self.dtype)
-            place.seen = seen.setdefault(now.seen(layer, attention.how.window), len(seen))
+            place.seen = seen.setdefault(now.visible(layer, attention.config.window), len(seen))
             if layer.keys is not placed.keys[index]:
                 placed.point(index, layer)
-                layer.attend = attention.how
+                layer.attention = attention.config
             place.queries = None
-            if now.keeps(layer):
+            if now.eviction.logs(layer):
                 kept = torch.empty(count, attention.heads, attention.width, dtype=self.dtype)
                 place.queries = kept.data_ptr()
                 queries.append((layer, kept))
@@ -146,8 +146,8 @@ class Compiled:
             self._norm(block.after_mlp), _upto(3, attention.qkv), *_linears(attention.out),
             _upto(2, mlp.up), *_linears(mlp.down), attention.heads, attention.kv_heads,
             attention.width, attention.interleaved, *self._rotation(attention.rotation),
-            block.parallel, native.ACTS[mlp.act], mlp.gated, attention.how.scaling,
-            attention.how.softcap or 0.0,
+            block.parallel, native.ACTS[mlp.act], mlp.gated, attention.config.scaling,
+            attention.config.softcap or 0.0,
         )  # fmt: skip
 
     def _rotation(self, name: str | None) -> tuple[int, int]:
@@ -189,5 +189,5 @@ def _known(block: Block | PostNormBlock) -> TypeGuard[Block]:
         isinstance(block, Block)
         and block.mlp.act in native.ACTS
         and attention.width <= native.WIDEST
-        and attention.how.s_aux is None
+        and attention.config.s_aux is None
     )

@@ -80,7 +80,7 @@ class FunctionalExecutor:
 
         `keep` asks for the last rows' logits alone, [keep, V]; 0 for all.
         """
-        prompt = now.cache.prompting or (keep and len(tokens) > WIDE)  # PyTorch is quicker there
+        prompt = now.whole_prompt or (keep and len(tokens) > WIDE)  # PyTorch is quicker there
         if self.compiled is None or prompt or (kernels := native.library()) is None:
             return self._stepwise(tokens, now, keep)
         return self.compiled.forward(kernels, tokens, now, keep)

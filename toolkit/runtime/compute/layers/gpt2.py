@@ -6,7 +6,7 @@ from typing import Any
 
 from toolkit.runtime.compute.executors.linears import Linears
 from toolkit.runtime.compute.layers.layer import MLP, Attention, Block, Decoder, layer_norm
-from toolkit.view import Attend
+from toolkit.runtime.kv.attention_config import AttentionConfig
 
 
 def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> Decoder:
@@ -22,7 +22,7 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
                 heads=heads,
                 kv_heads=heads,
                 width=config.hidden_size // heads,
-                how=Attend(layer.attn.scaling, window=windows[index]),
+                config=AttentionConfig(layer.attn.scaling, window=windows[index]),
             ),
             mlp=MLP(
                 linears.fused(layer.mlp.c_fc),

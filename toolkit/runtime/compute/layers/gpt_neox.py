@@ -14,7 +14,7 @@ from toolkit.runtime.compute.layers.layer import (
     lookup,
     rotations_of,
 )
-from toolkit.view import Attend
+from toolkit.runtime.kv.attention_config import AttentionConfig
 
 
 def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> Decoder:
@@ -30,7 +30,7 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
                 heads=heads,
                 kv_heads=heads,
                 width=config.hidden_size // heads,
-                how=Attend(layer.attention.scaling, window=windows[index]),
+                config=AttentionConfig(layer.attention.scaling, window=windows[index]),
                 interleaved=True,
                 rotation="",
             ),

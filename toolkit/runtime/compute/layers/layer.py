@@ -16,10 +16,10 @@ from attrs import define, field, frozen
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from toolkit.runtime.compute.attention import Pass, attended
+from toolkit.runtime.compute.attention import Pass, attend
 from toolkit.runtime.compute.executors.linears import Linears, Ruled
 from toolkit.runtime.kernels import native
-from toolkit.view import Attend
+from toolkit.runtime.kv.attention_config import AttentionConfig
 
 Map = Callable[[Tensor], Tensor]
 TABLE = 1024  # positions whose rotations are computed at a time: always the same ones together
@@ -34,11 +34,13 @@ class Rows:
     positions: Tensor  # [M]
     rotations: dict[str, tuple[Tensor, Tensor]] = field(factory=dict)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Attend) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, config: AttentionConfig
+    ) -> Tensor:
         """Attention of query [M, H, D] on the cache and key, value [M, H_kv, D] → [M, H·D]."""
         q, k, v = (part[: self.count].transpose(0, 1)[None] for part in (query, key, value))
         keys, values = self.now.cache.update(k, v, layer)
-        out = attended(self.now, layer, q, keys, values, how)[0].flatten(1)
+        out = attend(self.now, layer, q, keys, values, config)[0].flatten(1)
         padding = query.shape[0] - self.count
         return F.pad(out, (0, 0, 0, padding)) if padding else out
 
@@ -98,7 +100,7 @@ class Attention:
     heads: int
     kv_heads: int
     width: int  # D
-    how: Attend
+    config: AttentionConfig
     interleaved: bool = False
     norms: tuple[Norm, Norm] | None = None  # of query and key heads
     rotation: str | None = None  # which table rotates queries and keys
@@ -110,7 +112,7 @@ class Attention:
         if self.rotation is not None:
             turn = rows.rotations[self.rotation]
             query, key = rotated(query, turn), rotated(key, turn)
-        return self.out(rows.attend(self.layer, query, key, value, self.how))
+        return self.out(rows.attend(self.layer, query, key, value, self.config))
 
     def _parts(self, qkv: Tensor) -> tuple[Tensor, ...]:
         """Heads [M, H or H_kv, D] of queries, keys and values."""

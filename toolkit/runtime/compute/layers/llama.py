@@ -18,7 +18,7 @@ from toolkit.runtime.compute.layers.layer import (
     rms_norm,
     rotations_of,
 )
-from toolkit.view import Attend
+from toolkit.runtime.kv.attention_config import AttentionConfig
 
 
 def attention_of(
@@ -38,7 +38,7 @@ def attention_of(
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
         width=attention.head_dim,
-        how=Attend(attention.scaling, cap, window=window),
+        config=AttentionConfig(attention.scaling, cap, window=window),
         norms=(norm(attention.q_norm), norm(attention.k_norm)) if has_norms else None,
         rotation=rotation,
     )

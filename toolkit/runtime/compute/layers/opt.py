@@ -20,7 +20,7 @@ from toolkit.runtime.compute.layers.layer import (
     PostNormBlock,
     layer_norm,
 )
-from toolkit.view import Attend
+from toolkit.runtime.kv.attention_config import AttentionConfig
 
 
 def block_of(
@@ -35,7 +35,7 @@ def block_of(
         heads=attention.num_heads,
         kv_heads=attention.num_heads,
         width=attention.head_dim,
-        how=Attend(attention.scaling, window=window),
+        config=AttentionConfig(attention.scaling, window=window),
     )
     mlp = MLP(linears.fused(layer.fc1), config.activation_function, linears.fused(layer.fc2))
     norms = layer_norm(layer.self_attn_layer_norm), layer_norm(layer.final_layer_norm)

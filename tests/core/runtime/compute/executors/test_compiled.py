@@ -74,8 +74,8 @@ def test_what_it_caches_is_what_the_steps_cache(name, isa):
             session.forward([5, 8, 9, 7], [-1, 0, 0, 2])
     for ours, theirs in zip(whole.cache.layers, steps.cache.layers, strict=True):
         pairs = [(ours.keys, theirs.keys), (ours.values, theirs.values)]
-        pairs += list(zip(ours.drafted, theirs.drafted, strict=True))
-        assert bool(ours.drafted) == ours.scores
+        pairs += list(zip(ours.queries.scratch, theirs.queries.scratch, strict=True))
+        assert bool(ours.queries.scratch) == ours.scored
         for mine, other in pairs:
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
 
@@ -109,10 +109,10 @@ def test_weights_of_two_dtypes_are_left_to_pytorch(monkeypatch):
 
 def test_a_module_whose_storage_moves_is_read_no_more():
     model = copy.deepcopy(model_of("gpt_neox")).float()
-    session = ModelSession(prepared("it", model), numerics.Everything())
+    session = ModelSession(prepared("it", model))
     before = session.prefill(PROMPT)
     model.share_memory()
-    again = ModelSession(session.model, numerics.Everything())
+    again = ModelSession(session.model)
     assert torch.equal(again.prefill(PROMPT), before)
 
 
@@ -125,7 +125,7 @@ def test_what_c_does_not_know_runs_step_by_step():
 def test_trees_of_any_size_have_the_same_bits():
     model, sessions = loaded("gpt_neox", torch.float32), []
     for count in (300, 3):
-        session = ModelSession(model, numerics.Everything())
+        session = ModelSession(model)
         session.prefill(PROMPT)
         tokens = [row % 90 + 1 for row in range(count)]
         parents = [min(row - 1, 1) for row in range(count)]

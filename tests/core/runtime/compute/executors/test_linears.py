@@ -91,11 +91,11 @@ def test_a_model_of_linears_laid_out_anew(monkeypatch, family, dtype, owned, ker
     monkeypatch.setattr(choice, "kernel_of", lambda _: kernel)
     module = copy.deepcopy(tiny(family)).to(dtype)
     exact = numerics.ModelSession(
-        prepared("exact", tiny(family), executor="module"), numerics.Everything()
+        prepared("exact", tiny(family), executor="module")
     )
     model = prepared("it", module, owned=owned)
     weights = sum(p.numel() for p in module.parameters())
-    session = numerics.ModelSession(model, numerics.Everything())
+    session = numerics.ModelSession(model)
     ids = [i % 7 + 1 for i in range(9)]
     got, expected = session.prefill(ids).double(), exact.prefill(ids)
     assert kernel.name in model.executor.linears
@@ -118,7 +118,7 @@ def test_onednn_is_no_candidate_where_it_has_no_kernel(monkeypatch):
         module = copy.deepcopy(tiny("llama")).bfloat16()
         assert Packed not in linears.kernels_for(module)
         model = prepared("it", module, owned=True)
-        ModelSession(model, numerics.Everything()).prefill([1, 2, 3])
+        ModelSession(model).prefill([1, 2, 3])
         assert numerics.level_of(model).name == "bitwise"
     finally:
         packs.cache_clear()

@@ -1,21 +1,22 @@
-"""What a policy that scores is shown, against attention by loops."""
+"""What a policy that scores is given, against attention by loops."""
 
 import math
 
 import pytest
 import torch
 
-from toolkit import view as module
+from toolkit import kv_view as module
+from toolkit.kv_view import KVView
+from toolkit.runtime.kv.attention_config import AttentionConfig
 from toolkit.runtime.kv.positions import NEVER
-from toolkit.view import Attend, KVView
 
 H_KV, G, D, C, T = 2, 3, 4, 9, 5
 SINKS = torch.tensor([0.5, -1.0, 2.0, 0.0, 1.0, -0.5]).double()
 POSITIONS = torch.tensor([[0, 1, 3, 4, 6, 8, 9, 10, 11], [-1, -1, 0, 2, 7, 8, 9, 10, 11]])
-DIES = torch.full((H_KV, C), NEVER)
-DIES[0, 1] = 9  # seen by queries at 7 and 8 alone
-DIES[1, 3] = 0
-DIES[1, 0] = 0  # empty rows are not seen, whatever is said of their death
+EVICTED_AT = torch.full((H_KV, C), NEVER)
+EVICTED_AT[0, 1] = 9  # visible to queries at 7 and 8 alone
+EVICTED_AT[1, 3] = 0
+EVICTED_AT[1, 0] = 0  # empty rows are never visible
 
 
 @pytest.fixture
@@ -23,14 +24,17 @@ def view():
     rng = torch.Generator().manual_seed(3)
 
     def made(dtype=torch.float64, queries=T, now=12, **attend):
+        config = AttentionConfig(attend.pop("scaling", 0.7), **attend)
+
         def random(*shape):
             return torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype)
 
         return KVView(
             layer=0, layers=1, now=now, keys=random(H_KV, C, D), values=random(H_KV, C, D),
             positions=POSITIONS, carry=torch.zeros(H_KV, C, dtype=torch.float64),
-            queries=random(H_KV * G, queries, D), dies=DIES,
-            attend=Attend(attend.pop("scaling", 0.7), **attend), rotate=lambda states, by: states + by,
+            queries=random(H_KV * G, queries, D), evicted_at=EVICTED_AT,
+            scaling=config.scaling, window=config.window, weights=config.weights,
+            rotate=lambda states, by: states + by,
         )
 
     return made
@@ -45,8 +49,8 @@ def slow(view, scaling=0.7, softcap=None, s_aux=None, window=None):
             for t in range(count):
                 at, scores = view.now - count + t, {}
                 for row, position in enumerate(view.positions[head].tolist()):
-                    seen = 0 <= position <= at < int(DIES[head, row])
-                    if seen and (window is None or at - position < window):
+                    visible = 0 <= position <= at < int(EVICTED_AT[head, row])
+                    if visible and (window is None or at - position < window):
                         query, key = view.queries[head * G + group, t], view.keys[head, row]
                         score = float(query.double() @ key.double()) * scaling
                         scores[row] = score if softcap is None else softcap * math.tanh(score / softcap)
@@ -109,12 +113,12 @@ def test_a_rows_weights_add_up_to_one_and_less_with_sinks(view):
 
 def test_a_query_that_sees_nothing_gives_nothing(view):
     made = view()
-    made._dies = torch.zeros_like(DIES)
+    made._evicted_at = torch.zeros_like(EVICTED_AT)
     assert not made.rows(2).any()
     assert not made.colsum.any()
 
 
-def test_a_doomed_row_is_seen_until_it_dies(view):
+def test_an_evicted_row_is_visible_until_its_eviction(view):
     weights = view().rows(T)[0, :, :, 1]  # queries at 7 … 11
     assert (weights[:, :2] > 0).all()
     assert not weights[:, 2:].any()
