@@ -16,8 +16,8 @@ from toolkit.conformance.saboteurs import GALLERY
 
 PAGE = Path(__file__).with_name("plugins.md")
 INTERFACES = (
-    "Drafter", "TreeShaper", "Verifier", "KVPolicy", "Runtime", "Session", "TokenTree", "Candidates",
-    "Verdict",
+    "Drafter", "TreeShaper", "Verifier", "KVPolicy", "MaskPolicy", "ScorePolicy", "KVView", "Runtime",
+    "Session", "TokenTree", "Candidates", "Verdict",
 )  # fmt: skip
 STRATEGIES = ("prompts", "trees", "schedules", "models")
 SAID = {
@@ -44,7 +44,7 @@ def interfaces() -> Iterator[str]:
 
 
 def _members(tree: ast.ClassDef) -> Iterator[str]:
-    members = [m for m in tree.body if not getattr(m, "name", "").startswith("__")]
+    members = [m for m in tree.body if not getattr(m, "name", "").startswith("_")]
     for index, member in enumerate(members):
         if isinstance(member, ast.FunctionDef):
             yield from (f"- `{_signature(member)}`", f"  {_text(member)}", "")

@@ -142,8 +142,8 @@ def raises():
         (plugin([NoAttrs]), "plugin theirs: NoAttrs must be an attrs class (@attrs.define) with a"),
         (plugin([NoName]), "plugin theirs: NoName must be an attrs class"),
         (plugin([Inherited]), "plugin theirs: Inherited must be an attrs class"),
-        (plugin([Neither]), "Neither'>, which is no strategy: inherit from exactly one of Drafter"),
-        (plugin([Both]), "Both'>, which is no strategy: inherit from exactly one of Drafter, Tree"),
+        (plugin([Neither]), f"plugin theirs offers {Neither!r}, which is no strategy: inherit from ex"),
+        (plugin([Both]), f"plugin theirs offers {Both!r}, which is no strategy: inherit from exactly"),
         (plugin([Unfinished]), "plugin theirs: Unfinished does not implement visible"),
         (
             plugin([shaper(module="strategies.shapers.chain")]),

@@ -73,7 +73,7 @@ def test_a_prompt_in_chunks_is_a_prompt(monkeypatch, spec, chunk):
     make = session_of("llama", REGISTRY.resolve("kv", spec))
     ids = [i % 31 + 1 for i in range(40)]
     whole = make().prefill(ids)
-    monkeypatch.setattr("toolkit.runtime.session.CHUNK", chunk)
+    monkeypatch.setattr("toolkit.runtime.kv.eviction.CHUNK", chunk)
     torch.testing.assert_close(make().prefill(ids), whole, rtol=0, atol=1e-9)
 
 

@@ -12,9 +12,7 @@ from hypothesis import given, settings
 
 from toolkit import Registry
 from toolkit.conformance import generators, properties
-from toolkit.runtime import session
-from toolkit.runtime.kv import cache
-from toolkit.runtime.kv import positions as slots
+from toolkit.runtime.kv import cache, eviction, positions
 
 REGISTRY = Registry.installed()
 PRODUCT = generators.product(REGISTRY)
@@ -91,9 +89,9 @@ def test_acceptances_are_mixed():
 
 def test_chunks_and_growth_do_not_matter(monkeypatch):
     """A prompt in chunks of four and a cache that grows by eight rows give the same tokens."""
-    monkeypatch.setattr(session, "CHUNK", 4)
+    monkeypatch.setattr(eviction, "CHUNK", 4)
     monkeypatch.setattr(cache, "GROWTH", 8)
-    monkeypatch.setattr(slots, "GROWTH", 8)
+    monkeypatch.setattr(positions, "GROWTH", 8)
 
     @given(st.sampled_from(PRODUCT).flatmap(lambda c: generators.cases(REGISTRY, c)))
     def holds(case):

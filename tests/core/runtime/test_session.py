@@ -131,7 +131,7 @@ def test_committed_keys_and_values_are_those_of_a_prefill(open_session, family):
 @each_family
 @pytest.mark.parametrize("chunk", [1, 3, 4, 11])
 def test_a_prefill_in_chunks_equals_one(open_session, models, monkeypatch, family, chunk):
-    monkeypatch.setattr("toolkit.runtime.session.CHUNK", chunk)
+    monkeypatch.setattr("toolkit.runtime.kv.eviction.CHUNK", chunk)
     session = open_session(family)
     logits = session.prefill(PROMPT)
     assert session.length == len(PROMPT)
@@ -139,7 +139,7 @@ def test_a_prefill_in_chunks_equals_one(open_session, models, monkeypatch, famil
 
 
 def test_a_long_prompt_is_forwarded_in_chunks(open_session, monkeypatch):
-    monkeypatch.setattr("toolkit.runtime.session.CHUNK", 4)
+    monkeypatch.setattr("toolkit.runtime.kv.eviction.CHUNK", 4)
     session, sizes = open_session("llama"), []
     whole = ModelSession._forward
     monkeypatch.setattr(
