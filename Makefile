@@ -67,7 +67,7 @@ docs: setup
 bench-speed: setup
 	@$(BIN)/toolkit bench --plan speed --dtype fp32 --out results/speed-fp32
 	@$(BIN)/toolkit bench --plan speed --dtype bf16 --out results/speed-bf16
-	@$(BIN)/python -m toolkit.bench.expand stories-11m results/stories-98m
+	@$(BIN)/python tools/enlarge.py stories-11m results/stories-98m
 	@$(BIN)/toolkit bench --plan speed --target results/stories-98m --dtype fp32 --prompts 6 --out results/speed-98m-fp32
 	@$(BIN)/toolkit bench --plan speed --target results/stories-98m --dtype bf16 --prompts 6 --out results/speed-98m-bf16
 

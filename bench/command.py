@@ -135,17 +135,17 @@ def _bench(options: dict[str, Any]) -> None:
     find(out)
     registry = _registry(plugins)
 
+    from .prepared_plan import PreparedPlan
     from .rows import plan_difference, refuse_mixing
-    from .study import Study
 
     quiet()
-    study = Study.of(plan, registry)
+    prepared = PreparedPlan.of(plan, registry)
     with locked(out):
         store = find(out)
         store.recover()
         if resume:
-            refuse_mixing(out, plan_difference(store.rows("runs")[0], study))
-        interrupted = _run(study, store, Console(stderr=True, highlight=False))
+            refuse_mixing(out, plan_difference(store.rows("runs")[0], prepared))
+        interrupted = _run(prepared, store, Console(stderr=True, highlight=False))
     _finish(out, interrupted, Console(highlight=False))
 
 
@@ -200,7 +200,7 @@ def parsed_grid(text: str) -> dict[str, list[str]]:
     return grid
 
 
-def _run(study: Any, store: Any, console: Console) -> bool:
+def _run(prepared: Any, store: Any, console: Console) -> bool:
     """Run with a progress bar; whether it was interrupted."""
     from rich.progress import (
         BarColumn,
@@ -225,7 +225,7 @@ def _run(study: Any, store: Any, console: Console) -> bool:
             bar.update(task, completed=done, total=total or None, description=what)
 
         try:
-            Runner(study, store, progress).run()
+            Runner(prepared, store, progress).run()
         except KeyboardInterrupt:
             return True
     return False

@@ -14,7 +14,7 @@ from attrs import frozen
 
 from toolkit import ToolkitError
 
-from .machine import machine
+from .machine import describe_machine
 from .results import Results, name_of
 from .table import closing, notes, number, outputs
 
@@ -68,7 +68,7 @@ def _content(results: Results) -> dict[str, Any]:
     """What the page says in words and numbers."""
     first = results.runs[0]
     return {
-        "machine": machine(first),
+        "machine": describe_machine(first),
         "environment": {name: first[name] for name in ENVIRONMENT if first[name] is not None},
         "bandwidth": f"{first['bandwidth_bytes_per_s'] / 1e9:.1f} GB/s",
         "plan": first["plan"],
@@ -125,7 +125,7 @@ def _drawn(results: Results, folder: Path) -> Iterator[Shown]:
         import matplotlib as mpl
 
         from .plots import figures
-        from .style import THEMES
+        from .theme import THEMES
     except ImportError as error:
         raise ToolkitError(_missing("matplotlib")) from error
     for figure in figures():
@@ -141,7 +141,7 @@ def _image(figure: ModuleType, results: Results, theme: Any, folder: Path) -> st
     if drawn is None:
         return ""
     stem = folder / f"{_name(figure)}{'' if theme.name == 'light' else '-' + theme.name}"
-    drawn.suptitle(machine(results.runs[0]), x=0.01, ha="left", fontsize=8, color=theme.soft)
+    drawn.suptitle(describe_machine(results.runs[0]), x=0.01, ha="left", fontsize=8, color=theme.soft)
     drawn.savefig(stem.with_suffix(".png"), dpi=160)
     vector = io.BytesIO()
     drawn.savefig(vector, format="svg", metadata={"Date": None})

@@ -11,11 +11,11 @@ from attrs import asdict
 from toolkit import Choice, Run, ToolkitError, options_of
 
 from .arms import Arm
+from .columns import SCHEMA_VERSION
 from .engines import Outcome
 from .metrics import distinct_3grams
+from .prepared_plan import Group, PreparedPlan, Task
 from .store import Row
-from .study import Group, Study, Task
-from .tables import SCHEMA_VERSION
 
 PARTS = ("drafter", "shaper", "verifier", "kv", "draft_kv")
 ENVIRONMENT = (
@@ -23,22 +23,24 @@ ENVIRONMENT = (
 ).split()
 
 
-def arm_columns(study: Study, arm: Arm, real: Arm, tuned: str | None, bandwidth: float) -> Row:
+def arm_columns(
+    prepared: PreparedPlan, arm: Arm, real: Arm, tuned: str | None, bandwidth: float
+) -> Row:
     """An arm's columns in `runs`; `real` is what it became by tuning."""
-    pipeline = study.pipelines[real.name]
+    pipeline = prepared.pipelines[real.name]
     target = pipeline.pool.load(pipeline.target)
     return {
         "schema_version": SCHEMA_VERSION,
-        "plan": study.plan.toml,
+        "plan": prepared.plan.toml,
         "arm": arm.name,
         "arm_spec": real.spec,
         "engine": real.engine,
-        "baseline": study.baseline(arm).name,
-        "lossless": study.lossless(real),
+        "baseline": prepared.baseline(arm).name,
+        "lossless": prepared.lossless(real),
         "tuned": tuned,
         "options": json.dumps({part: _options(getattr(pipeline, part)) for part in PARTS}),
-        "models": json.dumps(models(study)),
-        "datasets": json.dumps({name: s.revision for name, s in study.sources.items()}),
+        "models": json.dumps(models(prepared)),
+        "datasets": json.dumps({name: s.revision for name, s in prepared.sources.items()}),
         "weight_bytes": target.weight_bytes,
         "bandwidth_bytes_per_s": bandwidth,
     }
@@ -89,34 +91,34 @@ def group_key(group: Group, split: str) -> tuple[Any, ...]:
     return split, s.dataset, group.talk.index, group.turn, s.prompt_limit, s.max_new_tokens
 
 
-def environment(record: Run, study: Study) -> Row:
+def environment(record: Run, prepared: PreparedPlan) -> Row:
     """What of machine, versions, models and data must not change within a folder."""
     values = asdict(record)
-    data = {name: source.revision for name, source in study.sources.items()}
-    return {name: values[name] for name in ENVIRONMENT} | {"models": models(study), "data": data}
+    data = {name: source.revision for name, source in prepared.sources.items()}
+    return {name: values[name] for name in ENVIRONMENT} | {"models": models(prepared), "data": data}
 
 
-def models(study: Study) -> dict[str, str | None]:
+def models(prepared: PreparedPlan) -> dict[str, str | None]:
     """Every model by name, with what its weights are."""
     return {
         name: pipeline.pool.revision(name)
-        for pipeline in study.pipelines.values()
+        for pipeline in prepared.pipelines.values()
         for name in pipeline.models
     }
 
 
-def difference(kept: Row, record: Run, study: Study) -> str:
+def difference(kept: Row, record: Run, prepared: PreparedPlan) -> str:
     """The first thing in which a kept run and this one differ, in words."""
     values = asdict(record)
     for name in ENVIRONMENT:
         if kept[name] != values[name]:
             return f"{name} was {kept[name]} and is {values[name]}"
-    return plan_difference(kept, study) or "models or data sets of the same names have changed"
+    return plan_difference(kept, prepared) or "models or data sets of the same names have changed"
 
 
-def plan_difference(kept: Row, study: Study) -> str | None:
+def plan_difference(kept: Row, prepared: PreparedPlan) -> str | None:
     """The first line in which a kept run's plan and this one differ; None when they are equal."""
-    before, now = kept["plan"].splitlines(), study.plan.toml.splitlines()
+    before, now = kept["plan"].splitlines(), prepared.plan.toml.splitlines()
     if before == now:
         return None
     gone = next((line.strip() for line in before if line not in now), "nothing")

@@ -11,9 +11,9 @@ from attrs import asdict, define, evolve, field, fields
 from toolkit import Generation, Run, ToolkitError, node_rows, run_record, step_rows
 
 from .arms import Arm
-from .bandwidth import measured
 from .engines import Engine, Ours
-from .load import Moment, load
+from .machine import Moment, measure_bandwidth, measure_load
+from .prepared_plan import Group, PreparedPlan, Task
 from .rows import (
     arm_columns,
     difference,
@@ -24,8 +24,7 @@ from .rows import (
     sample_columns,
 )
 from .store import Row, Store
-from .study import Group, Study, Task
-from .tune import best
+from .tuning import best
 from .verdicts import compared
 
 Progress = Callable[[int, int, str], None]
@@ -34,9 +33,9 @@ Progress = Callable[[int, int, str], None]
 
 @define(eq=False)
 class Runner:
-    """Runs a study into a store, from wherever the store stands."""
+    """Runs a prepared into a store, from wherever the store stands."""
 
-    study: Study
+    prepared: PreparedPlan
     store: Store
     progress: Progress
     engines: dict[str, Engine] = field(factory=dict, init=False)
@@ -52,34 +51,34 @@ class Runner:
     def run(self) -> None:
         """Tune, measure, check for drift. Raises `ToolkitError`; what was finished is kept."""
         self.progress(0, 0, "loading models")
-        for pipeline in self.study.pipelines.values():
+        for pipeline in self.prepared.pipelines.values():
             pipeline.load()
         self._open()
-        study, number = self.study, 0
-        tune, test, drift = (list(study.groups(split)) for split in ("tune", "test", "drift"))
+        prepared, number = self.prepared, 0
+        tune, test, drift = (list(prepared.groups(split)) for split in ("tune", "test", "drift"))
         tried = self._tried()
-        self.total = len(tune) * len(tried) + len(test) * len(study.arms) + len(drift)
-        if study.trials:
+        self.total = len(tune) * len(tried) + len(test) * len(prepared.arms) + len(drift)
+        if prepared.trials:
             for arm in tried:
                 self._register(arm, arm, None)
             number = self._measure(tune, tried, number)
-        for arm in study.arms:
+        for arm in prepared.arms:
             self._register(arm, *self._chosen(arm))
-        number = self._measure(test, study.arms, number)
-        self._measure(drift, study.arms[:1], number)
+        number = self._measure(test, prepared.arms, number)
+        self._measure(drift, prepared.arms[:1], number)
         self.store.compact()
 
     def _open(self) -> None:
         """See what is there already, and that it is of this very configuration."""
-        record = run_record(self.study.target)
-        self.digest = self.study.configuration(environment(record, self.study))
+        record = run_record(self.prepared.target)
+        self.digest = self.prepared.configuration(environment(record, self.prepared))
         self.kept = self.store.rows("runs")
         strange = next((row for row in self.kept if row["config_digest"] != self.digest), None)
         if strange is not None:
-            refuse_mixing(self.store.path, difference(strange, record, self.study))
-        device = self.study.target.pool.torch_device
+            refuse_mixing(self.store.path, difference(strange, record, self.prepared))
+        device = self.prepared.target.pool.torch_device
         known = [row["bandwidth_bytes_per_s"] for row in self.kept]
-        self.bandwidth = known[0] if known else measured(device)
+        self.bandwidth = known[0] if known else measure_bandwidth(device)
         for row in self.store.rows("requests"):
             self._remember(row)
 
@@ -89,14 +88,14 @@ class Runner:
 
     def _tried(self) -> list[Arm]:
         """The arms of the tuning: AR and every candidate."""
-        trials = [arm for found in self.study.trials.values() for arm in found]
-        bases = [self.study.baseline(arm) for arm in trials]
-        first = self.study.arms[:1] if trials else []
+        trials = [arm for found in self.prepared.trials.values() for arm in found]
+        bases = [self.prepared.baseline(arm) for arm in trials]
+        first = self.prepared.arms[:1] if trials else []
         return list(dict.fromkeys([*first, *bases, *trials]))
 
     def _chosen(self, arm: Arm) -> tuple[Arm, str | None]:
         """What an arm became by tuning, and how that is told."""
-        trials = self.study.trials.get(arm.name)
+        trials = self.prepared.trials.get(arm.name)
         if not trials:
             return arm, None
         rows = [row for row in self.done.values() if row["split"] == "tune"]
@@ -114,20 +113,20 @@ class Runner:
             names = [column.name for column in fields(Run)]
             self.runs[arm.name] = Run(**{name: kept[name] for name in names})
             return
-        record = run_record(self.study.pipelines[real.name])
+        record = run_record(self.prepared.pipelines[real.name])
         if real.engine != "toolkit":
             record = evolve(record, shaper="none", verifier="none", kv="none", draft_kv="none")
         self.runs[arm.name] = record
-        columns = arm_columns(self.study, arm, real, tuned, self.bandwidth)
+        columns = arm_columns(self.prepared, arm, real, tuned, self.bandwidth)
         row = asdict(record) | columns | {"config_digest": self.digest}
         self.store.write("runs", len(self.runs) - 1, [row])
 
     def _engine(self, arm: Arm) -> Engine:
         if arm.engine == "toolkit":
-            return Ours(self.study.pipelines[arm.name])
+            return Ours(self.prepared.pipelines[arm.name])
         from .hf import Theirs
 
-        return Theirs(arm, self.study.pipelines[arm.name], self.library)
+        return Theirs(arm, self.prepared.pipelines[arm.name], self.library)
 
     def _measure(self, groups: list[Group], arms: list[Arm], number: int) -> int:
         """Every arm on every group, unless it is done; the first number after them."""
@@ -147,17 +146,17 @@ class Runner:
         """Requests that are thrown away: the first prompts, at the greatest length."""
         longest = max(group.setting.max_new_tokens for group in groups)
         first = [g for g in groups if g.turn == 0 and g.setting.max_new_tokens == longest]
-        for group in first[: self.study.plan.warmup]:
+        for group in first[: self.prepared.plan.warmup]:
             for arm in arms:
                 self.progress(len(self.done), self.total, f"warm-up of {arm.name}")
                 self.engines[arm.name].run(self.runs[arm.name], -1, self._prompt(group), longest)
 
     def _prompt(self, group: Group) -> list[int]:
         """The prompt in tokens; earlier answers in it are AR's, so that all arms get the same."""
-        first = self.study.arms[0]
+        first = self.prepared.arms[0]
         earlier = [self._reference(evolve(group, turn=t), first) for t in range(group.turn)]
-        answers = [self.study.encoder.decode(row["token_ids"]) for row in earlier if row]
-        return self.study.encoder.ids(group.talk, group.turn, group.setting.prompt_limit, answers)
+        answers = [self.prepared.encoder.decode(row["token_ids"]) for row in earlier if row]
+        return self.prepared.encoder.ids(group.talk, group.turn, group.setting.prompt_limit, answers)
 
     def _reference(self, group: Group, baseline: Arm) -> Row | None:
         """AR's row of a group, if it is there; a drift group repeats a test group."""
@@ -176,7 +175,7 @@ class Runner:
                 f"arm {task.arm.name!r} failed on prompt {group.talk.index} of {group.talk.dataset}: "
                 f"{error} (what was finished is kept)"
             ) from error
-        others = load(began, Moment.now())
+        others = measure_load(began, Moment.now())
         self._write_inside(task, run, outcome.generation)
         row = asdict(outcome.request) | sample_columns(task, started, outcome, others)
         self.store.write("requests", task.number, [row])
@@ -185,17 +184,17 @@ class Runner:
     def _write_inside(self, task: Task, run: Run, done: Generation | None) -> None:
         """Steps and nodes, where they are asked for and known."""
         for table, rows in (("steps", step_rows), ("nodes", node_rows)):
-            if table in self.study.plan.record and done is not None:
+            if table in self.prepared.plan.record and done is not None:
                 self.store.write(table, task.number, list(rows(run, task.number, done)))
 
     def _judge(self, tasks: list[Task]) -> None:
         """Compare what is there of a group with AR, once AR is there, and keep the verdicts."""
         for task in tasks:
             row = self.done.get(task.number)
-            reference = self._reference(task.group, self.study.baseline(task.arm))
+            reference = self._reference(task.group, self.prepared.baseline(task.arm))
             if not row or not reference or row is reference or row["verdict"] is not None:
                 continue
-            pipeline = self.study.pipelines[self.study.baseline(task.arm).name]
+            pipeline = self.prepared.pipelines[self.prepared.baseline(task.arm).name]
             verdict, ties = compared(row, reference, pipeline, self._prompt(task.group))
             row = row | {"verdict": verdict, "ties": ties}
             self.store.write("requests", task.number, [row])

@@ -20,9 +20,9 @@ from attrs import frozen
 from toolkit import ToolkitError, write_part
 from toolkit.words import short
 
+from .columns import SCHEMA_VERSION, TABLES
+from .dataset_loading import is_there
 from .lock import NAME as LOCK
-from .sources import is_there
-from .tables import SCHEMA_VERSION, TABLES
 
 Row = dict[str, Any]
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .machine import machine
+from .machine import describe_machine
 from .results import LOOP, Results, Setting, name_of, short
 
 BEYOND = ": above 100 %, so they stay in a cache, or memory was busy when its speed was measured"
@@ -128,7 +128,7 @@ def _beside_the_library(results: Results, setting: Setting) -> list[str]:
 
 def closing(results: Results) -> list[str]:
     """What holds for the whole bench."""
-    found = [f"Machine: {machine(run)}." for run in results.runs[:1]]
+    found = [f"Machine: {describe_machine(run)}." for run in results.runs[:1]]
     load, drift = results.load, results.drift
     found += [
         f"{arm}: tuned, {run['tuned']}" for arm, run in results.by_arm.items() if run["tuned"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..sources import column, hub
+from ..dataset_loading import column, hub
 
 DATASET = hub(
     "c4",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from toolkit import Conversation
 
-from ..sources import Row, hub
+from ..dataset_loading import Row, hub
 
 
 def questions(rows: Iterable[Row]) -> list[Conversation]:

@@ -5,7 +5,7 @@ The set's own copy on the hub is a script, which is no longer run: this is a mir
 
 from __future__ import annotations
 
-from ..sources import column, hub
+from ..dataset_loading import column, hub
 
 DATASET = hub(
     "pg19",

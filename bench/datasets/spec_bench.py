@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from toolkit import Conversation
 
-from ..sources import Row, web
+from ..dataset_loading import Row, web
 
 
 def turns(rows: Iterable[Row]) -> list[Conversation]:

@@ -14,7 +14,7 @@ import attrs
 
 from toolkit import Choice, Generation, Pipeline, Pool, Registry, ToolkitError, column, run_record
 
-from ..machine import machine
+from ..machine import describe_machine
 
 BASELINE = "none"
 
@@ -84,7 +84,7 @@ def measured(
     ids = pipelines[0].ids(text)
     prompts = {length: (ids * -(-length // len(ids)))[:length] for length in sorted(contexts)}
     _fits(pipelines, max(contexts) + new_tokens)
-    place = machine(attrs.asdict(run_record(pipelines[0])))
+    place = describe_machine(attrs.asdict(run_record(pipelines[0])))
     for length, prompt in prompts.items():
         results = _rounds(pipelines, prompt, new_tokens, rounds)
         for arm, pipeline, runs in zip(chosen, pipelines, results, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from ..results import Results, set_name, short
-from ..style import Theme, whiskers
+from ..theme import Theme, whiskers
 from .speedup import longest
 
 ORDER = 4

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from ..results import Results, short
 from ..store import Row
-from ..style import Theme
+from ..theme import Theme
 
 ORDER = 7
 TITLE = "Acceptance by depth"

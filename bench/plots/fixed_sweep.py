@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..results import Results
-from ..style import Theme
+from ..theme import Theme
 from .speedup import longest
 
 ORDER = 5

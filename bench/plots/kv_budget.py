@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from ..results import Results, set_name
-from ..style import Theme
+from ..theme import Theme
 from .speedup import longest
 
 ORDER = 9

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from ..results import Results, short
-from ..style import Theme, whiskers
+from ..theme import Theme, whiskers
 
 ORDER = 2
 TITLE = "Over the output's length"

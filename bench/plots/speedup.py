@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from ..results import Results, Setting, set_name, short
-from ..style import Theme, whiskers
+from ..theme import Theme, whiskers
 
 ORDER = 1
 TITLE = "Speed against AR"

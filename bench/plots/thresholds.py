@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ..results import Results, set_name
-from ..style import Theme, whiskers
+from ..theme import Theme, whiskers
 from .speedup import longest
 
 ORDER = 6

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from ..results import Results, set_name, short
 from ..statistics import mean
-from ..style import Theme
+from ..theme import Theme
 from .speedup import longest
 
 ORDER = 8

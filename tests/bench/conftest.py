@@ -7,8 +7,8 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from toolkit.bench.columns import SCHEMA_VERSION
 from toolkit.bench.results import Results
-from toolkit.bench.tables import SCHEMA_VERSION
 
 from toolkit.cli import main
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from toolkit.bench import datasets as home
-from toolkit.bench.sources import local, local_rows
-from toolkit.bench.study import found
+from toolkit.bench.dataset_loading import local, local_rows
+from toolkit.bench.prepared_plan import found
 
 from toolkit import Dataset, Registry, ToolkitError, hookimpl
 

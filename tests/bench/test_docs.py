@@ -7,9 +7,9 @@ import attrs
 import click
 import pytest
 from click.testing import CliRunner
+from toolkit.bench.columns import TABLES, ArmColumns, SampleColumns
 from toolkit.bench.plan import Plan, protocols
 from toolkit.bench.results import Results
-from toolkit.bench.tables import TABLES, ArmColumns, SampleColumns
 
 from toolkit import Registry, schema
 from toolkit.cli import main

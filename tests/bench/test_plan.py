@@ -6,7 +6,7 @@ from importlib.resources import files
 import pytest
 from toolkit.bench.arms import arms_of
 from toolkit.bench.plan import Plan, Tune, digest, protocols
-from toolkit.bench.tune import candidates
+from toolkit.bench.tuning import candidates
 
 from toolkit import Registry, ToolkitError
 

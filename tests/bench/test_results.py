@@ -5,7 +5,7 @@ import io
 import pytest
 from attrs import evolve
 from rich.console import Console
-from toolkit.bench.machine import machine
+from toolkit.bench.machine import describe_machine
 from toolkit.bench.results import Results, name_of, set_name, short, tau
 from toolkit.bench.store import Store
 from toolkit.bench.table import COLUMNS, cells, closing, notes, show
@@ -174,7 +174,7 @@ def test_load_counts_for_as_long_as_a_request_took(invented):
 
 def test_the_machine_is_named_first(invented):
     results = invented({"ar": 50.0, "chain": 60.0})
-    assert closing(results)[0] == f"Machine: {machine(results.runs[0])}."
+    assert closing(results)[0] == f"Machine: {describe_machine(results.runs[0])}."
 
 
 def test_ar_and_the_fastest_are_set_beside_the_library(invented):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from toolkit.bench.columns import TABLES
 from toolkit.bench.store import Store
-from toolkit.bench.tables import TABLES
 
 from toolkit import ToolkitError
 
@@ -169,7 +169,7 @@ def test_a_full_disk_loses_nothing_that_was_written(store):
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
         "from toolkit.bench.store import Store\n"
-        "from toolkit.bench.tables import TABLES\n"
+        "from toolkit.bench.columns import TABLES\n"
         "store = Store(Path(sys.argv[1]))\n"
         "row = store.rows('requests')[0] | {'request_id': 3, 'text': 'x' * 100}\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))\n"

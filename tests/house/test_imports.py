@@ -125,7 +125,7 @@ def test_what_only_looks_imports_no_torch(command, said, tmp_path):
         ("run hi --plugin none.py", "no plugin file"),
         ("check budgt", "did you mean budget"),
         ("check budget:depht=3", "has no option 'depht'"),
-        ("tune --drafter ngrm", "did you mean ngram?"),
+        ("costs --drafter ngrm", "did you mean ngram?"),
         ("doctor --target ./nowhere", "no model folder"),
         ("plugins show adaptve", "did you mean adaptive?"),
         ("plugins new chain --kind shaper", "there is a shaper called 'chain' already"),

@@ -16,7 +16,7 @@ from toolkit.choice import options_of, show
 from toolkit.interfaces import INTERFACES
 from toolkit.spec import type_name
 
-FOLDERS = {".ci", "bench", "docs", "kvcache", "plugins", "strategies", "tests", "toolkit"}
+FOLDERS = {".ci", "bench", "docs", "kvcache", "plugins", "strategies", "tests", "toolkit", "tools"}
 FILES = {
     ".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "constraints.txt",
     "pyproject.toml",

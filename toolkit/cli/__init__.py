@@ -28,6 +28,7 @@ UNWRITABLE = (errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)
 WAITING = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "0"}
 """How long threads of PyTorch's own regions spin before they sleep. By default they spin so long that
 one that is not scheduled stalls all others; read by OpenMP when torch is imported."""
+RENAMED = {"tune": "costs"}  # old names of commands, which work for one version
 
 
 class UserError(click.ClickException):
@@ -43,7 +44,9 @@ class Commands(click.Group):
         return sorted(_points())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        point = _points().get(cmd_name)
+        if cmd_name in RENAMED:
+            click.echo(f"`toolkit {cmd_name}` is called `toolkit {RENAMED[cmd_name]}` now", err=True)
+        point = _points().get(RENAMED.get(cmd_name, cmd_name))
         return point.load() if point else None
 
     def main(self, *args: Any, **extra: Any) -> Any:

@@ -1,9 +1,10 @@
-"""Model expansion: a small trained model as a larger one that computes the same function.
+"""Enlarge a small trained model: a larger one that computes the same function.
 
-What a pass costs depends on sizes, what a drafter gets right depends on the function. Expanded, a
-small model meets the cost of a large one and keeps its own acceptance. docs/expansion.md has the
-method and its limits. Results from an expanded model say so by its name and by `expanded_from` in
-its config.
+    python tools/enlarge.py stories-11m FOLDER
+
+The cost of a pass depends on a model's sizes, acceptance on the function that it computes. The
+enlarged model has the cost of a large one and the acceptance of the small one. Its config says
+`enlarged_from`. docs/enlarge.md has the method and its limits.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from toolkit import Pool, Registry, ToolkitError
 
 
 @frozen
-class Block:
-    """Half a layer: a norm, linear layers that read the normed stream, and one that writes to it."""
+class Sublayer:
+    """Attention or MLP: a norm, linear layers that read the normed stream, one that writes to it."""
 
     norm: str
     readers: tuple[str, ...]
@@ -32,62 +33,44 @@ class Block:
 
 
 @frozen
-class Family:
-    """Where a family keeps its parts, and what its config calls them."""
+class Architecture:
+    """The module paths of a family of models, and the names in its config."""
 
     embedding: str
     layers: str
     norm: str
-    attention: Block
-    mlp: Block
+    attention: Sublayer
+    mlp: Sublayer
     eps: str
-    centres: bool  # LayerNorm, which subtracts the mean, and not RMSNorm
+    centres: bool  # LayerNorm subtracts the mean, RMSNorm does not
 
 
-_NEOX = Family(
+_NEOX = Architecture(
     embedding="gpt_neox.embed_in",
     layers="gpt_neox.layers",
     norm="gpt_neox.final_layer_norm",
-    attention=Block("input_layernorm", ("attention.query_key_value",), "attention.dense"),
-    mlp=Block("post_attention_layernorm", ("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h"),
+    attention=Sublayer("input_layernorm", ("attention.query_key_value",), "attention.dense"),
+    mlp=Sublayer("post_attention_layernorm", ("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h"),
     eps="layer_norm_eps",
     centres=True,
 )
-_LLAMA = Family(
+_LLAMA = Architecture(
     embedding="model.embed_tokens",
     layers="model.layers",
     norm="model.norm",
-    attention=Block(
+    attention=Sublayer(
         "input_layernorm",
         ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         "self_attn.o_proj",
     ),
-    mlp=Block("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"),
+    mlp=Sublayer("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"),
     eps="rms_norm_eps",
     centres=False,
 )
-FAMILIES = {"gpt_neox": _NEOX, "llama": _LLAMA, "mistral": _LLAMA, "qwen2": _LLAMA}
+ARCHITECTURES = {"gpt_neox": _NEOX, "llama": _LLAMA, "mistral": _LLAMA, "qwen2": _LLAMA}
 
 
-def enlarge(pool: Pool, name: str, *, width: int = 768, layers: int = 13) -> str:
-    """Hold an expansion of the model `name` in the pool; returns its name there, which says so.
-
-    The default sizes make about 100 M parameters of the shipped target. Raises `ToolkitError`.
-    """
-    pool.aliases |= Registry.installed().aliases
-    small = pool.modules.get(name)
-    if small is None:  # from the weights as they are, before any rounding to the pool's dtype
-        place = cast("Any", pool.find(name)).place
-        small = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
-    large = expand(small, width=width, layers=layers)
-    for weight in large.parameters():  # not the buffers: rounded frequencies would rotate otherwise
-        weight.data = weight.data.to(pool.torch_dtype or small.dtype)
-    label = f"{name}-as-{round(large.num_parameters() / 1e6)}m"
-    pool.modules[label] = large.to(pool.torch_device)
-    return label
-
-
-def expand(
+def enlarge(
     model: PreTrainedModel,
     *,
     width: int,
@@ -95,30 +78,35 @@ def expand(
     neurons: int | None = None,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """A model with the logits of `model` and the sizes given: same family, same head size.
+    """Build a model of the given sizes with the logits of `model`: same family, same head size.
 
-    `width` is the new hidden size; heads grow with it. `layers` and `neurons` (of an MLP) stay or,
-    for neurons, grow with the width when left out. Computed in float64, returned in the model's
-    dtype, embeddings untied. Raises `ToolkitError` for another family or for sizes that do not fit.
+    `width`: the new hidden size; the number of heads grows with it. `layers`: as many as before by
+    default. `neurons` of an MLP: in proportion to the width by default. The result is computed in
+    float64 and has the model's dtype; its embeddings are untied. Raises `ToolkitError` for an
+    unsupported family and for sizes that do not fit.
     """
-    family = FAMILIES.get(model.config.model_type)
+    family = ARCHITECTURES.get(model.config.model_type)
     if family is None:
         raise ToolkitError(
-            f"cannot expand a {model.config.model_type} model: its family must be one of "
-            f"{', '.join(FAMILIES)}"
+            f"cannot enlarge a {model.config.model_type} model: its family must be one of "
+            f"{', '.join(ARCHITECTURES)}"
         )
-    config = _config(model, family, width, layers, neurons)
+    config = _enlarge_config(model, family, width, layers, neurons)
     large = AutoModelForCausalLM.from_config(config, dtype=model.dtype).eval()
     large.generation_config = copy.deepcopy(model.generation_config)
     with torch.no_grad():
-        _Expansion.of(model, large, family, seed).run()
+        _Enlargement.of(model, large, family, seed).write_weights()
     return large
 
 
-def _config(
-    model: PreTrainedModel, family: Family, width: int, layers: int | None, neurons: int | None
+def _enlarge_config(
+    model: PreTrainedModel,
+    family: Architecture,
+    width: int,
+    layers: int | None,
+    neurons: int | None,
 ) -> Any:
-    """The expanded model's config. Raises `ToolkitError`."""
+    """The enlarged model's config. Raises `ToolkitError`."""
     old, new = model.config, copy.deepcopy(model.config)
     heads, groups = old.num_attention_heads, _groups(old)
     head = getattr(old, "head_dim", None) or old.hidden_size // heads
@@ -144,7 +132,7 @@ def _config(
         new.layer_types = [old.layer_types[i] for i in _templates(old.num_hidden_layers, layers)]
     setattr(new, family.eps, getattr(old, family.eps) * old.hidden_size / width)
     new.tie_word_embeddings = False
-    new.expanded_from = (
+    new.enlarged_from = (
         f"{old.num_hidden_layers} layers of width {old.hidden_size}, "
         f"{model.num_parameters() / 1e6:.1f} M parameters"
     )
@@ -152,75 +140,75 @@ def _config(
 
 
 def _groups(config: Any) -> int:
-    """KV heads, each with its query heads: what attention can grow by."""
+    """The number of KV heads; attention grows by whole groups of one KV head and its query heads."""
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
 def _templates(few: int, many: int) -> list[int]:
-    """For each of `many` layers, the layer of `few` that it is or is made like; in order."""
+    """For each of `many` layers, the index of the small model's layer that it copies or imitates."""
     return [index * few // many for index in range(many)]
 
 
 @frozen(eq=False)
-class _Expansion:
-    """One expansion: x of the small model's stream is `lift` x in the large one's.
+class _Enlargement:
+    """Writes the weights of the large model. A vector x of the small stream becomes `lift` x.
 
-    `lift[D, d]` and `spare[D]` are columns of one orthogonal matrix. The large norms add `spare`, so
-    that what reads the stream can read a constant there: the small norm's bias, through its weights.
+    `lift[D, d]` and `spare[D]` are columns of one orthogonal matrix. The large norms add `spare`, a
+    constant from which the linear layers behind them compute the effect of the small norm's bias.
     """
 
     small: PreTrainedModel
     large: PreTrainedModel
-    family: Family
+    family: Architecture
     rng: torch.Generator
     lift: Tensor
     spare: Tensor
 
     @classmethod
     def of(
-        cls, small: PreTrainedModel, large: PreTrainedModel, family: Family, seed: int
-    ) -> _Expansion:
+        cls, small: PreTrainedModel, large: PreTrainedModel, family: Architecture, seed: int
+    ) -> _Enlargement:
         rng = torch.Generator().manual_seed(seed)
         narrow, wide = small.config.hidden_size, large.config.hidden_size
-        turned = rotation(wide, family.centres, rng)
-        return cls(small, large, family, rng, turned[:, :narrow], turned[:, narrow])
+        rotation = random_rotation(wide, family.centres, rng)
+        return cls(small, large, family, rng, rotation[:, :narrow], rotation[:, narrow])
 
-    def run(self) -> None:
+    def write_weights(self) -> None:
         """Write every weight of the large model."""
         small: Any = self.small
         large: Any = self.large
         family = self.family
         table = small.get_submodule(family.embedding).weight.double()
-        large.get_submodule(family.embedding).weight.copy_(self.centred(table.T).T @ self.lift.T)
+        large.get_submodule(family.embedding).weight.copy_(self.centre(table.T).T @ self.lift.T)
         norm = small.get_submodule(family.norm)
         self.set_norm(large.get_submodule(family.norm))
         head, read = large.get_output_embeddings(), small.get_output_embeddings()
-        head.weight.copy_(self.reading(read.weight.double(), norm))
+        head.weight.copy_(self.lift_reader(read.weight.double(), norm))
         ours = small.get_submodule(family.layers)
         theirs = large.get_submodule(family.layers)
         templates = _templates(len(ours), len(theirs))
         fresh = [True, *(after != before for before, after in pairwise(templates))]
         for index, layer in enumerate(theirs):
-            for block, units in (
+            for sublayer, units in (
                 (family.attention, _groups(small.config)),
                 (family.mlp, small.config.intermediate_size),
             ):
-                self.block(ours[templates[index]], layer, block, units, fresh[index])
+                self.write_sublayer(ours[templates[index]], layer, sublayer, units, fresh[index])
 
-    def block(
-        self, small: nn.Module, large: nn.Module, block: Block, units: int, copied: bool
+    def write_sublayer(
+        self, small: nn.Module, large: nn.Module, sublayer: Sublayer, units: int, copied: bool
     ) -> None:
-        """Write half a layer: the small one's units (heads or neurons) if `copied`, then twins."""
-        norm = small.get_submodule(block.norm)
-        self.set_norm(large.get_submodule(block.norm))
-        for name in block.readers:
-            self.reader(_linear(small, name), _linear(large, name), norm, units, copied)
-        self.writer(_linear(small, block.writer), _linear(large, block.writer), units, copied)
+        """The small model's units (heads or neurons) if `copied`, then pairs of twins."""
+        norm, writer = small.get_submodule(sublayer.norm), sublayer.writer
+        self.set_norm(large.get_submodule(sublayer.norm))
+        for name in sublayer.readers:
+            self.write_reader(_linear(small, name), _linear(large, name), norm, units, copied)
+        self.write_writer(_linear(small, writer), _linear(large, writer), units, copied)
 
-    def reader(
+    def write_reader(
         self, small: nn.Linear, large: nn.Linear, norm: nn.Module, units: int, copied: bool
     ) -> None:
-        weight = self.reading(small.weight.double(), norm)
+        weight = self.lift_reader(small.weight.double(), norm)
         kept, rows = weight if copied else weight[:0], len(weight) // units
         which, _ = twins((large.out_features - len(kept)) // rows)
         made = self.noise(weight.std(), len(which.unique()), rows, large.in_features)
@@ -229,36 +217,36 @@ class _Expansion:
             large.bias.zero_()
             large.bias[: len(kept)] = small.bias[: len(kept)]
 
-    def writer(self, small: nn.Linear, large: nn.Linear, units: int, copied: bool) -> None:
-        weight = self.lift @ self.centred(small.weight.double())
+    def write_writer(self, small: nn.Linear, large: nn.Linear, units: int, copied: bool) -> None:
+        weight = self.lift @ self.centre(small.weight.double())
         kept, columns = weight if copied else weight[:, :0], weight.shape[1] // units
         which, signs = twins((large.in_features - kept.shape[1]) // columns)
         made = self.noise(weight.std(), len(weight), len(which.unique()), columns)
         made = made[:, which] * signs[:, None]
         large.weight.copy_(torch.cat([kept, made.flatten(1)], 1))
         if small.bias is not None:
-            large.bias.copy_(self.lift @ self.centred(small.bias.double()) * copied)
+            large.bias.copy_(self.lift @ self.centre(small.bias.double()) * copied)
 
-    def reading(self, weight: Tensor, norm: Any) -> Tensor:
-        """A reader's weight [out, d], after a norm of the small model → [out, D]."""
+    def lift_reader(self, weight: Tensor, norm: Any) -> Tensor:
+        """The weight [out, d] of a linear layer behind a small norm → [out, D] behind a large one."""
         wide = weight * norm.weight.double() @ self.lift.T
         if getattr(norm, "bias", None) is not None:
             wide = wide + (weight @ norm.bias.double())[:, None] * self.spare
         return wide
 
-    def centred(self, columns: Tensor) -> Tensor:
-        """What is written to the stream [d, …], without the mean that a LayerNorm takes out."""
+    def centre(self, columns: Tensor) -> Tensor:
+        """Vectors [d, …] that are written to the stream, without the mean that LayerNorm removes."""
         return columns - columns.mean(0) if self.family.centres else columns
 
     def set_norm(self, norm: Any) -> None:
-        """A norm of the large model: over more, mostly empty, dimensions, hence the gain."""
+        """Set gain and bias of a large norm. It averages over more dimensions, hence the gain."""
         narrow, wide = self.lift.shape[1], self.lift.shape[0]
         norm.weight.fill_((narrow / wide) ** 0.5)
         if getattr(norm, "bias", None) is not None:
             norm.bias.copy_(self.spare)
 
     def noise(self, std: Tensor, *shape: int) -> Tensor:
-        """Random weights as large as the trained ones."""
+        """Random weights with the standard deviation of the trained ones."""
         return torch.randn(shape, generator=self.rng, dtype=torch.float64) * std
 
 
@@ -267,9 +255,9 @@ def _linear(layer: nn.Module, name: str) -> nn.Linear:
 
 
 def twins(count: int) -> tuple[Tensor, Tensor]:
-    """Which random unit each of `count` added ones is, and the sign [count] that it writes with.
+    """The index of the random unit behind each of `count` added ones, and its output's sign [count].
 
-    Two of a kind write opposite things; an odd one out writes nothing.
+    The two units of a pair cancel. With an odd `count` the last unit has sign 0.
     """
     ids = torch.arange(count)
     signs = 1.0 - 2.0 * (ids % 2)
@@ -278,8 +266,8 @@ def twins(count: int) -> tuple[Tensor, Tensor]:
     return ids // 2, signs.double()
 
 
-def rotation(size: int, centres: bool, rng: torch.Generator) -> Tensor:
-    """A random orthogonal matrix [size, size]; with `centres`, one that fixes the all-ones vector."""
+def random_rotation(size: int, centres: bool, rng: torch.Generator) -> Tensor:
+    """A random orthogonal matrix [size, size]; with `centres`, it keeps the all-ones vector fixed."""
     free = size - centres
     turn = torch.eye(size, dtype=torch.float64)
     turn[-free:, -free:] = torch.linalg.qr(
@@ -295,18 +283,30 @@ def rotation(size: int, centres: bool, rng: torch.Generator) -> Tensor:
     return reflect @ turn @ reflect
 
 
+def write_enlarged(name: str, folder: Path, *, width: int = 768, layers: int = 13) -> None:
+    """Save the model `name`, enlarged, with its tokenizer. Raises `ToolkitError`."""
+    pool = Pool(device="cpu", dtype="fp32", aliases=dict(Registry.installed().aliases))
+    found = cast("Any", pool.find(name))
+    small = AutoModelForCausalLM.from_pretrained(found.place, dtype=torch.float32)
+    enlarge(small, width=width, layers=layers).save_pretrained(folder)
+    if found.tokenizer is not None:
+        found.tokenizer.save_pretrained(folder)
+
+
 @click.command()
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path))
 def main(name: str, folder: Path) -> None:
-    """Write an expansion of the model NAME to FOLDER; about 100 M parameters for the shipped target."""
+    """Enlarge the model NAME and save it in FOLDER: 13 layers of width 768.
+
+    stories-11m becomes a model of about 98 M parameters.
+    """
     if folder.exists():
-        raise click.ClickException(f"{folder} is there already: name a new folder")
-    pool = Pool(device="cpu", dtype="fp32")
-    pool.modules[enlarge(pool, name)].save_pretrained(folder)
-    tokenizer = pool.find(name).tokenizer
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+        raise click.ClickException(f"{folder} exists: name a new folder")
+    try:
+        write_enlarged(name, folder)
+    except ToolkitError as error:
+        raise click.ClickException(str(error)) from error
     click.echo(f"written to {folder}")
 
 

@@ -3,7 +3,7 @@
 import pytest
 from toolkit.bench.arms import arms_of
 from toolkit.bench.plan import Tune
-from toolkit.bench.tune import best, candidates
+from toolkit.bench.tuning import best, candidates
 
 from toolkit import Registry, ToolkitError
 

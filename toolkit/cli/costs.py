@@ -1,4 +1,4 @@
-"""`toolkit tune`: measure what passes cost on this machine, keep it for shapers, show it."""
+"""`toolkit costs`: measure the cost of passes on this machine, cache it for shapers, show it."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ PICTURES = (".pdf", ".png", ".svg")
 @click.option(
     "--plot", type=click.Path(path_type=Path), help="Draw the curves: a .png, .svg or .pdf file."
 )
-def tune(plot: Path | None, **chosen: Any) -> None:
-    """Measure what a pass of the target and a level of the drafter cost here.
+def costs(plot: Path | None, **chosen: Any) -> None:
+    """Measure the cost of a target pass and of a draft level on this machine.
 
-    Shapers that plan use the result in every later run with the same models, strategies and number
-    of threads. Without `tune` the first such run measures. What a busy machine shows is not kept.
+    The result is cached. Shapers that plan use it in every later run with the same models, strategies
+    and number of threads; without it, the first such run measures. Noisy measurements are not cached.
     """
     if plot is not None:
-        _drawable(plot)
+        _require_drawable(plot)
     with show_progress():
         pipeline = options.make_pipeline(**chosen)
-        costs = pipeline.costs(fresh=True)
-    _show(costs, pipeline)
+        measured = pipeline.costs(fresh=True)
+    _show(measured, pipeline)
     if plot is not None:
-        _draw(costs, plot)
+        _draw(measured, plot)
         click.echo(f"drawn in {plot}")
 
 
-def _drawable(plot: Path) -> None:
-    """Raise `ToolkitError` when no picture could be written, before anything is measured."""
+def _require_drawable(plot: Path) -> None:
+    """Raise `ToolkitError` when no figure can be written, before anything is measured."""
     if plot.suffix not in PICTURES:
         raise ToolkitError(f"cannot draw {plot}: its name must end in {', '.join(PICTURES)}")
     options.require_writable(plot)
@@ -57,7 +57,7 @@ def _drawable(plot: Path) -> None:
 
 
 def _show(costs: Costs, pipeline: Pipeline) -> None:
-    """The curves as two tables; × is the cost of one row, so that what is nearly free shows."""
+    """Print two tables; the column × is the cost relative to that of a single row."""
     from rich.console import Console
     from rich.table import Table
 
@@ -81,13 +81,13 @@ def _show(costs: Costs, pipeline: Pipeline) -> None:
         console.print()
     if costs.noise > BUSY:
         console.print(
-            f"The machine was busy: things took {costs.noise:.1f} times their least. "
-            "This is not kept: tune again."
+            f"The machine was busy: measurements took up to {costs.noise:.1f} times their minimum. "
+            "They are not cached: run `toolkit costs` again."
         )
 
 
 def _draw(costs: Costs, plot: Path) -> None:
-    """Two curves over the number of nodes, two over the frontier's width."""
+    """Draw two curves over the number of nodes and two over the width of the frontier."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""`toolkit tune`: measured, kept, printed, drawn."""
+"""`toolkit costs`: measured, cached, printed, drawn; `toolkit tune` is its old name."""
 
 import pytest
 from click.testing import CliRunner
@@ -15,12 +15,12 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("toolkit.runtime.probe.measure", lambda *_: COSTS)
 
 
-def tune(*arguments):
-    return CliRunner(env={"COLUMNS": "80"}).invoke(main, ["tune", *arguments])
+def costs(*arguments, name="costs"):
+    return CliRunner(env={"COLUMNS": "80"}).invoke(main, [name, *arguments])
 
 
 def test_it_prints_both_curves_and_keeps_them():
-    done = tune()
+    done = costs()
     assert done.exit_code == 0, done.output
     assert "a pass of stories-11m" in done.output
     assert "a level of model:stories-1m" in done.output
@@ -35,7 +35,7 @@ def test_it_prints_both_curves_and_keeps_them():
 def test_it_draws(tmp_path, suffix):
     pytest.importorskip("matplotlib")
     picture = tmp_path / f"costs{suffix}"
-    done = tune("--drafter", "ngram", "--plot", str(picture))
+    done = costs("--drafter", "ngram", "--plot", str(picture))
     assert done.exit_code == 0, done.output
     assert picture.stat().st_size > 1000
 
@@ -52,13 +52,22 @@ def test_it_draws(tmp_path, suffix):
 )
 def test_bad_input_is_refused_before_anything_is_measured(monkeypatch, arguments, message):
     monkeypatch.setattr("toolkit.runtime.probe.measure", None)
-    done = tune(*arguments)
+    done = costs(*arguments)
     assert done.exit_code == 2
     assert message in done.output
 
 
 def test_without_matplotlib_it_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr("toolkit.cli.tune.find_spec", lambda _: None)
-    done = tune("--plot", "costs.png")
+    monkeypatch.setattr("toolkit.cli.costs.find_spec", lambda _: None)
+    done = costs("--plot", "costs.png")
     assert done.exit_code == 2
     assert "pip install 'speculative-toolkit[plots]'" in done.output
+
+
+def test_the_old_name_does_the_same_and_says_the_new_one():
+    old, new = costs(name="tune"), costs()
+    assert old.exit_code == 0
+    assert old.stdout == new.stdout
+    assert "`toolkit tune` is called `toolkit costs` now" in old.stderr
+    assert "is called" not in new.stderr
+    assert "tune" not in main.list_commands(None)

@@ -1,13 +1,15 @@
-"""An expanded model is larger and computes the same function."""
+"""An enlarged model has other sizes and computes the same function."""
 
 import copy
 from unittest import mock
 
+import enlarge as module
 import pytest
 import torch
+from click.testing import CliRunner
+from enlarge import enlarge
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toolkit.bench import expand as bench
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
@@ -17,8 +19,8 @@ from toolkit.conformance.models import tiny
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 TEXT = torch.tensor([[5, 60, 7, 33, 81, 2, 40, 40, 19, 77, 23, 1]])
-bench_rotation = bench.rotation
-each_family = pytest.mark.parametrize("family", sorted(bench.FAMILIES))
+random_rotation = module.random_rotation
+each_family = pytest.mark.parametrize("family", sorted(module.ARCHITECTURES))
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +67,7 @@ def greedy(model):
 )
 def test_logits_stay(family, wider, layers, neurons, seed, tied):
     model = small(family, tied)
-    large = bench.expand(model, width=32 + 8 * wider, layers=layers, neurons=neurons, seed=seed)
+    large = enlarge(model, width=32 + 8 * wider, layers=layers, neurons=neurons, seed=seed)
     assert large.config.hidden_size == 32 + 8 * wider
     assert large.config.num_hidden_layers == layers
     torch.testing.assert_close(logits(large), logits(model), **EXACT)
@@ -74,22 +76,22 @@ def test_logits_stay(family, wider, layers, neurons, seed, tied):
 @each_family
 def test_greedy_tokens_stay(family):
     model = small(family)
-    assert greedy(bench.expand(model, width=64, layers=4)) == greedy(model)
+    assert greedy(enlarge(model, width=64, layers=4)) == greedy(model)
 
 
 @pytest.mark.parametrize(
     ("family", "name", "broken"),
     [
-        ("gpt_neox", "rotation", lambda size, _, rng: bench_rotation(size, False, rng)),
+        ("gpt_neox", "random_rotation", lambda size, _, rng: random_rotation(size, False, rng)),
         ("gpt_neox", "twins", lambda count: (torch.arange(count) // 2, torch.ones(count).double())),
         ("llama", "twins", lambda count: (torch.arange(count) // 2, torch.ones(count).double())),
     ],
     ids=["mean-not-kept", "no-cancelling-neox", "no-cancelling-llama"],
 )
-def test_a_broken_expansion_is_noticed(monkeypatch, family, name, broken):
-    monkeypatch.setattr(bench, name, broken)
+def test_a_broken_enlargement_is_noticed(monkeypatch, family, name, broken):
+    monkeypatch.setattr(module, name, broken)
     model = small(family)
-    large = bench.expand(model, width=64, layers=3)
+    large = enlarge(model, width=64, layers=3)
     assert not torch.allclose(logits(large), logits(model), **EXACT)
 
 
@@ -97,8 +99,8 @@ def test_a_broken_expansion_is_noticed(monkeypatch, family, name, broken):
 def test_without_the_corrected_eps_it_is_another_function(family):
     model = small(family)
     model.get_input_embeddings().weight.data *= 1e-2  # so small that eps counts
-    eps = bench.FAMILIES[family].eps
-    large = bench.expand(model, width=64)
+    eps = module.ARCHITECTURES[family].eps
+    large = enlarge(model, width=64)
     torch.testing.assert_close(logits(large), logits(model), **EXACT)
     config = copy.deepcopy(large.config)
     setattr(config, eps, getattr(model.config, eps))
@@ -110,18 +112,18 @@ def test_without_the_corrected_eps_it_is_another_function(family):
 @each_family
 def test_nothing_of_it_is_empty(family):
     """Rows and columns of zeros would be cheap in ways that a model is not."""
-    large = bench.expand(small(family), width=64, layers=4, neurons=112)
+    large = enlarge(small(family), width=64, layers=4, neurons=112)
     for name, weight in large.named_parameters():
         if weight.ndim == 2:
             assert bool((weight != 0).any(0).all() and (weight != 0).any(1).all()), name
 
 
-def test_a_saved_expansion_is_the_same_and_says_what_it_is(tmp_path):
-    large = bench.expand(small("gpt_neox"), width=48, layers=3)
+def test_a_saved_one_is_the_same_and_says_what_it_is(tmp_path):
+    large = enlarge(small("gpt_neox"), width=48, layers=3)
     large.save_pretrained(tmp_path)
     again = type(large).from_pretrained(tmp_path).eval()
     torch.testing.assert_close(logits(again), logits(large), **EXACT)
-    assert "2 layers of width 32" in again.config.expanded_from
+    assert "2 layers of width 32" in again.config.enlarged_from
 
 
 @pytest.mark.parametrize(
@@ -132,47 +134,56 @@ def test_a_saved_expansion_is_the_same_and_says_what_it_is(tmp_path):
         ("llama", {"width": 16}, "above the model's 32: got 16"),
         ("llama", {"width": 64, "layers": 1}, "layers must be at least the model's 2: got 1"),
         ("llama", {"width": 64, "neurons": 9}, "neurons must be at least the model's 48: got 9"),
-        ("gpt2", {"width": 64}, "cannot expand a gpt2 model: its family must be one of gpt_neox"),
+        ("gpt2", {"width": 64}, "cannot enlarge a gpt2 model: its family must be one of gpt_neox"),
     ],
 )
-def test_what_does_not_fit_is_refused(family, sizes, message):
+def test_what_does_not_fit_is_rejected(family, sizes, message):
     with pytest.raises(ToolkitError, match=message):
-        bench.expand(tiny(family), **sizes)
+        enlarge(tiny(family), **sizes)
 
 
-def test_the_shipped_target_enlarged_says_the_same():
-    """In float64 and a size between, to be quick; the drafter stays as it is."""
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """The shipped target, enlarged to a size between, to be quick."""
+    folder = tmp_path_factory.mktemp("enlarged") / "stories-19m"
+    module.write_enlarged("stories-11m", folder, width=384, layers=9)
+    return folder
+
+
+def test_the_shipped_target_enlarged_decodes_the_same(shipped):
+    """In float64; the drafter stays as it is."""
     pool = Pool(dtype="fp64")
     plain = Pipeline(pool=pool)
-    name = bench.enlarge(pool, plain.target, width=384, layers=9)
-    assert name == "stories-11m-as-19m"
     prompt = "The old sailor looked at the sea and"
-    large = Pipeline(name, drafter=plain.drafter, pool=pool).generate(prompt, max_new_tokens=24)
+    large = Pipeline(str(shipped), drafter=plain.drafter, pool=pool)
+    found = large.generate(prompt, max_new_tokens=24)
     same = plain.generate(prompt, max_new_tokens=24)
-    assert (large.text, large.tau) == (same.text, same.tau)
-    assert large.specs["target"] == name
+    assert pool.load(str(shipped)).module.config.num_hidden_layers == 9
+    assert (found.text, found.tau) == (same.text, same.tau)
 
 
-def test_the_default_enlargement_has_about_100_m_parameters():
-    config = Pool().find("package:target").config
-    with mock.patch.object(bench, "_Expansion"), torch.device("meta"):
-        model = bench.AutoModelForCausalLM.from_config(config)
-        large = bench.expand(model, width=768, layers=13)
-    assert 95e6 < large.num_parameters() < 105e6
-
-
-def test_a_model_in_memory_is_enlarged_as_well():
-    pool = Pool(modules={"mine": small("llama")}, dtype="fp64")
-    name = bench.enlarge(pool, "mine", width=48, layers=2)
-    assert name == "mine-as-0m"
-    torch.testing.assert_close(logits(pool.modules[name]), logits(small("llama")), **EXACT)
-
-
-def test_only_weights_are_rounded():
-    """Frequencies of the rotation stay as transformers keeps them when it loads a bf16 checkpoint."""
-    pool = Pool(modules={"mine": small("llama")}, dtype="bf16")
-    large = pool.modules[bench.enlarge(pool, "mine", width=48, layers=2)]
+def test_a_saved_one_rotates_as_the_small_one_does(shipped):
+    """Weights are rounded to bf16 when they are loaded, frequencies of the rotation are not."""
+    large = module.AutoModelForCausalLM.from_pretrained(shipped, dtype=torch.bfloat16)
     assert {weight.dtype for weight in large.parameters()} == {torch.bfloat16}
     buffers = {name: part.dtype for name, part in large.named_buffers()}
     assert any("inv_freq" in name for name in buffers)
     assert torch.bfloat16 not in buffers.values()
+
+
+def test_the_default_enlargement_has_about_100_m_parameters():
+    config = Pool().find("package:target").config
+    with mock.patch.object(module, "_Enlargement"), torch.device("meta"):
+        model = module.AutoModelForCausalLM.from_config(config)
+        large = enlarge(model, width=768, layers=13)
+    assert 95e6 < large.num_parameters() < 105e6
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("stories-9m", "stories-11m"), ("stories-11m", "exists: name a new folder")]
+)
+def test_bad_input_is_one_line(tmp_path, name, said):
+    folder = tmp_path if "exists" in said else tmp_path / "new"
+    done = CliRunner().invoke(module.main, [name, str(folder)])
+    assert done.exit_code == 1
+    assert said in done.output

@@ -1,4 +1,4 @@
-"""How figures look, on a light page and on a dark one."""
+"""The look of the figures: a light theme and a dark one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study: a plan made ready. Everything that can be refused is refused here, without weights."""
+"""A prepared: a plan made ready. Everything that can be refused is refused here, without weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from toolkit import Pipeline, Pool, Registry, Source, ToolkitError
 from toolkit.words import cut
 
 from .arms import PARTS, Arm, arms_of
+from .columns import Split
+from .dataset_loading import is_there, local
 from .plan import Plan, digest
 from .prompts import Encoder, Talk, sampled
-from .sources import is_there, local
-from .tables import Split
-from .tune import candidates
+from .tuning import candidates
 
 
 @frozen
@@ -51,7 +51,7 @@ class Task:
 
 
 @define(eq=False)
-class Study:
+class PreparedPlan:
     """Arms with their pipelines, and prompts of every data set, sampled and split."""
 
     plan: Plan
@@ -63,7 +63,7 @@ class Study:
     """Arm to be tuned → its candidates."""
 
     @classmethod
-    def of(cls, plan: Plan, registry: Registry) -> Study:
+    def of(cls, plan: Plan, registry: Registry) -> PreparedPlan:
         """Check and prepare a plan, what is cheap to know first. Raises `ToolkitError`."""
         arms = arms_of(plan.arms)
         for arm in arms:
@@ -77,10 +77,10 @@ class Study:
         every = [*arms, *(arm for found in trials.values() for arm in found)]
         pipelines = {arm.name: pipeline_of(arm, plan, pool, registry) for arm in every}
         kept = {name: source for name, (source, _) in sources.items()}
-        study = cls(plan, arms, pipelines, kept, {}, trials)
+        prepared = cls(plan, arms, pipelines, kept, {}, trials)
         for name, (source, chat) in sources.items():
-            study._add(name, source, chat)
-        return study
+            prepared._add(name, source, chat)
+        return prepared
 
     @property
     def target(self) -> Pipeline:
