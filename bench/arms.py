@@ -1,4 +1,4 @@
-"""Arms: what is measured side by side, written as words: `drafter=model shaper=adaptive`."""
+"""Arms: the ways to decode that a bench compares, as words: `drafter=model shaper=adaptive`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ WORDS: dict[str, tuple[str, ...]] = {
 }
 BRACES = re.compile(r"\{([^{}]*)\}")
 MOST_ARMS = 1000  # arms of one bench
-MOST_DRAFTED = 1024  # tokens that Hugging Face's arms may draft at once
+MOST_DRAFTED = 1024  # tokens that an arm of Hugging Face's may draft per step
 
 
 @frozen
 class Arm:
-    """One way to decode. `parts` are its words without `name` and `lossy`."""
+    """One way to decode. `parts`: its words without `name` and `lossy`."""
 
     name: str
     engine: Engine
@@ -48,31 +48,31 @@ class Arm:
 
     @property
     def spec(self) -> str:
-        """The arm as words, its name apart."""
+        """The arm as words, without its name."""
         head = [] if self.engine == "toolkit" else [self.engine]
         words = [f"{key}={shlex.quote(value)}" for key, value in self.parts]
         return " ".join([*head, *words, *(["lossy"] if self.lossy else [])])
 
 
-def autoregressive(kv: str = "full") -> Arm:
-    """Plain decoding under a KV policy: what the other arms of that policy are compared with."""
+def make_ar(kv: str = "full") -> Arm:
+    """The AR arm of a KV policy, the baseline of every arm with that policy."""
     rest = () if kv == "full" else (("kv", kv),)
     name = "ar" if kv == "full" else f"ar kv={kv}"
     return Arm(name, "toolkit", (("drafter", "none"), ("shaper", "chain"), *rest))
 
 
-def arms_of(texts: Iterable[str]) -> list[Arm]:
-    """Every arm that the texts describe, braces expanded, AR first for every KV policy among them.
+def parse_arms(texts: Iterable[str]) -> list[Arm]:
+    """Parse arms, a combination of values in braces each; the AR arm of every KV policy comes first.
 
     Raises `ToolkitError`.
     """
     texts = list(texts)
-    require_few(sum(math.prod(map(len, _choices(text))) for text in texts), "values in braces")
-    given = [arm for text in texts for arm in expanded(text)]
+    require_few(sum(math.prod(map(len, _find_braces(text))) for text in texts), "values in braces")
+    given = [arm for text in texts for arm in parse_braces(text)]
     kvs = dict.fromkeys(["full", *(arm.kv for arm in given)])
-    arms = {arm.name: arm for arm in map(autoregressive, kvs)}
+    arms = {arm.name: arm for arm in map(make_ar, kvs)}
     for arm in given:
-        if arms.setdefault(arm.name, arm) != arm:  # an equal one is AR, named once more
+        if arms.setdefault(arm.name, arm) != arm:  # the same arm twice is one arm
             raise ToolkitError(
                 f"two arms are called {cut(arm.name)}: give one of them another name, as in "
                 f"name=other"
@@ -81,34 +81,34 @@ def arms_of(texts: Iterable[str]) -> list[Arm]:
 
 
 def require_few(count: int, what: str) -> None:
-    """Raise `ToolkitError` when there are more arms than a bench takes."""
+    """Raise `ToolkitError` when there are more arms than a bench accepts."""
     if count > MOST_ARMS:
         raise ToolkitError(
-            f"there are more than {MOST_ARMS} arms, which no bench gets through: give fewer {what}"
+            f"there are more than {MOST_ARMS} arms, too many for a bench: give fewer {what}"
         )
 
 
-def expanded(text: str) -> list[Arm]:
+def parse_braces(text: str) -> list[Arm]:
     """One arm per combination of the values in braces: `shaper=fixed:depth={3,4}` is two arms."""
-    choices = _choices(text)
+    choices = _find_braces(text)
     if not choices:
-        return [parsed(text)]
+        return [parse_arm(text)]
     arms = []
     for values in product(*choices):
         rest = iter(values)
-        arm = parsed(BRACES.sub(lambda _, rest=rest: next(rest), text))  # type: ignore[misc]
+        arm = parse_arm(BRACES.sub(lambda _, rest=rest: next(rest), text))  # type: ignore[misc]
         named = "name=" in text and not re.search(r"name=\S*\{", text)
         arms.append(evolve(arm, name=f"{arm.name} {','.join(values)}") if named else arm)
     return arms
 
 
-def _choices(text: str) -> list[list[str]]:
+def _find_braces(text: str) -> list[list[str]]:
     """The values in each pair of braces."""
     return [values.split(",") for values in BRACES.findall(text)]
 
 
-def parsed(text: str) -> Arm:
-    """One arm. Raises `ToolkitError` with the words that an arm may have."""
+def parse_arm(text: str) -> Arm:
+    """Parse one arm. Raises `ToolkitError`, which names the words that an arm may have."""
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -124,14 +124,14 @@ def parsed(text: str) -> Arm:
     head = bare[0] if bare else "toolkit"
     strange = next((word for word in bare if word not in WORDS or word != head), None)
     if strange is not None:
-        raise ToolkitError(_no_such(strange, text))
+        raise ToolkitError(_say_unknown_arm(strange, text))
     given: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
             continue
         if key not in ("name", *WORDS[head]):
-            raise ToolkitError(_unknown(word, key, head, text))
+            raise ToolkitError(_say_unknown_word(word, key, head, text))
         if key in given:
             raise ToolkitError(f"arm {cut(text)} has {key} twice: write it once")
         given[key] = value
@@ -141,14 +141,14 @@ def parsed(text: str) -> Arm:
     if "k" in given:
         require_count(given["k"], text)
     if head == "ar":
-        plain = autoregressive(given.get("kv", "full"))
+        plain = make_ar(given.get("kv", "full"))
         return evolve(plain, name=name or plain.name, lossy=lossy)
-    shown = " ".join(word for word in words if not word.startswith("name="))
-    return Arm(name or shown, cast("Engine", head), tuple(given.items()), lossy)
+    spec = " ".join(word for word in words if not word.startswith("name="))
+    return Arm(name or spec, cast("Engine", head), tuple(given.items()), lossy)
 
 
 def require_count(k: str, text: str) -> None:
-    """Raise `ToolkitError` unless Hugging Face's arms can draft so many tokens at once."""
+    """Raise `ToolkitError` unless an arm of Hugging Face's can draft `k` tokens per step."""
     try:
         fits = 1 <= whole(k) <= MOST_DRAFTED
     except ValueError:
@@ -159,7 +159,7 @@ def require_count(k: str, text: str) -> None:
         )
 
 
-def _no_such(head: str, text: str) -> str:
+def _say_unknown_arm(head: str, text: str) -> str:
     near = difflib.get_close_matches(head, WORDS, 1)
     known = ", ".join(name for name in WORDS if name != "toolkit")
     hint = f"did you mean {near[0]}?" if near else f"there are {known}"
@@ -167,7 +167,7 @@ def _no_such(head: str, text: str) -> str:
     return f"no arm called {cut(head)} in {cut(text)}: {hint}; {ours}"
 
 
-def _unknown(word: str, key: str, head: str, text: str) -> str:
+def _say_unknown_word(word: str, key: str, head: str, text: str) -> str:
     known = ("name", *WORDS[head])
     near = difflib.get_close_matches(key, known, 1)
     hint = f"did you mean {near[0]}=…?" if near else f"it may have {', '.join(known)}, and lossy"

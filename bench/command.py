@@ -108,10 +108,10 @@ def list_() -> None:
     """The plans that ship and the data sets that have names."""
     from toolkit import Registry
 
-    from .plan import protocols
+    from .plan import read_protocols
 
     click.echo("plans:")
-    for name, text in protocols().items():
+    for name, text in read_protocols().items():
         click.echo(f"  {name:<24}{text.splitlines()[0].removeprefix('# ')}")
     click.echo("data sets:")
     for name, dataset in sorted(Registry.installed().datasets.items()):
@@ -135,8 +135,8 @@ def _bench(options: dict[str, Any]) -> None:
     find(out)
     registry = _registry(plugins)
 
+    from .configuration import require_same_plan
     from .prepared_plan import PreparedPlan
-    from .rows import plan_difference, refuse_mixing
 
     quiet()
     prepared = PreparedPlan.of(plan, registry)
@@ -144,7 +144,7 @@ def _bench(options: dict[str, Any]) -> None:
         store = find(out)
         store.recover()
         if resume:
-            refuse_mixing(out, plan_difference(store.rows("runs")[0], prepared))
+            require_same_plan(out, store.rows("runs")[0], prepared)
         interrupted = _run(prepared, store, Console(stderr=True, highlight=False))
     _finish(out, interrupted, Console(highlight=False))
 

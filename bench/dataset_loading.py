@@ -1,4 +1,4 @@
-"""Where rows come from: the Hugging Face hub, or a file or folder of JSON lines, Parquet or text."""
+"""Load data sets: from the Hugging Face hub, or from files of JSON lines, Parquet or text."""
 
 from __future__ import annotations
 
@@ -31,26 +31,28 @@ def hub(
     chat: bool = False,
     most: int | None = None,
 ) -> Dataset:
-    """A data set of the hub, of which `most` rows are read at most; with a location, the same rows
-    are read from a file or folder instead."""
+    """A data set of the hub, of which at most `most` rows are read.
+
+    With a location, its rows are read from that file or folder instead.
+    """
 
     def load(location: str | None) -> Source:
         if location is not None:
-            rows, revision = local_rows(Path(location))
+            rows, revision = read_local_rows(Path(location))
         else:
-            rows, revision = hub_rows(name, repo, config, split, most)
-        return Source(_turned(name, location or repo, rows, turns), revision)
+            rows, revision = read_hub_rows(name, repo, config, split, most)
+        return Source(_convert(name, location or repo, rows, turns), revision)
 
     return Dataset(name, help, load, chat)
 
 
 def web(name: str, help: str, url: str, turns: Turns, *, chat: bool = False) -> Dataset:  # noqa: A002
-    """A data set that is one file of JSON lines on the web; else as `hub`."""
+    """A data set that is one file of JSON lines on the web; otherwise as `hub`."""
 
     def load(location: str | None) -> Source:
         if location is not None:
-            rows, revision = local_rows(Path(location))
-            return Source(_turned(name, location, rows, turns), revision)
+            rows, revision = read_local_rows(Path(location))
+            return Source(_convert(name, location, rows, turns), revision)
         try:
             with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 an address of ours
                 data: bytes = answer.read()
@@ -60,13 +62,13 @@ def web(name: str, help: str, url: str, turns: Turns, *, chat: bool = False) -> 
                 f"and name the file: {name}:FILE.jsonl"
             ) from error
         rows = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
-        return Source(_turned(name, url, rows, turns), f"sha256:{hashlib.sha256(data).hexdigest()}")
+        return Source(_convert(name, url, rows, turns), f"sha256:{hashlib.sha256(data).hexdigest()}")
 
     return Dataset(name, help, load, chat)
 
 
-def _turned(name: str, place: str, rows: list[Row], turns: Turns) -> Sequence[Conversation]:
-    """The rows' conversations. Raises `ToolkitError` when they have another form."""
+def _convert(name: str, place: str, rows: list[Row], turns: Turns) -> Sequence[Conversation]:
+    """Convert rows to conversations. Raises `ToolkitError` when they have another form."""
     try:
         return turns(rows)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -77,10 +79,10 @@ def _turned(name: str, place: str, rows: list[Row], turns: Turns) -> Sequence[Co
         ) from error
 
 
-def hub_rows(
+def read_hub_rows(
     name: str, repo: str, config: str | None, split: str, most: int | None
 ) -> tuple[list[Row], str]:
-    """Rows of a data set on the hub and the commit that they are of. Raises `ToolkitError`."""
+    """Read the rows of a data set on the hub, and its commit. Raises `ToolkitError`."""
     get = (
         f"get {repo} where there is a network, as in `hf download {repo} --repo-type dataset`, and "
         f"name its files: {name}:FOLDER"
@@ -105,10 +107,12 @@ def hub_rows(
         raise ToolkitError(f"data set {name} could not be loaded ({first}): {get}") from error
 
 
-def local_rows(path: Path) -> tuple[list[Row], str]:
-    """Rows of a file, or of all readable files of a folder in the order of their names, and their
-    digest. Raises `ToolkitError`."""
-    if not is_there(path):
+def read_local_rows(path: Path) -> tuple[list[Row], str]:
+    """Read the rows of a file, or of all readable files of a folder by name, and their sha256.
+
+    Raises `ToolkitError`.
+    """
+    if not path_exists(path):
         raise ToolkitError(
             f"no file or folder {short(str(path))}: a local data set is {', '.join(READ[:3])}"
         )
@@ -129,8 +133,8 @@ def local_rows(path: Path) -> tuple[list[Row], str]:
     return rows, f"sha256:{total.hexdigest()}"
 
 
-def is_there(path: Path) -> bool:
-    """Whether a file or folder is called so; what cannot be a name is none."""
+def path_exists(path: Path) -> bool:
+    """Whether a file or folder of this name exists; an impossible name does not."""
     try:
         return path.exists()
     except OSError:
@@ -154,11 +158,12 @@ def _rows(file: Path) -> list[Row]:
     raise ValueError(f"its name must end in {', '.join(READ)}")
 
 
-def local(path: Path, column: str | None) -> Source:
-    """A file of one's own: a column of text or of turns; of a .txt file, its lines.
+def read_local(path: Path, column: str | None) -> Source:
+    """Read a user's file: a column of text or of lists of turns, or the lines of a .txt file.
 
-    Raises `ToolkitError`."""
-    rows, revision = local_rows(path)
+    Raises `ToolkitError`.
+    """
+    rows, revision = read_local_rows(path)
     if path.is_file() and path.suffix == ".txt":
         lines = rows[0]["text"].splitlines() if rows else []
         return Source([(line,) for line in lines if line.strip()], revision)

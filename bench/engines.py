@@ -9,32 +9,27 @@ from attrs import frozen
 
 from toolkit import Generation, Pipeline, Request, Run, request_record
 
-from .metrics import by_depth, path_length
-
 
 @frozen
 class Outcome:
-    """One request as an arm gave it; `generation` where the steps are ours and known."""
+    """One decoded request."""
 
     request: Request
-    wall_ms: float
-    first_tokens: int
-    path_length: float | None
-    reached: list[int] | None
-    accepted: list[int] | None
-    generation: Generation | None
+    wall_ms: float  # from the call to the last token
+    first_tokens: int  # tokens of the first target forward
+    generation: Generation | None  # None where the steps are not known
 
 
 class Engine(Protocol):
-    """Decodes prompts one at a time."""
+    """Decodes one prompt at a time."""
 
     def run(self, run: Run, number: int, prompt: list[int], max_new_tokens: int) -> Outcome:
-        """Decode and measure. `run` and `number` go into the request's row."""
+        """Decode and measure a prompt. `run` and `number` go into the request's row."""
 
 
 @frozen
-class Ours:
-    """An arm of the toolkit."""
+class PipelineEngine:
+    """Decodes with a pipeline of the toolkit."""
 
     pipeline: Pipeline
 
@@ -44,14 +39,5 @@ class Ours:
         for _ in stream.decode():
             pass
         wall_ms = 1e3 * (perf_counter() - began)
-        done = stream.result
-        reached, accepted = by_depth(done.steps)
-        return Outcome(
-            request_record(run, number, done),
-            wall_ms,
-            1,
-            path_length(done.steps),
-            reached,
-            accepted,
-            done,
-        )
+        generation = stream.result
+        return Outcome(request_record(run, number, generation), wall_ms, 1, generation)

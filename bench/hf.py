@@ -1,13 +1,12 @@
-"""Hugging Face's own `generate` as arms: plain, assisted by a small model, and by prompt look-up.
+"""Hugging Face's own `generate` as arms: plain, assisted by a small model, and with prompt lookup.
 
-They run on the same checkpoint as ours, in the same dtype, through stock attention and caches: the
-baselines that a reader would otherwise use. This is the bench's only module that knows transformers.
+They run on the same checkpoint as our arms, in the same dtype, with the library's attention and caches.
+No other module of the bench imports transformers.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
 from time import perf_counter
 from typing import Any, cast
 
@@ -17,18 +16,22 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 from toolkit import Pipeline, Pool, Request, Run
+from toolkit.generation import rates_of
+from toolkit.records import hash_prompt
 
 from .arms import Arm
 from .engines import Outcome
 
 UNKNOWN = (
-    "acceptance nodes_mean draft_share verify_share commit_share peak_memory_bytes verdict ties"
+    "acceptance nodes_mean draft_share verify_share commit_share kv_peak_bytes verdict ties"
 ).split()
 
 
-def whole(pool: Pool, name: str) -> PreTrainedModel:
-    """A model as the library loads it, on the pool's device and in its dtype. The pool's own may
-    have given its weights to packed copies; one that was given in memory is as it was."""
+def load_module(pool: Pool, name: str) -> PreTrainedModel:
+    """Load a model as the library does, on the pool's device and in its dtype.
+
+    The pool's own module may have lost its weights to packed copies; one in memory has not.
+    """
     if name in pool.modules:
         return pool.modules[name]
     found = cast("Any", pool.find(name))
@@ -38,10 +41,12 @@ def whole(pool: Pool, name: str) -> PreTrainedModel:
     return cast("PreTrainedModel", module.to(pool.torch_device).eval())
 
 
-def twin(module: PreTrainedModel, stop_ids: frozenset[int], k: int | None) -> PreTrainedModel:
-    """The same weights in a module of its own, greedy, with the library's attention, not ours.
+def copy_module(
+    module: PreTrainedModel, stop_ids: frozenset[int], k: int | None
+) -> PreTrainedModel:
+    """A module with the same weights that decodes greedily with the library's attention.
 
-    `k`: tokens that it drafts as an assistant, at every turn; None leaves the library's default.
+    `k`: tokens that it drafts per step as an assistant; None leaves the library's schedule.
     """
     shared = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
     copied = cast("PreTrainedModel", copy.deepcopy(module, shared))
@@ -59,8 +64,8 @@ def twin(module: PreTrainedModel, stop_ids: frozenset[int], k: int | None) -> Pr
 
 
 @define(eq=False)
-class Clock(BaseStreamer):
-    """Notes when tokens come and how many: `generate` gives it the prompt first."""
+class TokenClock(BaseStreamer):
+    """Records when tokens come and how many; `generate` puts the prompt first."""
 
     began: float
     counts: list[int] = field(factory=list)
@@ -71,13 +76,16 @@ class Clock(BaseStreamer):
         self.times.append(perf_counter())
 
     def end(self) -> None:
-        """`generate` calls it; there is nothing to flush."""
+        """Called by `generate` at the end."""
 
 
 @define(eq=False)
-class Theirs:
-    """An arm of the library. `pipeline` holds its target and drafter, checked to fit; `library` what
-    is loaded of its models, which arms share."""
+class LibraryEngine:
+    """Decodes with the library's `generate`.
+
+    `pipeline` names target and assistant, checked to fit. `library`: the modules that are loaded, by
+    name, which arms share.
+    """
 
     arm: Arm
     pipeline: Pipeline
@@ -86,18 +94,19 @@ class Theirs:
 
     @property
     def models(self) -> tuple[PreTrainedModel, PreTrainedModel | None]:
-        """Target and assistant, made on first use."""
+        """Target and assistant, loaded on first use."""
         if self._models is None:
             given, drafter = self.arm.specs.get("k"), None
             if self.arm.engine == "hf:assisted":
-                module = self._whole(self.pipeline.drafter["id"])
-                drafter = twin(module, self.stop_ids, int(given) if given else None)
-            self._models = twin(self._whole(self.pipeline.target), self.stop_ids, None), drafter
+                module = self._load(self.pipeline.drafter["id"])
+                drafter = copy_module(module, self.stop_ids, int(given) if given else None)
+            target = copy_module(self._load(self.pipeline.target), self.stop_ids, None)
+            self._models = target, drafter
         return self._models
 
-    def _whole(self, name: str) -> PreTrainedModel:
+    def _load(self, name: str) -> PreTrainedModel:
         if name not in self.library:
-            self.library[name] = whole(self.pipeline.pool, name)
+            self.library[name] = load_module(self.pipeline.pool, name)
         return self.library[name]
 
     @property
@@ -114,7 +123,7 @@ class Theirs:
             torch.cuda.reset_peak_memory_stats(ids.device)
         forwards: list[None] = []
         hook = target.register_forward_pre_hook(lambda *_: forwards.append(None))
-        clock = Clock(perf_counter())
+        clock = TokenClock(perf_counter())
         try:
             with torch.inference_mode():
                 out: Any = target.generate(
@@ -123,38 +132,35 @@ class Theirs:
                     streamer=clock,
                     max_new_tokens=max_new_tokens,
                     return_dict_in_generate=True,
-                    **self._how(drafter),
+                    **self._drafting(drafter),
                 )
             tokens = out.sequences[0, len(prompt) :].tolist()
             wall_ms = 1e3 * (perf_counter() - clock.began)
         finally:
             hook.remove()
-        row = self._row(clock, tokens, len(forwards) - 1, wall_ms)
-        row |= {
-            "run_id": run.run_id,
-            "request_id": number,
-            "prompt_id": hashlib.sha256(",".join(map(str, prompt)).encode()).hexdigest()[:16],
-            "prompt_tokens": len(prompt),
-            "kv_bytes": _bytes(out.past_key_values),
-            "kv_peak_bytes": None,
-        }
-        if cuda:
-            row["peak_memory_bytes"] = torch.cuda.max_memory_allocated(ids.device)
-        request, steps = Request(**row), row["steps"]
-        path = row["accepted"] / steps if steps else None
-        return Outcome(request, wall_ms, clock.counts[1], path, None, None, None)
+        request = Request(
+            run_id=run.run_id,
+            request_id=number,
+            prompt_id=hash_prompt(prompt),
+            prompt_tokens=len(prompt),
+            kv_bytes=_count_bytes(out.past_key_values),
+            peak_memory_bytes=torch.cuda.max_memory_allocated(ids.device) if cuda else None,
+            **self._observed(clock, tokens, len(forwards) - 1, wall_ms),
+        )
+        return Outcome(request, wall_ms, clock.counts[1], None)
 
-    def _how(self, drafter: PreTrainedModel | None) -> dict[str, Any]:
+    def _drafting(self, drafter: PreTrainedModel | None) -> dict[str, Any]:
         if drafter is not None:
             return {"assistant_model": drafter}
         if self.arm.engine == "hf:lookup":
             return {"prompt_lookup_num_tokens": int(self.arm.specs.get("k", 10))}
         return {}
 
-    def _row(self, clock: Clock, tokens: list[int], steps: int, wall_ms: float) -> dict[str, Any]:
-        """What can be known from outside; `later` tokens came after the first forward's."""
-        ttft_ms = 1e3 * (clock.times[1] - clock.began)
-        decode_ms, later = wall_ms - ttft_ms, len(tokens) - clock.counts[1]
+    def _observed(
+        self, clock: TokenClock, tokens: list[int], steps: int, wall_ms: float
+    ) -> dict[str, Any]:
+        """The columns that can be observed from outside `generate`; the others are None."""
+        ttft_ms, first = 1e3 * (clock.times[1] - clock.began), clock.counts[1]
         tokenizer = self.pipeline.pool.find(self.pipeline.target).tokenizer
         nothing_drafted = 0 if self.arm.engine == "hf:generate" else None
         return dict.fromkeys(UNKNOWN) | {
@@ -162,20 +168,16 @@ class Theirs:
             "text": tokenizer.decode(tokens) if tokenizer else "",
             "stop_reason": "eos" if tokens[-1] in self.stop_ids else "length",
             "steps": steps,
-            "tau": later / steps if steps else None,
             "ttft_ms": ttft_ms,
-            "decode_ms": decode_ms,
-            "tokens_per_s": 1e3 * later / decode_ms if steps else None,
-            "tokens_per_s_end_to_end": 1e3 * len(tokens) / wall_ms,
-            "tpot_ms": decode_ms / later if later else None,
-            "accepted": later - steps,
+            "accepted": len(tokens) - first - steps,
             "drafted": nothing_drafted,
             "draft_kv_bytes": nothing_drafted,
+            **rates_of(len(tokens), first, steps, ttft_ms, wall_ms - ttft_ms),
         }
 
 
-def _bytes(cache: Any) -> int | None:
-    """Of a cache's keys and values; None when there is none to look into."""
+def _count_bytes(cache: Any) -> int | None:
+    """Bytes of a cache's keys and values; None for a cache that is not known."""
     layers = getattr(cache, "layers", None)
     if not layers:
         return None

@@ -1,4 +1,4 @@
-"""One bench at a time in a folder: a lock that the system takes back when its holder ends, however."""
+"""One bench at a time in a folder: a lock that ends with its process, even a killed one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def require_free(folder: Path) -> None:
     """Raise `ToolkitError` while another process writes to a folder."""
     try:
         there = (folder / NAME).exists()
-    except OSError:  # no name of a folder: who uses it says so
+    except OSError:  # not a valid name: its user says so
         return
     if there:
         with locked(folder):
@@ -28,9 +28,9 @@ def require_free(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other benches out of a folder, which is made where it is not there.
+    """Hold the lock of a folder, which is made if necessary.
 
-    Raises `ToolkitError`: another process has it, or it cannot be written to.
+    Raises `ToolkitError` when another process holds it, or when the folder cannot be written to.
     """
     file = folder / NAME
     lock = FileLock(file, timeout=0)
@@ -51,13 +51,13 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # only tidy: a file that stays behind locks nothing
+        with suppress(OSError):  # a file that stays behind locks nothing
             file.unlink()
         lock.release()
 
 
 def _holder(file: Path) -> str:
-    """The process that has the lock, as it wrote it there."""
+    """The process that holds the lock, as it wrote into the file."""
     try:
         return file.read_text(encoding="utf-8") or "another process"
     except (OSError, UnicodeDecodeError):

@@ -1,9 +1,7 @@
-"""The plan of a bench: arms × prompts × settings, read from TOML or from options."""
+"""The plan of a bench: arms, prompts and settings, read from TOML or from options."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -20,40 +18,40 @@ from toolkit.words import cut
 Table = Literal["steps", "nodes"]
 
 
-def _unlike(_: Any, attribute: Any, values: list[Any]) -> None:
-    """A validator: nothing twice, or two requests could not be told apart."""
+def _require_distinct(_: Any, attribute: Any, values: list[Any]) -> None:
+    """An attrs validator: no value twice, or two requests could not be told apart."""
     twice = [value for index, value in enumerate(values) if value in values[:index]]
     if twice:
         raise ValueError(f"{attribute.name!r} has {twice[0]!r} twice: give it once")
 
 
-def _some_of_each(_: Any, attribute: Any, grid: dict[str, list[Any]]) -> None:
-    """A validator: every option of a grid has values, and none twice."""
+def _require_values(_: Any, attribute: Any, grid: dict[str, list[Any]]) -> None:
+    """An attrs validator: every option of a grid has values, and none twice."""
     for name, values in grid.items():
         if not values:
             raise ValueError(f"the grid has no value for {name!r}: write {name} = [2, 3]")
-        _unlike(None, attribute.evolve(name=name), values)
+        _require_distinct(None, attribute.evolve(name=name), values)
 
 
-POSITIVE: Any = [min_len(1), deep_iterable(ge(1)), _unlike]
+POSITIVE: Any = [min_len(1), deep_iterable(ge(1)), _require_distinct]
 
 
 @frozen
 class Tune:
-    """A baseline to be tuned on held-out prompts: its name, and values of its options."""
+    """An arm to tune on held-out prompts: its name, and the values to try of its options."""
 
     arm: str
-    grid: dict[str, list[int | float | str | bool]] = field(validator=[min_len(1), _some_of_each])
+    grid: dict[str, list[int | float | str | bool]] = field(validator=[min_len(1), _require_values])
     prompts: int = field(default=4, validator=ge(1))
 
 
 @frozen
 class Plan:
-    """What to measure. Every field is a key of the file and, with dashes, an option."""
+    """What to measure. Every field is a key of the TOML file."""
 
     arms: list[str] = field(validator=min_len(1))
     target: str | None = None
-    datasets: list[str] = field(factory=lambda: ["stories"], validator=[min_len(1), _unlike])
+    datasets: list[str] = field(factory=lambda: ["stories"], validator=[min_len(1), _require_distinct])
     prompts: int = field(default=10, validator=ge(1))
     prompt_tokens: list[int] = field(factory=lambda: [256], validator=POSITIVE)
     max_new_tokens: list[int] = field(factory=lambda: [128], validator=POSITIVE)
@@ -67,7 +65,7 @@ class Plan:
 
     @classmethod
     def of(cls, data: dict[str, Any], origin: str) -> Plan:
-        """A plan from a table of values. Raises `ToolkitError` naming the key and what it takes."""
+        """A plan from a dict. Raises `ToolkitError`, which names the key and its type."""
         strange = [key for key in data if key not in fields_dict(cls)]
         if strange:
             raise ToolkitError(
@@ -78,20 +76,21 @@ class Plan:
         try:
             return _converter.structure(data, cls)
         except Exception as error:
-            problem = "; ".join(cattrs.transform_error(error, path=origin, format_exception=_said))
+            problem = "; ".join(cattrs.transform_error(error, path=origin, format_exception=_format))
             raise ToolkitError(f"the plan cannot be used: {problem}") from error
 
     @classmethod
     def read(cls, name: str, changes: dict[str, Any] | None = None) -> Plan:
-        """A plan from a file or by the name of one that ships, with some values replaced."""
+        """A plan from a file or from this package, by its name, with some values replaced."""
         if Path(name).suffix == ".toml":
-            text = _content(name)
-        elif name in protocols():
-            text = protocols()[name]
+            text = _read_file(name)
         else:
-            raise ToolkitError(
-                f"no plan called {cut(name)}: give a .toml file, or one of {', '.join(protocols())}"
-            )
+            protocols = read_protocols()
+            if name not in protocols:
+                raise ToolkitError(
+                    f"no plan called {cut(name)}: give a .toml file, or one of {', '.join(protocols)}"
+                )
+            text = protocols[name]
         return cls.loads(text, f"plan {name}", changes)
 
     @classmethod
@@ -109,8 +108,8 @@ class Plan:
         return tomli_w.dumps(data)
 
 
-def _content(name: str) -> str:
-    """What is in the file of a plan. Raises `ToolkitError`."""
+def _read_file(name: str) -> str:
+    """The text of a plan's file. Raises `ToolkitError`."""
     try:
         return Path(name).read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -123,8 +122,8 @@ def _content(name: str) -> str:
         raise ToolkitError(f"plan {cut(name)} cannot be read: {error.strerror}") from error
 
 
-def protocols() -> dict[str, str]:
-    """The plans that ship: name → TOML."""
+def read_protocols() -> dict[str, str]:
+    """The plans that ship, as TOML by name."""
     folder = files(__package__) / "protocols"
     found = [path for path in folder.iterdir() if path.name.endswith(".toml")]
     return {
@@ -132,39 +131,33 @@ def protocols() -> dict[str, str]:
     }
 
 
-def digest(configuration: dict[str, Any]) -> str:
-    """sha256 of everything that must not change within a folder of results."""
-    text = json.dumps(configuration, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _said(error: BaseException, kind: type | None) -> str:
-    """A validator's or converter's own words, where it has some."""
+def _format(error: BaseException, kind: type | None) -> str:
+    """The message of a validator or converter, where it has one."""
     if isinstance(error, (TypeError, ValueError)) and error.args:
         return str(error.args[0])
     return cattrs.v.format_exception(error, kind)
 
 
-def _whole(value: Any, _: Any) -> int:
+def _require_int(value: Any, _: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"a whole number is wanted, not {value!r}")
+        raise TypeError(f"a whole number is expected, not {value!r}")
     return value
 
 
-def _text(value: Any, _: Any) -> str:
+def _require_str(value: Any, _: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"text is wanted, not {value!r}")
+        raise TypeError(f"text is expected, not {value!r}")
     return value
 
 
-def _flag(value: Any, _: Any) -> bool:
+def _require_bool(value: Any, _: Any) -> bool:
     if not isinstance(value, bool):
-        raise TypeError(f"true or false is wanted, not {value!r}")
+        raise TypeError(f"true or false is expected, not {value!r}")
     return value
 
 
 _converter = cattrs.Converter(forbid_extra_keys=True)
-_converter.register_structure_hook(int, _whole)
-_converter.register_structure_hook(str, _text)
-_converter.register_structure_hook(bool, _flag)
+_converter.register_structure_hook(int, _require_int)
+_converter.register_structure_hook(str, _require_str)
+_converter.register_structure_hook(bool, _require_bool)
 _converter.register_structure_hook(int | float | str | bool, lambda value, _: value)

@@ -1,4 +1,7 @@
-"""A prepared: a plan made ready. Everything that can be refused is refused here, without weights."""
+"""A plan that is checked and loaded: the pipelines of its arms, the prompts of its data sets.
+
+Everything that can be rejected is rejected here, before weights load.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +11,38 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from attrs import Factory, asdict, define, evolve, frozen
+from attrs import Factory, define, evolve, frozen
 
 from toolkit import Pipeline, Pool, Registry, Source, ToolkitError
 from toolkit.words import cut
 
-from .arms import PARTS, Arm, arms_of
+from .arms import PARTS, Arm, parse_arms
 from .columns import Split
-from .dataset_loading import is_there, local
-from .plan import Plan, digest
-from .prompts import Encoder, Talk, sampled
-from .tuning import candidates
-
-
-@frozen
-class Setting:
-    """What stays equal within a comparison, the prompt apart."""
-
-    dataset: str
-    prompt_limit: int
-    max_new_tokens: int
+from .dataset_loading import path_exists, read_local
+from .keys import Key, Setting
+from .plan import Plan
+from .prompts import Encoder, Talk, sample_conversations
+from .tuning import list_candidates
 
 
 @frozen
 class Group:
-    """One turn of one prompt under one setting: what the arms are paired over."""
+    """One turn of one prompt under one setting: every arm decodes it."""
 
     split: Split
     setting: Setting
     talk: Talk
     turn: int
 
+    @property
+    def key(self) -> Key:
+        """What its requests have in common."""
+        return Key(self.setting, self.talk.index, self.turn)
+
 
 @frozen
 class Task:
-    """One request to be made. Its number is its part file's and its row's."""
+    """One request to make. `number` names its part file and its row, `order` its place in the round."""
 
     number: int
     group: Group
@@ -52,7 +52,7 @@ class Task:
 
 @define(eq=False)
 class PreparedPlan:
-    """Arms with their pipelines, and prompts of every data set, sampled and split."""
+    """A plan with the pipelines of its arms and the prompts of its data sets, sampled and split."""
 
     plan: Plan
     arms: list[Arm]
@@ -60,31 +60,31 @@ class PreparedPlan:
     sources: dict[str, Source]
     talks: dict[str, dict[Split, list[Talk]]]
     trials: dict[str, list[Arm]] = Factory(dict)
-    """Arm to be tuned → its candidates."""
+    """The candidates of every arm to tune, by its name."""
 
     @classmethod
     def of(cls, plan: Plan, registry: Registry) -> PreparedPlan:
-        """Check and prepare a plan, what is cheap to know first. Raises `ToolkitError`."""
-        arms = arms_of(plan.arms)
+        """Check and prepare a plan, cheap checks first. Raises `ToolkitError`."""
+        arms = parse_arms(plan.arms)
         for arm in arms:
             require_known(arm, registry)
-        trials = candidates(plan.tune, arms, registry)
-        sources = {name: found(name, registry) for name in plan.datasets}
+        trials = list_candidates(plan.tune, arms, registry)
+        sources = {name: load_dataset(name, registry) for name in plan.datasets}
         pool = Pool(device=plan.device, dtype=plan.dtype)
-        if plan.target is None:  # the usual one of the first arm's drafter
+        if plan.target is None:  # the usual target of the first arm's drafter
             first = next((arm for arm in arms if arm.specs.get("drafter") != "none"), arms[0])
-            plan = evolve(plan, target=pipeline_of(first, plan, pool, registry).target)
+            plan = evolve(plan, target=make_pipeline(first, plan, pool, registry).target)
         every = [*arms, *(arm for found in trials.values() for arm in found)]
-        pipelines = {arm.name: pipeline_of(arm, plan, pool, registry) for arm in every}
-        kept = {name: source for name, (source, _) in sources.items()}
-        prepared = cls(plan, arms, pipelines, kept, {}, trials)
+        pipelines = {arm.name: make_pipeline(arm, plan, pool, registry) for arm in every}
+        loaded = {name: source for name, (source, _) in sources.items()}
+        prepared = cls(plan, arms, pipelines, loaded, {}, trials)
         for name, (source, chat) in sources.items():
-            prepared._add(name, source, chat)
+            prepared._sample(name, source, chat)
         return prepared
 
     @property
     def target(self) -> Pipeline:
-        """AR of the plain target: the first arm."""
+        """The pipeline of the first arm: AR under the full cache."""
         return self.pipelines[self.arms[0].name]
 
     @property
@@ -106,13 +106,13 @@ class PreparedPlan:
         kv = str(self.pipelines[arm.name].kv)
         return next(a for a in self.arms if str(self.pipelines[a.name].kv) == kv)
 
-    def lossless(self, arm: Arm) -> bool:
+    def is_lossless(self, arm: Arm) -> bool:
         """Whether its tokens must be AR's."""
         verifier: Any = self.pipelines[arm.name].verifier.cls
         return not arm.lossy and verifier.exactness == "greedy"
 
     def groups(self, split: Split) -> Iterator[Group]:
-        """Groups of a split: by data set and prompt, then the settings, then the turns."""
+        """The groups of a split: by data set, prompt, setting and turn."""
         for dataset in self.plan.datasets:
             for talk in self.talks[dataset][split]:
                 for setting in self.settings:
@@ -120,16 +120,8 @@ class PreparedPlan:
                         for turn in range(len(talk.turns)):
                             yield Group(split, setting, talk, turn)
 
-    def configuration(self, environment: dict[str, Any]) -> str:
-        """The digest of all that must be equal for results to be put side by side."""
-        talks = {
-            name: [asdict(talk) for found in splits.values() for talk in found]
-            for name, splits in self.talks.items()
-        }
-        return digest({"plan": asdict(self.plan), "talks": talks, "environment": environment})
-
-    def _add(self, name: str, source: Source, chat: bool) -> None:
-        """Sample a data set, and see that its prompts fit the target."""
+    def _sample(self, name: str, source: Source, chat: bool) -> None:
+        """Sample a data set. Raises `ToolkitError` when a prompt does not fit the target."""
         plan, encoder = self.plan, self.encoder
         if encoder.tokenizer is None:
             raise ToolkitError(f"target {self.target.target!r} has no tokenizer: prompts are text")
@@ -137,16 +129,18 @@ class PreparedPlan:
         longest = max(plan.prompt_tokens)
 
         def long_enough(turns: Any) -> bool:
-            """Prompts that are compared at several lengths must have them."""
+            """Whether a prompt has the greatest of several lengths, so that all can be compared."""
             return len(plan.prompt_tokens) == 1 or len(encoder.cut(turns[0], longest)) == longest
 
-        rows = sampled(name, source.conversations, plan.prompts + held, plan.seed, long_enough)
+        rows = sample_conversations(
+            name, source.conversations, plan.prompts + held, plan.seed, long_enough
+        )
         talks = [Talk(name, index, tuple(turns), chat) for index, turns in rows]
         for talk in talks:
-            self._fits(talk)
+            self._require_room(talk)
         self.talks[name] = {"tune": talks[:held], "test": talks[held:], "drift": talks[held:][:5]}
 
-    def _fits(self, talk: Talk) -> None:
+    def _require_room(self, talk: Talk) -> None:
         encoder, longest = self.encoder, max(self.plan.prompt_tokens)
         count = max(self.plan.max_new_tokens)
         answers = [""] * (len(talk.turns) - 1)
@@ -157,13 +151,13 @@ class PreparedPlan:
             raise ToolkitError(
                 f"prompt {talk.index} of data set {talk.dataset} has {prompt} tokens, and with "
                 f"{count} new ones per turn needs {needed} positions, but target "
-                f"{self.target.target!r} has {positions}: lower --prompt-tokens or --max-new-tokens"
+                f"{self.target.target!r} has {positions}: shorten the prompts or decode fewer tokens"
             )
 
 
 @contextmanager
 def _naming(arm: Arm) -> Iterator[None]:
-    """Errors begin with the arm's name."""
+    """Put the arm's name before an error."""
     try:
         yield
     except ToolkitError as error:
@@ -171,16 +165,18 @@ def _naming(arm: Arm) -> Iterator[None]:
 
 
 def require_known(arm: Arm, registry: Registry) -> None:
-    """Raise `ToolkitError` when an arm names a strategy or an option that there is not: names are
-    known before torch and transformers are imported."""
+    """Raise `ToolkitError` when an arm names an unknown strategy or option.
+
+    This needs neither torch nor transformers.
+    """
     with _naming(arm):
         for part, spec in arm.specs.items():
             if part in PARTS:
                 registry.resolve("kv" if part == "draft_kv" else part, spec)
 
 
-def pipeline_of(arm: Arm, plan: Plan, pool: Pool, registry: Registry) -> Pipeline:
-    """The arm's pipeline; for Hugging Face's arms the one that finds their models."""
+def make_pipeline(arm: Arm, plan: Plan, pool: Pool, registry: Registry) -> Pipeline:
+    """The arm's pipeline; for an arm of Hugging Face's, one that finds its models."""
     specs = arm.specs
     if arm.engine == "hf:assisted":
         specs = {"drafter": specs.get("drafter", "model")}
@@ -192,20 +188,20 @@ def pipeline_of(arm: Arm, plan: Plan, pool: Pool, registry: Registry) -> Pipelin
             plan.target, pool=pool, registry=registry, ignore_eos=plan.ignore_eos, **given
         )
     if arm.engine == "hf:assisted" and made.drafter.cls.name != "model":
-        raise ToolkitError(f"arm {arm.name!r}: its drafter is the assistant, a model: name one")
+        raise ToolkitError(f"arm {arm.name!r}: its drafter is the assistant: name a model")
     return made
 
 
-def found(name: str, registry: Registry) -> tuple[Source, bool]:
-    """A data set by name, by name and place, or by a path and column. Raises `ToolkitError`."""
+def load_dataset(name: str, registry: Registry) -> tuple[Source, bool]:
+    """Load NAME, NAME:LOCATION or FILE:COLUMN, and say whether it is chat. Raises `ToolkitError`."""
     head, _, rest = name.partition(":")
     if head in registry.datasets:
         dataset = registry.datasets[head]
         return dataset.load(rest or None), dataset.chat
     path, _, column = name.rpartition(":") if ":" in name else (name, "", "")
-    if is_there(Path(name)) or is_there(Path(path)) or "." in name or "/" in name:
-        whole = is_there(Path(name)) or not path
-        return local(Path(name if whole else path), None if whole else column), False
+    if path_exists(Path(name)) or path_exists(Path(path)) or "." in name or "/" in name:
+        whole = path_exists(Path(name)) or not path
+        return read_local(Path(name if whole else path), None if whole else column), False
     known = sorted(registry.datasets)
     near = difflib.get_close_matches(head, known, 2)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"

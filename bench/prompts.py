@@ -1,4 +1,4 @@
-"""From conversations to prompts in tokens: seeded sampling, cutting, and turns."""
+"""Prompts from conversations: seeded sampling, cutting to a number of tokens, and turns."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from attrs import frozen
 
 from toolkit import Conversation, ToolkitError
 
-CHARACTERS = 24  # of text kept per token asked for, before it is tokenised: a book is long
+CHARACTERS = 24  # of text kept per token before it is tokenised: a book is long
 
 
 @frozen
 class Talk:
-    """One sampled conversation: a data set's row, and its turns as text."""
+    """A sampled conversation: its row in the data set, and its turns as text."""
 
     dataset: str
     index: int  # row in the data set
@@ -23,10 +23,10 @@ class Talk:
     chat: bool
 
 
-def sampled(
+def sample_conversations(
     name: str, conversations: Sequence[Conversation], count: int, seed: int, keep: Any
 ) -> list[tuple[int, Conversation]]:
-    """`count` rows in a seeded order, of those that `keep` accepts. Raises `ToolkitError`."""
+    """Draw `count` rows that `keep` accepts, in a seeded order. Raises `ToolkitError`."""
     rows = list(range(len(conversations)))
     random.Random(seed).shuffle(rows)  # noqa: S311 a choice of prompts
     found: Iterator[int] = (
@@ -47,7 +47,7 @@ def sampled(
 
 @frozen
 class Encoder:
-    """Turns text into token ids, as the target's tokenizer has it."""
+    """Turns text into token ids with the target's tokenizer."""
 
     tokenizer: Any
 
@@ -61,15 +61,15 @@ class Encoder:
         return text
 
     def ids(self, talk: Talk, turn: int, limit: int, answers: Sequence[str]) -> list[int]:
-        """The prompt of one turn: every turn cut to `limit` tokens, earlier answers between them.
+        """The prompt of one turn: every turn so far, cut to `limit` tokens, with the answers between.
 
-        Questions to an assistant are put into the chat template, where the tokenizer has one.
+        Chat data sets go through the tokenizer's chat template, where it has one.
         """
         said = talk.turns[: turn + 1]
-        if len(said) == 1 and not self.templated(talk):
+        if len(said) == 1 and not self.uses_template(talk):
             return self.cut(said[0], limit)
         texts = [self.decode(self.cut(text, limit)) for text in said]
-        if self.templated(talk):
+        if self.uses_template(talk):
             messages = [{"role": "user", "content": texts[0]}]
             for answer, text in zip(answers, texts[1:], strict=True):
                 messages += [
@@ -86,5 +86,5 @@ class Encoder:
         plain: list[int] = self.tokenizer("\n\n".join(mixed)).input_ids
         return plain
 
-    def templated(self, talk: Talk) -> bool:
+    def uses_template(self, talk: Talk) -> bool:
         return talk.chat and bool(getattr(self.tokenizer, "chat_template", None))

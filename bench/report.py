@@ -1,4 +1,4 @@
-"""The report: one HTML page that holds everything, and its figures as PNG and SVG beside it."""
+"""The report: one self-contained HTML page, with its figures as PNG and SVG files beside it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,31 @@ from attrs import frozen
 
 from toolkit import ToolkitError
 
+from .keys import Setting
 from .machine import describe_machine
-from .results import Results, name_of
-from .table import closing, notes, number, outputs
+from .results import Results, Summary
+from .table import (
+    format_number,
+    format_ratio,
+    format_verdicts,
+    list_closing_notes,
+    list_notes,
+)
 
 ENVIRONMENT = (
     "created toolkit_version git_revision python torch transformers platform device cpu threads isa "
     "torch_isa dtype numerics target target_revision"
 ).split()
-
-
 RC = {
     "svg.hashsalt": "toolkit",
     "svg.fonttype": "path",
-    "text.parse_math": False,  # a $ in an arm's name is no formula
+    "text.parse_math": False,  # a $ in an arm's name starts no formula
 }
 
 
 @frozen
-class Shown:
-    """One figure as the page shows it: a data URI per theme."""
+class PageFigure:
+    """One figure of the page: a data URI per theme."""
 
     name: str
     title: str
@@ -42,11 +47,11 @@ class Shown:
 
 
 def write(results: Results, folder: Path) -> Path:
-    """Write page and figures into a folder; returns the page. Raises `ToolkitError`."""
+    """Write page and figures to a folder and return the page's path. Raises `ToolkitError`."""
     try:
         from jinja2 import Environment
     except ImportError as error:
-        raise ToolkitError(_missing("jinja2")) from error
+        raise ToolkitError(_say_missing("jinja2")) from error
     if not results.tested:
         raise ToolkitError("there is nothing to report yet: no measured request is in the results")
     try:
@@ -55,7 +60,7 @@ def write(results: Results, folder: Path) -> Path:
         page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
             template
         )
-        text = page.render(**_content(results), figures=list(_drawn(results, folder)))
+        text = page.render(**_collect(results), figures=list(_draw(results, folder)))
         (folder / "index.html").write_text(text, encoding="utf-8")
     except OSError as error:
         raise ToolkitError(
@@ -64,15 +69,15 @@ def write(results: Results, folder: Path) -> Path:
     return folder / "index.html"
 
 
-def _content(results: Results) -> dict[str, Any]:
-    """What the page says in words and numbers."""
+def _collect(results: Results) -> dict[str, Any]:
+    """The text, tables and numbers of the page."""
     first = results.runs[0]
     return {
         "machine": describe_machine(first),
         "environment": {name: first[name] for name in ENVIRONMENT if first[name] is not None},
         "bandwidth": f"{first['bandwidth_bytes_per_s'] / 1e9:.1f} GB/s",
         "plan": first["plan"],
-        "tables": [_table(results, setting) for setting in results.settings],
+        "tables": [_tabulate(results, setting) for setting in results.settings],
         "arms": [
             {
                 "name": arm,
@@ -82,61 +87,61 @@ def _content(results: Results) -> dict[str, Any]:
             }
             for arm, run in results.by_arm.items()
         ],
-        "closing": closing(results),
+        "closing": list_closing_notes(results),
         "divergent": len(results.divergent),
         "uncompared": results.uncompared,
         "requests": len(results.tested),
     }
 
 
-def _table(results: Results, setting: Any) -> dict[str, Any]:
-    rows = []
-    for arm in results.by_arm:
-        figures = results.figures(arm, setting)
-        if figures["prompts"]:
-            rows.append(_cells(figures))
-    return {"title": name_of(setting), "rows": rows, "notes": notes(results, setting)}
-
-
-def _cells(figures: dict[str, Any]) -> dict[str, Any]:
-    ratio, whole, baseline = figures["ratio"], figures["whole_ratio"], figures["is_baseline"]
-    bad = figures["lossless"] and "divergent" in figures["verdicts"]
+def _tabulate(results: Results, setting: Setting) -> dict[str, Any]:
+    rows = [results.summarize(arm, setting) for arm in results.by_arm]
     return {
-        "arm": figures["arm"],
-        "prompts": figures["prompts"],
-        "tokens_per_s": number(figures["tokens_per_s"], 1),
-        "ratio": "1" if baseline else ratio.text if ratio else "–",
-        "reading": "baseline" if baseline else ratio.reading if ratio else "–",
-        "whole": "1" if baseline else whole.text if whole else "–",
-        "ttft_ms": number(figures["ttft_ms"], 1),
-        "tpot_ms": number(figures["tpot_ms"], 2),
-        "tau": number(figures["tau"], 2),
-        "path_length": number(figures["path_length"], 2),
-        "acceptance": number(figures["acceptance"], 2),
-        "distinct": number(figures["distinct_3grams"], 2),
-        "verdicts": outputs(figures["verdicts"]),
-        "bad": bad,
+        "title": setting.title,
+        "rows": [_format_cells(row) for row in rows if row.prompts],
+        "notes": list_notes(results, setting),
     }
 
 
-def _drawn(results: Results, folder: Path) -> Iterator[Shown]:
-    """Every figure that the results can fill, written to the folder on the way."""
+def _format_cells(summary: Summary) -> dict[str, Any]:
+    ratio, reading = format_ratio(summary.ratio, summary.is_baseline)
+    whole, _ = format_ratio(summary.request_ratio, summary.is_baseline)
+    return {
+        "arm": summary.arm,
+        "prompts": summary.prompts,
+        "tokens_per_s": format_number(summary.tokens_per_s, 1),
+        "ratio": ratio,
+        "reading": reading,
+        "whole": whole,
+        "ttft_ms": format_number(summary.ttft_ms, 1),
+        "tpot_ms": format_number(summary.tpot_ms, 2),
+        "tau": format_number(summary.tau, 2),
+        "path_length": format_number(summary.path_length, 2),
+        "acceptance": format_number(summary.acceptance, 2),
+        "distinct": format_number(summary.distinct_3grams, 2),
+        "verdicts": format_verdicts(summary.verdicts),
+        "bad": summary.lossless and "divergent" in summary.verdicts,
+    }
+
+
+def _draw(results: Results, folder: Path) -> Iterator[PageFigure]:
+    """Write every figure that the results can fill to the folder."""
     try:
         import matplotlib as mpl
 
-        from .plots import figures
+        from .plots import list_figures
         from .theme import THEMES
     except ImportError as error:
-        raise ToolkitError(_missing("matplotlib")) from error
-    for figure in figures():
+        raise ToolkitError(_say_missing("matplotlib")) from error
+    for figure in list_figures():
         with mpl.rc_context(RC):
-            images = {theme.name: _image(figure, results, theme, folder) for theme in THEMES}
+            images = {theme.name: _save(figure, results, theme, folder) for theme in THEMES}
         if all(images.values()):
-            yield Shown(_name(figure), figure.TITLE, figure.CAPTION, images)
+            yield PageFigure(_name(figure), figure.TITLE, figure.CAPTION, images)
 
 
-def _image(figure: ModuleType, results: Results, theme: Any, folder: Path) -> str:
-    """One figure in one theme: files in the folder, and a data URI; empty when there is none."""
+def _save(figure: ModuleType, results: Results, theme: Any, folder: Path) -> str:
+    """Save one figure in one theme to the folder; its data URI, empty when nothing is drawn."""
     drawn = figure.draw(results, theme)
     if drawn is None:
         return ""
@@ -153,5 +158,5 @@ def _name(figure: ModuleType) -> str:
     return figure.__name__.rpartition(".")[2]
 
 
-def _missing(package: str) -> str:
+def _say_missing(package: str) -> str:
     return f"the report needs {package}, not installed: pip install 'speculative-toolkit[plots]'"

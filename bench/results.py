@@ -1,4 +1,4 @@
-"""Results, read from the Parquet alone: rows, settings, and each arm's figures under a setting."""
+"""Results, read from the Parquet files alone: rows, settings, and a summary of each arm."""
 
 from __future__ import annotations
 
@@ -14,63 +14,94 @@ from attrs import frozen
 from toolkit import ToolkitError
 from toolkit.words import cut
 
+from .keys import Key, Setting
 from .statistics import Ratio, geometric_mean, mean, paired
 from .store import Row, Store
 
-LOOP = 0.5  # distinct 3-grams below which an output mostly repeats itself
+LOOP = 0.5  # share of distinct 3-grams below which an output counts as a loop
 
-Setting = tuple[str, int, int]
-"""Data set, prompt limit and T: what stays equal within a comparison."""
+
+@frozen
+class Summary:
+    """The figures of an arm under a setting; None where they are not known."""
+
+    arm: str
+    prompts: int
+    tokens_per_s: float | None  # geometric mean over requests
+    ratio: Ratio | None  # of tokens_per_s against AR of the same KV policy
+    request_ratio: Ratio | None  # of tokens per second of the whole request
+    ttft_ms: float | None
+    tpot_ms: float | None
+    tau: float | None
+    path_length: float | None
+    acceptance: float | None
+    distinct_3grams: float | None
+    verdicts: dict[str, int]
+    lossless: bool
+    is_baseline: bool
 
 
 @frozen(slots=False, eq=False)
 class Results:
-    """The tables of one bench."""
+    """The tables `runs` and `requests` of one bench."""
 
     runs: list[Row]
     requests: list[Row]
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """Raises `ToolkitError` when a folder holds no bench, one of another version, or rows that no
-        bench wrote."""
+        """Read a folder. Raises `ToolkitError` when it holds no bench, one of another version, or
+        rows that no bench wrote."""
         store = Store.open(path)
         runs, requests = store.rows("runs"), store.rows("requests")
-        problem = _unsound(runs, requests)
+        problem = _find_problem(runs, requests)
         if problem is not None:
             raise ToolkitError(f"{path} holds what no bench wrote: {problem}; measure anew")
         return cls(runs, requests)
 
     @cached_property
     def by_arm(self) -> dict[str, Row]:
-        """The runs' rows by arm, in the order in which the arms are measured."""
+        """Rows of `runs` by arm, in the order in which the arms are measured."""
         tested = {row["arm"] for row in self.requests if row["split"] == "test"}
         return {row["arm"]: row for row in self.runs if row["arm"] in tested}
 
     @cached_property
     def settings(self) -> list[Setting]:
-        return list(dict.fromkeys(setting_of(row) for row in self.tested))
+        return list(dict.fromkeys(map(Setting.of, self.tested)))
+
+    @property
+    def longest_settings(self) -> list[Setting]:
+        """Each data set's setting with the greatest T and, with that, the longest prompts."""
+        longest: dict[str, Setting] = {}
+        for setting in self.settings:
+            before = longest.get(setting.dataset, setting)
+            longest[setting.dataset] = max(
+                before, setting, key=lambda s: (s.max_new_tokens, s.prompt_limit)
+            )
+        return list(longest.values())
 
     @cached_property
     def tested(self) -> list[Row]:
-        """Requests of the result itself: neither tuning nor drift."""
+        """Requests of the split `test`: neither tuning nor drift."""
         return [row for row in self.requests if row["split"] == "test"]
 
     def rows(self, arm: str, setting: Setting | None = None, loops: bool = False) -> list[Row]:
-        """An arm's requests. Those whose AR output mostly repeats itself flatter every drafter: they
-        are left out, unless asked for with `loops`, or unless there are no others."""
+        """An arm's requests, without those whose AR output loops: loops flatter every drafter.
+
+        With `loops`, or where every output loops, all of them.
+        """
         rows = [
-            row for row in self.tested if row["arm"] == arm and setting in (None, setting_of(row))
+            row for row in self.tested if row["arm"] == arm and setting in (None, Setting.of(row))
         ]
         baseline = self.by_arm[arm]["baseline"] if rows else arm
-        kept = [row for row in rows if (baseline, *_place_of(row)) not in self._looping]
+        kept = [row for row in rows if (baseline, Key.of(row)) not in self._loops]
         return rows if loops else kept or rows
 
     @cached_property
-    def _looping(self) -> set[tuple[Any, ...]]:
-        """The places of outputs that mostly repeat themselves, by arm."""
+    def _loops(self) -> set[tuple[str, Key]]:
+        """Arms and keys of the outputs that loop."""
         return {
-            (row["arm"], *_place_of(row))
+            (row["arm"], Key.of(row))
             for row in self.tested
             if row["distinct_3grams"] is not None and row["distinct_3grams"] < LOOP
         }
@@ -80,42 +111,43 @@ class Results:
         found: dict[str, dict[str, Any]] = json.loads(self.by_arm[arm]["options"])
         return found
 
-    def ours(self) -> list[str]:
-        """Arms of the toolkit, those of Hugging Face left out."""
+    def list_ours(self) -> list[str]:
+        """The toolkit's own arms, without those of Hugging Face."""
         return [arm for arm, run in self.by_arm.items() if run["engine"] == "toolkit"]
 
     def ratio(
         self, arm: str, setting: Setting | None, baseline: str | None = None, whole: bool = False
     ) -> Ratio | None:
-        """Speed against AR of the same KV policy, or against another arm, by paired prompts.
+        """The ratio of an arm's speed to that of AR of the same KV policy, or of `baseline`, paired by
+        prompt.
 
-        Tokens per second of decoding; `whole`, of the whole request. Over all settings without one:
-        then a prompt's settings are averaged first.
+        Speed: tokens per second of decoding; with `whole`, of the whole request. Without a setting,
+        the ratios of a prompt are averaged over settings first.
         """
         other = baseline or self.by_arm[arm]["baseline"]
         return paired(
-            _speeds(self.rows(arm, setting), whole), _speeds(self.rows(other, setting), whole)
+            _speeds_of(self.rows(arm, setting), whole), _speeds_of(self.rows(other, setting), whole)
         )
 
     @cached_property
     def drift(self) -> Ratio | None:
-        """The first arm's speed at the end over its speed before, on the same prompts."""
+        """The ratio of the first arm's speed at the end to its speed before, on the same prompts."""
         again = [row for row in self.requests if row["split"] == "drift"]
         if not again:
             return None
         before = self.rows(again[0]["arm"])
-        return paired(_speeds(again, False), _speeds(before, False))
+        return paired(_speeds_of(again, False), _speeds_of(before, False))
 
     @cached_property
     def load(self) -> float | None:
-        """The share of all cores' time that other processes used while requests ran."""
+        """The share of all cores' time that others used while requests ran; None: not known."""
         known = [row for row in self.requests if row["load"] is not None]
         total = sum(row["wall_ms"] for row in known)
         used = sum(row["load"] * row["wall_ms"] for row in known)
         return max(0.0, used / total) if known else None
 
-    def fastest(self, setting: Setting, engines: Sequence[str]) -> str | None:
-        """The fastest lossless arm of some engines under the first arm's KV policy, that arm apart."""
+    def find_fastest(self, setting: Setting, engines: Sequence[str]) -> str | None:
+        """The fastest lossless arm of these engines with the first arm's KV policy, other than it."""
         first = next(iter(self.by_arm), None)
         ratios = {
             arm: ratio.mean
@@ -125,43 +157,41 @@ class Results:
         }
         return max(ratios, key=lambda arm: ratios[arm], default=None)
 
-    def figures(self, arm: str, setting: Setting) -> Row:
-        """The table's row of an arm under a setting; missing figures are None."""
+    def summarize(self, arm: str, setting: Setting) -> Summary:
+        """The figures of an arm under a setting."""
         rows, run = self.rows(arm, setting), self.by_arm[arm]
         speed = geometric_mean(r["tokens_per_s"] for r in rows if r["tokens_per_s"])
-        verdicts = Counter(row["verdict"] for row in rows if row["verdict"])
-        return {
-            "arm": arm,
-            "prompts": len({row["prompt_index"] for row in rows}),
-            "tokens_per_s": speed,
-            "ratio": self.ratio(arm, setting),
-            "whole_ratio": self.ratio(arm, setting, whole=True),
-            "ttft_ms": mean(row["ttft_ms"] for row in rows),
-            "tpot_ms": mean(row["tpot_ms"] for row in rows),
-            "tau": tau(rows),
-            "path_length": pooled(rows, "accepted", "steps"),
-            "acceptance": mean(row["acceptance"] for row in rows),
-            "distinct_3grams": mean(row["distinct_3grams"] for row in rows),
-            "verdicts": dict(verdicts),
-            "lossless": run["lossless"],
-            "tuned": run["tuned"],
-            "is_baseline": run["baseline"] == arm,
-        }
+        return Summary(
+            arm=arm,
+            prompts=len({row["prompt_index"] for row in rows}),
+            tokens_per_s=speed,
+            ratio=self.ratio(arm, setting),
+            request_ratio=self.ratio(arm, setting, whole=True),
+            ttft_ms=mean(row["ttft_ms"] for row in rows),
+            tpot_ms=mean(row["tpot_ms"] for row in rows),
+            tau=pool_tau(rows),
+            path_length=pool(rows, "accepted", "steps"),
+            acceptance=mean(row["acceptance"] for row in rows),
+            distinct_3grams=mean(row["distinct_3grams"] for row in rows),
+            verdicts=dict(Counter(row["verdict"] for row in rows if row["verdict"])),
+            lossless=run["lossless"],
+            is_baseline=run["baseline"] == arm,
+        )
 
     @property
     def divergent(self) -> list[Row]:
-        """Rows that broke the promise: not AR's tokens, of an arm that is not declared lossy."""
+        """Rows of lossless arms whose tokens are not AR's."""
         lossless = {row["arm"]: row["lossless"] for row in self.runs}
         return [r for r in self.requests if r["verdict"] == "divergent" and lossless[r["arm"]]]
 
     @property
     def uncompared(self) -> int:
-        """Requests that have no verdict yet: the bench was stopped before AR's turn."""
+        """The number of requests without a verdict: the bench was stopped before AR's turn."""
         others = {arm for arm, run in self.by_arm.items() if run["baseline"] != arm}
         return sum(row["verdict"] is None and row["arm"] in others for row in self.tested)
 
     def bandwidth_share(self, setting: Setting) -> float | None:
-        """AR's speed over what reading every weight once per token would allow."""
+        """The ratio of AR's speed to the limit that reading every weight once per token sets."""
         run = next(iter(self.by_arm.values()), None)
         if run is None:
             return None
@@ -171,8 +201,8 @@ class Results:
         return speed / limit if speed else None
 
 
-def _unsound(runs: list[Row], requests: list[Row]) -> str | None:
-    """What is wrong with rows that were read, in words; None when they belong together."""
+def _find_problem(runs: list[Row], requests: list[Row]) -> str | None:
+    """The first inconsistency of the rows, in words; None when they are sound."""
     arms = {run["arm"] for run in runs}
     for run in runs:
         if run["baseline"] not in arms:
@@ -195,30 +225,8 @@ def _unsound(runs: list[Row], requests: list[Row]) -> str | None:
     return None
 
 
-def setting_of(row: Row) -> Setting:
-    """The setting that a request was made under."""
-    return row["dataset"], row["prompt_limit"], row["max_new_tokens"]
-
-
-def _place_of(row: Row) -> tuple[Any, ...]:
-    """What is equal for all arms' requests of one prompt under one setting."""
-    return *setting_of(row), row["prompt_index"], row["turn"]
-
-
-def name_of(setting: Setting) -> str:
-    """A setting in words."""
-    _, limit, count = setting
-    return f"{set_name(setting)}, prompts of at most {limit} tokens, T = {count}"
-
-
-def set_name(setting: Setting) -> str:
-    """The data set's name, or its file's, without the way there."""
-    head, _, rest = setting[0].partition(":")
-    return head if rest and "/" not in head and "." not in head else setting[0].rpartition("/")[2]
-
-
-def short(name: str, most: int = 44) -> str:
-    """An arm's name: words without their keys, shortened in the middle when it is long."""
+def shorten(name: str, most: int = 44) -> str:
+    """An arm's name without the keys of its words, cut in the middle when it is long."""
     name = name.replace("drafter=", "").replace("shaper=", "")
     if len(name) <= most:
         return name
@@ -226,26 +234,26 @@ def short(name: str, most: int = 44) -> str:
     return f"{name[:half]}…{name[-half:]}"
 
 
-def tau(rows: list[Row]) -> float | None:
-    """Tokens per target forward over all requests: a ratio of sums, first forwards left out."""
+def pool_tau(rows: list[Row]) -> float | None:
+    """τ over all rows, a ratio of sums; the first forward of each request does not count."""
     steps = sum(row["steps"] for row in rows)
     later = sum(len(row["token_ids"]) - row["first_tokens"] for row in rows)
     return later / steps if steps else None
 
 
-def pooled(rows: list[Row], part: str, whole: str) -> float | None:
-    """A ratio of sums over the rows that have both."""
+def pool(rows: list[Row], part: str, whole: str) -> float | None:
+    """The ratio of two columns' sums, over the rows that have both."""
     known = [row for row in rows if row[part] is not None and row[whole] is not None]
     total = sum(row[whole] for row in known)
     return sum(row[part] for row in known) / total if total else None
 
 
-def _speeds(rows: list[Row], whole: bool) -> dict[Any, float]:
-    """Speed by (prompt, setting, turn)."""
+def _speeds_of(rows: list[Row], whole: bool) -> dict[Any, float]:
+    """Speed by (prompt, key)."""
     speeds = {}
     for row in rows:
         speed = 1e3 * len(row["token_ids"]) / row["wall_ms"] if whole else row["tokens_per_s"]
         if speed:
-            prompt = f"{row['dataset']} {row['prompt_index']}"
-            speeds[prompt, setting_of(row), row["turn"]] = speed
+            key = Key.of(row)
+            speeds[key.prompt, key] = speed
     return speeds

@@ -1,4 +1,4 @@
-"""The runner: every arm on every prompt, interleaved in rotated order, each request kept at once."""
+"""The runner: every arm on every prompt, interleaved in rotated order, each request written at once."""
 
 from __future__ import annotations
 
@@ -6,26 +6,20 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from attrs import asdict, define, evolve, field, fields
+from attrs import define, evolve, field, fields
 
 from toolkit import Generation, Run, ToolkitError, node_rows, run_record, step_rows
+from toolkit.exactness import compare_with_ar
 
 from .arms import Arm
-from .engines import Engine, Ours
+from .configuration import digest_configuration, require_same
+from .engines import Engine, PipelineEngine
+from .keys import Key
 from .machine import Moment, measure_bandwidth, measure_load
 from .prepared_plan import Group, PreparedPlan, Task
-from .rows import (
-    arm_columns,
-    difference,
-    environment,
-    group_key,
-    key_of,
-    refuse_mixing,
-    sample_columns,
-)
+from .rows import make_arm_row, make_request_row, make_run
 from .store import Row, Store
-from .tuning import best
-from .verdicts import compared
+from .tuning import choose_best
 
 Progress = Callable[[int, int, str], None]
 """Called with requests done, requests planned, and what runs now."""
@@ -33,49 +27,48 @@ Progress = Callable[[int, int, str], None]
 
 @define(eq=False)
 class Runner:
-    """Runs a prepared into a store, from wherever the store stands."""
+    """Runs a plan into a store; goes on where the store's requests end."""
 
     prepared: PreparedPlan
     store: Store
     progress: Progress
     engines: dict[str, Engine] = field(factory=dict, init=False)
-    library: dict[str, Any] = field(factory=dict, init=False)  # the library's models, by name
+    library: dict[str, Any] = field(factory=dict, init=False)  # Hugging Face's modules, by name
     runs: dict[str, Run] = field(factory=dict, init=False)
     done: dict[int, Row] = field(factory=dict, init=False)
-    known: dict[tuple[Any, ...], Row] = field(factory=dict, init=False)  # by key and arm
+    known: dict[tuple[Key, str], Row] = field(factory=dict, init=False)  # by key and arm
     kept: list[Row] = field(factory=list, init=False)  # rows of `runs` from before
     digest: str = field(default="", init=False)
     bandwidth: float = field(default=0.0, init=False)
     total: int = field(default=0, init=False)
 
     def run(self) -> None:
-        """Tune, measure, check for drift. Raises `ToolkitError`; what was finished is kept."""
+        """Tune, measure, check for drift. Raises `ToolkitError`; finished requests are kept."""
         self.progress(0, 0, "loading models")
         for pipeline in self.prepared.pipelines.values():
             pipeline.load()
         self._open()
         prepared, number = self.prepared, 0
         tune, test, drift = (list(prepared.groups(split)) for split in ("tune", "test", "drift"))
-        tried = self._tried()
-        self.total = len(tune) * len(tried) + len(test) * len(prepared.arms) + len(drift)
+        candidates = self._list_candidates()
+        self.total = len(tune) * len(candidates) + len(test) * len(prepared.arms) + len(drift)
         if prepared.trials:
-            for arm in tried:
+            for arm in candidates:
                 self._register(arm, arm, None)
-            number = self._measure(tune, tried, number)
+            number = self._measure(tune, candidates, number)
         for arm in prepared.arms:
-            self._register(arm, *self._chosen(arm))
+            self._register(arm, *self._tune(arm))
         number = self._measure(test, prepared.arms, number)
         self._measure(drift, prepared.arms[:1], number)
         self.store.compact()
 
     def _open(self) -> None:
-        """See what is there already, and that it is of this very configuration."""
-        record = run_record(self.prepared.target)
-        self.digest = self.prepared.configuration(environment(record, self.prepared))
+        """Read the requests that are already there. Raises `ToolkitError` for another configuration."""
+        run = run_record(self.prepared.target)
+        self.digest = digest_configuration(self.prepared, run)
         self.kept = self.store.rows("runs")
-        strange = next((row for row in self.kept if row["config_digest"] != self.digest), None)
-        if strange is not None:
-            refuse_mixing(self.store.path, difference(strange, record, self.prepared))
+        for row in self.kept:
+            require_same(self.store.path, row, self.prepared, run, self.digest)
         device = self.prepared.target.pool.torch_device
         known = [row["bandwidth_bytes_per_s"] for row in self.kept]
         self.bandwidth = known[0] if known else measure_bandwidth(device)
@@ -84,55 +77,60 @@ class Runner:
 
     def _remember(self, row: Row) -> None:
         self.done[row["request_id"]] = row
-        self.known[*key_of(row), row["arm"]] = row
+        if row["split"] != "drift":  # which repeats requests of the test
+            self.known[Key.of(row), row["arm"]] = row
 
-    def _tried(self) -> list[Arm]:
+    def _list_candidates(self) -> list[Arm]:
         """The arms of the tuning: AR and every candidate."""
         trials = [arm for found in self.prepared.trials.values() for arm in found]
         bases = [self.prepared.baseline(arm) for arm in trials]
         first = self.prepared.arms[:1] if trials else []
         return list(dict.fromkeys([*first, *bases, *trials]))
 
-    def _chosen(self, arm: Arm) -> tuple[Arm, str | None]:
-        """What an arm became by tuning, and how that is told."""
+    def _tune(self, arm: Arm) -> tuple[Arm, str | None]:
+        """The arm with its best options, and how they were chosen, in words."""
         trials = self.prepared.trials.get(arm.name)
         if not trials:
             return arm, None
         rows = [row for row in self.done.values() if row["split"] == "tune"]
-        chosen, held = best(trials, rows), len({row["prompt_index"] for row in rows})
-        options = chosen.name.removeprefix(arm.name).strip()
-        return chosen, f"{options}: best of {len(trials)} on {held} held-out prompts"
+        best, held = choose_best(trials, rows), len({row["prompt_index"] for row in rows})
+        options = best.name.removeprefix(arm.name).strip()
+        return best, f"{options}: best of {len(trials)} on {held} held-out prompts"
 
     def _register(self, arm: Arm, real: Arm, tuned: str | None) -> None:
-        """The arm's engine, and its row in `runs`, which is written once."""
+        """Make the arm's engine, and write its row of `runs` once."""
         if arm.name in self.engines:
             return
-        self.engines[arm.name] = self._engine(real)
+        self.engines[arm.name] = self._make_engine(real)
         kept = next((row for row in self.kept if row["arm"] == arm.name), None)
         if kept is not None:
             names = [column.name for column in fields(Run)]
             self.runs[arm.name] = Run(**{name: kept[name] for name in names})
             return
-        record = run_record(self.prepared.pipelines[real.name])
-        if real.engine != "toolkit":
-            record = evolve(record, shaper="none", verifier="none", kv="none", draft_kv="none")
-        self.runs[arm.name] = record
-        columns = arm_columns(self.prepared, arm, real, tuned, self.bandwidth)
-        row = asdict(record) | columns | {"config_digest": self.digest}
+        run = self.runs[arm.name] = make_run(self.prepared, real)
+        row = make_arm_row(
+            self.prepared,
+            arm,
+            real,
+            run,
+            digest=self.digest,
+            tuned=tuned,
+            bandwidth=self.bandwidth,
+        )
         self.store.write("runs", len(self.runs) - 1, [row])
 
-    def _engine(self, arm: Arm) -> Engine:
+    def _make_engine(self, arm: Arm) -> Engine:
         if arm.engine == "toolkit":
-            return Ours(self.prepared.pipelines[arm.name])
-        from .hf import Theirs
+            return PipelineEngine(self.prepared.pipelines[arm.name])
+        from .hf import LibraryEngine
 
-        return Theirs(arm, self.prepared.pipelines[arm.name], self.library)
+        return LibraryEngine(arm, self.prepared.pipelines[arm.name], self.library)
 
     def _measure(self, groups: list[Group], arms: list[Arm], number: int) -> int:
-        """Every arm on every group, unless it is done; the first number after them."""
-        rounds = list(_rounds(groups, arms, number))
+        """Run every arm on every group, numbered from `number`; the next number."""
+        rounds = list(_list_rounds(groups, arms, number))
         if any(task.number not in self.done for tasks in rounds for task in tasks):
-            self._warm(groups, arms)
+            self._warm_up(groups, arms)
         for tasks in rounds:
             for task in tasks:
                 if task.number not in self.done:
@@ -142,8 +140,8 @@ class Runner:
         self.progress(len(self.done), self.total, "")
         return number + len(groups) * len(arms)
 
-    def _warm(self, groups: list[Group], arms: list[Arm]) -> None:
-        """Requests that are thrown away: the first prompts, at the greatest length."""
+    def _warm_up(self, groups: list[Group], arms: list[Arm]) -> None:
+        """Decode the first prompts at the greatest length; these requests are not recorded."""
         longest = max(group.setting.max_new_tokens for group in groups)
         first = [g for g in groups if g.turn == 0 and g.setting.max_new_tokens == longest]
         for group in first[: self.prepared.plan.warmup]:
@@ -153,18 +151,17 @@ class Runner:
 
     def _prompt(self, group: Group) -> list[int]:
         """The prompt in tokens; earlier answers in it are AR's, so that all arms get the same."""
-        first = self.prepared.arms[0]
+        first, encoder = self.prepared.arms[0], self.prepared.encoder
         earlier = [self._reference(evolve(group, turn=t), first) for t in range(group.turn)]
-        answers = [self.prepared.encoder.decode(row["token_ids"]) for row in earlier if row]
-        return self.prepared.encoder.ids(group.talk, group.turn, group.setting.prompt_limit, answers)
+        answers = [encoder.decode(row["token_ids"]) for row in earlier if row]
+        return encoder.ids(group.talk, group.turn, group.setting.prompt_limit, answers)
 
     def _reference(self, group: Group, baseline: Arm) -> Row | None:
-        """AR's row of a group, if it is there; a drift group repeats a test group."""
-        split = "test" if group.split == "drift" else group.split
-        return self.known.get((*group_key(group, split), baseline.name))
+        """AR's row of a group, once it is known."""
+        return self.known.get((group.key, baseline.name))
 
     def _request(self, task: Task) -> None:
-        """One request: decode, write, remember."""
+        """Make one request: decode, write, remember."""
         group, run, prompt = task.group, self.runs[task.arm.name], self._prompt(task.group)
         count = group.setting.max_new_tokens
         started, began = datetime.now(UTC).isoformat(timespec="milliseconds"), Moment.now()
@@ -175,34 +172,49 @@ class Runner:
                 f"arm {task.arm.name!r} failed on prompt {group.talk.index} of {group.talk.dataset}: "
                 f"{error} (what was finished is kept)"
             ) from error
-        others = measure_load(began, Moment.now())
+        load = measure_load(began, Moment.now())
         self._write_inside(task, run, outcome.generation)
-        row = asdict(outcome.request) | sample_columns(task, started, outcome, others)
+        row = make_request_row(task, started, outcome, load)
         self.store.write("requests", task.number, [row])
         self._remember(row)
 
-    def _write_inside(self, task: Task, run: Run, done: Generation | None) -> None:
-        """Steps and nodes, where they are asked for and known."""
+    def _write_inside(self, task: Task, run: Run, generation: Generation | None) -> None:
+        """Write the request's steps and nodes, where the plan records them and they are known."""
         for table, rows in (("steps", step_rows), ("nodes", node_rows)):
-            if table in self.prepared.plan.record and done is not None:
-                self.store.write(table, task.number, list(rows(run, task.number, done)))
+            if table in self.prepared.plan.record and generation is not None:
+                self.store.write(table, task.number, list(rows(run, task.number, generation)))
 
     def _judge(self, tasks: list[Task]) -> None:
-        """Compare what is there of a group with AR, once AR is there, and keep the verdicts."""
+        """Compare the group's requests with AR, once AR's is known, and keep the verdicts."""
         for task in tasks:
             row = self.done.get(task.number)
-            reference = self._reference(task.group, self.prepared.baseline(task.arm))
+            baseline = self.prepared.baseline(task.arm)
+            reference = self._reference(task.group, baseline)
             if not row or not reference or row is reference or row["verdict"] is not None:
                 continue
-            pipeline = self.prepared.pipelines[self.prepared.baseline(task.arm).name]
-            verdict, ties = compared(row, reference, pipeline, self._prompt(task.group))
+            verdict, ties = self._compare(row, reference, task, baseline)
             row = row | {"verdict": verdict, "ties": ties}
             self.store.write("requests", task.number, [row])
             self._remember(row)
 
+    def _compare(self, row: Row, reference: Row, task: Task, baseline: Arm) -> tuple[str, int]:
+        """Verdict and count of ties of a request.
 
-def _rounds(groups: list[Group], arms: list[Arm], number: int) -> Iterator[list[Task]]:
-    """Numbered requests of each group; the arms begin one further on than in the group before."""
+        Equal tokens are `exact`, or `inconclusive` where our own loop drafted nothing. AR's own logits
+        decide about different ones, as in `toolkit.verify`.
+        """
+        tokens = row["token_ids"]
+        if tokens == reference["token_ids"]:
+            nothing = row["drafted"] == 0 and row["nodes_mean"] is not None
+            return ("inconclusive" if nothing else "exact"), 0
+        pipeline = self.prepared.pipelines[baseline.name]
+        found = compare_with_ar(pipeline, self._prompt(task.group), tokens)
+        cut_short = row["stop_reason"] != "eos" and len(tokens) < row["max_new_tokens"]
+        return ("divergent" if found.verdict != "tie" or cut_short else "tie"), found.ties
+
+
+def _list_rounds(groups: list[Group], arms: list[Arm], number: int) -> Iterator[list[Task]]:
+    """The numbered requests of each group; every round starts with the next arm."""
     for index, group in enumerate(groups):
         shift = index % len(arms)
         order = [*arms[shift:], *arms[:shift]]

@@ -1,8 +1,8 @@
-"""A folder of results: one part file per request, so that a crash loses the one in flight.
+"""A folder of results: one part file per request, so that a crash loses only the one in flight.
 
-A request's steps and nodes are written before its row in `requests`: a row that is there is
-complete. At the end the parts of a table become one file. Who writes has the folder's lock; who
-reads changes nothing.
+A request's steps and nodes are written before its row in `requests`, so every row there is complete.
+At the end the parts of a table become one file. A writer holds the folder's lock; a reader changes
+nothing.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from toolkit import ToolkitError, write_part
 from toolkit.words import short
 
 from .columns import SCHEMA_VERSION, TABLES
-from .dataset_loading import is_there
+from .dataset_loading import path_exists
 from .lock import NAME as LOCK
 
 Row = dict[str, Any]
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Say in one line that the disk takes no more."""
+def _report_failure(folder: Path) -> Iterator[None]:
+    """Turn an `OSError` into a one-line error."""
     try:
         yield
     except OSError as error:
@@ -41,13 +41,13 @@ def _writing(folder: Path) -> Iterator[None]:
 
 @frozen
 class Store:
-    """Results in a folder with a sub-folder per table."""
+    """Results in a folder, with a subfolder per table."""
 
     path: Path
 
     @classmethod
     def new(cls, path: Path) -> Store:
-        """A folder for a new bench, which has nothing in it yet. Raises `ToolkitError`."""
+        """The folder of a new bench. Raises `ToolkitError` unless it is empty or absent."""
         try:
             taken = path.exists() and any(file.name != LOCK for file in path.iterdir())
         except OSError as error:
@@ -63,8 +63,8 @@ class Store:
 
     @classmethod
     def open(cls, path: Path) -> Store:
-        """A folder that a bench has written. Raises `ToolkitError`: no results, another version."""
-        if not (is_there(path) and path.is_dir()):
+        """A folder of an earlier bench. Raises `ToolkitError` for no results or another version."""
+        if not (path_exists(path) and path.is_dir()):
             raise ToolkitError(
                 f"no results folder {short(str(path))}: `toolkit bench --out FOLDER` makes one"
             )
@@ -88,26 +88,26 @@ class Store:
         return store
 
     def write(self, table: str, number: int, rows: list[Row]) -> None:
-        """One part file, whole or not there. Raises `ToolkitError` when the disk takes no more."""
+        """Write one part file atomically. Raises `ToolkitError` when it cannot be written."""
         folder = self.path / table
-        with _writing(folder):
+        with _report_failure(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_part(folder / f"part-{number:06d}.parquet", rows, TABLES[table])
 
     def rows(self, table: str) -> list[Row]:
-        """All rows of a table, in the order of their parts. Raises `ToolkitError`: damaged."""
+        """All rows of a table, in the order of their parts. Raises `ToolkitError` for damaged files."""
         return [
             row for file in self._files(table) for row in self._columns(table, file).to_pylist()
         ]
 
     def compact(self) -> None:
-        """Make one file of each table's parts; a crash on the way loses nothing."""
+        """Merge each table's parts into one file; a crash in between loses nothing."""
         for table, form in TABLES.items():
             folder, fresh = self.path / table, self.path / f"{table}.new"
             if len(list(folder.glob("*.parquet"))) < 2:
                 continue
             whole = pa.concat_tables([self._columns(table, file) for file in self._files(table)])
-            with _writing(fresh):
+            with _report_failure(fresh):
                 fresh.mkdir()
                 write_part(fresh / "all.parquet", whole.to_pylist(), form)
                 folder.rename(self.path / f"{table}.old")
@@ -115,7 +115,7 @@ class Store:
                 shutil.rmtree(self.path / f"{table}.old")
 
     def recover(self) -> None:
-        """Finish or undo a compaction that was cut off."""
+        """Finish or undo a compaction that was interrupted."""
         for table in TABLES:
             folder, old, fresh = (self.path / f"{table}{end}" for end in ("", ".old", ".new"))
             if old.is_dir() and not folder.is_dir():
@@ -124,12 +124,12 @@ class Store:
                 shutil.rmtree(rest, ignore_errors=True)
 
     def _files(self, table: str) -> list[Path]:
-        """A table's files; of a compaction that was cut off, those from before it."""
+        """A table's files; after an interrupted compaction, those from before it."""
         folder, old = self.path / table, self.path / f"{table}.old"
         return sorted((folder if folder.is_dir() else old).glob("*.parquet"))
 
     def _columns(self, table: str, file: Path) -> pa.Table:
-        """A file's rows, with the columns that its table has. Raises `ToolkitError`."""
+        """A file's rows with the columns of its table. Raises `ToolkitError`."""
         found, form = self._read(file), TABLES[table]
         missing = [name for name in form.names if name not in found.column_names]
         if missing:

@@ -1,86 +1,109 @@
-"""The table at the end of `toolkit bench`."""
+"""The tables and notes at the end of a bench, in the terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .keys import Setting
 from .machine import describe_machine
-from .results import LOOP, Results, Setting, name_of, short
+from .results import LOOP, Results, Summary, shorten
+from .statistics import Ratio
 
 BEYOND = ": above 100 %, so they stay in a cache, or memory was busy when its speed was measured"
-NOT_QUIET = ": figures are not those of a quiet machine"
+NOT_QUIET = ": the figures are not those of a quiet machine"
 MOST = 24  # arms that a terminal's table shows
 QUIET = 0.05  # of all cores: 10 % of one of two, and a pass waits for its slowest thread
-NARROW = 12  # characters that an arm's name has at least, however wide the others are
+NARROW = 12  # characters of an arm's name at least, however wide the other columns are
 COLUMNS = ("arm", "tokens/s", "× AR [95 %]", "reading", "τ", "3-grams", "against AR")
+WORDS = {"arm", "reading", "against AR", "policy", "drafter", "kv"}  # columns of text
 
 
-def show(results: Results, console: Console) -> None:
-    """One table per setting, then what holds for all of them. Names are the user's, no markup."""
-    for setting in results.settings:
-        console.print(_table(results, setting))
-        for note in notes(results, setting):
-            console.print(Text(f"  {note}"))
-        console.print()
-    for note in closing(results):
-        console.print(Text(note))
-
-
-def _table(results: Results, setting: Setting) -> Table:
-    title = Text(name_of(setting))
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in COLUMNS:
-        words = name in ("arm", "reading", "against AR")
+def make_table(
+    names: Sequence[str], rows: Iterable[Sequence[str]], fold: Sequence[str], **options: Any
+) -> Table:
+    """A table without lines. Cells of the columns `fold` may wrap; no cell is read as markup."""
+    table = Table(box=None, pad_edge=False, **options)
+    for name in names:
         table.add_column(
             name,
             overflow="fold",
-            no_wrap=name not in ("arm", "against AR"),
+            no_wrap=name not in fold,
             min_width=NARROW if name == "arm" else None,
-            justify="left" if words else "right",
+            justify="left" if name in WORDS else "right",
         )
-    rows = [results.figures(arm, setting) for arm in results.by_arm]
-    rows = [row for row in rows if row["prompts"]]
-    if len(rows) > MOST:
-        first = [row for row in rows if row["is_baseline"]]
-        others = [row for row in rows if not row["is_baseline"] and row["ratio"]]
-        rows = [*first, *sorted(others, key=lambda row: -row["ratio"].mean)[:MOST]]
-        table.caption = f"the {MOST} fastest of {len(others)} arms; all are in the report"
     for row in rows:
-        table.add_row(*map(Text, cells(row)))
+        table.add_row(*map(Text, row))
     return table
 
 
-def cells(figures: dict[str, Any]) -> list[str]:
+def show(results: Results, console: Console) -> None:
+    """Print one table per setting, then the notes on the whole bench."""
+    for setting in results.settings:
+        console.print(_tabulate(results, setting))
+        for note in list_notes(results, setting):
+            console.print(Text(f"  {note}"))
+        console.print()
+    for note in list_closing_notes(results):
+        console.print(Text(note))
+
+
+def _tabulate(results: Results, setting: Setting) -> Table:
+    rows = [results.summarize(arm, setting) for arm in results.by_arm]
+    rows, caption = [row for row in rows if row.prompts], None
+    if len(rows) > MOST:
+        first = [row for row in rows if row.is_baseline]
+        others = [(row.ratio.mean, row) for row in rows if not row.is_baseline and row.ratio]
+        fastest = sorted(others, key=lambda pair: -pair[0])[:MOST]
+        rows = [*first, *(row for _, row in fastest)]
+        caption = f"the {MOST} fastest of {len(others)} arms; all are in the report"
+    return make_table(
+        COLUMNS,
+        map(format_cells, rows),
+        ("arm", "against AR"),
+        title=Text(setting.title),
+        title_justify="left",
+        caption=caption,
+    )
+
+
+def format_cells(summary: Summary) -> list[str]:
     """An arm's cells, in the order of `COLUMNS`."""
-    ratio = figures["ratio"]
-    baseline = figures["is_baseline"]
+    ratio, reading = format_ratio(summary.ratio, summary.is_baseline)
     return [
-        short(figures["arm"]),
-        number(figures["tokens_per_s"], 1),
-        "1" if baseline else ratio.text if ratio else "–",
-        "baseline" if baseline else ratio.reading if ratio else "–",
-        number(figures["tau"], 2),
-        number(figures["distinct_3grams"], 2),
-        outputs(figures["verdicts"]),
+        shorten(summary.arm),
+        format_number(summary.tokens_per_s, 1),
+        ratio,
+        reading,
+        format_number(summary.tau, 2),
+        format_number(summary.distinct_3grams, 2),
+        format_verdicts(summary.verdicts),
     ]
 
 
-def outputs(verdicts: dict[str, int]) -> str:
-    """How many outputs had which verdict."""
+def format_ratio(ratio: Ratio | None, is_baseline: bool) -> tuple[str, str]:
+    """A ratio to AR with its interval, and its reading."""
+    if is_baseline:
+        return "1", "baseline"
+    return (ratio.text, ratio.reading) if ratio else ("–", "–")
+
+
+def format_verdicts(verdicts: dict[str, int]) -> str:
+    """The number of outputs per verdict."""
     return ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items())) or "–"
 
 
-def number(value: float | None, places: int) -> str:
+def format_number(value: float | None, places: int) -> str:
     """A figure, or a dash where there is none."""
     return "–" if value is None else f"{value:.{places}f}"
 
 
-def notes(results: Results, setting: Setting) -> list[str]:
-    """What a reader of one table must know."""
+def list_notes(results: Results, setting: Setting) -> list[str]:
+    """The notes below the table of one setting."""
     found = []
     share = results.bandwidth_share(setting)
     if share is not None:
@@ -89,14 +112,14 @@ def notes(results: Results, setting: Setting) -> list[str]:
             f"allows" + (BEYOND if share > 1 else "")
         )
     baseline = next(iter(results.by_arm))
-    stock = results.fastest(setting, ["hf:generate"])
+    stock = results.find_fastest(setting, ["hf:generate"])
     against = results.ratio(stock, setting) if stock else None
     if against is not None and against.low is not None and against.low > 1:
         found.append(
             f"Hugging Face's own generate runs at {against.text} of our AR: divide by it to compare "
             f"with the library"
         )
-    found += _beside_the_library(results, setting)
+    found += _compare_with_library(results, setting)
     every = len(results.rows(baseline, setting, loops=True))
     looping = every - len(results.rows(baseline, setting))
     if looping:
@@ -104,7 +127,7 @@ def notes(results: Results, setting: Setting) -> list[str]:
             f"{looping} of {every} outputs repeat themselves (distinct 3-grams below {LOOP}) and are "
             f"left out: loops flatter every drafter"
         )
-    distinct = results.figures(baseline, setting)["distinct_3grams"]
+    distinct = results.summarize(baseline, setting).distinct_3grams
     if distinct is not None and distinct < LOOP:
         found.append(
             f"The output repeats itself (distinct 3-grams {distinct:.2f}): acceptance and speed-ups "
@@ -113,21 +136,21 @@ def notes(results: Results, setting: Setting) -> list[str]:
     return found
 
 
-def _beside_the_library(results: Results, setting: Setting) -> list[str]:
-    """How AR and our fastest arm compare with the library's plain and its fastest drafted decoding."""
-    ours = [next(iter(results.by_arm)), results.fastest(setting, ["toolkit"])]
+def _compare_with_library(results: Results, setting: Setting) -> list[str]:
+    """AR and our fastest arm against the library's plain and its fastest assisted decoding."""
+    ours = [next(iter(results.by_arm)), results.find_fastest(setting, ["toolkit"])]
     found = []
     for engines in (["hf:generate"], ["hf:assisted", "hf:lookup"]):
-        theirs = results.fastest(setting, engines)
+        theirs = results.find_fastest(setting, engines)
         ratios = {arm: results.ratio(arm, setting, theirs) for arm in ours if arm and theirs}
-        said = [f"{short(arm)} {ratio.text} ×" for arm, ratio in ratios.items() if ratio]
+        said = [f"{shorten(arm)} {ratio.text} ×" for arm, ratio in ratios.items() if ratio]
         if theirs and said:
-            found.append(f"Against {short(theirs)}: {', '.join(said)}")
+            found.append(f"Against {shorten(theirs)}: {', '.join(said)}")
     return found
 
 
-def closing(results: Results) -> list[str]:
-    """What holds for the whole bench."""
+def list_closing_notes(results: Results) -> list[str]:
+    """The notes on the whole bench: machine, tuning, drift, load, divergent outputs."""
     found = [f"Machine: {describe_machine(run)}." for run in results.runs[:1]]
     load, drift = results.load, results.drift
     found += [

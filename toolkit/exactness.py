@@ -20,33 +20,38 @@ ULPS = 2  # a margin of so many units in the last place is a numerical tie
 
 
 def verify(pipeline: Pipeline, generation: Generation) -> Verification:
-    """Run AR of the same target under the same KV policy and compare token by token.
+    """Compare a generation with AR of the same target under the same KV policy, token by token.
+
+    A generation that drafted nothing is AR itself, and its verdict `inconclusive`; otherwise as
+    `compare_with_ar`.
+    """
+    found = compare_with_ar(pipeline, generation.prompt_ids, generation.token_ids)
+    drafted = any(step.nodes > 1 for step in generation.steps)
+    if drafted or found.verdict == "divergent":
+        return found
+    return attrs.evolve(found, verdict="inconclusive")
+
+
+def compare_with_ar(
+    pipeline: Pipeline, prompt_ids: list[int], token_ids: list[int]
+) -> Verification:
+    """Run AR of the pipeline's target and KV policy and compare it with `token_ids`, token by token.
 
     At a difference AR's own logits decide. Within two units in the last place of the target's dtype
-    it is a numerical tie: AR takes our token and goes on. Beyond, the outcome is `divergent`. A
-    generation that drafted nothing is AR itself, and its outcome `inconclusive`.
+    it is a numerical tie: AR takes our token and goes on. Beyond, the verdict is `divergent`.
     """
-    stream = pipeline.autoregressive.stream(
-        generation.prompt_ids, max_new_tokens=len(generation.token_ids)
-    )
-    stream.verifier = watch = Watch(generation.token_ids, stream.target.model.dtype)
+    stream = pipeline.autoregressive.stream(prompt_ids, max_new_tokens=len(token_ids))
+    stream.verifier = watch = Watch(token_ids, stream.target.model.dtype)
     for _ in stream.decode():
         if watch.divergent:
             break
     ar = stream.result
-    if not watch.divergent and len(ar.token_ids) != len(generation.token_ids):
-        index = len(ar.token_ids)  # AR has ended where we go on
-        watch.divergent = Difference(index, generation.token_ids[index], -1, math.inf, 0.0)
+    if not watch.divergent and len(ar.token_ids) != len(token_ids):
+        index = len(ar.token_ids)  # AR ended where the other went on
+        watch.divergent = Difference(index, token_ids[index], -1, math.inf, 0.0)
+    verdict: Outcome = "divergent" if watch.divergent else "tie" if watch.ties else "exact"
     first = watch.divergent or next(iter(watch.ties), None)
-    return Verification(_outcome(watch, generation), len(watch.ties), first, ar.tokens_per_s)
-
-
-def _outcome(watch: Watch, generation: Generation) -> Outcome:
-    if watch.divergent:
-        return "divergent"
-    if not any(step.nodes > 1 for step in generation.steps):
-        return "inconclusive"
-    return "tie" if watch.ties else "exact"
+    return Verification(verdict, len(watch.ties), first, ar.tokens_per_s)
 
 
 @attrs.define(eq=False)

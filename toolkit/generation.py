@@ -65,7 +65,7 @@ class Generation:
     @property
     def tau(self) -> float | None:
         """Accepted length τ: tokens committed per target forward, bonus included, prefill excluded."""
-        return _ratio(sum(s.committed for s in self.steps), len(self.steps))
+        return self._rates["tau"]
 
     @property
     def decode_ms(self) -> float:
@@ -75,7 +75,7 @@ class Generation:
     @property
     def tokens_per_s(self) -> float | None:
         """Tokens after the first, per second of decoding."""
-        return _ratio(1e3 * (len(self.token_ids) - 1), self.decode_ms)
+        return self._rates["tokens_per_s"]
 
     @property
     def verdict(self) -> Outcome | None:
@@ -84,12 +84,12 @@ class Generation:
     @property
     def metrics(self) -> dict[str, float | None]:
         """The derived figures, by their Parquet names."""
-        steps, decode_ms = self.steps, self.decode_ms
+        steps, decode_ms, rates = self.steps, self.decode_ms, self._rates
         drafted = sum(step.nodes - 1 for step in steps)
         return {
             "decode_ms": decode_ms,
-            "tpot_ms": _ratio(decode_ms, len(self.token_ids) - 1),
-            "tokens_per_s_end_to_end": _ratio(1e3 * len(self.token_ids), self.ttft_ms + decode_ms),
+            "tpot_ms": rates["tpot_ms"],
+            "tokens_per_s_end_to_end": rates["tokens_per_s_end_to_end"],
             "target_forwards": len(steps),
             "target_forwards_saved": len(self.token_ids) - 1 - len(steps),
             "drafted": drafted,
@@ -105,9 +105,31 @@ class Generation:
             "peak_memory_bytes": self.peak_memory_bytes,
         }
 
+    @property
+    def _rates(self) -> dict[str, float | None]:
+        return rates_of(len(self.token_ids), 1, len(self.steps), self.ttft_ms, self.decode_ms)
+
     def verified(self, verification: Verification) -> Generation:
         """This generation with its comparison to AR."""
         return evolve(self, verification=verification)
+
+
+def rates_of(
+    tokens: int, first: int, steps: int, ttft_ms: float, decode_ms: float
+) -> dict[str, float | None]:
+    """The figures that follow from counts and times alone, by their Parquet names.
+
+    `tokens`: emitted tokens, `first` of them by the target forward over the prompt. `steps`: target
+    forwards after it. None: nothing to divide by.
+    """
+    later = tokens - first
+    return {
+        "tau": _ratio(later, steps),
+        "decode_ms": decode_ms,
+        "tokens_per_s": _ratio(1e3 * later, decode_ms if steps else 0.0),
+        "tokens_per_s_end_to_end": _ratio(1e3 * tokens, ttft_ms + decode_ms),
+        "tpot_ms": _ratio(decode_ms, later),
+    }
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import types
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -197,11 +197,10 @@ def request_record(run: Run, request_id: int, generation: Generation) -> Request
     """A request's row."""
     metrics: dict[str, Any] = dict(generation.metrics)
     columns = {f.name for f in attrs.fields(Request)}
-    prompt = ",".join(map(str, generation.prompt_ids)).encode()
     return Request(
         run_id=run.run_id,
         request_id=request_id,
-        prompt_id=hashlib.sha256(prompt).hexdigest()[:16],
+        prompt_id=hash_prompt(generation.prompt_ids),
         prompt_tokens=len(generation.prompt_ids),
         token_ids=generation.token_ids,
         text=generation.text,
@@ -214,6 +213,11 @@ def request_record(run: Run, request_id: int, generation: Generation) -> Request
         ties=generation.verification.ties if generation.verification else None,
         **{name: value for name, value in metrics.items() if name in columns},
     )
+
+
+def hash_prompt(ids: Sequence[int]) -> str:
+    """The column `prompt_id`: sha256 of a prompt's token ids, 16 hex digits."""
+    return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:16]
 
 
 def step_rows(run: Run, request_id: int, generation: Generation) -> Iterator[dict[str, Any]]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, set_name, short
+from ..results import Results, shorten
 from ..theme import Theme, whiskers
-from .speedup import longest
 
 ORDER = 4
 TITLE = "Ablation of adaptive"
@@ -20,9 +19,9 @@ PARTS = ("breadth", "gating", "history")
 
 def draw(results: Results, theme: Theme) -> Figure | None:
     """The first data set at its longest; nothing unless some arm has a part switched off."""
-    setting = longest(results)[0]
+    setting = results.longest_settings[0]
     found = []
-    for arm in results.ours():
+    for arm in results.list_ours():
         shaper = results.options(arm)["shaper"]
         on = sum(bool(shaper.get(part)) for part in PARTS)
         if shaper["name"] == "adaptive" or shaper["name"] == "fixed":
@@ -30,13 +29,13 @@ def draw(results: Results, theme: Theme) -> Figure | None:
     if not any(adaptive and on < len(PARTS) for adaptive, on, _ in found):
         return None
     arms = [arm for _, _, arm in sorted(found, key=lambda row: row[:2])]
-    rows = [results.figures(arm, setting) for arm in arms]
-    rows = [row for row in rows if row["ratio"] is not None]
+    rows = [results.summarize(arm, setting) for arm in arms]
+    rows = [row for row in rows if row.ratio is not None]
     places = list(range(len(rows)))
     figure, (left, right) = theme.figure(1.4 + 0.36 * len(rows), columns=2)
-    ratios = [row["ratio"] for row in rows]
+    ratios = [row.ratio for row in rows if row.ratio is not None]
     fixed = {arm for adaptive, _, arm in found if not adaptive}
-    colours = [theme.colour(1 if row["arm"] in fixed else 0) for row in rows]
+    colours = [theme.colour(1 if row.arm in fixed else 0) for row in rows]
     left.barh(places, [ratio.mean for ratio in ratios], 0.62, color=colours)
     left.errorbar(
         [ratio.mean for ratio in ratios],
@@ -45,10 +44,10 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         fmt="none",
         ecolor=theme.ink,
     )
-    right.barh(places, [row["tau"] or 0.0 for row in rows], 0.62, color=colours)
-    left.set_yticks(places, [short(row["arm"], 36) for row in rows])
+    right.barh(places, [row.tau or 0.0 for row in rows], 0.62, color=colours)
+    left.set_yticks(places, [shorten(row.arm, 36) for row in rows])
     right.set_yticks(places, [""] * len(rows))
-    for axes, name in ((left, f"× AR, {set_name(setting)}, T = {setting[2]}"), (right, "τ")):
+    for axes, name in ((left, f"× AR, {setting.label}"), (right, "τ")):
         theme.title(axes, name)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")

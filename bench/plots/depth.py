@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, short
+from ..results import Results, shorten
 from ..store import Row
 from ..theme import Theme
 
@@ -21,7 +21,7 @@ MOST = 8  # arms
 
 def draw(results: Results, theme: Theme) -> Figure | None:
     """Nothing unless an arm of ours drafted."""
-    lines = [(arm, shares(results.rows(arm))) for arm in results.ours()]
+    lines = [(arm, shares(results.rows(arm))) for arm in results.list_ours()]
     lines = [(arm, line) for arm, line in lines if line][:MOST]
     if not lines:
         return None
@@ -29,7 +29,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
     for arm, line in lines:
         axes.plot(
             range(1, len(line) + 1), line, marker="o", markersize=4, color=theme.arm(results, arm),
-            label=short(arm, 34),
+            label=shorten(arm, 34),
         )  # fmt: skip
     axes.set_xticks(range(1, max(len(line) for _, line in lines) + 1))
     axes.set_ylim(0, 1.02)

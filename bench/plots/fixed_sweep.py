@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from ..results import Results
 from ..theme import Theme
-from .speedup import longest
 
 ORDER = 5
 TITLE = "Sweep of fixed trees"
@@ -23,9 +22,9 @@ CAPTION = (
 
 def draw(results: Results, theme: Theme) -> Figure | None:
     """One panel per threshold; nothing unless both depth and branches vary."""
-    setting = longest(results)[0]
+    setting = results.longest_settings[0]
     cells: dict[float, dict[tuple[int, int], Any]] = {}
-    for arm in results.ours():
+    for arm in results.list_ours():
         shaper = results.options(arm)["shaper"]
         ratio = results.ratio(arm, setting)
         if shaper["name"] == "fixed" and ratio:

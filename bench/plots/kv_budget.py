@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, set_name
+from ..results import Results
 from ..theme import Theme
-from .speedup import longest
 
 ORDER = 9
 TITLE = "Over the KV budget"
@@ -20,23 +19,23 @@ CAPTION = (
 
 def draw(results: Results, theme: Theme) -> Figure | None:
     """One line per policy, drafter and shaper; nothing unless some policy has two budgets."""
-    setting = longest(results)[0]
+    setting = results.longest_settings[0]
     lines: dict[str, list[tuple[int, float, float]]] = {}
     full: dict[str, float] = {}
-    for arm in results.ours():
-        options, row = results.options(arm), results.figures(arm, setting)
+    for arm in results.list_ours():
+        options, row = results.options(arm), results.summarize(arm, setting)
         rest = f"{options['drafter']['name']}, {options['shaper']['name']}"
         if options["drafter"]["name"] == "none":
             rest = "AR"
         held = [r["kv_bytes"] for r in results.rows(arm, setting) if r["kv_bytes"] is not None]
-        if row["tokens_per_s"] is None or not held:
+        if row.tokens_per_s is None or not held:
             continue
         kv = options["kv"]
         if isinstance(kv.get("budget"), (int, float)):
-            point = (kv["budget"], row["tokens_per_s"], sum(held) / len(held) / 2**20)
+            point = (kv["budget"], row.tokens_per_s, sum(held) / len(held) / 2**20)
             lines.setdefault(f"{kv['name']} · {rest}", []).append(point)
         elif kv["name"] == "full":
-            full.setdefault(rest, row["tokens_per_s"])
+            full.setdefault(rest, row.tokens_per_s)
     lines = {name: sorted(points) for name, points in lines.items() if len(points) > 1}
     if not lines:
         return None
@@ -51,7 +50,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
                 full[name.partition(" · ")[2]], color=colour, linewidth=1, linestyle=(0, (4, 3))
             )
     for axes, title in (
-        (left, f"tokens/s, {set_name(setting)}, T = {setting[2]}"),
+        (left, f"tokens/s, {setting.label}"),
         (right, "KV held, MiB"),
     ):
         theme.title(axes, title)

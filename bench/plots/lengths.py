@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, short
+from ..results import Results, shorten
 from ..theme import Theme, whiskers
 
 ORDER = 2
@@ -19,27 +19,30 @@ MOST = 8  # arms
 
 def draw(results: Results, theme: Theme) -> Figure | None:
     """The first data set at its longest prompts; nothing unless there are two lengths."""
-    dataset = results.settings[0][0]
-    limit = max(s[1] for s in results.settings if s[0] == dataset)
+    first = results.longest_settings[0]
     settings = sorted(
-        (s for s in results.settings if s[:2] == (dataset, limit)), key=lambda s: s[2]
-    )
+        s for s in results.settings
+        if (s.dataset, s.prompt_limit) == (first.dataset, first.prompt_limit)
+    )  # fmt: skip
     if len(settings) < 2:
         return None
     figure, panels = theme.figure(6.2, rows=2, columns=2)
-    lengths = [setting[2] for setting in settings]
+    lengths = [setting.max_new_tokens for setting in settings]
     for arm in list(results.by_arm)[:MOST]:
         colour = theme.arm(results, arm)
-        rows = [results.figures(arm, setting) for setting in settings]
+        rows = [results.summarize(arm, setting) for setting in settings]
         for axes, key in (
             (panels[0], "tokens_per_s"),
             (panels[2], "tau"),
             (panels[3], "distinct_3grams"),
         ):
-            values = [row[key] if row[key] is not None else float("nan") for row in rows]
-            axes.plot(lengths, values, marker="o", markersize=4, color=colour, label=short(arm, 30))
-        ratios = [row["ratio"] for row in rows]
-        if rows[0]["is_baseline"] or None in ratios:
+            values = [getattr(row, key) for row in rows]
+            values = [float("nan") if value is None else value for value in values]
+            axes.plot(
+                lengths, values, marker="o", markersize=4, color=colour, label=shorten(arm, 30)
+            )
+        ratios = [row.ratio for row in rows if row.ratio is not None]
+        if rows[0].is_baseline or len(ratios) < len(rows):
             continue
         index = list(results.by_arm).index(arm)
         moved = [length * (1 + 0.015 * (index - 2)) for length in lengths]  # intervals side by side

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, set_name, short
+from ..results import Results, shorten
 from ..theme import Theme, whiskers
 
 ORDER = 3
@@ -17,26 +17,29 @@ CAPTION = (
 
 def draw(results: Results, theme: Theme) -> Figure | None:
     """The first data set; nothing unless prompts were cut to two lengths."""
-    dataset = results.settings[0][0]
-    count = max(s[2] for s in results.settings if s[0] == dataset)
-    settings = sorted(s for s in results.settings if s[0] == dataset and s[2] == count)
+    first = results.longest_settings[0]
+    settings = sorted(
+        s for s in results.settings
+        if (s.dataset, s.max_new_tokens) == (first.dataset, first.max_new_tokens)
+    )  # fmt: skip
     if len(settings) < 2:
         return None
     figure, (left, right) = theme.figure(3.6, columns=2)
-    limits = [setting[1] for setting in settings]
+    limits = [setting.prompt_limit for setting in settings]
     for arm in results.by_arm:
-        rows = [results.figures(arm, setting) for setting in settings]
-        ratios, colour = [row["ratio"] for row in rows], theme.arm(results, arm)
-        if rows[0]["is_baseline"] or None in ratios:
+        rows = [results.summarize(arm, setting) for setting in settings]
+        ratios = [row.ratio for row in rows if row.ratio is not None]
+        colour = theme.arm(results, arm)
+        if rows[0].is_baseline or len(ratios) < len(rows):
             continue
         means = [ratio.mean for ratio in ratios]
         left.errorbar(
             limits, means, yerr=whiskers(ratios), marker="o", markersize=4, color=colour, capsize=2,
-            label=short(arm, 30),
+            label=shorten(arm, 30),
         )  # fmt: skip
-        taus = [row["tau"] if row["tau"] is not None else float("nan") for row in rows]
+        taus = [row.tau if row.tau is not None else float("nan") for row in rows]
         right.plot(limits, taus, marker="o", markersize=4, color=colour)
-    for axes, name in ((left, f"× AR, {set_name(settings[0])}, T = {count}"), (right, "τ")):
+    for axes, name in ((left, f"× AR, {settings[0].label}"), (right, "τ")):
         theme.title(axes, name)
         axes.set_xticks(limits)
         axes.set_xlabel("tokens of the prompt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, Setting, set_name, short
+from ..results import Results, shorten
 from ..theme import Theme, whiskers
 
 ORDER = 1
@@ -20,7 +20,7 @@ MOST = 24  # arms in one panel
 def draw(results: Results, theme: Theme) -> Figure | None:
     """One panel per data set, at its longest T and prompts."""
     arms = [arm for arm, run in results.by_arm.items() if run["baseline"] != arm]
-    settings = longest(results)
+    settings = results.longest_settings
     if not arms:
         return None
     rows = min(len(arms), MOST)
@@ -44,21 +44,12 @@ def draw(results: Results, theme: Theme) -> Figure | None:
                 f"{ratio.mean:.2f}", (end, place), (5, 0), textcoords="offset points",
                 va="center", fontsize=9, color=theme.ink,
             )  # fmt: skip
-        axes.set_yticks(places, [short(arm) for arm, _ in shown])
+        axes.set_yticks(places, [shorten(arm) for arm, _ in shown])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, 1.12 * max([1.0, *(ratio.high or ratio.mean for ratio in ratios)]))
         axes.set_xlabel("× AR")
         theme.reference(axes, vertical=True)
         more = f", the {MOST} fastest of {len(found)}" if len(found) > MOST else ""
-        theme.title(axes, f"{set_name(setting)}, T = {setting[2]}{more}")
+        theme.title(axes, f"{setting.label}{more}")
     return figure
-
-
-def longest(results: Results) -> list[Setting]:
-    """Each data set's setting with the most tokens."""
-    best: dict[str, Setting] = {}
-    for setting in results.settings:
-        kept = best.get(setting[0], setting)
-        best[setting[0]] = max(kept, setting, key=lambda s: (s[2], s[1]))
-    return list(best.values())

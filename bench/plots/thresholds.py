@@ -6,9 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..results import Results, set_name
+from ..results import Results
 from ..theme import Theme, whiskers
-from .speedup import longest
 
 ORDER = 6
 TITLE = "Sensitivity of adaptive"
@@ -27,8 +26,8 @@ GROUPS = (
 
 def draw(results: Results, theme: Theme) -> Figure | None:
     """A panel per group of options, with the arms in which only that group differs from the usual."""
-    setting = longest(results)[0]
-    arms = [a for a in results.ours() if results.options(a)["shaper"]["name"] == "adaptive"]
+    setting = results.longest_settings[0]
+    arms = [a for a in results.list_ours() if results.options(a)["shaper"]["name"] == "adaptive"]
     panels = [(group, _varied(results, arms, group)) for group in GROUPS]
     panels = [(group, found) for group, found in panels if len(found) > 1]
     if not panels:
@@ -50,7 +49,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         axes.set_ylim(-0.6, len(ratios) - 0.4)
         axes.invert_yaxis()
         theme.title(axes, " / ".join(group))
-        axes.set_xlabel(f"× AR, {set_name(setting)}, T = {setting[2]}")
+        axes.set_xlabel(f"× AR, {setting.label}")
         theme.reference(axes, vertical=True)
     for axes in axes_of[len(panels) :]:
         axes.set_visible(False)

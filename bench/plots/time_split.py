@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, set_name, short
+from ..results import Results, shorten
 from ..statistics import mean
 from ..theme import Theme
-from .speedup import longest
 
 ORDER = 8
 TITLE = "Where the time goes"
@@ -22,7 +21,7 @@ PARTS = ("draft", "verify", "commit")
 
 def draw(results: Results, theme: Theme) -> Figure | None:
     """The first data set at its longest."""
-    setting = longest(results)[0]
+    setting = results.longest_settings[0]
     found = []
     for arm in results.by_arm:
         rows = [row for row in results.rows(arm, setting) if row["tpot_ms"]]
@@ -46,10 +45,10 @@ def draw(results: Results, theme: Theme) -> Figure | None:
                 place, part or 0.0, 0.62, left=start, color=theme.colour(index), label=names[index]
             )
             start += part or 0.0
-    axes.set_yticks(range(len(found)), [short(arm) for arm, _, _ in found])
+    axes.set_yticks(range(len(found)), [shorten(arm) for arm, _, _ in found])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"ms per token, {set_name(setting)}, T = {setting[2]}")
+    axes.set_xlabel(f"ms per token, {setting.label}")
     once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(
         once.values(), once.keys(), loc="outside lower center", ncols=4, frameon=False,

@@ -16,7 +16,7 @@ from toolkit import embedded
 
 QUICK = ["--target", "stories-1m", "--prompts", "2", "--max-new-tokens", "8", "--warmup", "1"]
 NGRAM = ["--arm", "drafter=ngram shaper=chain:k=2"]
-WHOLE = hf.whole
+LOAD = hf.load_module
 
 
 @pytest.fixture
@@ -41,6 +41,8 @@ def test_arms_by_prompts_by_settings(bench):
     assert all(row["prompt_tokens"] <= row["prompt_limit"] for row in results.requests)
     assert all(len(row["token_ids"]) <= row["max_new_tokens"] for row in results.requests)
     assert results.by_arm["w"]["baseline"] == "ar kv=window:budget=9"
+    for row in results.requests:  # the path is τ without the bonus
+        assert row["path_length"] == pytest.approx(row["tau"] - 1)
     assert "T = 8" in output
 
 
@@ -186,7 +188,7 @@ def test_hugging_faces_arms_are_tuned_too(bench):
 
 def test_hugging_faces_arms_share_their_models(bench, monkeypatch):
     loaded = []
-    monkeypatch.setattr(hf, "whole", lambda pool, name: loaded.append(name) or WHOLE(pool, name))
+    monkeypatch.setattr(hf, "load_module", lambda pool, name: loaded.append(name) or LOAD(pool, name))
     bench(*QUICK, "--arm", "hf:generate", "--arm", "hf:lookup k={2,3}")
     assert loaded == ["stories-1m"]
 

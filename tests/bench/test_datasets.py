@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from toolkit.bench import datasets as home
-from toolkit.bench.dataset_loading import local, local_rows
-from toolkit.bench.prepared_plan import found
+from toolkit.bench.dataset_loading import read_local, read_local_rows
+from toolkit.bench.prepared_plan import load_dataset
 
 from toolkit import Dataset, Registry, ToolkitError, hookimpl
 
@@ -72,7 +72,7 @@ def test_a_set_has_a_file_of_its_own_name(registry):
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
 def test_rows_become_prompts(registry, tmp_path, name, ending):
     path = write(tmp_path / f"rows{ending}", ROWS[name])
-    source, _ = found(f"{name}:{path}", registry)
+    source, _ = load_dataset(f"{name}:{path}", registry)
     assert [tuple(turns) for turns in source.conversations] == EXPECTED[name]
     assert source.revision.startswith("sha256:")
 
@@ -81,24 +81,24 @@ def test_a_folder_is_read_in_the_order_of_names(registry, tmp_path):
     for index in (2, 1):
         write(tmp_path / f"{index}.jsonl", [{"text": f"text {index}"}])
     (tmp_path / "readme.md").write_text("no data")
-    source, _ = found(f"c4:{tmp_path}", registry)
+    source, _ = load_dataset(f"c4:{tmp_path}", registry)
     assert [turns[0] for turns in source.conversations] == ["text 1", "text 2"]
 
 
 def test_books_in_text_files(registry, tmp_path):
     (tmp_path / "a.txt").write_text("A book.\nWith lines.\n")
-    source, _ = found(f"pg19:{tmp_path}", registry)
+    source, _ = load_dataset(f"pg19:{tmp_path}", registry)
     assert list(source.conversations) == [("A book.\nWith lines.\n",)]
 
 
 def test_rows_of_another_form_are_refused(registry, tmp_path):
     path = write(tmp_path / "x.jsonl", [{"question": "q"}])
     with pytest.raises(ToolkitError, match="rows of another form, with columns question"):
-        found(f"humaneval:{path}", registry)
+        load_dataset(f"humaneval:{path}", registry)
 
 
 def test_the_shipped_prompts(registry):
-    source, chat = found("stories", registry)
+    source, chat = load_dataset("stories", registry)
     assert len(source.conversations) >= 60
     assert len(set(source.conversations)) == len(source.conversations)
     assert not chat
@@ -108,21 +108,21 @@ def test_files_of_ones_own(tmp_path):
     rows = [{"q": "one", "turns": ["a", "b"]}, {"q": "two", "turns": ["c"]}]
     for name in ("x.jsonl", "x.parquet"):
         path = write(tmp_path / name, rows)
-        assert list(local(path, "q").conversations) == [("one",), ("two",)]
-        assert list(local(path, None).conversations) == [("a", "b"), ("c",)]
+        assert list(read_local(path, "q").conversations) == [("one",), ("two",)]
+        assert list(read_local(path, None).conversations) == [("a", "b"), ("c",)]
     (tmp_path / "x.txt").write_text("one\n\ntwo\n")
-    assert list(local(tmp_path / "x.txt", None).conversations) == [("one",), ("two",)]
+    assert list(read_local(tmp_path / "x.txt", None).conversations) == [("one",), ("two",)]
 
 
 def test_another_file_has_another_revision(tmp_path):
-    one = local_rows(write(tmp_path / "a.jsonl", [{"q": "a"}]))[1]
-    two = local_rows(write(tmp_path / "b.jsonl", [{"q": "b"}]))[1]
+    one = read_local_rows(write(tmp_path / "a.jsonl", [{"q": "a"}]))[1]
+    two = read_local_rows(write(tmp_path / "b.jsonl", [{"q": "b"}]))[1]
     assert one != two
 
 
 def test_packed_json_lines(tmp_path):
     (tmp_path / "x.json.gz").write_bytes(gzip.compress(b'{"text": "a"}\n'))
-    assert local_rows(tmp_path / "x.json.gz")[0] == [{"text": "a"}]
+    assert read_local_rows(tmp_path / "x.json.gz")[0] == [{"text": "a"}]
 
 
 def bad_files(folder):
@@ -163,13 +163,13 @@ def bad_files(folder):
 def test_bad_places_are_clear_errors(registry, tmp_path):
     for name, word in bad_files(tmp_path).items():
         with pytest.raises(ToolkitError, match=word):
-            found(name, registry)
+            load_dataset(name, registry)
 
 
 def test_without_the_package_datasets_the_way_is_told(registry, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ToolkitError, match=r"speculative-toolkit\[datasets\].*mt-bench:FOLDER"):
-        found("mt-bench", registry)
+        load_dataset("mt-bench", registry)
 
 
 def test_without_a_network_the_way_is_told(registry, monkeypatch):
@@ -178,23 +178,23 @@ def test_without_a_network_the_way_is_told(registry, monkeypatch):
     fake.load_dataset = None
     monkeypatch.setitem(sys.modules, "datasets", fake)
     with pytest.raises(ToolkitError, match=r"could not be loaded.*hf download allenai/c4"):
-        found("c4", registry)
+        load_dataset("c4", registry)
 
 
 def test_the_hub_is_asked_for_one_commit(registry, monkeypatch):
     asked = {}
 
-    def load_dataset(repo, config, **options):
+    def fetch(repo, config, **options):
         asked.update(repo=repo, config=config, **options)
         return [{"question": "How many?", "answer": ""}]
 
     fake = types.ModuleType("datasets")
-    fake.load_dataset = load_dataset
+    fake.load_dataset = fetch
     monkeypatch.setitem(sys.modules, "datasets", fake)
     monkeypatch.setattr(
         "huggingface_hub.HfApi.dataset_info", lambda *_, **__: types.SimpleNamespace(sha="abc123")
     )
-    source, chat = found("gsm8k", registry)
+    source, chat = load_dataset("gsm8k", registry)
     assert source.revision == asked["revision"] == "abc123"
     assert (asked["repo"], asked["config"], asked["split"]) == ("openai/gsm8k", "main", "test")
     assert chat

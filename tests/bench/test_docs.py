@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from toolkit.bench.columns import TABLES, ArmColumns, SampleColumns
-from toolkit.bench.plan import Plan, protocols
+from toolkit.bench.plan import Plan, read_protocols
 from toolkit.bench.results import Results
 
 from toolkit import Registry, schema
@@ -50,7 +50,7 @@ def test_every_data_set_and_protocol_is_there():
     sets = {re.match(r"`([^`]+)`", row)[1] for row in table("| name | what |")}
     assert sets == set(Registry.installed().datasets)
     plans = {name for row in table("| plan | |") for name in re.findall(r"`([^`]+)`", row)}
-    assert plans == set(protocols())
+    assert plans == set(read_protocols())
 
 
 @pytest.mark.parametrize(("title", "columns"), [("runs", ArmColumns), ("requests", SampleColumns)])

@@ -1,8 +1,8 @@
 """Hugging Face's arms: the same tokens, honestly timed, on the same weights."""
 
 import pytest
-from toolkit.bench.arms import parsed
-from toolkit.bench.hf import Theirs, twin, whole
+from toolkit.bench.arms import parse_arm
+from toolkit.bench.hf import LibraryEngine, copy_module, load_module
 
 from toolkit import Pipeline, run_record
 
@@ -10,9 +10,9 @@ PROMPT = "Once upon a time there was a"
 
 
 def arm(text, **options):
-    made = parsed(text)
+    made = parse_arm(text)
     drafter = made.specs.get("drafter", "model") if made.engine == "hf:assisted" else "none"
-    return Theirs(made, Pipeline("stories-3m", drafter=drafter, **options))
+    return LibraryEngine(made, Pipeline("stories-3m", drafter=drafter, **options))
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,9 @@ def test_stop_tokens_stop_both_or_neither(plain):
     pipeline, ar = plain
     run = run_record(pipeline)
     stops = arm("hf:generate")
-    type(stops)  # the twin takes its stop ids from the target
     target = pipeline.pool.load("stories-3m")
-    module = twin(whole(pipeline.pool, pipeline.target), frozenset({ar.token_ids[3]}), None)
+    module = load_module(pipeline.pool, pipeline.target)
+    module = copy_module(module, frozenset({ar.token_ids[3]}), None)
     stops._models = (module, None)
     short = stops.run(run, 0, ar.prompt_ids, 40).request
     assert short.token_ids == ar.token_ids[: ar.token_ids.index(ar.token_ids[3]) + 1]
@@ -71,7 +71,7 @@ def test_stop_tokens_stop_both_or_neither(plain):
 def test_a_twin_shares_the_weights_and_leaves_ours_alone(plain):
     pipeline, ar = plain
     module = pipeline.pool.load("stories-3m").module
-    other = twin(module, frozenset(), None)
+    other = copy_module(module, frozenset(), None)
     assert all(a is b for a, b in zip(module.parameters(), other.parameters(), strict=True))
     assert other.config._attn_implementation == "sdpa"
     assert module.config._attn_implementation != "sdpa"

@@ -4,13 +4,14 @@ import tomllib
 from importlib.resources import files
 
 import pytest
-from toolkit.bench.arms import arms_of
-from toolkit.bench.plan import Plan, Tune, digest, protocols
-from toolkit.bench.tuning import candidates
+from toolkit.bench.arms import parse_arms
+from toolkit.bench.configuration import hash_json
+from toolkit.bench.plan import Plan, Tune, read_protocols
+from toolkit.bench.tuning import list_candidates
 
 from toolkit import Registry, ToolkitError
 
-SHIPPED = sorted(protocols())
+SHIPPED = sorted(read_protocols())
 
 
 def test_a_plan_survives_its_toml():
@@ -28,7 +29,7 @@ def test_the_template_is_a_plan(tmp_path):
     plan = Plan.read(str(tmp_path / "t.toml"), {"prompts": 3})
     assert plan.prompts == 3
     assert plan.tune[0].grid == {"k": [3, 5, 8]}
-    assert candidates(plan.tune, arms_of(plan.arms), Registry.installed())
+    assert list_candidates(plan.tune, parse_arms(plan.arms), Registry.installed())
     for name in Plan.__attrs_attrs__:
         assert f"\n{name.name} = " in text or f"\n[[{name.name}]]" in text, name.name
 
@@ -36,9 +37,9 @@ def test_the_template_is_a_plan(tmp_path):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_what_ships_is_a_plan_whose_specs_exist(name):
     registry, plan = Registry.installed(), Plan.read(name)
-    assert protocols()[name].startswith("# ")
+    assert read_protocols()[name].startswith("# ")
     assert all(dataset in registry.datasets for dataset in plan.datasets)
-    for arm in arms_of(plan.arms):
+    for arm in parse_arms(plan.arms):
         for kind in ("drafter", "shaper", "kv"):
             if arm.engine == "toolkit" and kind in arm.specs:
                 assert registry.resolve(kind, arm.specs[kind])
@@ -47,7 +48,7 @@ def test_what_ships_is_a_plan_whose_specs_exist(name):
 def test_the_earlier_works_settings_are_these():
     main = Plan.read("dynatree-main")
     assert (main.max_new_tokens, main.prompts, main.warmup) == ([1500], 10, 2)
-    assert len(arms_of(Plan.read("dynatree-fixed-sweep").arms)) == 1 + 6 * 3 * 5
+    assert len(parse_arms(Plan.read("dynatree-fixed-sweep").arms)) == 1 + 6 * 3 * 5
     assert Plan.read("dynatree-lengths").max_new_tokens[0] == 100
     assert Plan.read("dynatree-lengths").max_new_tokens[-1] == 1000
 
@@ -56,7 +57,7 @@ BAD = {
     'arm = ["x"]': "no key 'arm'",
     "prompts = 3": "names no arms",
     'arms = ["x"]\nprompts = 0': "prompts",
-    'arms = ["x"]\nprompts = "3"': "a whole number is wanted",
+    'arms = ["x"]\nprompts = "3"': "a whole number is expected",
     'arms = ["x"]\nignore_eos = 1': "true or false",
     'arms = ["x"]\nmax_new_tokens = []': "max_new_tokens",
     'arms = ["x"]\nrecord = ["stps"]': "record",
@@ -97,5 +98,5 @@ def test_a_plan_that_is_not_there():
 
 
 def test_the_digest_sees_every_change():
-    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
-    assert digest({"a": 1}) != digest({"a": 2})
+    assert hash_json({"a": 1, "b": 2}) == hash_json({"b": 2, "a": 1})
+    assert hash_json({"a": 1}) != hash_json({"a": 2})

@@ -2,7 +2,7 @@
 
 import pytest
 from matplotlib.figure import Figure
-from toolkit.bench.plots import figures
+from toolkit.bench.plots import list_figures
 from toolkit.bench.plots.depth import shares
 from toolkit.bench.plots.kv_budget import draw as kv_budget
 from toolkit.bench.plots.speedup import draw as speedup
@@ -36,8 +36,8 @@ def rich(invented):
 
 
 def test_every_figure_is_drawn_in_both_themes(rich):
-    assert len(figures()) == 9
-    for figure in figures():
+    assert len(list_figures()) == 9
+    for figure in list_figures():
         for theme in THEMES:
             drawn = figure.draw(rich, theme)
             assert isinstance(drawn, Figure), figure.__name__
@@ -45,15 +45,16 @@ def test_every_figure_is_drawn_in_both_themes(rich):
 
 
 def test_figures_say_what_they_show():
-    for figure in figures():
+    for figure in list_figures():
         assert figure.TITLE
         assert len(figure.CAPTION) > 60
-    assert [figure.ORDER for figure in figures()] == sorted({figure.ORDER for figure in figures()})
+    orders = [figure.ORDER for figure in list_figures()]
+    assert orders == sorted(set(orders))
 
 
 def test_what_is_not_there_is_not_drawn(invented):
     plain = invented({"ar": 50.0, "chain": 60.0})
-    drawn = {f.__name__.rpartition(".")[2] for f in figures() if f.draw(plain, LIGHT) is not None}
+    drawn = {f.__name__.rpartition(".")[2] for f in list_figures() if f.draw(plain, LIGHT) is not None}
     assert drawn == {"speedup", "depth", "time_split"}
 
 
@@ -123,7 +124,7 @@ def test_arms_are_grouped_by_any_policys_budget(invented):
 
 
 def test_sensitivity_compares_arms_that_differ_in_one_group(rich):
-    arms = [arm for arm in rich.ours() if arm.startswith("adaptive")]
+    arms = [arm for arm in rich.list_ours() if arm.startswith("adaptive")]
     assert [arm for _, arm in _varied(rich, arms, ("high", "low"))] == [
         "adaptive, high",
         "adaptive",

@@ -1,7 +1,7 @@
 """Prompts: seeded, cut in tokens, and conversations that all arms share."""
 
 import pytest
-from toolkit.bench.prompts import Encoder, Talk, sampled
+from toolkit.bench.prompts import Encoder, Talk, sample_conversations
 
 from toolkit import Pipeline, ToolkitError
 
@@ -16,7 +16,7 @@ ROWS = [(f"prompt {i}",) for i in range(20)]
 
 
 def rows(count, seed, keep=lambda turns: True, conversations=ROWS):
-    return [row for row, _ in sampled("x", conversations, count, seed, keep)]
+    return [row for row, _ in sample_conversations("x", conversations, count, seed, keep)]
 
 
 def test_a_seed_chooses_the_prompts():

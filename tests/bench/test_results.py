@@ -5,10 +5,11 @@ import io
 import pytest
 from attrs import evolve
 from rich.console import Console
+from toolkit.bench.keys import Setting
 from toolkit.bench.machine import describe_machine
-from toolkit.bench.results import Results, name_of, set_name, short, tau
+from toolkit.bench.results import Results, pool_tau, shorten
 from toolkit.bench.store import Store
-from toolkit.bench.table import COLUMNS, cells, closing, notes, show
+from toolkit.bench.table import COLUMNS, format_cells, list_closing_notes, list_notes, show
 
 from toolkit import ToolkitError
 
@@ -32,8 +33,8 @@ def test_tau_is_a_ratio_of_sums_without_first_forwards():
         {"steps": 10, "token_ids": [0] * 31, "first_tokens": 1},
         {"steps": 30, "token_ids": [0] * 33, "first_tokens": 3},
     ]
-    assert tau(rows) == (30 + 30) / 40
-    assert tau([{"steps": 0, "token_ids": [0], "first_tokens": 1}]) is None
+    assert pool_tau(rows) == (30 + 30) / 40
+    assert pool_tau([{"steps": 0, "token_ids": [0], "first_tokens": 1}]) is None
 
 
 def test_the_whole_request_counts_the_prompt(invented):
@@ -52,12 +53,12 @@ def test_tuning_and_drift_are_no_results(invented):
         for row in results.requests if row["arm"] == "ar"
     ]  # fmt: skip
     more = evolve(results, requests=[*results.requests, *twice, *again])
-    assert more.figures("chain", results.settings[0]) == results.figures(
+    assert more.summarize("chain", results.settings[0]) == results.summarize(
         "chain", results.settings[0]
     )
     assert more.drift.mean == pytest.approx(0.5)
-    assert any("speed changed" in line for line in closing(more))
-    assert not any("speed changed" in line for line in closing(results))
+    assert any("speed changed" in line for line in list_closing_notes(more))
+    assert not any("speed changed" in line for line in list_closing_notes(results))
 
 
 def test_only_a_lossless_arm_can_break_the_promise(invented):
@@ -78,19 +79,19 @@ def test_the_bandwidth_share(invented):
     results = evolve(results, requests=rows)
     assert results.bandwidth_share(results.settings[0]) == pytest.approx(0.25)
     above = changed(results, "ar", weight_bytes=10**7)
-    assert "stay in a cache" in notes(above, results.settings[0])[0]
+    assert "stay in a cache" in list_notes(above, results.settings[0])[0]
 
 
 def test_a_faster_library_is_told(invented):
     results = changed(invented({"ar": 50.0, "hf": 70.0}), "hf", engine="hf:generate")
-    assert any("of our AR" in line for line in notes(results, results.settings[0]))
+    assert any("of our AR" in line for line in list_notes(results, results.settings[0]))
     slower = changed(invented({"ar": 50.0, "hf": 40.0}), "hf", engine="hf:generate")
-    assert not any("of our AR" in line for line in notes(slower, slower.settings[0]))
+    assert not any("of our AR" in line for line in list_notes(slower, slower.settings[0]))
 
 
 def test_a_loop_is_told(invented):
     results = invented({"ar": 50.0}, distinct_3grams=0.3)
-    assert any("repeats itself" in line for line in notes(results, results.settings[0]))
+    assert any("repeats itself" in line for line in list_notes(results, results.settings[0]))
 
 
 @pytest.mark.parametrize(
@@ -103,13 +104,13 @@ def test_a_loop_is_told(invented):
     ],
 )
 def test_a_set_is_called_without_the_way_to_it(name, shown):
-    assert set_name((name, 1, 2)) == shown
-    assert shown in name_of((name, 1, 2))
+    assert Setting(name, 1, 2).dataset_name == shown
+    assert shown in Setting(name, 1, 2).title
 
 
 def test_long_names_are_shortened():
-    assert short("drafter=model shaper=chain:k=5") == "model chain:k=5"
-    assert len(short("x" * 100)) <= 44
+    assert shorten("drafter=model shaper=chain:k=5") == "model chain:k=5"
+    assert len(shorten("x" * 100)) <= 44
 
 
 def test_results_are_their_tables():
@@ -126,10 +127,10 @@ def test_prompts_whose_output_loops_are_left_out_for_every_arm(invented):
     assert some.ratio("chain", setting).mean == pytest.approx(1.2)
     for arm in ("ar", "chain"):
         assert len(some.rows(arm, setting)) == len(results.rows(arm, setting)) - 1
-        assert some.figures(arm, setting)["tokens_per_s"] < 1000
+        assert some.summarize(arm, setting).tokens_per_s < 1000
         assert len(some.rows(arm, setting, loops=True)) == len(results.rows(arm, setting))
-    assert any("1 of 12 outputs repeat themselves" in line for line in notes(some, setting))
-    assert not any("repeat themselves" in line for line in notes(results, setting))
+    assert any("1 of 12 outputs repeat themselves" in line for line in list_notes(some, setting))
+    assert not any("repeat themselves" in line for line in list_notes(results, setting))
 
 
 def test_every_row_says_how_much_its_outputs_repeat(invented):
@@ -137,7 +138,7 @@ def test_every_row_says_how_much_its_outputs_repeat(invented):
     rows = [row | {"distinct_3grams": 0.9 if row["arm"] == "ar" else 0.7} for row in results.requests]
     results = evolve(results, requests=rows)
     for arm, share in (("ar", "0.90"), ("x", "0.70")):
-        row = dict(zip(COLUMNS, cells(results.figures(arm, results.settings[0])), strict=True))
+        row = dict(zip(COLUMNS, format_cells(results.summarize(arm, results.settings[0])), strict=True))
         assert row["3-grams"] == share
 
 
@@ -158,7 +159,8 @@ def under(results, load, **changes):
     ],
 )
 def test_load_is_told_and_above_a_twentieth_warned_of(invented, load, words, quiet):
-    (line,) = [line for line in closing(under(invented({"ar": 50.0}), load)) if "Load" in line]
+    lines = list_closing_notes(under(invented({"ar": 50.0}), load))
+    (line,) = [line for line in lines if "Load" in line]
     assert words in line
     assert ("not those of a quiet machine" in line) is not quiet
 
@@ -174,7 +176,7 @@ def test_load_counts_for_as_long_as_a_request_took(invented):
 
 def test_the_machine_is_named_first(invented):
     results = invented({"ar": 50.0, "chain": 60.0})
-    assert closing(results)[0] == f"Machine: {describe_machine(results.runs[0])}."
+    assert list_closing_notes(results)[0] == f"Machine: {describe_machine(results.runs[0])}."
 
 
 def test_ar_and_the_fastest_are_set_beside_the_library(invented):
@@ -182,19 +184,19 @@ def test_ar_and_the_fastest_are_set_beside_the_library(invented):
     results = invented(speeds, noise=0.0)
     for arm, engine in (("plain", "generate"), ("k=2", "assisted"), ("k=4", "assisted")):
         results = changed(results, arm, engine=f"hf:{engine}")
-    found = [line for line in notes(results, results.settings[0]) if line.startswith("Against")]
+    found = [line for line in list_notes(results, results.settings[0]) if line.startswith("Against")]
     assert [line.partition(":")[0] for line in found] == ["Against plain", "Against k=2"]
     assert "ar 2.00 [2.00, 2.00] ×" in found[0]
     assert "fast 4.00 [4.00, 4.00] ×" in found[0]
     assert "ar 1.25 [1.25, 1.25] ×" in found[1]
     assert "fast 2.50 [2.50, 2.50] ×" in found[1]
     lossy = changed(results, "fast", lossless=False)
-    assert "slow 2.40" in notes(lossy, lossy.settings[0])[1]
+    assert "slow 2.40" in list_notes(lossy, lossy.settings[0])[1]
 
 
 def test_alone_ours_is_set_beside_nobody(invented):
     results = invented({"ar": 50.0, "chain": 60.0})
-    assert not any("Against" in line for line in notes(results, results.settings[0]))
+    assert not any("Against" in line for line in list_notes(results, results.settings[0]))
 
 
 UNSOUND = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from toolkit import Pipeline, Pool, TokenTree, Verdict, Verifier, option, verify
 from toolkit.conformance.models import noisy, tiny
-from toolkit.exactness import Watch, ulp
+from toolkit.exactness import Watch, compare_with_ar, ulp
 
 PROMPT = [5, 6, 7, 5, 6, 7, 5, 6]
 ROOT = TokenTree.root(0)
@@ -59,8 +59,9 @@ def test_speculation_is_exact(family, shaper):
 @pytest.mark.parametrize("count", [1, 8])
 def test_what_drafted_nothing_is_inconclusive(count):
     pipeline = Pipeline(tiny("llama"), drafter="none")
-    found = verify(pipeline, pipeline.generate(PROMPT, max_new_tokens=count))
-    assert found.verdict == "inconclusive"
+    generation = pipeline.generate(PROMPT, max_new_tokens=count)
+    assert verify(pipeline, generation).verdict == "inconclusive"
+    assert compare_with_ar(pipeline, PROMPT, generation.token_ids).verdict == "exact"
 
 
 @pytest.mark.parametrize("at", [0, 1, 4])

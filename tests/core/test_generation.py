@@ -5,7 +5,7 @@ import math
 import pytest
 
 from toolkit.engine import Event, Step
-from toolkit.generation import Generation, Verification
+from toolkit.generation import Generation, Verification, rates_of
 
 
 def step(nodes=1, depth=0, accepted=0, times=(1.0, 0.5, 2.0, 0.5)):
@@ -63,6 +63,19 @@ def test_a_metric(name, value):
 
 def test_tokens_per_second_leaves_the_first_token_out():
     assert THREE.tokens_per_s == pytest.approx(6 / 0.012)
+
+
+def test_rates_of_another_decoder_whose_first_forward_gave_several_tokens():
+    rates = rates_of(tokens=10, first=3, steps=4, ttft_ms=5.0, decode_ms=20.0)
+    assert rates == {
+        "tau": 7 / 4,
+        "decode_ms": 20.0,
+        "tokens_per_s": 7 / 0.020,
+        "tokens_per_s_end_to_end": 10 / 0.025,
+        "tpot_ms": 20 / 7,
+    }
+    none = rates_of(tokens=3, first=3, steps=0, ttft_ms=5.0, decode_ms=0.1)
+    assert (none["tau"], none["tokens_per_s"], none["tpot_ms"]) == (None, None, None)
 
 
 def test_saved_forwards_are_those_that_ar_would_have_run_more():
