@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from attrs import define, evolve, field
+from attrs import define, field
 from torch import Tensor
 
 from toolkit.errors import MismatchError, ModelError
@@ -95,8 +95,7 @@ class Speculative:
     ) -> Tensor:
         pipeline = self._fitting(model)
         room = (config.max_length or 1 << 30) - ids.shape[1]
-        stream = pipeline.stream(ids[0], max_new_tokens=max(1, room))
-        stream.target.model = evolve(stream.target.model, stop_ids=_stop_ids(config))
+        stream = pipeline.stream(ids[0], max_new_tokens=max(1, room), stop_ids=_stop_ids(config))
         self._tell(ids[0])
         for event in stream.decode():
             for token in event.tokens:

@@ -41,7 +41,8 @@ def compare_with_ar(
     it is a numerical tie: AR takes our token and goes on. Beyond, the verdict is `divergent`.
     """
     stream = pipeline.autoregressive.stream(prompt_ids, max_new_tokens=len(token_ids))
-    stream.verifier = watch = Watch(token_ids, stream.target.model.dtype)
+    watch = Watch(token_ids, stream.target.model.dtype)
+    stream.strategies = attrs.evolve(stream.strategies, verifier=watch)
     for _ in stream.decode():
         if watch.divergent:
             break

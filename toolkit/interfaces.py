@@ -92,11 +92,11 @@ class Runtime(Protocol):
     def session(self, model: str) -> Session:
         """A fresh session of a model by name, folder or hub id; weights are loaded once."""
 
-    def mirror(self, kv: Choice[KVPolicy]) -> Session:
-        """A session of the target itself under another KV policy, sharing weights.
+    def shared_session(self, kv: Choice[KVPolicy]) -> Session:
+        """A session of the target itself under another KV policy: shared weights, shared K/V.
 
-        Its committed rows are the target's own, taken over whenever it is asked to commit: `commit`
-        forgets the scratch rows, and none of them can be kept.
+        Its committed rows are copies of the target's. `commit` drops all scratch rows and copies what
+        the target has committed since; it cannot keep a scratch row.
         """
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attrs import evolve
 
 from toolkit.blame import blaming
 from toolkit.choice import Choice, Strategy, options_of
+from toolkit.engine import Strategies
 from toolkit.errors import MismatchError, SpecError
 from toolkit.families import STORIES, of_model
 from toolkit.hookspecs import Family
-from toolkit.interfaces import Drafter, KVPolicy, Runtime, TreeShaper, Verifier
+from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
 from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from toolkit.costs import Costs
     from toolkit.generation import Generation
+    from toolkit.runtime.draft_runtime import DraftRuntime
     from toolkit.runtime.session import ModelSession
     from toolkit.stream import Stream
 
@@ -71,28 +73,28 @@ class Pipeline:
         self.verifier: Choice[Verifier] = self.registry.resolve("verifier", verifier)
         self.kv: Choice[KVPolicy] = self.registry.resolve("kv", kv)
         self.draft_kv: Choice[KVPolicy] = self.registry.resolve("kv", draft_kv)
-        fits(choice, self.shaper, self.verifier)
+        require_fit(choice, self.shaper, self.verifier)
         self.target = target or _family(choice, self.registry.families).target
         self.drafter = _named(choice, of_model(self.target, self.registry.families))
         self.pool.aliases |= self.registry.aliases
         for name in self.models:
             self.pool.locate(name)
-        self._require_models_that_fit()
+        self._require_fitting_models()
 
-    def _require_models_that_fit(self) -> None:
+    def _require_fitting_models(self) -> None:
         """Raise `ModelError` or `MismatchError` when a model cannot be used, or not with the others."""
         found = self.pool.find(self.target)
-        from toolkit.runtime.models.supported import kv_fits, mirrored
-        from toolkit.runtime.models.vocabulary import same_tokens
+        from toolkit.runtime.models.supported import require_kv_supported, require_shareable
+        from toolkit.runtime.models.vocabulary import require_same_tokens
 
-        kv_fits(self.kv, found)
+        require_kv_supported(self.kv, found)
         for name in models_of(self.drafter):
             model = self.pool.find(name)
-            same_tokens(found, model)
-            kv_fits(self.draft_kv, model)
+            require_same_tokens(found, model)
+            require_kv_supported(self.draft_kv, model)
         for policy in policies_of(self.drafter):
-            mirrored(policy)
-            kv_fits(policy, found)
+            require_shareable(policy)
+            require_kv_supported(policy, found)
 
     @property
     def specs(self) -> dict[str, str]:
@@ -192,22 +194,40 @@ class Pipeline:
         if known is None:
             positions = min(self.positions, *(model.positions for model in models))
             with blaming():
-                known = measure(self._begun, positions)
+                known = measure(lambda: (*self._open(), self._build().drafter), positions)
             store(key, known)
         self.pool.measured[key] = known
         return known
 
-    def _begun(self) -> tuple[ModelSession, Runtime, Drafter]:
-        """What a request of its own decodes with."""
+    def session(self) -> ModelSession:
+        """A fresh session of the target under the pipeline's KV policy."""
         from toolkit.runtime.session import ModelSession
-        from toolkit.stream import DraftRuntime
 
-        target = ModelSession(self.pool.load(self.target), self.kv.build())
-        runtime = DraftRuntime(self.pool, target, self.draft_kv)
-        return target, runtime, self.drafter.build()
+        return ModelSession(self.pool.load(self.target), self.kv.build())
 
-    def stream(self, prompt: Prompt, *, max_new_tokens: int = 128, seed: int = 0) -> Stream:
-        """Decode a prompt; iterate for text as it is committed, then ask for the `result`."""
+    def _open(self) -> tuple[ModelSession, DraftRuntime]:
+        """Sessions for one request: the target's, and a runtime that opens the drafter's."""
+        from toolkit.runtime.draft_runtime import DraftRuntime
+
+        target = self.session()
+        return target, DraftRuntime(self.pool, target, self.draft_kv)
+
+    def _build(self) -> Strategies:
+        """Fresh strategies for one request."""
+        return Strategies(self.drafter.build(), self.shaper.build(), self.verifier.build())
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int = 128,
+        seed: int = 0,
+        stop_ids: Iterable[int] | None = None,
+    ) -> Stream:
+        """Decode a prompt: iterate for text as it is committed, then ask for the `result`.
+
+        `stop_ids` are the token ids that end the request; by default the model's.
+        """
         if max_new_tokens < 1:
             raise MismatchError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         import torch
@@ -216,7 +236,23 @@ class Pipeline:
 
         ids = self.encode(prompt)
         self.load()
-        return Stream(self, ids, max_new_tokens, torch.Generator().manual_seed(seed))
+        target, drafts = self._open()
+        strategies = self._build()
+        if type(strategies.shaper).plan is not TreeShaper.plan:
+            with blaming():
+                strategies.shaper.plan(self.costs(), len(ids))
+        if stop_ids is None:
+            stop_ids = () if self.ignore_eos else target.model.stop_ids
+        return Stream(
+            target,
+            drafts,
+            strategies,
+            ids,
+            max_new_tokens=min(max_new_tokens, target.positions - len(ids) + 1),
+            stop_ids=frozenset(stop_ids),
+            rng=torch.Generator().manual_seed(seed),
+            specs=self.specs,
+        )
 
     def generate(self, prompt: Prompt, *, max_new_tokens: int = 128, seed: int = 0) -> Generation:
         """Decode a prompt to the end."""
@@ -226,7 +262,9 @@ class Pipeline:
         return stream.result
 
 
-def fits(drafter: Choice[Drafter], shaper: Choice[TreeShaper], verifier: Choice[Verifier]) -> None:
+def require_fit(
+    drafter: Choice[Drafter], shaper: Choice[TreeShaper], verifier: Choice[Verifier]
+) -> None:
     """Raise `MismatchError` when the verifier's proof does not cover how drafts are made."""
     gives, assumes = drafter.cls.proposals, verifier.cls.assumes
     if not gives & assumes:

@@ -33,8 +33,8 @@ def forced(pipeline: Pipeline, ids: list[int], prompt: int) -> Forced:
     """
     import torch
 
-    session = pipeline.stream(ids[:prompt]).target
-    rows, rest = [session.prefill(ids[:prompt])[None]], ids[prompt:-1]
+    session = pipeline.session()
+    rows, rest = [session.prefill(pipeline.encode(ids[:prompt]))[None]], ids[prompt:-1]
     while rest:
         count = session.max_draft_depth + 1
         chunk, rest = rest[:count], rest[count:]

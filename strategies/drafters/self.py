@@ -33,7 +33,7 @@ class SelfDrafter(Drafter):
     _logits: dict[int, Tensor] = attrs.field(init=False, factory=dict)  # tree node → [V]
 
     def start(self, prompt: list[int], runtime: Runtime) -> None:
-        self._session = runtime.mirror(self.kv)
+        self._session = runtime.shared_session(self.kv)
 
     def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         deepest = self._session.length + max(tree.depths[node] for node in frontier)

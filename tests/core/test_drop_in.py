@@ -14,6 +14,7 @@ from transformers import (
 from toolkit import ToolkitError, speculative
 from toolkit.conformance.models import noisy, tiny
 from toolkit.errors import ModelError
+from toolkit.runtime.compute.executors import choice
 
 PROMPT = torch.tensor([[5, 9, 33, 4, 9, 33]])
 
@@ -183,3 +184,45 @@ def test_a_bad_spec_is_refused_and_nothing_is_changed(model):
 def test_the_positions_end(model):
     with pytest.raises(ModelError, match="positions are used up"):
         model.generate(PROMPT, do_sample=False, max_new_tokens=400, custom_generate=speculative())
+
+
+@pytest.fixture
+def executors(monkeypatch):
+    """Every executor that is made, in order."""
+    made, honest = [], choice.functional
+
+    def functional(*arguments):
+        made.append(honest(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(choice, "functional", functional)
+    return made
+
+
+def test_calls_share_one_executor(executors):
+    """Whatever their stop ids are: weights are laid out once."""
+    model, decoding = fresh("llama"), speculative()
+    for stop in (3, 4, [5, 6]):
+        plain, ours = both(model, decoding, eos_token_id=stop)
+        assert ours == plain
+    assert len(executors) == 1
+
+
+@pytest.mark.parametrize("change", ["no_grad", "data", "replaced", "hook"])
+def test_a_model_that_changes_between_calls(change):
+    """Its owner trains it, merges an adapter into it or hooks it: the next call notices."""
+    model, decoding = fresh("llama"), speculative()
+    first, _ = both(model, decoding)
+    weight = model.model.layers[1].mlp.down_proj.weight
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0), dtype=weight.dtype)
+    if change == "no_grad":
+        with torch.no_grad():
+            weight.add_(noise)
+    elif change == "data":
+        weight.data += noise
+    elif change == "replaced":
+        weight.data = noise
+    else:
+        model.model.layers[1].mlp.register_forward_hook(lambda *called: called[2] + noise[:, 0])
+    plain, ours = both(model, decoding)
+    assert ours == plain != first

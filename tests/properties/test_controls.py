@@ -12,8 +12,8 @@ from toolkit.conformance.generators import Case
 from toolkit.conformance.models import VOCABULARY, noisy, tiny
 from toolkit.conformance.properties import Broken
 from toolkit.conformance.saboteurs import drafters, machinery, shapers, verifiers
+from toolkit.runtime.draft_runtime import DraftRuntime
 from toolkit.runtime.session import ModelSession
-from toolkit.stream import DraftRuntime
 
 REGISTRY = Registry.installed()
 

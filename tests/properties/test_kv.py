@@ -94,8 +94,8 @@ def test_sinks_that_follow_are_sinks_at_the_windows_edge(family):
     torch.testing.assert_close(ours, moved, rtol=0, atol=1e-6)
 
 
-def test_a_mirror_of_a_target_that_re_indexes_agrees_with_it():
-    """The target's sinks have moved, and the mirror takes them as they were written."""
+def test_a_session_shared_with_a_target_that_re_indexes_agrees_with_it():
+    """The target's sinks have moved, and the session takes them as they were written."""
     pool = Pool(modules={"tiny": tiny("llama", 1, ())})
     spec = "streaming:budget=24,sinks=4,epoch=8,positions=cache"
     for length in (20, 60, 100):

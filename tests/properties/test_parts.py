@@ -11,8 +11,8 @@ from toolkit.conformance import parts, properties
 from toolkit.conformance.models import FAMILIES, VOCABULARY, noisy, tiny
 from toolkit.conformance.nodes import tokens_to
 from toolkit.conformance.strategies import schedules, trees
+from toolkit.runtime.draft_runtime import DraftRuntime
 from toolkit.runtime.session import ModelSession
-from toolkit.stream import DraftRuntime
 
 REGISTRY = Registry.installed()
 DRAFTERS = REGISTRY.names("drafter")

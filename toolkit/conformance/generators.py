@@ -25,7 +25,7 @@ from toolkit.interfaces import Drafter, KVPolicy, ScorePolicy, TreeShaper, Verif
 from toolkit.pipeline import Pipeline, policies_of
 from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
-from toolkit.runtime.models.supported import kv_fits
+from toolkit.runtime.models.supported import require_kv_supported
 
 KINDS = ("drafter", "shaper", "verifier", "kv")
 
@@ -94,7 +94,7 @@ def _roomy(cls: type[Strategy], given: dict[str, Any]) -> dict[str, Any]:
 
 def _values(field: attrs.Attribute[Any], registry: Registry) -> st.SearchStrategy[Any] | None:
     if field.metadata.get("kind"):
-        return choices(field.metadata["kind"], registry).filter(_mirrorable)
+        return choices(field.metadata["kind"], registry).filter(_shareable)
     allowed = getattr(field.validator, "options", None)  # of attrs.validators.in_
     if allowed is not None:
         return st.sampled_from(sorted(allowed))
@@ -116,7 +116,7 @@ def _builds(choice: Choice[Any]) -> bool:
     return True
 
 
-def _mirrorable(choice: Choice[Any]) -> bool:
+def _shareable(choice: Choice[Any]) -> bool:
     return not (issubclass(choice.cls, ScorePolicy) and choice.cls.logs)
 
 
@@ -153,7 +153,7 @@ def fits(case: Case) -> bool:
 def works_on(policy: Choice[KVPolicy], family: str) -> bool:
     """Whether a KV policy can work on a family's tiny model."""
     try:
-        kv_fits(policy, Shape(family))
+        require_kv_supported(policy, Shape(family))
     except MismatchError:
         return False
     return True

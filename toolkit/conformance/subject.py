@@ -37,9 +37,10 @@ from toolkit.interfaces import (
 from toolkit.pipeline import Pipeline, models_of
 from toolkit.plugins import OURS
 from toolkit.registry import Registry
+from toolkit.runtime.draft_runtime import DraftRuntime
 from toolkit.runtime.models.pool import Pool
 from toolkit.runtime.session import ModelSession
-from toolkit.stream import DraftRuntime, Stream
+from toolkit.stream import Stream
 from toolkit.tree import Candidates, TokenTree
 
 Tally = Counter[str]

@@ -16,7 +16,7 @@ from toolkit.runtime.session import ModelSession
 
 
 @define(eq=False)
-class MirrorSession(ModelSession):
+class SharedSession(ModelSession):
     """Drafts in scratch rows; `commit` forgets them and takes over what the target committed.
 
     The policy must not read queries: the target logs none for it.
@@ -53,7 +53,9 @@ class MirrorSession(ModelSession):
         self.eviction.store(mine, self.target.length, no_queries, keys, values)
 
     def prefill(self, tokens: list[int]) -> Tensor:
-        raise NotImplementedError("a mirror holds what its target holds: commit on the target")
+        raise NotImplementedError(
+            "a shared session holds what its target holds: commit on the target"
+        )
 
     def commit(self, rows: list[int]) -> None:
         self.cache.commit([])

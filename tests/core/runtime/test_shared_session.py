@@ -7,7 +7,7 @@ from toolkit import Pool
 from toolkit.conformance.models import WINDOW, tiny
 from toolkit.runtime.kv.eviction import eviction_of
 from toolkit.runtime.session import ModelSession
-from toolkit.runtime.shared_session import MirrorSession
+from toolkit.runtime.shared_session import SharedSession
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 TEXT = [(7 * i * i) % 90 + 1 for i in range(80)]
@@ -16,13 +16,13 @@ PROMPT = 20
 
 @pytest.fixture
 def pair(make):
-    """A target that has read a prompt, and its mirror."""
+    """A target that has read a prompt, and a session that shares its K/V."""
 
     def opened(spec, kv="full", family="llama"):
         model = Pool(modules={"it": tiny(family)}).load("it")
         target = ModelSession(model, make("kv", kv))
         target.prefill(TEXT[:PROMPT])
-        return target, MirrorSession(model, make("kv", spec), target=target)
+        return target, SharedSession(model, make("kv", spec), target=target)
 
     return opened
 
@@ -33,12 +33,12 @@ def draft(session, tokens):
     return session.forward(tokens, [row - 1 for row in rows])
 
 
-def step(target, mirror, count):
-    """The target commits `count` tokens; the mirror drafts something else and follows."""
-    draft(mirror, [91, 92, 93])
+def step(target, shared, count):
+    """The target commits `count` tokens; the session drafts something else and follows."""
+    draft(shared, [91, 92, 93])
     draft(target, TEXT[target.length : target.length + count])
     target.commit(list(range(count)))
-    mirror.commit([0, 1, 2])
+    shared.commit([0, 1, 2])
 
 
 def rows_of(session):
@@ -52,8 +52,8 @@ def rows_of(session):
     ]
 
 
-def holds_the_targets(mirror, target):
-    for mine, theirs in zip(rows_of(mirror), rows_of(target), strict=True):
+def holds_the_targets(shared, target):
+    for mine, theirs in zip(rows_of(shared), rows_of(target), strict=True):
         for row, other in zip(mine, theirs, strict=True):
             assert row.keys() <= other.keys()
             for position, (key, value) in row.items():
@@ -70,60 +70,60 @@ SPECS = [
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
 @pytest.mark.parametrize("spec", SPECS)
 def test_it_holds_the_targets_rows_and_no_others(pair, spec, family):
-    target, mirror = pair(spec, family=family)
-    holds_the_targets(mirror, target)
+    target, shared = pair(spec, family=family)
+    holds_the_targets(shared, target)
     for count in (1, 3, 4, 2, 4, 4, 1, 3, 4):
-        step(target, mirror, count)
-        assert (mirror.length, mirror.scratch) == (target.length, 0)
+        step(target, shared, count)
+        assert (shared.length, shared.scratch) == (target.length, 0)
         if family != "gemma2":  # there the target frees what left a window
-            holds_the_targets(mirror, target)
-    assert all(mirror.length - 1 in row for layer in rows_of(mirror) for row in layer)
-    assert spec == "full" or mirror.cache.evicted > 0
-    counts = {table.count for table in mirror.cache.tables}
-    assert spec == "full" or max(counts) < 9 + 2 * mirror.policy.epoch + 4
+            holds_the_targets(shared, target)
+    assert all(shared.length - 1 in row for layer in rows_of(shared) for row in layer)
+    assert spec == "full" or shared.cache.evicted > 0
+    counts = {table.count for table in shared.cache.tables}
+    assert spec == "full" or max(counts) < 9 + 2 * shared.policy.epoch + 4
 
 
 @pytest.mark.parametrize("spec", SPECS[1:])
 def test_its_clock_is_that_of_a_session_of_its_own(pair, make, spec):
     """The first layer's keys do not depend on what was seen: there both hold the same positions."""
-    target, mirror = pair(spec)
+    target, shared = pair(spec)
     alone = ModelSession(target.model, make("kv", spec))
     alone.prefill(TEXT[:PROMPT])
     for count in (2, 3, 4, 1, 4, 4):
         draft(alone, TEXT[alone.length : alone.length + count])
         alone.commit(list(range(count)))
-        step(target, mirror, count)
-        ours, theirs = rows_of(mirror)[0], rows_of(alone)[0]
+        step(target, shared, count)
+        ours, theirs = rows_of(shared)[0], rows_of(alone)[0]
         assert [row.keys() for row in ours] == [row.keys() for row in theirs]
 
 
 def test_a_policy_that_scores_chooses_among_the_targets_keys(pair):
-    target, mirror = pair("knorm:budget=5,epoch=4")
-    for mine, theirs in zip(rows_of(mirror), rows_of(target), strict=True):
+    target, shared = pair("knorm:budget=5,epoch=4")
+    for mine, theirs in zip(rows_of(shared), rows_of(target), strict=True):
         for row, other in zip(mine, theirs, strict=True):
             by_norm = sorted(other, key=lambda p: float(other[p][0].norm().bfloat16()))
             assert row.keys() == set(by_norm[:5])
 
 
 def test_under_full_it_is_the_target(pair):
-    target, mirror = pair("full")
+    target, shared = pair("full")
     for count in (1, 4, 3):
         tokens = TEXT[target.length : target.length + 3]
-        ours, theirs = draft(mirror, tokens), draft(target, tokens)
+        ours, theirs = draft(shared, tokens), draft(target, tokens)
         torch.testing.assert_close(ours, theirs, **EXACT)
-        mirror.commit([])
+        shared.commit([])
         target.commit([])
-        step(target, mirror, count)
+        step(target, shared, count)
 
 
 @pytest.mark.parametrize("spec", ["window:6", "streaming:budget=8,sinks=2,epoch=4"])
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
 def test_it_answers_as_the_target_under_a_mask(pair, make, spec, family):
     """The target's rows, all of them, and the policy's mask over what is drafted."""
-    target, mirror = pair(spec, family=family)
+    target, shared = pair(spec, family=family)
     for count in (3, 4, 2, 4, 4):
         tokens = TEXT[target.length : target.length + 4]
-        ours = draft(mirror, tokens)
+        ours = draft(shared, tokens)
         whole = target.eviction
         target.eviction = eviction_of(make("kv", spec), target.cache, target.model.rotary)
         masked = draft(target, tokens)
@@ -133,7 +133,7 @@ def test_it_answers_as_the_target_under_a_mask(pair, make, spec, family):
         if family == "llama":
             assert not torch.allclose(ours, draft(target, tokens))  # the mask matters
             target.commit([])
-        step(target, mirror, count)
+        step(target, shared, count)
 
 
 @pytest.mark.parametrize(
@@ -144,31 +144,31 @@ def test_it_answers_as_the_target_under_a_mask(pair, make, spec, family):
     ],
 )
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_target_that_evicts_is_mirrored_too(pair, spec, kv):
-    target, mirror = pair(spec, kv)
+def test_a_target_that_evicts_is_shared_too(pair, spec, kv):
+    target, shared = pair(spec, kv)
     held = rows_of(target)
-    for mine, theirs in zip(rows_of(mirror), held, strict=True):
+    for mine, theirs in zip(rows_of(shared), held, strict=True):
         assert all(row.keys() <= other.keys() for row, other in zip(mine, theirs, strict=True))
     for count in (1, 3, 4, 4, 2, 4):
         newest = set(range(target.length, target.length + count))
-        step(target, mirror, count)
-        for mine, theirs in zip(rows_of(mirror), rows_of(target), strict=True):
+        step(target, shared, count)
+        for mine, theirs in zip(rows_of(shared), rows_of(target), strict=True):
             for row, other in zip(mine, theirs, strict=True):
                 assert newest <= row.keys()
                 for position in row.keys() & other.keys():
                     assert torch.equal(row[position][0], other[position][0])
-    assert torch.isfinite(draft(mirror, [3, 4])).all()
+    assert torch.isfinite(draft(shared, [3, 4])).all()
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_the_target_is_left_alone(pair, spec):
-    target, mirror = pair(spec)
+    target, shared = pair(spec)
     single, _ = pair("full")
-    for layer in mirror.cache.layers:
+    for layer in shared.cache.layers:
         layer.keys.fill_(1e4)  # no memory is shared
         layer.values.fill_(1e4)
     for count in (3, 4, 4):
-        step(target, mirror, count)
+        step(target, shared, count)
         tokens = TEXT[single.length : single.length + count]
         draft(single, tokens)
         single.commit(list(range(count)))
@@ -178,21 +178,21 @@ def test_the_target_is_left_alone(pair, spec):
 
 
 def test_nothing_drafted_is_kept_whatever_is_asked(pair):
-    target, mirror = pair("full")
-    draft(mirror, [91, 92])
-    mirror.commit([0, 1])
-    assert mirror.length == target.length == PROMPT
-    assert mirror.scratch == 0
+    target, shared = pair("full")
+    draft(shared, [91, 92])
+    shared.commit([0, 1])
+    assert shared.length == target.length == PROMPT
+    assert shared.scratch == 0
 
 
 def test_sliding_layers_keep_to_their_window(pair):
-    _, mirror = pair("knorm:budget=5,epoch=4", family="gemma2")
-    sliding, scored = rows_of(mirror)
+    _, shared = pair("knorm:budget=5,epoch=4", family="gemma2")
+    sliding, scored = rows_of(shared)
     assert [sorted(row) for row in sliding] == [list(range(PROMPT - WINDOW + 1, PROMPT))] * 2
     assert {len(row) for row in scored} == {5}
 
 
 def test_it_reads_no_prompt(pair):
-    _, mirror = pair("full")
+    _, shared = pair("full")
     with pytest.raises(NotImplementedError, match="commit on the target"):
-        mirror.prefill([1, 2])
+        shared.prefill([1, 2])

@@ -12,7 +12,7 @@ from toolkit import Pipeline, Pool, TokenTree
 from toolkit.conformance.models import POSITIONS, tiny
 from toolkit.errors import MismatchError, SpecError
 from toolkit.runtime.session import ModelSession
-from toolkit.runtime.shared_session import MirrorSession
+from toolkit.runtime.shared_session import SharedSession
 
 PROMPT = [(7 * i * i) % 90 + 1 for i in range(24)]
 SMALL = "streaming:budget=8,sinks=2,epoch=4"
@@ -21,20 +21,20 @@ EXACT = 1e-5  # probabilities are float32
 
 @pytest.fixture
 def start(make):
-    """A started drafter, the target that it draws on, and its mirror."""
+    """A started drafter, the target that it draws on, and a session that shares its K/V."""
 
     def started(kv=SMALL, prompt=PROMPT, family="llama"):
         target = ModelSession(Pool(modules={"it": tiny(family)}).load("it"), make("kv", "full"))
         target.prefill(prompt)
-        mirrors = []
+        opened = []
 
-        def mirror(choice):
-            mirrors.append(MirrorSession(target.model, choice.build(), target=target))
-            return mirrors[-1]
+        def shared_session(choice):
+            opened.append(SharedSession(target.model, choice.build(), target=target))
+            return opened[-1]
 
         drafter = make("drafter", f"self:kv=[{kv}]")
-        drafter.start(prompt, SimpleNamespace(mirror=mirror))
-        return drafter, target, mirrors[0]
+        drafter.start(prompt, SimpleNamespace(shared_session=shared_session))
+        return drafter, target, opened[0]
 
     return started
 
@@ -125,22 +125,22 @@ def test_the_output_is_the_targets(kv, target_kv):
 
 
 def test_nothing_drafted_is_kept(start):
-    drafter, target, mirror = start("full")
+    drafter, target, shared = start("full")
     grown(drafter, 5, levels=3)
-    assert mirror.scratch == 1 + 2 + 4
-    assert mirror.length == len(PROMPT)
+    assert shared.scratch == 1 + 2 + 4
+    assert shared.length == len(PROMPT)
     commit(target, drafter, [9, 8])
-    assert (mirror.length, mirror.scratch) == (len(PROMPT) + 2, 0)
-    for ours, theirs in zip(mirror.cache.committed(), target.cache.committed(), strict=True):
+    assert (shared.length, shared.scratch) == (len(PROMPT) + 2, 0)
+    for ours, theirs in zip(shared.cache.committed(), target.cache.committed(), strict=True):
         assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
 def test_a_node_asked_for_again_is_not_forwarded_again(start):
-    drafter, _, mirror = start()
+    drafter, _, shared = start()
     tree, said = grown(drafter, 5)
-    scratch = mirror.scratch
+    scratch = shared.scratch
     again = drafter.expand(tree, [0, 1], 2)
-    assert mirror.scratch == scratch
+    assert shared.scratch == scratch
     assert again.tokens[1] == said[1][0]
 
 
@@ -166,8 +166,8 @@ def test_no_weights_and_little_memory_of_its_own():
     pipeline = Pipeline(tiny("llama"), drafter=f"self:kv=[{SMALL}]", shaper="chain")
     stream = pipeline.stream([i % 90 + 1 for i in range(200)], max_new_tokens=20)
     list(stream.decode())
-    (mirror,) = stream.drafts.sessions
-    assert mirror.model is stream.target.model
+    (shared,) = stream.drafts.sessions
+    assert shared.model is stream.target.model
     assert stream.result.draft_kv_bytes < stream.result.kv_bytes
 
 

@@ -1,14 +1,19 @@
-"""Borrow a model that is somebody else's, and give it back as it was."""
+"""Models that somebody else holds: give them back as they were, and notice when they change."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
+import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from toolkit.runtime.compute.attention import NAME
+from toolkit.runtime.compute.executors.functional import against
 
+ModuleState: TypeAlias = "tuple[str | None, tuple[tuple[int, int], ...], bytes]"
+SAMPLES = 64  # elements of each weight that are compared
 FIELD = "_attn_implementation_internal"  # the plain value: its property would write to sub-configs
 
 
@@ -36,3 +41,21 @@ def _configs(modules: tuple[PreTrainedModel, ...]) -> list[PretrainedConfig]:
         below = [getattr(config, name, None) for name in config.sub_configs]
         found += [sub for sub in below if sub is not None and sub not in found]
     return found
+
+
+def state_of(module: PreTrainedModel) -> ModuleState:
+    """What an executor depends on: hooks and classes, where the weights lie, and what they hold.
+
+    PyTorch counts most changes in place, but none that is made through `data`. So samples of each
+    weight are compared, too.
+    """
+    weights = [weight.detach() for weight in module.parameters()]
+    places = tuple((weight.data_ptr(), _changes(weight)) for weight in weights)
+    samples = [weight.reshape(-1)[:: 1 + weight.numel() // SAMPLES] for weight in weights]
+    held = torch.cat([sample.to(weights[0].device, torch.float64) for sample in samples])
+    return against(module), places, held.cpu().numpy().tobytes()
+
+
+def _changes(weight: torch.Tensor) -> int:
+    """How many changes in place PyTorch has counted."""
+    return 0 if weight.is_inference() else weight._version

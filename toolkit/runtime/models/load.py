@@ -30,7 +30,12 @@ from toolkit.runtime.compute.executors.choice import Executor, chosen, require_f
 from toolkit.runtime.kv.rotary import Rotary
 from toolkit.runtime.models.locate import Place, shown
 from toolkit.runtime.models.quiet import hush
-from toolkit.runtime.models.supported import first_line, refuse, require_countable, windows_of
+from toolkit.runtime.models.supported import (
+    first_line,
+    require_countable,
+    require_supported,
+    windows_of,
+)
 
 hush()
 
@@ -120,7 +125,7 @@ def find(place: Place, executor: str = "auto") -> FoundModel:
             f"model {shown(name, path)} cannot be used: {first_line(error)}"
         ) from error
     config = config.get_text_config(decoder=True)
-    refuse(config, name)
+    require_supported(config, name)
     if executor == "functional":
         with torch.device("meta"):
             require_functional(AutoModelForCausalLM.from_config(config).eval())
@@ -181,7 +186,7 @@ def prepared(
 ) -> LoadedModel:
     """A module in memory → `LoadedModel`. The module's attention is set to ours."""
     config = module.config
-    refuse(config, name)
+    require_supported(config, name)
     module.eval().set_attn_implementation(NAME)
     if tokenizer is None and config.name_or_path:
         tokenizer = _tokenizer(config.name_or_path)

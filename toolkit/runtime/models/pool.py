@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from attrs import define, field
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from toolkit.costs import Costs
+    from toolkit.runtime.models.borrow import ModuleState
     from toolkit.runtime.models.load import FoundModel, LoadedModel
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -44,6 +45,7 @@ class Pool:
     _places: dict[str, Place] = field(factory=dict, init=False)
     _found: dict[str, FoundModel] = field(factory=dict, init=False)
     _loaded: dict[str, LoadedModel] = field(factory=dict, init=False)
+    _states: dict[str, ModuleState] = field(factory=dict, init=False)  # of `modules`, when prepared
     measured: dict[str, Costs] = field(factory=dict, init=False)  # by fingerprint
 
     def __attrs_post_init__(self) -> None:
@@ -109,16 +111,27 @@ class Pool:
         return self._found[name]
 
     def load(self, name: str) -> LoadedModel:
-        """A model with its weights, loaded on first use. Raises `ModelError`."""
-        if name not in self._loaded:
-            from toolkit.runtime.models.load import FoundModel, load, prepared
+        """A model with its weights, loaded on first use. Raises `ModelError`.
 
-            found = None if name in self.modules else self.find(name)
-            self._loaded[name] = (
-                load(found, self.torch_device, self.torch_dtype, self.executor)
-                if isinstance(found, FoundModel)
-                else prepared(name, self.modules[name], executor=self.executor)
-            )
+        A module in memory is prepared again when its owner has changed it since.
+        """
+        if name in self.modules:
+            return self._prepare(name)
+        if name not in self._loaded:
+            from toolkit.runtime.models.load import load
+
+            found = cast("FoundModel", self.find(name))
+            self._loaded[name] = load(found, self.torch_device, self.torch_dtype, self.executor)
+        return self._loaded[name]
+
+    def _prepare(self, name: str) -> LoadedModel:
+        from toolkit.runtime.models.borrow import state_of
+        from toolkit.runtime.models.load import prepared
+
+        module = self.modules[name]
+        if name not in self._loaded or self._states[name] != state_of(module):
+            self._loaded[name] = prepared(name, module, executor=self.executor)
+            self._states[name] = state_of(module)
         return self._loaded[name]
 
     def revision(self, name: str) -> str | None:

@@ -36,7 +36,7 @@ def require_countable(config: dict[str, Any]) -> None:
                 raise ValueError(f"its {key} is {value}, and no model has more than {MOST}")
 
 
-def refuse(config: PretrainedConfig, name: str) -> None:
+def require_supported(config: PretrainedConfig, name: str) -> None:
     """Raise `ModelError` with the reason when trees cannot be decoded on this architecture."""
     key = type(config), config.to_json_string()
     if key not in _reasons:
@@ -118,7 +118,7 @@ class Sized(Protocol):
     def positions(self) -> int: ...
 
 
-def kv_fits(choice: Choice[KVPolicy], model: Sized) -> None:
+def require_kv_supported(choice: Choice[KVPolicy], model: Sized) -> None:
     """Raise `MismatchError` with the reason when a KV policy cannot work on this model."""
     reason = _against_policy(choice.build(), model.config, model.positions)
     if reason:
@@ -161,7 +161,7 @@ def _against_reindexing(policy: MaskPolicy, config: PretrainedConfig, positions:
     return None
 
 
-def mirrored(choice: Choice[KVPolicy]) -> None:
+def require_shareable(choice: Choice[KVPolicy]) -> None:
     """Raise `MismatchError` when a policy cannot choose among rows that another cache holds."""
     if issubclass(choice.cls, ScorePolicy) and choice.cls.logs:
         raise MismatchError(

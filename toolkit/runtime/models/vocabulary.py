@@ -8,7 +8,7 @@ from toolkit.runtime.models.load import FoundModel, LoadedModel
 Speaker = FoundModel | LoadedModel
 
 
-def same_tokens(target: Speaker, drafter: Speaker) -> None:
+def require_same_tokens(target: Speaker, drafter: Speaker) -> None:
     """Raise `MismatchError` unless a token id means the same to both.
 
     Tokenizers decide where both are known: models of one tokenizer may pad their embeddings to

@@ -6,7 +6,7 @@ import transformers as hf
 from toolkit import Pipeline
 from toolkit.conformance.models import FAMILIES
 from toolkit.errors import MismatchError, ModelError
-from toolkit.runtime.models.supported import kv_fits, refuse
+from toolkit.runtime.models.supported import require_kv_supported, require_supported
 
 SMALL = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -55,7 +55,7 @@ ROPE = {"rope_theta": 1e4, "factor": 2.0}
 def test_what_cannot_decode_trees_is_refused_with_the_reason(config, said):
     made = config()
     with pytest.raises(ModelError) as caught:
-        refuse(made, "mine")
+        require_supported(made, "mine")
     message = str(caught.value)
     assert message.startswith(f"model 'mine' ({made.model_type}) cannot decode trees: ")
     assert said in message
@@ -63,14 +63,14 @@ def test_what_cannot_decode_trees_is_refused_with_the_reason(config, said):
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_what_can_is_not_refused(family):
-    refuse(FAMILIES[family](), family)
+    require_supported(FAMILIES[family](), family)
 
 
 @pytest.mark.parametrize("kind", ["linear", "yarn", "llama3"])
 def test_rotary_frequencies_that_stay_are_fine(kind):
     more = {"low_freq_factor": 1.0, "high_freq_factor": 4.0} if kind == "llama3" else {}
     rope = {**ROPE, **more, "rope_type": kind, "original_max_position_embeddings": 64}
-    refuse(hf.LlamaConfig(**SMALL, rope_parameters=rope), kind)
+    require_supported(hf.LlamaConfig(**SMALL, rope_parameters=rope), kind)
 
 
 class Model:
@@ -96,24 +96,24 @@ class Model:
 )
 def test_a_policy_that_cannot_work_here_is_refused_with_the_reason(registry, spec, config, said):
     with pytest.raises(MismatchError, match=r"cannot use KV policy .* on model 'theirs'") as refused:
-        kv_fits(registry.resolve("kv", spec), Model(config()))
+        require_kv_supported(registry.resolve("kv", spec), Model(config()))
     assert said in str(refused.value)
 
 
 @pytest.mark.parametrize("spec", ["full", "window", "streaming", "h2o", "knorm"])
 @pytest.mark.parametrize("config", [hf.GPT2Config, hf.OPTConfig, hf.CohereConfig, hf.LlamaConfig])
 def test_most_policies_work_anywhere(registry, spec, config):
-    kv_fits(registry.resolve("kv", spec), Model(config()))
+    require_kv_supported(registry.resolve("kv", spec), Model(config()))
 
 
 def test_expected_attention_needs_no_rotary(registry):
-    kv_fits(registry.resolve("kv", "expected"), Model(hf.GPT2Config()))
+    require_kv_supported(registry.resolve("kv", "expected"), Model(hf.GPT2Config()))
 
 
 def test_dynamic_rotary_is_refused_with_any_policy():
     config = hf.LlamaConfig(**SMALL, rope_parameters={**ROPE, "rope_type": "dynamic"})
     with pytest.raises(ModelError, match="rotary frequencies move"):
-        refuse(config, "theirs")
+        require_supported(config, "theirs")
 
 
 def test_a_pipeline_refuses_before_weights_load(registry, tmp_path):

@@ -1,0 +1,41 @@
+"""What a drafter can ask of the machine: sessions of models that are loaded once."""
+
+from __future__ import annotations
+
+from attrs import define, field
+
+from toolkit.choice import Choice
+from toolkit.interfaces import KVPolicy
+from toolkit.runtime.models.pool import Pool
+from toolkit.runtime.models.supported import require_shareable
+from toolkit.runtime.session import ModelSession
+from toolkit.runtime.shared_session import SharedSession
+
+
+@define(eq=False)
+class DraftRuntime:
+    """Implements `interfaces.Runtime`: opens a drafter's sessions under the draft KV policy."""
+
+    pool: Pool
+    target: ModelSession
+    draft_kv: Choice[KVPolicy]
+    sessions: list[ModelSession] = field(factory=list, init=False)
+
+    @property
+    def vocabulary(self) -> int:
+        return self.target.vocabulary
+
+    def session(self, model: str) -> ModelSession:
+        self.sessions.append(ModelSession(self.pool.load(model), self.draft_kv.build()))
+        return self.sessions[-1]
+
+    def shared_session(self, kv: Choice[KVPolicy]) -> SharedSession:
+        require_shareable(kv)
+        session = SharedSession(self.target.model, kv.build(), target=self.target)
+        self.sessions.append(session)
+        return session
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of KV that all sessions hold."""
+        return sum(session.cache.bytes for session in self.sessions)
