@@ -46,7 +46,7 @@ test-avx2: export TOOLKIT_ISA := avx2
 test-avx2: export ATEN_CPU_CAPABILITY := avx2
 test-avx2: export ONEDNN_MAX_CPU_ISA := AVX2
 test-avx2: setup
-	@$(BIN)/pytest -q -n auto --dist loadfile tests/core/runtime/compute/executors tests/core/runtime/kernels/test_kernels.py \
+	@$(BIN)/pytest -q -n auto --dist loadfile tests/core/runtime/compute/executors tests/core/runtime/compute/linears tests/core/runtime/kernels/test_kernels.py \
 		tests/core/runtime/test_numerics.py tests/core/runtime/models/test_load.py tests/core/test_drop_in.py tests/properties/test_kv.py
 
 # No part of the tests. Threads do not spin: there may be more of them than cores.

@@ -17,7 +17,7 @@ from toolkit.conformance.saboteurs import GALLERY
 PAGE = Path(__file__).with_name("plugins.md")
 INTERFACES = (
     "Drafter", "TreeShaper", "Verifier", "KVPolicy", "MaskPolicy", "ScorePolicy", "KVView", "Runtime",
-    "Session", "TokenTree", "Candidates", "Verdict",
+    "Session", "DraftSession", "TokenTree", "Candidates", "Verdict",
 )  # fmt: skip
 STRATEGIES = ("prompts", "trees", "schedules", "models")
 SAID = {

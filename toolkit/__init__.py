@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from toolkit.choice import Strategy as Strategy
     from toolkit.choice import options_of as options_of
     from toolkit.costs import Costs as Costs
+    from toolkit.draft_session import DraftSession as DraftSession
     from toolkit.drop_in import speculative as speculative
     from toolkit.engine import Event as Event
     from toolkit.engine import Step as Step
@@ -61,6 +62,7 @@ _HOMES = {
     "Conversation": "hookspecs",
     "Dataset": "hookspecs",
     "Costs": "costs",
+    "DraftSession": "draft_session",
     "Drafter": "interfaces",
     "Event": "engine",
     "Expand": "interfaces",

@@ -35,6 +35,12 @@ class Candidates:
         """No candidates after any of `count` frontier nodes (K = 0)."""
         return cls([[]] * count, [[]] * count)
 
+    @classmethod
+    def top(cls, logits: Tensor, k: int) -> Candidates:
+        """The `k` likeliest tokens after each of F frontier nodes, by `logits[F, V]` (K ≤ V)."""
+        logprobs, tokens = logits.float().log_softmax(-1).topk(min(k, logits.shape[1]))
+        return cls(tokens.tolist(), logprobs.tolist())
+
 
 @frozen(eq=False)
 class TokenTree:

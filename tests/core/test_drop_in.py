@@ -14,7 +14,7 @@ from transformers import (
 from toolkit import ToolkitError, speculative
 from toolkit.conformance.models import noisy, tiny
 from toolkit.errors import ModelError
-from toolkit.runtime.compute.executors import choice
+from toolkit.runtime.compute.executors import choose_executor
 
 PROMPT = torch.tensor([[5, 9, 33, 4, 9, 33]])
 
@@ -189,13 +189,13 @@ def test_the_positions_end(model):
 @pytest.fixture
 def executors(monkeypatch):
     """Every executor that is made, in order."""
-    made, honest = [], choice.functional
+    made, honest = [], choose_executor.make_functional
 
-    def functional(*arguments):
+    def make_functional(*arguments):
         made.append(honest(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(choice, "functional", functional)
+    monkeypatch.setattr(choose_executor, "make_functional", make_functional)
     return made
 
 

@@ -12,8 +12,8 @@ from toolkit import Pipeline, Pool, Registry, ScorePolicy
 from toolkit.conformance import generators, kv, properties
 from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, tiny
 from toolkit.conformance.strategies import passes, texts
-from toolkit.runtime.compute.executors import choice as executors
-from toolkit.runtime.compute.executors.linears import Blocked, Packed, packs
+from toolkit.runtime.compute.linears import fastest
+from toolkit.runtime.compute.linears.kernels import Blocked, Packed, onednn_packs
 from toolkit.runtime.kernels import native
 from toolkit.runtime.models.load import prepared
 from toolkit.runtime.numerics import level_of
@@ -142,7 +142,7 @@ def test_text_may_outgrow_the_models_positions():
 compiled = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
 
 
-PACKED = [dtype for dtype in (torch.float32, torch.bfloat16) if packs(dtype)]
+PACKED = [dtype for dtype in (torch.float32, torch.bfloat16) if onednn_packs(dtype)]
 KERNELS = st.sampled_from(  # with a dtype that they have on this CPU
     [(Blocked, torch.float32), (Blocked, torch.bfloat16), *((Packed, dtype) for dtype in PACKED)]
 )
@@ -152,9 +152,9 @@ KERNELS = st.sampled_from(  # with a dtype that they have on this CPU
 def low(family, dtype, kernel=Blocked):
     """A tiny model in low precision, at the level `bitwise`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executors, "kernel_of", lambda _: kernel)
+        patch.setattr(fastest, "fastest_kernel", lambda _: kernel)
         model = prepared("it", copy.deepcopy(tiny(family)).to(dtype), owned=True)
-        assert (model.executor.compiled is not None) == (kernel is Blocked)
+        assert (model.executor.c_decoder is not None) == (kernel is Blocked)
     return model
 
 

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from attrs import frozen
 
-from toolkit.runtime.compute.executors.choice import known_as
+from toolkit.runtime.compute.linears.fastest import module_key
 from toolkit.runtime.kernels import native, structs
 from toolkit.runtime.machine.remembered import remembered
 from toolkit.runtime.models.load import LoadedModel
@@ -58,7 +58,7 @@ def _found(model: LoadedModel, longest: int) -> Level:
     if reason is None:
         about = "level", str(longest), model.executor.name, model.executor.linears
         reason = remembered(
-            (*about, *known_as(model.module)),
+            (*about, *module_key(model.module)),
             lambda: {"differs": differs(model, longest)},
             "Comparing the bits of trees with AR's (once)",
         )["differs"]
@@ -85,7 +85,7 @@ def _against(model: LoadedModel) -> str | None:
         return f"no kernels of ours for {str(model.dtype).removeprefix('torch.')}"
     if native.library() is None:
         return native.why_not() or "compiled kernels are switched off"
-    if not model.executor.steady:
+    if not model.executor.batch_invariant:
         return (
             "a linear's bits depend on how many rows it is given"
             if model.executor.name == "functional"

@@ -455,7 +455,7 @@ def test_an_executor_that_cannot_run_a_family_is_refused_before_weights_load(
     (tmp_path / "phi" / "model.safetensors").write_bytes(b"no weights")
     monkeypatch.chdir(tmp_path)
     result = run("hi", *given, "--executor", "functional")
-    refused(result, "no functional executor for this phi model: no description of phi blocks")
+    refused(result, "no functional executor for this phi model: no description of phi layers")
     assert "no weights that load" in run("hi", "--target", folder).output
 
 

@@ -10,9 +10,9 @@ import torch
 
 from toolkit.conformance.models import FAMILIES, tiny
 from toolkit.runtime import numerics
-from toolkit.runtime.compute.executors import choice
-from toolkit.runtime.compute.executors.compiled import Compiled
-from toolkit.runtime.compute.executors.linears import Blocked
+from toolkit.runtime.compute.executors.c_decoder import CDecoder
+from toolkit.runtime.compute.linears import fastest
+from toolkit.runtime.compute.linears.kernels import Blocked
 from toolkit.runtime.kernels import build, native
 from toolkit.runtime.models.load import prepared
 
@@ -48,14 +48,14 @@ def test_claims_go_as_far_as_was_probed():
 def test_bits_that_change_in_long_contexts_alone_are_found_out(monkeypatch):
     """The control: one row's logits get another last bit after 200 tokens."""
     model = loaded("llama", torch.float32)
-    forward = Compiled.forward
+    forward = CDecoder.forward
 
     def uneven(self, kernels, tokens, now, keep):
         out = forward(self, kernels, tokens, now, keep)
         return out * (1 + 1e-6) if len(tokens) == 1 and now.cache.length > 150 else out
 
-    monkeypatch.setattr(choice, "kernel_of", lambda _: Blocked)
-    monkeypatch.setattr(Compiled, "forward", uneven)
+    monkeypatch.setattr(fastest, "fastest_kernel", lambda _: Blocked)
+    monkeypatch.setattr(CDecoder, "forward", uneven)
     assert numerics.differs(model, 100) is None
     assert re.search("nodes after 19[2-9] tokens differ", numerics.differs(model, 256))
 
@@ -74,8 +74,8 @@ def test_stock_attention_is_found_out(dtype):
 def test_linears_that_depend_on_rows_are_found_out(monkeypatch):
     """The control: one linear that adds a last bit to lone rows."""
     model = loaded("llama", torch.float32)
-    model.executor.compiled = None  # a linear at a time
-    ruled = model.executor.maps.made[0]
+    model.executor.c_decoder = None  # a linear at a time
+    ruled = model.executor.maps.functions[0]
     plain, seen = type(ruled).__call__, []
 
     def uneven(self, x):
@@ -84,7 +84,7 @@ def test_linears_that_depend_on_rows_are_found_out(monkeypatch):
 
     monkeypatch.setattr(type(ruled), "__call__", uneven)
     assert "differ from AR's" in numerics.differs(model)
-    assert not model.executor.maps.settle()
+    assert model.executor.maps.find_row_multiple() is None
 
 
 def test_what_is_known_without_a_comparison():

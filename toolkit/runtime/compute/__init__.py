@@ -1,1 +1,1 @@
-"""The forward pass over tree rows: attention, and the executors that run the layers."""
+"""The forward pass over tree rows: attention, layers, linears, and the executors that run them."""

@@ -1,9 +1,9 @@
 /* Position-ordered tree attention.
 
-   A node attends to an ordered list of K/V rows: rows 0 .. prefix-1, then its own list. One fixed order
-   of arithmetic runs over that list, so the result depends on nothing but the query and the rows on
-   it: not on how many nodes there are, on where rows lie, or on where the prefix ends. Four nodes
-   share each load of a prefix row; every query head of a group reads its KV head in place. */
+   A node attends to an ordered list of K/V rows: rows 0 .. prefix-1, then a list of its own. The list is
+   computed in one fixed order, so the result depends only on the query and the rows of the list. It does
+   not depend on how many nodes there are, where rows are stored, or where the prefix ends. Four nodes
+   share each load of a prefix row. */
 
 #include <stdlib.h>
 
@@ -18,26 +18,26 @@ INLINE const char *row_of(const Heads *of, int64_t head, int64_t row, int64_t si
 
 INLINE int chunks_of(int64_t width) { return (int)((width + LANES - 1) / LANES); }
 
-/* Lanes of a chunk; `whole` where the width has no other chunks than full ones. */
+/* Lanes of a chunk; `whole` says that all chunks of the width are full. */
 INLINE int lanes_of(int64_t width, int chunk, const int whole) {
     int64_t left = width - (int64_t)chunk * LANES;
     return whole || left > LANES ? LANES : (int)left;
 }
 
-/* Rows of one head: row j is at `first + at[j] * stride`, or at `first + j * stride` without a list. */
+/* HeadRows of one head: row j is at `first + at[j] * stride`, or at `first + j * stride` without a list. */
 typedef struct {
     const char *first;
     const int32_t *at;
     int64_t stride, count;
-} Rows;
+} HeadRows;
 
-INLINE const char *row_at(const Rows *of, int64_t j) {
+INLINE const char *row_at(const HeadRows *of, int64_t j) {
     return of->first + (of->at ? of->at[j] : j) * of->stride;
 }
 
-/* Scores of rows for `count` nodes, whose queries are q[count][CHUNKS]; LANES sums at a time, so that up
+/* Scores of rows for `count` nodes with queries q[count][CHUNKS]. LANES sums are computed at a time, so up
    to LANES scores past the last one are written. */
-INLINE void score(const Rows *rows, const vec *q, const int count, int64_t width, const int whole,
+INLINE void score(const HeadRows *rows, const vec *q, const int count, int64_t width, const int whole,
                   const int dtype, float scale, float **to) {
     const int together = LANES / count, chunks = chunks_of(width);
     for (int64_t j = 0; j < rows->count; j += together) {
@@ -63,8 +63,8 @@ INLINE void score(const Rows *rows, const vec *q, const int count, int64_t width
     }
 }
 
-/* out[count][CHUNKS], chunks `from` to `from + tile`: the rows' values by the nodes' weights, added up. */
-INLINE void gather_tile(const Rows *rows, float **weights, const int count, int from, const int tile,
+/* Add the rows' values, weighted for each node, to chunks `from` to `from + tile` of out[count][CHUNKS]. */
+INLINE void gather_tile(const HeadRows *rows, float **weights, const int count, int from, const int tile,
                         int64_t width, const int whole, const int dtype, vec *out) {
     vec sum[8];
 #pragma GCC unroll 8
@@ -82,7 +82,7 @@ INLINE void gather_tile(const Rows *rows, float **weights, const int count, int 
     for (int i = 0; i < count * tile; i++) out[i / tile * CHUNKS + from + i % tile] = sum[i];
 }
 
-INLINE void gather(const Rows *rows, float **weights, const int count, int64_t width, const int whole,
+INLINE void gather(const HeadRows *rows, float **weights, const int count, int64_t width, const int whole,
                    const int dtype, vec *out) {
     const int chunks = chunks_of(width), tile = 8 / count;
     int c = 0;
@@ -90,7 +90,7 @@ INLINE void gather(const Rows *rows, float **weights, const int count, int64_t w
     for (; c < chunks; c++) gather_tile(rows, weights, count, c, 1, width, whole, dtype, out);
 }
 
-/* Scores to weights, not yet normalised; returns what they sum to. */
+/* Turn scores into weights that are not yet normalised; returns their sum. */
 static float weigh(float *s, int64_t count, const Attention *a, int64_t head) {
     if (a->softcap > 0)
         for (int64_t j = 0; j < count; j++)
@@ -126,7 +126,7 @@ INLINE void some(const Attention *a, int64_t head, int64_t node, const int count
     const int chunks = chunks_of(a->width), value_chunks = chunks_of(a->value_width);
     vec q[SHARED * CHUNKS], out[SHARED * CHUNKS];
     float *scores[SHARED], sums[SHARED];
-    Rows keys = {row_of(&a->key, kv, 0, size), 0, a->key.row * size, prefix}, tails[SHARED];
+    HeadRows keys = {row_of(&a->key, kv, 0, size), 0, a->key.row * size, prefix}, tails[SHARED];
     for (int b = 0; b < count; b++) {
         scores[b] = scratch + b * stride;
         const char *row = row_of(&a->query, head, node + b, size_of(a->query_dtype));
@@ -134,7 +134,7 @@ INLINE void some(const Attention *a, int64_t head, int64_t node, const int count
             q[b * CHUNKS + c] = load(row, c * LANES, lanes_of(a->width, c, whole), a->query_dtype);
         for (int c = 0; c < value_chunks; c++) out[b * CHUNKS + c] = (vec){0};
         const int64_t entry = table + node + b;
-        tails[b] = (Rows){keys.first, lists->tails + entry * lists->longest, keys.stride, lists->lengths[entry]};
+        tails[b] = (HeadRows){keys.first, lists->tails + entry * lists->longest, keys.stride, lists->lengths[entry]};
     }
     score(&keys, q, count, a->width, whole, dtype, (float)a->scale, scores);
     for (int b = 0; b < count; b++) {
@@ -143,10 +143,10 @@ INLINE void some(const Attention *a, int64_t head, int64_t node, const int count
         sums[b] = weigh(scores[b], prefix + tails[b].count, a, head);
     }
     const char *values = row_of(&a->value, kv, 0, size);
-    const Rows all = {values, 0, a->value.row * size, prefix};
+    const HeadRows all = {values, 0, a->value.row * size, prefix};
     gather(&all, scores, count, a->value_width, whole, dtype, out);
     for (int b = 0; b < count; b++) {
-        const Rows own = {values, tails[b].at, a->value.row * size, tails[b].count};
+        const HeadRows own = {values, tails[b].at, a->value.row * size, tails[b].count};
         float *rest = scores[b] + prefix;
         gather(&own, &rest, 1, a->value_width, whole, dtype, out + b * CHUNKS);
         char *row = (char *)a->out + ((node + b) * a->out_row + head * a->value_width) * out_size;
@@ -166,7 +166,7 @@ INLINE void group(const Attention *a, int64_t head, int64_t node, int64_t count,
     for (int64_t b = 0; b < count; b++) some(a, head, node + b, 1, whole, dtype, scratch);
 }
 
-/* Heads of whole registers are compiled apart; the arithmetic is the same. */
+/* Widths of whole registers have code of their own; the arithmetic is the same. */
 void attention_task(const Attention *a, int64_t task, float *scratch) {
     const int64_t groups = (a->nodes + SHARED - 1) / SHARED, head = task / groups;
     const int64_t node = task % groups * SHARED, left = a->nodes - node;
@@ -184,10 +184,10 @@ static int all_see(const Seen *seen, int64_t row) {
     return 1;
 }
 
-Lists listed(const Seen *seen, int32_t *room) {
+Lists make_lists(const Seen *seen, int32_t *room) {
     const int64_t tasks = seen->tables * seen->nodes;
     int64_t first = 0;
-    while (first < seen->rows && all_see(seen, first)) first++; /* these are of the prefix, too */
+    while (first < seen->rows && all_see(seen, first)) first++; /* extend the prefix */
     const int64_t longest = seen->rows - first;
     Lists lists = {room, room + tasks * longest, seen->tables, seen->nodes, longest,
                    seen->prefix + first};
@@ -212,13 +212,13 @@ static void attend(const void *context, int64_t task, int64_t thread) {
     attention_task(&of->attention, task, of->scores + thread * of->room);
 }
 
-/* Attention alone, for passes that do not run here as a whole: 0, or 1 when there is no memory. */
+/* Attention alone, for passes that do not run in C as a whole. Returns 0, or 1 when there is no memory. */
 int tree_attention(const Attention *of, const Seen *seen, int64_t threads) {
     Alone alone = {*of, 0, attention_room(seen->prefix + seen->rows)};
     int32_t *room = malloc(lists_room(seen) * sizeof(int32_t));
     alone.scores = malloc(threads * alone.room * sizeof(float));
     if (room && alone.scores) {
-        alone.attention.lists = listed(seen, room);
+        alone.attention.lists = make_lists(seen, room);
         const Phase phase = {attend, &alone, attention_tasks(&alone.attention)};
         run_phases(&phase, 1, threads);
     }

@@ -1,8 +1,8 @@
 /* A whole pass of a decoder: norms, linears, rotations, attention over the cache, activations.
 
-   A layer is a few phases, each split by outputs, heads or rows among a team of threads. How the work is
-   split, and how many rows go together, changes no bit of a row. Activations are fp32 whatever the
-   weights are; what a pass writes is its own rows of the cache, and logits. */
+   A layer is a few phases. Each is split by outputs, heads or rows among a team of threads. A row's bits
+   depend neither on the split nor on the other rows. Activations are fp32 for weights of any dtype. A
+   pass writes its own rows of the cache, and logits. */
 
 #include <stdlib.h>
 
@@ -18,67 +18,67 @@ typedef struct {
 
 typedef struct {
     Norm before_attention, query_norm, key_norm, after_attention, before_mlp, after_mlp;
-    Linear qkv[3], out, up[2], down; /* those that are not there have no outputs */
+    Linear qkv[3], out, up[2], down; /* those that do not exist have no outputs */
     int64_t heads, kv_heads, width;
-    int64_t interleaved; /* query, key, value head by head, and not all queries first */
-    int64_t table, rotated; /* which table rotates, and how many dimensions of a head */
-    int64_t parallel;       /* the MLP beside the attention, and not after it */
+    int64_t interleaved; /* query, key and value of each head together, instead of all queries first */
+    int64_t table, rotated; /* which cos/sin tables rotate, and how many dimensions of a head */
+    int64_t parallel;       /* the MLP reads what attention reads */
     int64_t act, gated;
     double scale, softcap;
-} Block;
+} Layer;
 
 typedef struct {
     int64_t layers, embedded, dtype;
-    const Block *blocks;
+    const Layer *each;
     Norm norm;
     Linear head;
-    double cap; /* of logits; 0: none */
+    double softcap; /* of logits; 0: none */
 } Decoder;
 
-/* Where one layer's K/V lie: rows [kv_heads, room, width], of which this pass's start at `first`. */
+/* One layer's K/V: rows [kv_heads, room, width]; this pass writes rows from `first` on. */
 typedef struct {
     char *keys, *values;
-    char *queries; /* [nodes, heads, width] to keep, or null */
+    char *queries; /* written: [nodes, heads, width]; or null */
     int64_t room, first, seen;
-} Place;
+} LayerCache;
 
 typedef struct {
     int64_t nodes, keep; /* logits of the last `keep` rows */
-    float *x;            /* [nodes, embedded], used up */
+    float *x;            /* [nodes, embedded], overwritten */
     const int64_t *positions;
     const float *const *cos, *const *sin; /* tables [positions, rotated]; half of sin is negated */
-    const Place *places;
+    const LayerCache *caches;
     const Seen *seen;
     int64_t tables; /* entries of `seen` */
     void *logits;   /* [keep, vocabulary] */
     int64_t threads;
-} Pass;
+} PassCall;
 
-typedef struct Layer Layer;
+typedef struct LayerPass LayerPass;
 
-/* What the rows of a pass need on their way. */
+/* The intermediate values of a pass. */
 typedef struct {
     int64_t qkv_width, up_width;
-    int64_t dtype;                          /* of the inputs of linears */
-    char *normed, *also, *attended, *inner; /* these inputs */
+    int64_t dtype;                          /* of the inputs of linears: */
+    char *normed, *also, *attended, *inner;
     float *qkv, *up;
-    float *first, *second; /* what attention and MLP returned */
+    float *first, *second; /* outputs of attention and MLP */
     float *logits;
     float *scores; /* of each thread */
     int64_t score_room;
     Lists *lists;
     int32_t *room; /* of the lists */
-    Layer *layers; /* one more than there are layers: the head's */
+    LayerPass *layers; /* one more than there are layers, for the head */
     Phase *phases;
 } Space;
 
-/* One layer of a pass; its phases share it. */
-struct Layer {
+/* One layer of a pass: the context of its phases. */
+struct LayerPass {
     const Decoder *d;
-    const Pass *p;
+    const PassCall *p;
     const Space *s;
-    const Block *b, *before; /* this layer's, and the one's before, or null */
-    const Place *place;
+    const Layer *b, *before; /* this layer, and the layer before or null */
+    const LayerCache *cache;
     Attention attention;
 };
 
@@ -98,7 +98,7 @@ static float total_of(const float *x, int64_t width, float mean, int squares) {
     return total(sum);
 }
 
-/* One row, stored as `dtype`. */
+/* Norm one row of x into `out`, as `dtype`. */
 static void norm(const Norm *of, const float *x, void *out, int64_t width, const int dtype) {
     float mean = of->kind == LAYER ? total_of(x, width, 0.0f, 0) / (float)width : 0.0f;
     float scale = 1.0f / sqrtf(total_of(x, width, mean, 1) / (float)width + (float)of->eps);
@@ -112,7 +112,7 @@ static void norm(const Norm *of, const float *x, void *out, int64_t width, const
     }
 }
 
-/* x[width], whose dimension i is paired with i + rotated / 2, in place. */
+/* Rotate x in place: dimension i is paired with i + rotated / 2. */
 static void rotate(float *x, const float *cos, const float *sin, int64_t rotated) {
     const int64_t half = rotated / 2;
     for (int64_t i = 0; i < half; i++) {
@@ -146,15 +146,15 @@ static int64_t outs_in(const Linear *of, int count) {
     return outs;
 }
 
-/* One block of several linears whose outputs lie one after the other. */
+/* One block of outputs of several linears, whose outputs are concatenated. */
 static void block_among(const Linear *of, int64_t block, const void *x, int64_t rows, float *out,
                         int64_t stride) {
     for (; block >= blocks_of(of); of++) block -= blocks_of(of), out += of->out;
     linear_block(of, x, rows, out, stride, block);
 }
 
-/* One block of the MLP's first half: act(gate) * up, or act(up). */
-static void act_block(const Block *b, int64_t block, int64_t rows, const Space *s) {
+/* One block of outputs of the MLP's first half: act(gate) * up, or act(up). */
+static void act_block(const Layer *b, int64_t block, int64_t rows, const Space *s) {
     const int64_t inner = b->up[0].out, first = block * OUTPUTS;
     const int64_t count = inner - first < OUTPUTS ? inner - first : OUTPUTS;
     linear_block(&b->up[0], s->also, rows, s->up, s->up_width, block);
@@ -166,14 +166,14 @@ static void act_block(const Block *b, int64_t block, int64_t rows, const Space *
     }
 }
 
-/* Where a head's part of a row of qkv starts: part 0 query, 1 key, 2 value. */
-static float *part_of(const Block *b, float *row, int part, int64_t head) {
+/* The start of a head in a row of qkv; part 0 is its query, 1 its key, 2 its value. */
+static float *part_of(const Layer *b, float *row, int part, int64_t head) {
     if (b->interleaved) return row + (3 * head + part) * b->width;
     return row + (part * b->heads + (part == 2 ? b->kv_heads - b->heads : 0) + head) * b->width;
 }
 
-/* Norm and rotate one row's heads; write its keys and values into the cache. */
-static void place(const Decoder *d, const Block *b, const Pass *p, const Place *at, float *row,
+/* Norm and rotate the heads of one row, and write its keys and values into the cache. */
+static void write_row(const Decoder *d, const Layer *b, const PassCall *p, const LayerCache *at, float *row,
                   int64_t node) {
     const int64_t bytes = b->width * size_of(d->dtype);
     const int64_t offset = p->positions[node] * b->rotated;
@@ -195,7 +195,7 @@ static void place(const Decoder *d, const Block *b, const Pass *p, const Place *
     }
 }
 
-static Attention attention_of(const Decoder *d, const Block *b, const Place *at, const Space *s,
+static Attention attention_of(const Decoder *d, const Layer *b, const LayerCache *at, const Space *s,
                               int64_t nodes) {
     const int64_t head = b->interleaved ? 3 * b->width : b->width, rows = at->room * b->width;
     return (Attention){
@@ -218,28 +218,28 @@ static Attention attention_of(const Decoder *d, const Block *b, const Place *at,
     };
 }
 
-/* x + what a branch returned, normed where the block says so; `branch` is used up. */
+/* x += norm(branch), or x += branch where the layer has no norm there; `branch` is overwritten. */
 static void add(const Norm *after, float *x, float *branch, int64_t width) {
     if (after->kind) norm(after, branch, branch, width, FP32);
     for (int64_t c = 0; c < width; c++) x[c] += branch[c];
 }
 
-/* The phases of a layer: each function does one task of one. A row's task is its number, a linear's that
-   of a block of outputs. */
+/* The phases of a layer; each function does one task of a phase. The number of a task is that of a row,
+   or of a block of a linear's outputs. */
 
 #define PHASE(name) static void name(const void *context, int64_t task, int64_t thread)
 #define OF_LAYER                                           \
-    const Layer *l = context;                              \
+    const LayerPass *l = context;                              \
     const Decoder *d = l->d;                               \
-    const Block *b = l->b;                                 \
+    const Layer *b = l->b;                                 \
     const Space *s = l->s;                                 \
     const int64_t nodes = l->p->nodes, width = d->embedded; \
     (void)thread, (void)b, (void)nodes, (void)width
 
-/* What the layer before left in `first` and `second` is added, then the norms before the linears. */
+/* Add the outputs of the layer before, which are in `first` and `second`; norm the inputs of this one. */
 PHASE(enter) {
     OF_LAYER;
-    const Block *before = l->before;
+    const Layer *before = l->before;
     const int64_t row = row_in(width, d->dtype) * size_of(s->dtype);
     float *x = l->p->x + task * width;
     if (before && before->parallel) add(&before->after_attention, x, s->first + task * width, width);
@@ -257,7 +257,7 @@ PHASE(project) {
 
 PHASE(cache_row) {
     OF_LAYER;
-    place(d, b, l->p, l->place, s->qkv + task * s->qkv_width, task);
+    write_row(d, b, l->p, l->cache, s->qkv + task * s->qkv_width, task);
 }
 
 PHASE(attend) {
@@ -265,7 +265,7 @@ PHASE(attend) {
     attention_task(&l->attention, task, s->scores + s->score_room * thread);
 }
 
-/* The linear after attention; beside it the MLP's last one where both have the same input. */
+/* The linear after attention, and in a parallel layer the MLP's last one. */
 PHASE(leave) {
     OF_LAYER;
     const int64_t out = blocks_of(&b->out);
@@ -291,10 +291,10 @@ PHASE(leave_mlp) {
     linear_block(&b->down, s->inner, nodes, s->second, width, task);
 }
 
-/* What the last layer returned, then the last norm, for the rows whose logits are asked for. */
+/* Add the last layer's outputs and norm, for the rows whose logits are wanted. */
 PHASE(enter_head) {
     OF_LAYER;
-    const Block *last = l->before;
+    const Layer *last = l->before;
     const int64_t row = row_in(width, d->dtype) * size_of(s->dtype);
     const int64_t from = (task + nodes - l->p->keep) * width;
     float *x = l->p->x + from;
@@ -305,32 +305,32 @@ PHASE(enter_head) {
 
 PHASE(head) {
     OF_LAYER;
-    const Pass *p = l->p;
+    const PassCall *p = l->p;
     const int64_t vocabulary = d->head.out, first = task * OUTPUTS, end = first + OUTPUTS;
     const int64_t count = (end < vocabulary ? end : vocabulary) - first;
     float *logits = d->dtype == FP32 ? p->logits : s->logits;
     linear_block(&d->head, s->normed, p->keep, logits, vocabulary, task);
     for (int64_t r = 0; r < p->keep; r++) {
         float *of = logits + r * vocabulary + first;
-        if (d->cap > 0)
-            for (int64_t c = 0; c < count; c++) of[c] = (float)d->cap * tanhf(of[c] / (float)d->cap);
+        if (d->softcap > 0)
+            for (int64_t c = 0; c < count; c++) of[c] = (float)d->softcap * tanhf(of[c] / (float)d->softcap);
         if (d->dtype != FP32) put((char *)p->logits + (r * vocabulary + first) * 2, of, count, d->dtype);
     }
 }
 
 #define MOST_PHASES 8 /* of a layer */
 
-/* All phases of a pass, in order; returns how many there are. */
-static int64_t listed_phases(const Decoder *d, const Pass *p, const Space *s) {
+/* List all phases of a pass in order; returns how many there are. */
+static int64_t list_phases(const Decoder *d, const PassCall *p, const Space *s) {
     Phase *next = s->phases;
     for (int64_t i = 0; i <= d->layers; i++) {
-        Layer *l = s->layers + i;
-        const Block *b = d->blocks + i;
-        *l = (Layer){.d = d, .p = p, .s = s, .before = i ? b - 1 : 0};
+        LayerPass *l = s->layers + i;
+        const Layer *b = d->each + i;
+        *l = (LayerPass){.d = d, .p = p, .s = s, .before = i ? b - 1 : 0};
         if (i == d->layers) break;
         l->b = b;
-        l->place = p->places + i;
-        l->attention = attention_of(d, b, l->place, s, p->nodes);
+        l->cache = p->caches + i;
+        l->attention = attention_of(d, b, l->cache, s, p->nodes);
         const int64_t up = blocks_of(&b->up[0]), out = blocks_of(&b->out), down = blocks_of(&b->down);
         *next++ = (Phase){enter, l, p->nodes};
         *next++ = (Phase){project, l, blocks_in(b->qkv, 3) + (b->parallel ? up : 0)};
@@ -349,13 +349,13 @@ static int64_t listed_phases(const Decoder *d, const Pass *p, const Space *s) {
 
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* Space for a pass, cut from one buffer, which the caller frees; null when there is no memory. */
-static void *spaced(const Decoder *d, const Pass *p, Space *s) {
+/* Set up the space of a pass in one buffer, which the caller frees; null when there is no memory. */
+static void *allocate(const Decoder *d, const PassCall *p, Space *s) {
     int64_t qkv = 0, up = 0, inner = 0, attended = 0, longest = 0, lists = 0, nodes = p->nodes;
     const int64_t width = row_in(d->embedded, d->dtype), size = size_of(row_dtype(d->dtype));
     s->dtype = row_dtype(d->dtype);
 
-    for (const Block *b = d->blocks; b < d->blocks + d->layers; b++) {
+    for (const Layer *b = d->each; b < d->each + d->layers; b++) {
         qkv = most(qkv, outs_in(b->qkv, 3));
         up = most(up, outs_in(b->up, 2));
         inner = most(inner, row_in(b->down.in, d->dtype));
@@ -370,7 +370,7 @@ static void *spaced(const Decoder *d, const Pass *p, Space *s) {
         void *part;
         size_t bytes;
     } cuts[] = {
-        {&s->normed, nodes * width * size}, /* these four first: rows of linears */
+        {&s->normed, nodes * width * size}, /* these four, rows of linears, are zeroed below */
         {&s->also, nodes * width * size},
         {&s->attended, nodes * attended * size},
         {&s->inner, nodes * inner * size},
@@ -382,7 +382,7 @@ static void *spaced(const Decoder *d, const Pass *p, Space *s) {
         {&s->scores, p->threads * s->score_room * sizeof(float)},
         {&s->lists, p->tables * sizeof(Lists)},
         {&s->room, lists * sizeof(int32_t)},
-        {&s->layers, (d->layers + 1) * sizeof(Layer)},
+        {&s->layers, (d->layers + 1) * sizeof(LayerPass)},
         {&s->phases, (d->layers * MOST_PHASES + 2) * sizeof(Phase)},
     };
     const int count = sizeof(cuts) / sizeof(*cuts);
@@ -395,23 +395,23 @@ static void *spaced(const Decoder *d, const Pass *p, Space *s) {
         memcpy(cuts[i].part, &at, sizeof at);
         at += (cuts[i].bytes + 127) / 64 * 64;
     }
-    if (d->dtype != FP32) memset(s->normed, 0, (char *)s->qkv - s->normed); /* what pads rows */
+    if (d->dtype != FP32) memset(s->normed, 0, (char *)s->qkv - s->normed); /* the padding of rows */
     s->qkv_width = qkv;
     s->up_width = up;
     int32_t *room = s->room;
     for (int64_t t = 0; t < p->tables; t++) {
-        s->lists[t] = listed(p->seen + t, room);
+        s->lists[t] = make_lists(p->seen + t, room);
         room += lists_room(p->seen + t);
     }
     return held;
 }
 
-/* Logits of a pass over the cache, whose new rows it writes: 0, or 1 when there is no memory. */
-int decoder_pass(const Decoder *d, const Pass *p) {
+/* Run a pass: write its logits and its rows of the cache. Returns 0, or 1 when there is no memory. */
+int decoder_pass(const Decoder *d, const PassCall *p) {
     Space space;
-    void *held = spaced(d, p, &space);
+    void *held = allocate(d, p, &space);
     if (!held) return 1;
-    run_phases(space.phases, listed_phases(d, p, &space), p->threads);
+    run_phases(space.phases, list_phases(d, p, &space), p->threads);
     free(held);
     return 0;
 }
@@ -437,7 +437,7 @@ PHASE(single_row) {
     put(s->out + task * out * 2, s->sums + task * out, out, s->of->dtype);
 }
 
-/* One linear map by itself: x[rows, in] to out[rows, out], both of the weight's dtype. */
+/* One linear map: x[rows, in] to out[rows, out], both of the weight's dtype. */
 int linear(const Linear *of, const void *x, int64_t rows, void *out, int64_t threads) {
     const int64_t in = row_in(of->in, of->dtype) * size_of(row_dtype(of->dtype));
     Single single = {of, x, rows, out, out};

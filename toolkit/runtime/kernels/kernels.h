@@ -1,9 +1,9 @@
-/* What the kernels share: linear maps, attention and activations, a task at a time. */
+/* Linear maps, attention and activations, one task at a time, for all kernels. */
 
 #ifndef KERNELS_H
 #define KERNELS_H
 
-#include "lanes.h"
+#include "simd.h"
 #include "team.h"
 
 /* y = Wx + b. The weight is laid out in blocks of OUTPUTS outputs: fp32 [block][in][OUTPUTS]; bf16
@@ -24,7 +24,7 @@ INLINE int64_t row_in(int64_t in, int64_t dtype) {
     return dtype == FP32 ? in : (in + INPUTS - 1) / INPUTS * INPUTS;
 }
 
-/* Of the rows that weights of `dtype` multiply: the matrix unit takes bf16, registers take floats. */
+/* The dtype of rows that weights of `dtype` multiply: bf16 for a matrix unit, else floats. */
 INLINE int64_t row_dtype(int64_t dtype) {
 #ifdef __AMX_BF16__
     return dtype;
@@ -34,7 +34,7 @@ INLINE int64_t row_dtype(int64_t dtype) {
 #endif
 }
 
-/* One block of outputs for all of x[rows, row_in], into out[rows, stride] at that block's columns. */
+/* Compute one block of outputs for x[rows, row_in], into that block's columns of out[rows, stride]. */
 void linear_block(const Linear *of, const void *x, int64_t rows, float *out, int64_t stride,
                   int64_t block);
 
@@ -49,7 +49,7 @@ typedef struct {
     int64_t head, row; /* strides, in elements */
 } Heads;
 
-/* Which rows a node attends to: the first `prefix`, then those that its mask shows, in order. */
+/* The rows that nodes attend to: the first `prefix`, then those in the node's mask, in order. */
 typedef struct {
     const uint8_t *mask; /* [tables, nodes, rows] of the rows after the prefix */
     int64_t tables;      /* 1, or one per KV head */
@@ -78,20 +78,20 @@ INLINE int64_t lists_room(const Seen *seen) { /* in int32 */
     return seen->tables * seen->nodes * (seen->rows + 1);
 }
 
-/* Lists in `room`, from masks. */
-Lists listed(const Seen *seen, int32_t *room);
+/* Make lists from masks, in `room`. */
+Lists make_lists(const Seen *seen, int32_t *room);
 
 INLINE int64_t attention_tasks(const Attention *a) {
     return (a->nodes + SHARED - 1) / SHARED * a->heads;
 }
 
-/* Floats that one node's scores need: scores are written LANES at a time. */
+/* Floats for one node's scores, which are written LANES at a time. */
 INLINE int64_t scores_room(int64_t longest) { return (longest + LANES) / LANES * LANES + LANES; }
 
 /* Floats that one thread needs. */
 INLINE int64_t attention_room(int64_t longest) { return SHARED * scores_room(longest); }
 
-/* One of the tasks of attention: a head for up to SHARED nodes. */
+/* One task of attention: one head for up to SHARED nodes. */
 void attention_task(const Attention *a, int64_t task, float *room);
 
 #endif

@@ -1,8 +1,8 @@
 /* Linear maps of few rows.
 
-   Every output is one chain of fused multiply-adds over the inputs in order, however many rows go
-   together and whichever thread computes it: a row's bits are its own. Rows share each load of the
-   weights, so that a tree costs little more than one token while memory is what a pass waits for. */
+   Every output is one chain of fused multiply-adds over the inputs in order, for any number of rows and on
+   any thread. So a row's bits do not depend on other rows. Rows share each load of the weights, so a tree
+   costs little more than one token while memory bandwidth is the limit. */
 
 #ifdef __AMX_BF16__
 #include <immintrin.h>
@@ -12,7 +12,7 @@
 
 #include "kernels.h"
 
-/* A tile's sums stay in registers: `rows` of them, each `wide` registers of outputs. */
+/* A tile's sums stay in registers: `rows` rows of `wide` registers of outputs. */
 #define SUMS (REGISTERS * 3 / 4) /* the others hold weights and inputs */
 #if LANES == 16
 #define ROWS 12
@@ -29,13 +29,13 @@
 #define LINE 64    /* bytes of a cache line */
 #define CHUNK 128  /* inputs whose weights stay in the nearest cache while several tiles use them */
 
-/* How many registers of outputs a tile of so many rows has: as many as its sums leave room for. */
+/* Registers of outputs in a tile of `rows` rows: as many as SUMS allows. */
 #define WIDE_OF(rows)                                         \
     ((rows) * WIDE <= SUMS        ? WIDE                      \
      : (rows) * WIDE / 2 <= SUMS  ? WIDE / 2                  \
                                   : WIDE / 4)
 
-/* What a tile fetches on its way: the weights that come next, or its share of the next chunk's. */
+/* What a tile prefetches: the weights that come next, or its share of the next chunk's. */
 typedef struct {
     const char *from;
     int64_t pace; /* bytes for each OUTPUTS * 4 bytes of weights used */
@@ -55,7 +55,7 @@ INLINE void fetch(Soon *soon, const int wide) {
     soon->from += soon->pace;
 }
 
-/* How many of the outputs from `at` on a register holds; none: 0 or less. */
+/* How many outputs from `at` on are in one register; 0 or less for none. */
 INLINE int lanes_at(const Part *part, int at) {
     const int64_t left = part->valid - at;
     return left < LANES ? (int)left : LANES;
@@ -95,7 +95,7 @@ INLINE vec weights_at(const char *w, int i, const int which) {
     return (vec)(which == WHOLE ? bits : which == FIRST ? bits << 16 : bits & 0xffff0000u);
 }
 
-/* Adds one input's products; the loops are such that few registers hold weights and inputs. */
+/* Add one input's products. The loops are ordered so that few registers hold weights and inputs. */
 INLINE void add_products(const char *w, const int which, const float *x, int64_t in, const int rows,
                          const int wide, vec *sum) {
     if (rows <= wide) {
@@ -152,8 +152,8 @@ static void bf16_tile(const Part *part, Soon soon, const float *x, int rows, flo
     switch (rows) { ALL(BF16_CASE) }
 }
 
-/* A block's outputs in tiles of rows. Several tiles, or one in pieces, take turns at a chunk of inputs: a
-   sum that is put down in between and taken up again is the same. */
+/* A block's outputs in tiles of rows. Several tiles, or the pieces of one, are computed for one chunk of
+   inputs after another. Storing a sum and loading it again does not change it. */
 static void block_in_registers(const Linear *of, Part part, const float *x, int64_t rows, float *out) {
     const int64_t tiles = (rows + ROWS - 1) / ROWS, turns = tiles * (WIDE / WIDE_OF((rows + tiles - 1) / tiles));
     const int64_t chunk = turns > 1 ? CHUNK : part.in, size = size_of(of->dtype);
@@ -161,7 +161,7 @@ static void block_in_registers(const Linear *of, Part part, const float *x, int6
         part.end = part.first + chunk < part.in ? part.first + chunk : part.in;
         const int64_t bytes = (part.end - part.first) * OUTPUTS * size;
         for (int64_t t = 0, row = 0; t < tiles; t++) {
-            const int height = (int)((rows - row + tiles - t - 1) / (tiles - t)); /* all of much the same */
+            const int height = (int)((rows - row + tiles - t - 1) / (tiles - t)); /* nearly equal */
             const Soon soon = turns == 1 ? (Soon){part.w + AHEAD, OUTPUTS * 4}
                                          : (Soon){part.w + bytes + bytes / tiles * t, OUTPUTS * 4 / turns};
             (of->dtype == FP32 ? fp32_tile : bf16_tile)(&part, soon, x + row * part.in, height,
@@ -251,7 +251,7 @@ void linear_block(const Linear *of, const void *x, int64_t rows, float *out, int
     block_in_registers(of, part, x, rows, out + at);
 }
 
-/* Whether the system lets us use what these kernels were compiled for. */
+/* Whether the system allows the instructions that these kernels were compiled for. */
 int ready(void) {
 #ifdef __AMX_BF16__
     const long request = 0x1023, tile_data = 18; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */

@@ -1,4 +1,4 @@
-"""Calling the compiled kernels; without them PyTorch does the same work, in other last bits."""
+"""Calls the compiled kernels. Without them PyTorch computes the same, with other last bits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GRAIN = 1 << 14  # elements worth a thread of their own
 
 @frozen(eq=False)
 class Seen:
-    """What each node attends to: rows 0 … prefix − 1, then those that its mask shows, in order."""
+    """The rows that each node attends to: 0 … prefix − 1, then those in its mask, in order."""
 
     prefix: int
     mask: Tensor  # bool [T, N, K], contiguous, of the rows from `prefix` on; T is 1, or H_kv
@@ -70,11 +70,11 @@ class Library:
             softcap or 0.0,
         )  # fmt: skip
         threads = torch.get_num_threads()
-        _enough(self._attention(byref(call), byref(seen.struct), threads), nodes)
+        _require_memory(self._attention(byref(call), byref(seen.struct), threads), nodes)
         return out
 
     def gated(self, act: str, gate: Tensor, up: Tensor | None) -> Tensor:
-        """act(gate) · up of [M, I], whose rows may lie apart; without `up` the activation alone."""
+        """act(gate) · up, all [M, I]; without `up`, act(gate). Rows may be strided."""
         count, width = gate.shape
         out = gate.new_empty(count, width)
         threads = min(torch.get_num_threads(), max(1, count * width // GRAIN), count)
@@ -85,25 +85,29 @@ class Library:
         return out
 
     def linear(self, of: structs.Linear, x: Tensor) -> Tensor:
-        """The map of x [M, in] → [M, out]."""
+        """X [M, in] → [M, out]. Raises `MemoryError`."""
         out = x.new_empty(len(x), of.outputs)
         threads = min(torch.get_num_threads(), 1 + of.inputs * of.outputs // GRAIN)
         x = x.contiguous()
-        _enough(self._linear(byref(of), x.data_ptr(), len(x), out.data_ptr(), threads), len(x))
+        _require_memory(
+            self._linear(byref(of), x.data_ptr(), len(x), out.data_ptr(), threads), len(x)
+        )
         return out
 
-    def decoder(self, decoder: structs.Decoder, call: structs.Pass) -> None:
-        """A whole pass: writes logits, and rows of the cache."""
-        _enough(self._decoder(byref(decoder), byref(call)), call.nodes)
+    def decoder(self, decoder: structs.Decoder, call: structs.PassCall) -> None:
+        """Run a whole pass: writes logits, and rows of the cache. Raises `MemoryError`."""
+        _require_memory(self._decoder(byref(decoder), byref(call)), call.nodes)
 
-    def move(self, buffers: Array[structs.Rows], first: list[int], path: list[int]) -> None:
-        """In keys and values of each layer, whose scratch rows start at `first[layers]`, make scratch
-        rows `path[A]`, ascending, the first ones."""
+    def move(self, buffers: Array[structs.Buffer], first: list[int], path: list[int]) -> None:
+        """Make scratch rows `path[A]`, ascending, the first ones of each layer's keys and values.
+
+        Layer l's scratch rows start at `first[l]`.
+        """
         starts, rows = (c_int64 * len(first))(*first), (c_int64 * len(path))(*path)
         self._move(buffers, len(first), starts, rows, len(path))
 
 
-def _enough(failed: int, rows: int) -> None:
+def _require_memory(failed: int, rows: int) -> None:
     if failed:
         raise MemoryError(f"no memory for a pass of {rows} rows")
 
@@ -119,22 +123,22 @@ def _library(isa: str) -> Library | str:
         "tree_attention": [POINTER(structs.Attention), POINTER(structs.Seen), c_int64],
         "gated": [c_void_p] * 3 + [c_int64] * 6,
         "linear": [POINTER(structs.Linear), c_void_p, c_int64, c_void_p, c_int64],
-        "decoder_pass": [POINTER(structs.Decoder), POINTER(structs.Pass)],
-        "move_rows": [POINTER(structs.Rows), c_int64, *[POINTER(c_int64)] * 2, c_int64],
+        "decoder_pass": [POINTER(structs.Decoder), POINTER(structs.PassCall)],
+        "move_rows": [POINTER(structs.Buffer), c_int64, *[POINTER(c_int64)] * 2, c_int64],
     }
-    fail = "tree_attention", "linear", "decoder_pass"  # for want of memory
+    fail = "tree_attention", "linear", "decoder_pass"  # when there is no memory
     functions = {name: getattr(library, name) for name in takes}
     for name, function in functions.items():
         function.argtypes, function.restype = takes[name], c_int if name in fail else None
     return Library(isa, *functions.values())
 
 
-_choice: list[str | None] = []  # what `using` asks for
+_choice: list[str | None] = []  # the arguments of the calls of `using` in progress
 
 
 @contextmanager
 def using(isa: str | None) -> Iterator[None]:
-    """Use the kernels of one instruction set, or none at all: for comparisons."""
+    """Use the kernels of one instruction set, or none for None; for comparisons."""
     _choice.append(isa)
     try:
         yield
@@ -162,7 +166,7 @@ def _best() -> Library | str:
     return best
 
 
-def compiled() -> Library:
+def best_library() -> Library:
     """The kernels, switched off or not. Raises `NoCompiler` where there are none."""
     found = library() or _best()
     if isinstance(found, str):
@@ -177,7 +181,7 @@ def why_not() -> str | None:
 
 
 def attends(query: Tensor, key: Tensor, value: Tensor) -> Library | None:
-    """The kernels, if they know how to attend to these tensors."""
+    """The kernels, if they can compute attention of these tensors."""
     known = (
         query.device.type == "cpu"
         and query.dtype in structs.DTYPES
@@ -188,8 +192,8 @@ def attends(query: Tensor, key: Tensor, value: Tensor) -> Library | None:
     return library() if known else None
 
 
-def gates(act: str, gate: Tensor) -> Library | None:
-    """The kernels, if they know this activation of these rows."""
+def for_activation(act: str, gate: Tensor) -> Library | None:
+    """The kernels, if they can compute this activation of these rows."""
     known = (
         act in ACTS
         and gate.ndim == 2

@@ -1,4 +1,4 @@
-"""The structs of `kernels.h`, `decoder.c` and `rows.c`, field by field."""
+"""The structs of `kernels.h`, `decoder.c` and `move_rows.c`, field by field."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pointers(names: str) -> list[tuple[str, Any]]:
 
 
 def address(of: Tensor | None) -> int | None:
-    """Where a tensor's data lie; null without one."""
+    """The address of a tensor's data; null for None."""
     return None if of is None else of.data_ptr()
 
 
@@ -35,24 +35,24 @@ class Linear(Structure):
 
 
 class Heads(Structure):
-    """Where heads and rows of states lie."""
+    """Addresses of heads and rows of states."""
 
     _fields_ = [*pointers("data"), *ints("head row")]
 
     @classmethod
     def of(cls, states: Tensor) -> Heads:
-        """Of [1, heads, rows, width]."""
+        """The heads of `states[1, heads, rows, width]`."""
         return cls(states.data_ptr(), states.stride(1), states.stride(2))
 
 
 class Seen(Structure):
-    """What nodes attend to, as a mask."""
+    """The rows that nodes attend to, as a mask."""
 
     _fields_ = [*pointers("mask"), *ints("tables nodes rows prefix")]
 
 
 class Lists(Structure):
-    """What nodes attend to, as lists."""
+    """The rows that nodes attend to, as lists."""
 
     _fields_ = [*pointers("tails lengths"), *ints("tables nodes longest prefix")]
 
@@ -71,12 +71,12 @@ class Attention(Structure):
 
 
 class Norm(Structure):
-    """A norm of rows; all zero: none."""
+    """A norm of rows; all fields zero for none."""
 
     _fields_ = [*pointers("weight bias"), ("eps", c_double), *ints("kind width")]
 
 
-class Block(Structure):
+class Layer(Structure):
     """One decoder layer."""
 
     _fields_ = [
@@ -96,39 +96,39 @@ class Decoder(Structure):
 
     _fields_ = [
         *ints("layers embedded dtype"),
-        ("blocks", POINTER(Block)),
+        ("each", POINTER(Layer)),
         ("norm", Norm),
         ("head", Linear),
-        ("cap", c_double),
+        ("softcap", c_double),
     ]
 
 
-class Place(Structure):
-    """Where a layer's rows of this pass go."""
+class LayerCache(Structure):
+    """Where a layer's rows of this pass are written."""
 
     _fields_ = [*pointers("keys values queries"), *ints("room first seen")]
 
 
-class Rows(Structure):
-    """Keys or values of one layer."""
+class Buffer(Structure):
+    """The keys or values of one layer."""
 
     _fields_ = [*pointers("data"), *ints("heads room bytes")]
 
     @classmethod
-    def of(cls, buffer: Tensor) -> Rows:
-        """Of a buffer [1, heads, rows, width]."""
+    def of(cls, buffer: Tensor) -> Buffer:
+        """The struct of `buffer[1, heads, rows, width]`."""
         _, heads, room, width = buffer.shape
         return cls(buffer.data_ptr(), heads, room, width * buffer.itemsize)
 
 
-class Pass(Structure):
-    """One pass's rows."""
+class PassCall(Structure):
+    """One pass: its rows, and where everything that it reads and writes is."""
 
     _fields_ = [
         *ints("nodes keep"),
         *pointers("x positions"),
         *((name, POINTER(c_void_p)) for name in ("cos", "sin")),
-        ("places", POINTER(Place)),
+        ("caches", POINTER(LayerCache)),
         ("seen", POINTER(Seen)),
         *ints("tables"),
         *pointers("logits"),
@@ -137,5 +137,5 @@ class Pass(Structure):
 
 
 def array(of: type[Structure], made: list[Any]) -> Array[Any]:
-    """Structs, one after the other."""
+    """A C array of structs."""
     return (of * len(made))(*made)

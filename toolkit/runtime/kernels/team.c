@@ -1,8 +1,8 @@
 /* Threads that share tasks, spin for a bounded time when there are none, and then sleep.
 
-   A phase has a number. Each thread has a share of the phase's tasks and claims them one by one; when its
-   own are claimed it helps with the others'. A claim names the number of its phase, so a thread that comes
-   late claims nothing of a phase that is over, and whoever waits does not wait for it. */
+   A phase has a number. Each thread has a share of the phase's tasks and claims them one by one. When its
+   own are all claimed, it claims tasks of the others. A claim contains the number of its phase, so a late
+   thread cannot claim a task of a phase that is over, and nobody waits for it. */
 
 #include <pthread.h>
 #include <signal.h>
@@ -74,7 +74,8 @@ static void wait_past(uint64_t phase, int64_t since) {
 /* Make the next phase the one in progress. Only one thread can get here at a time: the one that finished
    a phase, or the caller of a run that begins. */
 static void advance(uint64_t phase) {
-    atomic_thread_fence(memory_order_release); /* who reads the slot's new values sees the phase over */
+    /* A thread that reads the slot's new values also reads that the phase before is over. */
+    atomic_thread_fence(memory_order_release);
     while (team.next < team.end && !team.next->count) team.next++;
     Slot *slot = team.slots + ((phase + 1) & 1);
     const int more = team.next < team.end;
@@ -106,7 +107,7 @@ static int64_t claim(Share *share, uint64_t phase, int64_t size) {
     }
 }
 
-/* Do what there is to do in `phase` as thread `me`; returns whether that was anything. */
+/* Do tasks of `phase` as thread `me`; returns whether there were any. */
 static int work(int64_t me, uint64_t phase) {
     const Slot *slot = team.slots + (phase & 1);
     const Task task = atomic_load_explicit(&slot->task, memory_order_relaxed);
@@ -114,7 +115,7 @@ static int work(int64_t me, uint64_t phase) {
     const int64_t count = atomic_load_explicit(&slot->count, memory_order_relaxed);
     const int64_t threads = atomic_load_explicit(&slot->threads, memory_order_relaxed);
     atomic_thread_fence(memory_order_acquire);
-    if (atomic_load_explicit(&team.now, memory_order_relaxed) != phase) return 0; /* read of the slot's next */
+    if (atomic_load_explicit(&team.now, memory_order_relaxed) != phase) return 0; /* too late */
     if (me >= threads) return 0;
     int64_t finished = 0;
     for (int64_t i = 0; i < threads; i++) {
@@ -129,7 +130,7 @@ static int work(int64_t me, uint64_t phase) {
 }
 
 static void *serve(void *number) {
-    int64_t busy = 0; /* when there was last something to do */
+    int64_t busy = 0; /* when this thread last did a task */
     for (uint64_t phase = 0;;) {
         wait_past(phase, busy);
         phase = atomic_load_explicit(&team.now, memory_order_acquire);
@@ -138,7 +139,7 @@ static void *serve(void *number) {
     return 0;
 }
 
-/* After a fork the child has the caller's thread alone. */
+/* After a fork, the child has only the caller's thread. */
 static void forget_threads(void) {
     pthread_mutex_init(&team.mutex, 0);
     pthread_mutex_init(&running, 0);
@@ -190,6 +191,7 @@ void run_phases(const Phase *phases, int64_t count, int64_t threads) {
         pthread_mutex_unlock(&running);
         return;
     }
-    for (const Phase *of = phases; of < phases + count; of++) /* alone, also beside another's run */
+    /* On this thread alone, also while another run is in progress. */
+    for (const Phase *of = phases; of < phases + count; of++)
         for (int64_t task = 0; task < of->count; task++) of->task(of->context, task, 0);
 }

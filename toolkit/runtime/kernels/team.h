@@ -17,8 +17,8 @@ typedef struct {
 #define MOST_THREADS 256
 
 /* Run phases one after the other, the tasks of each on up to `threads` threads, the caller's among them.
-   A phase ends when its tasks are done, whichever threads did them: one that the system does not run
-   holds nobody up unless it is within a task. */
+   A phase ends when its tasks are done, whichever threads did them. A thread that the system does not run
+   delays the others only if it is within a task. */
 void run_phases(const Phase *phases, int64_t count, int64_t threads);
 
 #endif

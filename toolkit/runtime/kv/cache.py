@@ -194,7 +194,7 @@ class Layout:
         if any(layer.device.type != "cpu" for layer in self.layers):
             return None
         both = [buffer for layer in self.layers for buffer in (layer.keys, layer.values)]
-        return structs.array(structs.Rows, list(map(structs.Rows.of, both)))
+        return structs.array(structs.Buffer, list(map(structs.Buffer.of, both)))
 
 
 class TreeCache(Cache):

@@ -10,7 +10,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from toolkit.runtime.compute.attention import NAME
-from toolkit.runtime.compute.executors.functional import against
+from toolkit.runtime.compute.executors.functional_executor import reason_not_described
 
 ModuleState: TypeAlias = "tuple[str | None, tuple[tuple[int, int], ...], bytes]"
 SAMPLES = 64  # elements of each weight that are compared
@@ -53,7 +53,7 @@ def state_of(module: PreTrainedModel) -> ModuleState:
     places = tuple((weight.data_ptr(), _changes(weight)) for weight in weights)
     samples = [weight.reshape(-1)[:: 1 + weight.numel() // SAMPLES] for weight in weights]
     held = torch.cat([sample.to(weights[0].device, torch.float64) for sample in samples])
-    return against(module), places, held.cpu().numpy().tobytes()
+    return reason_not_described(module), places, held.cpu().numpy().tobytes()
 
 
 def _changes(weight: torch.Tensor) -> int:

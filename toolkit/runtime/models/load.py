@@ -26,7 +26,11 @@ from transformers import (
 from toolkit.errors import ModelError
 from toolkit.progress import working
 from toolkit.runtime.compute.attention import NAME
-from toolkit.runtime.compute.executors.choice import Executor, chosen, require_functional
+from toolkit.runtime.compute.executors.choose_executor import (
+    Executor,
+    choose_executor,
+    require_functional,
+)
 from toolkit.runtime.kv.rotary import Rotary
 from toolkit.runtime.models.locate import Place, shown
 from toolkit.runtime.models.quiet import hush
@@ -61,7 +65,7 @@ class LoadedModel:
     @cached_property
     def executor(self) -> Executor:
         """What runs its passes. Raises `ModelError` when the one asked for cannot."""
-        return chosen(self.module, self.windows, self.wanted, self.owned)
+        return choose_executor(self.module, self.windows, self.wanted, self.owned)
 
     @cached_property
     def windows(self) -> tuple[int | None, ...]:

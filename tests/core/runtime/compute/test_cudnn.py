@@ -9,7 +9,7 @@ import torch
 from toolkit import Registry
 from toolkit.conformance.models import tiny
 from toolkit.runtime.compute.cudnn import without_cudnn
-from toolkit.runtime.compute.executors.functional import FunctionalExecutor
+from toolkit.runtime.compute.executors.functional_executor import FunctionalExecutor
 from toolkit.runtime.models.load import prepared
 from toolkit.runtime.session import ModelSession
 

@@ -113,8 +113,8 @@ def test_gates_are_the_stock_ones_and_keep_their_bits(isa, dtype, act, stock, ro
     x = (torch.randn(rows, 2 * width) * 6).to(dtype)
     gate, up = x.chunk(2, 1)
     with native.using(isa):
-        got = native.gates(act, gate).gated(act, gate, up)
-        last = native.gates(act, gate).gated(act, gate[-1:], up[-1:])
+        got = native.for_activation(act, gate).gated(act, gate, up)
+        last = native.for_activation(act, gate).gated(act, gate[-1:], up[-1:])
     expected = stock(gate.double()) * up.double()
     tolerance = 1e-5 if dtype is torch.float32 else 1e-2
     torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from toolkit.conformance.models import tiny
-from toolkit.runtime.compute.executors import choice
-from toolkit.runtime.compute.executors.linears import Blocked
+from toolkit.runtime.compute.linears import fastest
+from toolkit.runtime.compute.linears.kernels import Blocked
 from toolkit.runtime.kernels import native
 from toolkit.runtime.models.load import prepared
 from toolkit.runtime.session import ModelSession
@@ -23,9 +23,9 @@ PROMPT = list(range(1, 10))
 
 @pytest.fixture
 def model(monkeypatch):
-    monkeypatch.setattr(choice, "kernel_of", lambda _: Blocked)
+    monkeypatch.setattr(fastest, "fastest_kernel", lambda _: Blocked)
     monkeypatch.setattr(
-        "toolkit.runtime.compute.executors.compiled.SHARE", 1
+        "toolkit.runtime.compute.executors.c_decoder.SHARE", 1
     )  # worth threads, tiny as it is
     return prepared("it", copy.deepcopy(tiny("llama")).float(), owned=True)
 

@@ -1,21 +1,23 @@
 """Gemma 1, 2 and 3 (Gemma Team 2024, 2025): scaled embeddings, RMS norms that count from one.
 
-Gemma 2 and 3 norm what attention and MLP return, too; Gemma 2 caps logits; Gemma 3 norms query and
-key heads and rotates sliding layers by other frequencies.
+Gemma 2 and 3 also have norms after attention and MLP. Gemma 2 caps logits. Gemma 3 has norms on query
+and key heads, and its sliding layers have other rotary frequencies.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from toolkit.runtime.compute.executors.linears import Linears
-from toolkit.runtime.compute.layers.layer import Block, Decoder, gated_mlp, rotations_of
-from toolkit.runtime.compute.layers.layer import rms_norm_from_one as norm
+from toolkit.runtime.compute.layers.decoder import Decoder, Layer, gated_mlp, rotary_tables
+from toolkit.runtime.compute.layers.decoder import rms_norm_from_one as norm
 from toolkit.runtime.compute.layers.llama import attention_of
+from toolkit.runtime.compute.linears.linears import Linears
+
+MODEL_TYPES = ("gemma", "gemma2", "gemma3_text")
 
 
 def norms_of(layer: Any) -> dict[str, Any]:
-    """A layer's norms: two in Gemma 1, four in its heirs, which call the MLP's something else."""
+    """A layer's norms: two in Gemma 1, four in Gemma 2 and 3, which name the MLP's differently."""
     before, second = norm(layer.input_layernorm), norm(layer.post_attention_layernorm)
     if not hasattr(layer, "pre_feedforward_layernorm"):
         return {"before_attention": before, "before_mlp": second}
@@ -31,12 +33,12 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
     """A loaded Gemma."""
     model, config = module.model, module.config
     kinds = config.layer_types if config.model_type == "gemma3_text" else []
-    cap = config.attn_logit_softcapping if config.model_type == "gemma2" else None
+    softcap = config.attn_logit_softcapping if config.model_type == "gemma2" else None
     act = config.hidden_act if config.model_type == "gemma" else config.hidden_activation
-    blocks = tuple(
-        Block(
+    layers = tuple(
+        Layer(
             attention=attention_of(
-                layer.self_attn, linears, norm, window, kinds[index] if kinds else "", cap
+                layer.self_attn, linears, norm, window, kinds[index] if kinds else "", softcap
             ),
             mlp=gated_mlp(layer.mlp, act, linears),
             **norms_of(layer),
@@ -45,9 +47,9 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
     )
     return Decoder(
         embed=lambda tokens, _: model.embed_tokens(tokens),
-        blocks=blocks,
+        layers=layers,
         norm=norm(model.norm),
-        head=linears.fused(module.lm_head),
-        cap=getattr(config, "final_logit_softcapping", None),
-        rotations=rotations_of(module, model.rotary_emb, kinds),
+        head=linears.fuse(module.lm_head),
+        softcap=getattr(config, "final_logit_softcapping", None),
+        rotary=rotary_tables(module, model.rotary_emb, kinds),
     )

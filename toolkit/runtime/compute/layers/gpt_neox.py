@@ -4,40 +4,42 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolkit.runtime.compute.executors.linears import Linears
-from toolkit.runtime.compute.layers.layer import (
+from toolkit.runtime.compute.layers.decoder import (
     MLP,
     Attention,
-    Block,
     Decoder,
+    Layer,
     layer_norm,
-    lookup,
-    rotations_of,
+    rotary_tables,
+    token_embedding,
 )
+from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kv.attention_config import AttentionConfig
+
+MODEL_TYPES = ("gpt_neox",)
 
 
 def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> Decoder:
     """A loaded GPT-NeoX."""
     model, config = module.gpt_neox, module.config
     heads = config.num_attention_heads
-    blocks = tuple(
-        Block(
+    layers = tuple(
+        Layer(
             attention=Attention(
                 layer=index,
-                qkv=linears.fused(layer.attention.query_key_value),
-                out=linears.fused(layer.attention.dense),
+                qkv=linears.fuse(layer.attention.query_key_value),
+                out=linears.fuse(layer.attention.dense),
                 heads=heads,
                 kv_heads=heads,
                 width=config.hidden_size // heads,
                 config=AttentionConfig(layer.attention.scaling, window=windows[index]),
                 interleaved=True,
-                rotation="",
+                rotary="",
             ),
             mlp=MLP(
-                linears.fused(layer.mlp.dense_h_to_4h),
+                linears.fuse(layer.mlp.dense_h_to_4h),
                 config.hidden_act,
-                linears.fused(layer.mlp.dense_4h_to_h),
+                linears.fuse(layer.mlp.dense_4h_to_h),
             ),
             before_attention=layer_norm(layer.input_layernorm),
             before_mlp=layer_norm(layer.post_attention_layernorm),
@@ -46,9 +48,9 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
         for index, layer in enumerate(model.layers)
     )
     return Decoder(
-        embed=lookup(model.embed_in),
-        blocks=blocks,
+        embed=token_embedding(model.embed_in),
+        layers=layers,
         norm=layer_norm(model.final_layer_norm),
-        head=linears.fused(module.get_output_embeddings()),
-        rotations=rotations_of(module, model.rotary_emb),
+        head=linears.fuse(module.get_output_embeddings()),
+        rotary=rotary_tables(module, model.rotary_emb),
     )

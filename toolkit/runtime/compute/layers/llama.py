@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolkit.runtime.compute.executors.linears import Linears
-from toolkit.runtime.compute.layers.layer import (
+from toolkit.runtime.compute.layers.decoder import (
     Attention,
-    Block,
     Decoder,
+    Layer,
     gated_mlp,
-    lookup,
     rms_norm,
-    rotations_of,
+    rotary_tables,
+    token_embedding,
 )
+from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kv.attention_config import AttentionConfig
+
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def attention_of(
@@ -26,29 +28,29 @@ def attention_of(
     linears: Linears,
     norm: Any,
     window: int | None,
-    rotation: str = "",
-    cap: float | None = None,
+    rotary: str = "",
+    softcap: float | None = None,
 ) -> Attention:
-    """The attention that Llama's heirs share."""
+    """The attention of Llama and of the models built like it."""
     config, has_norms = attention.config, hasattr(attention, "q_norm")
     return Attention(
         layer=attention.layer_idx,
-        qkv=linears.fused(attention.q_proj, attention.k_proj, attention.v_proj),
-        out=linears.fused(attention.o_proj),
+        qkv=linears.fuse(attention.q_proj, attention.k_proj, attention.v_proj),
+        out=linears.fuse(attention.o_proj),
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
         width=attention.head_dim,
-        config=AttentionConfig(attention.scaling, cap, window=window),
+        config=AttentionConfig(attention.scaling, softcap, window=window),
         norms=(norm(attention.q_norm), norm(attention.k_norm)) if has_norms else None,
-        rotation=rotation,
+        rotary=rotary,
     )
 
 
 def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> Decoder:
     """A loaded Llama, Mistral, Qwen2 or Qwen3."""
     model, config = module.model, module.config
-    blocks = tuple(
-        Block(
+    layers = tuple(
+        Layer(
             attention=attention_of(layer.self_attn, linears, rms_norm, window),
             mlp=gated_mlp(layer.mlp, config.hidden_act, linears),
             before_attention=rms_norm(layer.input_layernorm),
@@ -57,9 +59,9 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
         for layer, window in zip(model.layers, windows, strict=True)
     )
     return Decoder(
-        embed=lookup(model.embed_tokens),
-        blocks=blocks,
+        embed=token_embedding(model.embed_tokens),
+        layers=layers,
         norm=rms_norm(model.norm),
-        head=linears.fused(module.lm_head),
-        rotations=rotations_of(module, model.rotary_emb),
+        head=linears.fuse(module.lm_head),
+        rotary=rotary_tables(module, model.rotary_emb),
     )

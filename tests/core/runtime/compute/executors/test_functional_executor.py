@@ -9,7 +9,7 @@ import transformers as hf
 from toolkit import Pool, Registry
 from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, tiny
 from toolkit.errors import ModelError
-from toolkit.runtime.compute.executors.functional import FAMILIES as DESCRIBED
+from toolkit.runtime.compute.layers import decoder, descriptions
 from toolkit.runtime.kernels import native
 from toolkit.runtime.models.load import prepared
 from toolkit.runtime.session import ModelSession
@@ -108,20 +108,18 @@ def test_logits_in_lower_precision_are_near(variant, dtype, tolerance):
     torch.testing.assert_close(got.double(), exact, rtol=0, atol=tolerance * exact.abs().max())
 
 
-def test_a_block_that_is_wrong_is_noticed(monkeypatch):
-    """The control: without its second norm a block's logits are far off."""
-    from toolkit.runtime.compute.layers import parts
-
+def test_a_layer_that_is_wrong_is_noticed(monkeypatch):
+    """The control: without its norms a layer's logits are far off."""
     model, expected = tiny("llama"), logits(tiny("llama"), "module")
     monkeypatch.setattr(
-        parts.Block, "__call__", lambda self, x, rows: self.attention(x, rows) + self.mlp(x)
+        decoder.Layer, "__call__", lambda self, x, rows: self.attention(x, rows) + self.mlp(x)
     )
     assert (logits(model, "functional") - expected).abs().max() > 1e-3
 
 
 def test_every_described_family_is_held():
     held = {FAMILIES[f]().model_type for f in FAMILIES} | {c().model_type for c in VARIANTS.values()}
-    assert set(DESCRIBED) <= held
+    assert set(descriptions()) <= held
 
 
 def test_what_is_not_described_is_run_as_a_module():
@@ -165,10 +163,10 @@ def test_weights_are_not_copied():
     for owned in (False, True):
         model = copy.deepcopy(tiny("llama"))
         before = {p.data_ptr() for p in model.parameters()}
-        block = prepared("it", model, owned=owned).executor.model.blocks[0]
+        layer = prepared("it", model, owned=owned).executor.decoder.layers[0]
         query = model.model.layers[0].self_attn.q_proj.weight
         assert (query.data_ptr() in before) != owned
-        made = block.attention.qkv.inner
+        made = layer.attention.qkv.kernel
         parts = [made] if owned else made.parts
         assert parts[0].weight.data_ptr() == query.data_ptr()
 

@@ -9,14 +9,14 @@ import torch
 from toolkit import Registry
 from toolkit.conformance.models import FAMILIES, tiny
 from toolkit.runtime import numerics
-from toolkit.runtime.compute.executors import choice
-from toolkit.runtime.compute.executors.functional import FunctionalExecutor
-from toolkit.runtime.compute.executors.linears import Blocked
+from toolkit.runtime.compute.executors.functional_executor import FunctionalExecutor
+from toolkit.runtime.compute.linears import fastest
+from toolkit.runtime.compute.linears.kernels import Blocked
 from toolkit.runtime.kernels import build, native
 from toolkit.runtime.models.load import prepared
 from toolkit.runtime.session import ModelSession
 
-from .test_functional import VARIANTS, logits, varied
+from .test_functional_executor import VARIANTS, logits, varied
 
 pytestmark = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
 LOW = [torch.float32, torch.bfloat16]
@@ -35,7 +35,7 @@ def isa(request):
 @pytest.fixture(autouse=True)
 def ours(monkeypatch):
     """Our linears, whichever is fastest for models as tiny as these."""
-    monkeypatch.setattr(choice, "kernel_of", lambda _: Blocked)
+    monkeypatch.setattr(fastest, "fastest_kernel", lambda _: Blocked)
 
 
 def model_of(name):
@@ -50,7 +50,7 @@ def loaded(name, dtype):
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 def test_every_described_decoder_runs_in_c_but_one(name, dtype):
     model = loaded(name, dtype)
-    assert (model.executor.compiled is None) == (name == "opt-350m")
+    assert (model.executor.c_decoder is None) == (name == "opt-350m")
     assert numerics.differs(model) is None
     assert numerics.level_of(model).name == "bitwise"
 
@@ -82,7 +82,7 @@ def test_what_it_caches_is_what_the_steps_cache(name, isa):
 
 @pytest.mark.parametrize("name", ["gpt_neox", "gemma2"])
 def test_threads_change_no_bit(name, monkeypatch):
-    monkeypatch.setattr("toolkit.runtime.compute.executors.compiled.SHARE", 1)
+    monkeypatch.setattr("toolkit.runtime.compute.executors.c_decoder.SHARE", 1)
     found = []
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
@@ -90,11 +90,11 @@ def test_threads_change_no_bit(name, monkeypatch):
     assert torch.equal(*found)
 
 
-def test_rotations_that_were_outgrown_are_let_go_of():
-    whole = loaded("llama", torch.bfloat16).executor.compiled
-    first = weakref.ref(whole._turns(10))
-    assert whole._turns(20) is first()
-    assert whole._turns(5000).size > 5000
+def test_tables_that_were_outgrown_are_freed():
+    whole = loaded("llama", torch.bfloat16).executor.c_decoder
+    first = weakref.ref(whole._tables(10))
+    assert whole._tables(20) is first()
+    assert whole._tables(5000).size > 5000
     assert first() is None
 
 
@@ -103,7 +103,7 @@ def test_weights_of_two_dtypes_are_left_to_pytorch(monkeypatch):
     model = copy.deepcopy(model_of("llama")).bfloat16()
     model.lm_head.float()
     executor = prepared("it", model).executor
-    assert executor.compiled is None
+    assert executor.c_decoder is None
     assert "PyTorch's own" in executor.linears
 
 
@@ -119,7 +119,7 @@ def test_a_module_whose_storage_moves_is_read_no_more():
 def test_what_c_does_not_know_runs_step_by_step():
     model = copy.deepcopy(varied("llama-with-biases")).float()
     model.config.hidden_act = "tanh"
-    assert prepared("it", model).executor.compiled is None
+    assert prepared("it", model).executor.c_decoder is None
 
 
 def test_trees_of_any_size_have_the_same_bits():
@@ -135,9 +135,9 @@ def test_trees_of_any_size_have_the_same_bits():
 
 def test_prompts_of_many_rows_and_scored_ones_run_step_by_step(monkeypatch):
     model, ran = loaded("llama", torch.float32), []
-    stepwise = FunctionalExecutor._stepwise
+    layer_by_layer = FunctionalExecutor._layer_by_layer
     monkeypatch.setattr(
-        FunctionalExecutor, "_stepwise", lambda *a: ran.append(len(a[1])) or stepwise(*a)
+        FunctionalExecutor, "_layer_by_layer", lambda *a: ran.append(len(a[1])) or layer_by_layer(*a)
     )
     registry = Registry.installed()
     for spec, count in [("full", 256), ("full", 257), ("h2o", 200)]:

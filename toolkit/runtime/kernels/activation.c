@@ -1,6 +1,6 @@
-/* Activations: out = act(gate) * up, every element by the same arithmetic wherever it lies.
+/* Activations: out = act(gate) * up, with the same arithmetic for every element.
 
-   Stock kernels finish a row by scalar code that differs in the last place, so that an element's value
+   PyTorch's kernels compute the end of a row by scalar code with other last bits, so an element's value
    depends on how many rows there are. */
 
 #include "kernels.h"

@@ -1,8 +1,8 @@
-/* Vectors as wide as this CPU's registers, in extensions of GCC and Clang. Kernels are written once over
-   LANES; what differs between instruction sets is in this file and in the matrix unit's part of linear.c. */
+/* Vectors as wide as this CPU's registers, in extensions of GCC and Clang. Kernels are written once, for
+   LANES. Only this file and the matrix unit's part of linear.c differ between instruction sets. */
 
-#ifndef LANES_H
-#define LANES_H
+#ifndef SIMD_H
+#define SIMD_H
 
 #include <math.h>
 #include <stdint.h>
@@ -87,10 +87,10 @@ INLINE float total(vec x) {
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
 #endif
 
-/* Where the sum that is to be lane `lane` of `totals` goes. */
+/* The index of the vector whose sum becomes lane `lane` of `totals`. */
 #define TOTAL_AT(lane) ((lane) / 4 + LANES / 4 * ((lane) % 4))
 
-/* The sums of the lanes of LANES vectors, each in the same order wherever it is. */
+/* The sums over lanes of each of LANES vectors; all in the same order. */
 INLINE vec totals(vec *x) {
 #if LANES == 16
     for (int i = 0; i < 8; i++)

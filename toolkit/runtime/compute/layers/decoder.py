@@ -1,6 +1,6 @@
-"""What decoders are made of: norms, attention over a pass, MLPs, and the block that joins them.
+"""What decoders are made of: norms, attention over a pass, MLPs, and the layer that joins them.
 
-Letters: M rows of a pass (its N tokens, and padding where linears want it), E width of the residual
+Letters: M rows of a pass (its N tokens, and padding where linears need it), E width of the residual
 stream, H query heads, H_kv KV heads, D head size, r rotated dimensions of a head.
 """
 
@@ -17,22 +17,22 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from toolkit.runtime.compute.attention import Pass, attend
-from toolkit.runtime.compute.executors.linears import Linears, Ruled
+from toolkit.runtime.compute.linears.batch_invariance import RuledLinear
+from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kernels import native
 from toolkit.runtime.kv.attention_config import AttentionConfig
 
 Map = Callable[[Tensor], Tensor]
-TABLE = 1024  # positions whose rotations are computed at a time: always the same ones together
+TABLE = 1024  # positions whose cos and sin are computed at a time, always the same ones together
 
 
-@define(eq=False)
-class Rows:
-    """The rows of one pass: its tokens come first, padding after them."""
+@frozen(eq=False)
+class PassRows:
+    """The M rows of one pass: the N tokens first, then padding."""
 
     now: Pass
     count: int  # N
-    positions: Tensor  # [M]
-    rotations: dict[str, tuple[Tensor, Tensor]] = field(factory=dict)
+    cos_sin: dict[str, tuple[Tensor, Tensor]]  # [M, 1, r] each, by kind of layer
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, config: AttentionConfig
@@ -65,20 +65,20 @@ class Norm:
         return F.rms_norm(wide, (self.width,), self.weight, self.eps).to(x.dtype)
 
 
-def lookup(module: nn.Embedding) -> Callable[[Tensor, Tensor], Tensor]:
-    """The embedding [M, E] of tokens [M], whatever their positions."""
+def token_embedding(module: nn.Embedding) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function of tokens [M] and positions [M] → embedding [M, E]; it does not read positions."""
     weight = module.weight.detach()
     return lambda tokens, _: F.embedding(tokens, weight)
 
 
 def rms_norm(module: Any) -> Norm:
-    """Llama's: times the weight."""
+    """Llama's RMS norm: the result is multiplied by the weight."""
     weight = module.weight.detach()
     return Norm("rms", weight, None, module.variance_epsilon, len(weight), module)
 
 
 def rms_norm_from_one(module: Any) -> Norm:
-    """Gemma's: times one plus the weight, in float32."""
+    """Gemma's RMS norm: the result is multiplied by one plus the weight, in float32."""
     weight = 1.0 + module.weight.detach().float()
     return Norm("rms", weight, None, module.eps, len(weight), module)
 
@@ -92,29 +92,29 @@ def layer_norm(module: Any) -> Norm:
 
 @frozen(eq=False)
 class Attention:
-    """Attention of grouped queries (Ainslie et al. 2023) over the cache, rotary or not."""
+    """Grouped-query attention (Ainslie et al. 2023) over the cache, rotary or not."""
 
     layer: int
-    qkv: Ruled  # queries, then keys, then values; or all three head by head
-    out: Ruled
+    qkv: RuledLinear  # queries, then keys, then values; or all three head by head
+    out: RuledLinear
     heads: int
     kv_heads: int
     width: int  # D
     config: AttentionConfig
     interleaved: bool = False
     norms: tuple[Norm, Norm] | None = None  # of query and key heads
-    rotation: str | None = None  # which table rotates queries and keys
+    rotary: str | None = None  # which cos/sin tables rotate queries and keys
 
-    def __call__(self, x: Tensor, rows: Rows) -> Tensor:
-        query, key, value = self._parts(self.qkv(x))
+    def __call__(self, x: Tensor, rows: PassRows) -> Tensor:
+        query, key, value = self._split(self.qkv(x))
         if self.norms is not None:
             query, key = self.norms[0](query), self.norms[1](key)
-        if self.rotation is not None:
-            turn = rows.rotations[self.rotation]
-            query, key = rotated(query, turn), rotated(key, turn)
+        if self.rotary is not None:
+            cos, sin = rows.cos_sin[self.rotary]
+            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         return self.out(rows.attend(self.layer, query, key, value, self.config))
 
-    def _parts(self, qkv: Tensor) -> tuple[Tensor, ...]:
+    def _split(self, qkv: Tensor) -> tuple[Tensor, ...]:
         """Heads [M, H or H_kv, D] of queries, keys and values."""
         if self.interleaved:
             return qkv.view(len(qkv), self.heads, 3, self.width).unbind(2)
@@ -124,19 +124,19 @@ class Attention:
 
 @frozen(eq=False)
 class MLP:
-    """The map down(act(up(x))), or gated (Shazeer 2020) down(act(gate(x)) · up(x))."""
+    """down(act(up(x))), or gated (Shazeer 2020): down(act(gate(x)) · up(x))."""
 
-    up: Ruled  # gate and up where it is gated
-    act: str  # as in a config
-    down: Ruled
+    up: RuledLinear  # where it is gated: gate, then up
+    act: str  # the activation's name in a config
+    down: RuledLinear
     gated: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
         up = self.up(x)
-        return self.down(self._activated(*up.chunk(2, -1)) if self.gated else self._activated(up))
+        return self.down(self._activate(*up.chunk(2, -1)) if self.gated else self._activate(up))
 
-    def _activated(self, x: Tensor, times: Tensor | None = None) -> Tensor:
-        kernels = native.gates(self.act, x)
+    def _activate(self, x: Tensor, times: Tensor | None = None) -> Tensor:
+        kernels = native.for_activation(self.act, x)
         if kernels is not None:
             return kernels.gated(self.act, x, times)
         out: Tensor = ACT2FN[self.act](x)
@@ -144,16 +144,16 @@ class MLP:
 
 
 def gated_mlp(mlp: Any, act: str, linears: Linears) -> MLP:
-    """The MLP that Llama and its heirs share."""
-    up = linears.fused(mlp.gate_proj, mlp.up_proj)
-    return MLP(up, act, linears.fused(mlp.down_proj), gated=True)
+    """The gated MLP of Llama and of the models built like it."""
+    up = linears.fuse(mlp.gate_proj, mlp.up_proj)
+    return MLP(up, act, linears.fuse(mlp.down_proj), gated=True)
 
 
 @frozen(eq=False)
-class Block:
-    """One decoder layer: the sum x + attention(norm(x)), then + mlp(norm(x)).
+class Layer:
+    """One decoder layer: x + attention(norm(x)), then x + mlp(norm(x)).
 
-    `parallel`: the MLP reads what attention reads. What they return may have a norm, too.
+    With `parallel`, attention and MLP read the same x. Their outputs may have norms, too.
     """
 
     attention: Attention
@@ -164,48 +164,50 @@ class Block:
     after_mlp: Norm | None = None
     parallel: bool = False
 
-    def __call__(self, x: Tensor, rows: Rows) -> Tensor:
+    def __call__(self, x: Tensor, rows: PassRows) -> Tensor:
         """The residual stream [M, E] after this layer."""
-        branch = _normed(self.after_attention, self.attention(self.before_attention(x), rows))
+        branch = _norm(self.after_attention, self.attention(self.before_attention(x), rows))
         if self.parallel:
-            return x + branch + _normed(self.after_mlp, self.mlp(self.before_mlp(x)))
+            return x + branch + _norm(self.after_mlp, self.mlp(self.before_mlp(x)))
         x = x + branch
-        return x + _normed(self.after_mlp, self.mlp(self.before_mlp(x)))
+        return x + _norm(self.after_mlp, self.mlp(self.before_mlp(x)))
 
 
 @frozen(eq=False)
-class PostNormBlock:
-    """One decoder layer that norms its sums: norm(x + attention(x)), then norm(x + mlp(x))."""
+class PostNormLayer:
+    """One decoder layer with norms after the sums: norm(x + attention(x)), then norm(x + mlp(x))."""
 
     attention: Attention
     mlp: MLP
     after_attention: Norm
     after_mlp: Norm
 
-    def __call__(self, x: Tensor, rows: Rows) -> Tensor:
+    def __call__(self, x: Tensor, rows: PassRows) -> Tensor:
         """The residual stream [M, E] after this layer."""
         x = self.after_attention(x + self.attention(x, rows))
         return self.after_mlp(x + self.mlp(x))
 
 
-def _normed(norm: Norm | None, x: Tensor) -> Tensor:
+def _norm(norm: Norm | None, x: Tensor) -> Tensor:
     return x if norm is None else norm(x)
 
 
-def rotated(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate the first r dimensions of x [M, h, D]: dimension i is paired with i + r/2."""
-    cos, sin = rotation  # [M, 1, r], the first half of sin negated
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the first r dimensions of x [M, h, D]: dimension i is paired with i + r/2 (RoPE, Su et al.
+    2021). `cos` and `sin` are [M, 1, r]; the first half of `sin` is negated."""
     width = cos.shape[-1]
     part = x[..., :width]
     left, right = part.chunk(2, -1)
-    turned = part * cos + torch.cat([right, left], -1) * sin
-    return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], -1)
+    out = part * cos + torch.cat([right, left], -1) * sin
+    return out if width == x.shape[-1] else torch.cat([out, x[..., width:]], -1)
 
 
 @define(eq=False)
-class Rotations:
-    """Tables [T, r] of cos and signed sin by position, from the module's own rotary embedding: the
-    first half of sin is negated."""
+class RotaryTables:
+    """Tables of cos and sin [T, r] by position, from the module's own rotary embedding.
+
+    The first half of sin is negated. The tables grow when a position beyond them is asked for.
+    """
 
     device: torch.device
     embed: Callable[[Tensor], tuple[Tensor, Tensor]]  # position ids [1, T] → two [1, T, r]
@@ -213,12 +215,12 @@ class Rotations:
     _size: int = field(init=False, default=0)
 
     def at(self, positions: Tensor, deepest: int) -> tuple[Tensor, Tensor]:
-        """The rotation [M, 1, r] at `positions[M]`, none beyond `deepest`."""
+        """Cos and sin [M, 1, r] at `positions[M]`, of which `deepest` is the greatest or more."""
         cos, sin = self.upto(deepest)
         return cos[positions][:, None], sin[positions][:, None]
 
     def upto(self, deepest: int) -> tuple[Tensor, Tensor]:
-        """The tables, with room for position `deepest`."""
+        """The tables of cos and sin [T, r], with T > `deepest`."""
         while deepest >= self._size:
             self._grow()
         return self.tables
@@ -234,28 +236,29 @@ class Rotations:
         self._size += TABLE
 
 
-def rotations_of(module: Any, rotary: Any, kinds: Sequence[str] = ()) -> dict[str, Rotations]:
-    """A table for each kind of layer; one, under "", where all rotate alike."""
+def rotary_tables(module: Any, rotary: Any, kinds: Sequence[str] = ()) -> dict[str, RotaryTables]:
+    """Tables by kind of layer; one pair under "" where all layers rotate alike."""
     like = torch.empty(0, dtype=module.dtype, device=module.device)
     if not kinds:
-        return {"": Rotations(like.device, partial(rotary, like))}
+        return {"": RotaryTables(like.device, partial(rotary, like))}
     return {
-        kind: Rotations(like.device, partial(rotary, like, layer_type=kind)) for kind in set(kinds)
+        kind: RotaryTables(like.device, partial(rotary, like, layer_type=kind))
+        for kind in set(kinds)
     }
 
 
 @frozen(eq=False)
 class Decoder:
-    """A decoder as functions: tokens → embed → blocks → norm → head → logits."""
+    """A decoder as functions: tokens → embed → layers → norm → head → logits."""
 
     embed: Callable[[Tensor, Tensor], Tensor]  # tokens [M], positions [M] → [M, E]
-    blocks: tuple[Block | PostNormBlock, ...]
+    layers: tuple[Layer | PostNormLayer, ...]
     norm: Map
-    head: Ruled
-    cap: float | None = None  # logits stay within ±cap
-    rotations: dict[str, Rotations] = field(factory=dict)
+    head: RuledLinear
+    softcap: float | None = None  # logits stay within ±softcap
+    rotary: dict[str, RotaryTables] = field(factory=dict)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Of rows [M, E] that left the last block."""
+        """Logits [M, V] of the last layer's output [M, E]."""
         logits = self.head(self.norm(x))
-        return logits if self.cap is None else (logits / self.cap).tanh() * self.cap
+        return logits if self.softcap is None else (logits / self.softcap).tanh() * self.softcap

@@ -1,0 +1,93 @@
+"""Every kernel gives the product, and rows of ours keep their bits."""
+
+import copy
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+
+from toolkit.conformance.models import tiny
+from toolkit.runtime import numerics
+from toolkit.runtime.compute.linears import kernels
+from toolkit.runtime.compute.linears.kernels import Blocked, Packed, Stock, onednn_packs
+from toolkit.runtime.kernels import build, native
+from toolkit.runtime.models.load import prepared
+from toolkit.runtime.session import ModelSession
+
+LOW = [torch.float32, torch.bfloat16]
+KERNELS = [
+    Stock,
+    Packed,
+    pytest.param(
+        Blocked,
+        marks=pytest.mark.skipif(native.why_not() is not None, reason="no C compiler"),
+    ),
+]
+
+
+@pytest.fixture(scope="module", params=build.isas(), autouse=True)
+def isa(request):
+    """Everything here, once for each instruction set that the CPU has."""
+    with native.using(request.param):
+        yield request.param
+
+
+
+def skip_what_is_not_there(kernel, dtype):
+    if kernel is Packed and not onednn_packs(dtype):
+        pytest.skip(f"oneDNN has no linear of {dtype} for this CPU")
+
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+@given(
+    rows=st.integers(1, 40),
+    inputs=st.sampled_from([1, 7, 32, 41, 320]),
+    outputs=st.sampled_from([1, 15, 32, 33, 97, 128]),
+    biased=st.booleans(),
+)
+def test_every_kernel_gives_the_product(kernel, dtype, rows, inputs, outputs, biased):
+    skip_what_is_not_there(kernel, dtype)
+    weight, bias, x = (
+        torch.randn(*shape).to(dtype) for shape in [(outputs, inputs), (outputs,), (rows, inputs)]
+    )
+    exact = x.double() @ weight.double().t() + (bias.double() if biased else 0)
+    tolerance = 1e-4 if dtype is torch.float32 else 3e-2
+    got = kernel.of(weight, bias if biased else None)(x)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.double(), exact, rtol=tolerance, atol=tolerance * inputs**0.5)
+
+
+
+@pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+@given(
+    rows=st.integers(2, 70), inputs=st.integers(1, 300), outputs=st.integers(1, 90), data=st.data()
+)
+def test_our_rows_keep_their_bits(dtype, rows, inputs, outputs, data):
+    """Alone or among others, at whichever place, in one chunk of inputs or in several."""
+    weight, x = (torch.randn(*shape).to(dtype) for shape in [(outputs, inputs), (rows, inputs)])
+    row = data.draw(st.integers(0, rows - 1))
+    linear = Blocked.of(weight, None)
+    assert torch.equal(linear(x)[row], linear(x[row : row + 1])[0])
+
+
+
+def test_onednn_is_no_candidate_where_it_has_no_kernel(monkeypatch):
+    """As on a CPU without AVX-512: packing a bf16 weight raises there."""
+
+    def refuses(weight, bias):
+        raise RuntimeError("bf16 path needs the cpu support avx_ne_convert or avx512bw")
+
+    monkeypatch.setattr(Packed, "of", refuses)
+    onednn_packs.cache_clear()
+    try:
+        module = copy.deepcopy(tiny("llama")).bfloat16()
+        assert Packed not in kernels.kernels_for(module)
+        model = prepared("it", module, owned=True)
+        ModelSession(model).prefill([1, 2, 3])
+        assert numerics.level_of(model).name == "bitwise"
+    finally:
+        onednn_packs.cache_clear()

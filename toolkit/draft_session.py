@@ -1,0 +1,106 @@
+"""DraftSession: a drafter's session that is asked by tree nodes instead of scratch rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from toolkit.interfaces import Session
+from toolkit.tree import TokenTree
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@define(eq=False)
+class DraftSession:
+    """One model that drafts along the trees of one request.
+
+    It records which scratch row holds which tree node, so no token is forwarded twice: rows of accepted
+    tokens are kept, and a committed token that was not drafted is forwarded with the next root. The
+    session may be a model's own or one that shares the target's K/V. Make it with `start`.
+    """
+
+    session: Session
+    _vocabulary: int  # ids that both models know; the embedding of either may be padded
+    _pending: list[int]  # committed tokens whose KV is not cached yet
+    _rows: dict[int, int] = field(init=False, factory=dict)  # tree node → scratch row
+    _logits: list[Tensor] = field(init=False, factory=list)  # [·, V]: the root's, then later rows'
+    _drafted: dict[tuple[int, int], int] = field(init=False, factory=dict)
+    """(parent's row, token) → row: `commit` finds the accepted rows with it."""
+
+    @classmethod
+    def start(cls, session: Session, prompt: list[int], vocabulary: int) -> DraftSession:
+        """Forward what `session` has not cached of `prompt[P]`; `vocabulary` is the target's V."""
+        draft = cls(session, min(session.vocabulary, vocabulary), prompt[session.length :])
+        if draft._pending and len(prompt) < session.positions:
+            session.prefill(draft._clamped(draft._pending))
+            draft._pending = []
+        return draft
+
+    def logits_after(self, tree: TokenTree, nodes: list[int]) -> Tensor | None:
+        """Logits [F, V] after `nodes[F]`, whose parents were asked about before; V is at most the
+        target's. None when a node is beyond the model's positions."""
+        if self._beyond(tree, nodes):
+            return None
+        if not self._rows:  # the first node of a step is the root
+            self._forward_root(tree.tokens[0])
+        if new := [node for node in nodes if node not in self._rows]:
+            self._forward(tree, new)
+        return self._gathered([self._rows[node] for node in nodes])
+
+    def commit(self, tokens: list[int]) -> None:
+        """Commit `tokens[A]`, as `Drafter.commit` is told of them, and drop all other rows."""
+        self._pending = self._pending + tokens
+        before = self.session.length
+        self.session.commit(self._accepted() if self._rows else [])
+        self._pending = self._pending[self.session.length - before :]
+        self._rows, self._logits, self._drafted = {}, [], {}
+
+    def _beyond(self, tree: TokenTree, nodes: list[int]) -> bool:
+        """Whether a node has no position in this model."""
+        root = self.session.length + len(self._pending)  # its position
+        if root + len(tree) <= self.session.positions:
+            return False
+        return root + max(tree.depths[node] for node in nodes) >= self.session.positions
+
+    def _accepted(self) -> list[int]:
+        """The scratch rows of as many pending tokens as were forwarded, from the first on."""
+        path = list(range(self._rows[0] + 1))  # the chain that ends at the root
+        for token in self._pending[len(path) :]:
+            row = self._drafted.get((path[-1], token))
+            if row is None:
+                break
+            path.append(row)
+        return path
+
+    def _forward_root(self, root: int) -> None:
+        """Forward the root after the pending tokens."""
+        chain = [*self._pending, root]
+        logits = self.session.forward(self._clamped(chain), list(range(-1, len(chain) - 1)))
+        self._logits, self._rows = [logits[-1:]], {0: len(self._pending)}
+
+    def _forward(self, tree: TokenTree, nodes: list[int]) -> None:
+        """Forward nodes as scratch rows below their parents' rows."""
+        tokens = [tree.tokens[node] for node in nodes]
+        above = [self._rows[tree.parents[node]] for node in nodes]
+        rows = range(self.session.scratch, self.session.scratch + len(nodes))
+        self._logits.append(self.session.forward(self._clamped(tokens), above))
+        self._rows.update(zip(nodes, rows, strict=True))
+        self._drafted.update(zip(zip(above, tokens, strict=True), rows, strict=True))
+
+    def _gathered(self, rows: list[int]) -> Tensor:
+        """Logits [F, V] after scratch rows, cut to the shared vocabulary."""
+        logits, end = self._logits[-1], self.session.scratch
+        if rows != list(range(end - len(logits), end)):  # not exactly the rows forwarded last
+            import torch
+
+            logits = torch.cat(self._logits)[[row - self._rows[0] for row in rows]]
+        return logits if logits.shape[1] == self._vocabulary else logits[:, : self._vocabulary]
+
+    def _clamped(self, tokens: list[int]) -> list[int]:
+        """Tokens, with ids that this model does not know replaced by its last one. The drafts that
+        follow are poor; the output stays exact."""
+        last = self.session.vocabulary - 1
+        return [min(token, last) for token in tokens]

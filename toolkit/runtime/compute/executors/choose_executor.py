@@ -1,0 +1,81 @@
+"""Which executor runs a model, and why."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from toolkit.errors import ModelError
+from toolkit.runtime.compute.attention import Pass
+from toolkit.runtime.compute.executors.functional_executor import (
+    FunctionalExecutor,
+    reason_not_described,
+)
+from toolkit.runtime.compute.executors.module_executor import ModuleExecutor
+from toolkit.runtime.compute.linears import fastest
+from toolkit.runtime.compute.linears.kernels import kernels_for
+from toolkit.runtime.compute.linears.linears import Linears
+
+
+class Executor(Protocol):
+    """Runs a model's forward pass. All executors write the same cache."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def why(self) -> str:
+        """Why this executor was chosen, in a few words."""
+
+    @property
+    def linears(self) -> str:
+        """Which kernel multiplies, and for which counts of rows."""
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether its linears were found to give a row the same bits whatever other rows are computed
+        with it."""
+
+    def forward(self, tokens: Tensor, now: Pass, keep: int = 0) -> Tensor:
+        """Logits [N, V] of `tokens[N]`; their K/V become the last N rows of the pass's cache.
+
+        With `keep`, only the last `keep` rows' logits: [keep, V].
+        """
+
+
+def choose_executor(
+    module: PreTrainedModel, windows: tuple[int | None, ...], wanted: str, owned: bool
+) -> Executor:
+    """The executor of a loaded module. Raises `ModelError` when it cannot be the one that is wanted."""
+    if wanted == "module":
+        return ModuleExecutor.of(module, "it was asked for")
+    if wanted == "functional":
+        require_functional(module)
+    reason = reason_not_described(module)
+    if reason is None:
+        return make_functional(module, windows, owned)
+    return ModuleExecutor.of(module, reason)
+
+
+def require_functional(module: PreTrainedModel) -> None:
+    """Raise `ModelError` unless the functional executor can run a module, with weights or without."""
+    reason = reason_not_described(module)
+    if reason is not None:
+        raise ModelError(
+            f"no functional executor for this {module.config.model_type} model: {reason}; executor "
+            f"auto or module runs it"
+        )
+
+
+def make_functional(
+    module: PreTrainedModel, windows: tuple[int | None, ...], owned: bool
+) -> FunctionalExecutor:
+    """The functional executor of a described module, with the fastest linears for this machine."""
+    embedding = module.get_input_embeddings().weight
+    linears = Linears(owned, fastest.fastest_kernel(module), embedding)
+    executor = FunctionalExecutor.of(module, windows, linears)
+    if len(kernels_for(module)) > 1:
+        executor.batch_invariant = linears.set_rule(fastest.module_key(module))
+    return executor

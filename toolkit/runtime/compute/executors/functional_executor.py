@@ -1,0 +1,97 @@
+"""Runs a decoder as described in `layers/`: in C where our kernels multiply, else layer by layer in
+PyTorch, on any device and in any dtype.
+
+A module that is not described, or that was changed after loading, is run by the module executor.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from attrs import define
+from torch import Tensor, nn
+
+from toolkit.runtime.compute.attention import WIDE, Pass
+from toolkit.runtime.compute.executors.c_decoder import CDecoder
+from toolkit.runtime.compute.layers import descriptions
+from toolkit.runtime.compute.layers.decoder import Decoder, PassRows
+from toolkit.runtime.compute.linears.kernels import is_linear
+from toolkit.runtime.compute.linears.linears import Linears
+from toolkit.runtime.kernels import native
+
+
+@define(eq=False)
+class FunctionalExecutor:
+    """Runs a described decoder over rows of tokens; the cache already has room for them."""
+
+    decoder: Decoder
+    maps: Linears
+    c_decoder: CDecoder | None
+    batch_invariant: bool = False
+    name: ClassVar[str] = "functional"
+
+    @classmethod
+    def of(
+        cls, module: nn.Module, windows: tuple[int | None, ...], linears: Linears
+    ) -> FunctionalExecutor:
+        """An executor of a module that is described."""
+        config: Any = module.config
+        decoder = descriptions()[config.model_type](module, windows, linears)
+        return cls(decoder, linears, CDecoder.of(decoder, linears.dtype))
+
+    @property
+    def why(self) -> str:
+        """Why this executor was chosen, and how it runs."""
+        how = "step by step" if self.c_decoder is None else "whole passes run in C"
+        return f"its family is described; {how}"
+
+    @property
+    def linears(self) -> str:
+        """Which kernel multiplies, and for which counts of rows."""
+        return self.maps.description
+
+    def forward(self, tokens: Tensor, now: Pass, keep: int = 0) -> Tensor:
+        """Logits [N, V] of `tokens[N]`; their K/V become the last N rows of the pass's cache.
+
+        With `keep`, only the last `keep` rows' logits: [keep, V].
+        """
+        prompt = now.whole_prompt or (keep and len(tokens) > WIDE)  # PyTorch is faster there
+        if self.c_decoder is None or prompt or (kernels := native.library()) is None:
+            return self._layer_by_layer(tokens, now, keep)
+        return self.c_decoder.forward(kernels, tokens, now, keep)
+
+    @torch.no_grad()
+    def _layer_by_layer(self, tokens: Tensor, now: Pass, keep: int) -> Tensor:
+        decoder, count = self.decoder, len(tokens)
+        padding = self.maps.rule.padded(count) - count
+        positions = now.query_pos
+        if padding:
+            tokens = torch.cat([tokens, tokens[-1:].expand(padding)])
+            positions = torch.cat([positions, positions[-1:].expand(padding)])
+        cos_sin = {kind: table.at(positions, now.deepest) for kind, table in decoder.rotary.items()}
+        rows = PassRows(now, count, cos_sin)
+        x = decoder.embed(tokens, positions)
+        for layer in decoder.layers:
+            x = layer(x, rows)
+        first = count - keep if keep else 0
+        return decoder.logits(x[first:])[: count - first]
+
+
+def reason_not_described(module: nn.Module) -> str | None:
+    """Why no file in `layers/` describes a loaded module; None where one does."""
+    config: Any = module.config
+    if config.model_type not in descriptions():
+        return f"no description of {config.model_type} layers"
+    if getattr(config, "add_cross_attention", False):
+        return "it attends to another model, too"
+    if module.training:
+        return "the module is in training mode"
+    for name, part in module.named_modules():
+        weight = getattr(part, "weight", None)
+        matrix = isinstance(weight, Tensor) and weight.ndim == 2
+        if matrix and not is_linear(part) and not isinstance(part, nn.Embedding):
+            return f"{name} is a {type(part).__name__}, not a plain linear"
+        if part._forward_hooks or part._forward_pre_hooks:
+            return f"{name or 'the module'} has hooks, which only the module itself runs"
+    return None
