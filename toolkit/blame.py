@@ -1,4 +1,4 @@
-"""Whose error is it? What a strategy's method raises, as an error that names strategy and method."""
+"""Errors in strategies: an exception becomes a `StrategyError` that names the strategy and method."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ OURS = "toolkit."
 
 @contextmanager
 def blaming() -> Iterator[None]:
-    """Turn what a plugin's strategy raises within the block into a `StrategyError`, with the author's
-    own part of the traceback. An error of ours stays what it is."""
+    """Turn an exception that a plugin's strategy raises in the block into a `StrategyError`.
+
+    Its message has the author's own part of the traceback. Errors of the toolkit stay as they are.
+    """
     try:
         yield
     except ToolkitError:
@@ -31,7 +33,7 @@ def blaming() -> Iterator[None]:
 
 
 def require_type(answer: object, wanted: type, strategy: Strategy, method: str) -> None:
-    """Raise `StrategyError` for an answer that is something else."""
+    """Raise `StrategyError` when a method's answer has another type."""
     if not isinstance(answer, wanted):
         got = "nothing" if answer is None else f"a {type(answer).__name__}"
         raise StrategyError(
@@ -40,12 +42,12 @@ def require_type(answer: object, wanted: type, strategy: Strategy, method: str) 
 
 
 def title(strategy: Strategy) -> str:
-    """A strategy's kind and name, as messages say them."""
+    """A strategy's kind and name for messages, as in "shaper 'chain'"."""
     return f"{'KV policy' if strategy.kind == 'kv' else strategy.kind} {strategy.name!r}"
 
 
 def _culprit(error: BaseException) -> tuple[Strategy, str] | None:
-    """The plugin's strategy that was asked last, and which method; None where a built-in was."""
+    """The strategy whose method was called last, and the method; None when it is a built-in's."""
     calls: list[tuple[Strategy, str]] = []
     for frame, _ in walk_tb(error.__traceback__):
         code = frame.f_code

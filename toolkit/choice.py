@@ -1,4 +1,4 @@
-"""A strategy before it is built: its class, its options, and the values that they are given."""
+"""A choice of a strategy, before it is built: its class, and values for its options."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ S_co = TypeVar("S_co", bound=Strategy, covariant=True)
 
 @attrs.frozen
 class Choice(Generic[S_co]):
-    """A strategy class and the options given for it: hashable, printable, buildable; no state."""
+    """A strategy class and values for its options. It has no state; `str` gives its spec.
+
+    `build` makes a fresh strategy, one for each request.
+    """
 
     cls: type[S_co]
     options: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
     def of(cls, strategy: S_co | type[S_co]) -> Choice[S_co]:
-        """The choice that builds a strategy like this one: its class and non-default options."""
+        """The choice that builds a strategy like this one, from its class and non-default options."""
         if isinstance(strategy, type):
             return cls(strategy)
         given = ((f.name, getattr(strategy, f.name)) for f in options_of(type(strategy)))
@@ -40,7 +43,7 @@ class Choice(Generic[S_co]):
         return cls(type(strategy), tuple((k, v) for k, v in given if v != defaults[k]))
 
     def build(self) -> S_co:
-        """A fresh strategy for one request."""
+        """A fresh strategy."""
         return self.cls(**dict(self.options))
 
     def __getitem__(self, name: str) -> Any:
@@ -55,7 +58,7 @@ class Choice(Generic[S_co]):
         return self.cls.name + (":" if parts else "") + ",".join(parts)
 
     def _starts_bare(self) -> bool:
-        """Whether the first option given is a model, and the class's first: `model:pythia-70m`."""
+        """Whether the spec starts with a bare model name, as in `model:pythia-70m`."""
         (name, value), first = self.options[0], options_of(self.cls)[0]
         return name == first.name and bool(first.metadata.get("model")) and "=" not in value
 
@@ -75,7 +78,7 @@ def _options_of(cls: Any) -> list[attrs.Attribute[Any]]:
 
 
 def needs_options(cls: type[Strategy]) -> bool:
-    """Whether a name alone is not enough."""
+    """Whether the strategy has an option without a default."""
     return any(f.default is attrs.NOTHING for f in options_of(cls))
 
 

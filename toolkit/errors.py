@@ -1,4 +1,4 @@
-"""User errors. One shape: what was wrong, what was expected, what to do next, in one sentence."""
+"""Errors for users. Each message says in one sentence what is wrong and what to do next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LIBRARIES = "site-packages"
 
 
 class ToolkitError(Exception):
-    """An error whose message is for the user; commands print it without a traceback."""
+    """An error whose message is for the user. Commands print it without a traceback."""
 
 
 class SpecError(ToolkitError):
@@ -23,20 +23,23 @@ class PluginError(ToolkitError):
 
 
 class MismatchError(ToolkitError):
-    """Parts that are each fine and do not fit together."""
+    """Strategies, models or prompts that are valid and do not fit together."""
 
 
 class ModelError(ToolkitError):
-    """A model that is not here, not reachable, or cannot be decoded by trees."""
+    """A model that is not found, not reachable, or not supported."""
 
 
 class StrategyError(ToolkitError):
-    """A strategy broke its own declaration while decoding."""
+    """A strategy that raised an exception, or broke a rule of its interface, while decoding."""
 
 
 def trace(error: BaseException, module: str) -> str:
-    """A traceback cut to the frames of an author's own `module`: without ours, Python's and other
-    libraries'. Where none is left, the last one stays."""
+    """A traceback with only the frames of the author's own `module`.
+
+    Frames of the toolkit, Python and other libraries are left out. The last one stays when no other is
+    left.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if _theirs(frame.filename, module)] or frames[-1:]
     lines = traceback.format_list(own) + traceback.format_exception_only(error)

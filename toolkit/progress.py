@@ -1,4 +1,7 @@
-"""What a slow step is doing, in one line on stderr that goes away; silent unless a command asks."""
+"""One line on stderr that says what a slow step is doing, erased when it is done.
+
+Only commands show it: see `show_progress`.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,7 @@ _live: Live | None = None
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Say what is being done while the block runs, where progress is shown.
-
-    Blocks may nest: the inner text is shown, then the outer again.
-    """
+    """Show a text while the block runs, if progress is shown. Of nested blocks the innermost shows."""
     with _lock:
         _doing.append(what)
         _redraw()
@@ -37,7 +37,7 @@ def working(what: str) -> Iterator[None]:
 
 @contextmanager
 def show_progress() -> Iterator[None]:
-    """Let `working` write to stderr within the block, if stderr is a terminal."""
+    """Let `working` show its texts on stderr within the block, if stderr is a terminal."""
     global _console  # noqa: PLW0603 one process has one stderr
     if _console is not None or sys.stderr is None or not sys.stderr.isatty():
         yield
@@ -56,9 +56,9 @@ def show_progress() -> Iterator[None]:
 
 
 def _redraw() -> None:
-    """Erase the line, and write another if something is being done.
+    """Erase the line and show the innermost text, if any.
 
-    Nothing moves in it: a spinner's thread would run beside what is measured.
+    There is no spinner: its thread would disturb measurements.
     """
     global _live  # noqa: PLW0603
     if _live is not None:

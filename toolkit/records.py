@@ -263,8 +263,8 @@ class Out:
     path: Path
 
     @classmethod
-    def checked(cls, path: Path) -> Out:
-        """Raise `ToolkitError` now rather than after decoding."""
+    def at(cls, path: Path) -> Out:
+        """The place for new results at a path. Raises `ToolkitError` when they cannot be written."""
         if not path.absolute().parent.is_dir():
             raise ToolkitError(f"no folder {path.parent} for --out {path}: make it first")
         if path.is_dir():

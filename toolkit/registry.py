@@ -30,7 +30,7 @@ from toolkit.plugins import (
     require_row,
     require_strategy,
 )
-from toolkit.spec import checked, parse
+from toolkit.spec import parse, require_valid
 from toolkit.words import cut, did_you_mean
 
 GROUP = "toolkit"
@@ -47,8 +47,11 @@ class Entry:
 
 @attrs.frozen
 class BrokenPlugin:
-    """A plugin that did not load: the strategy name that its entry point suggests, why, and its
-    author's part of the traceback."""
+    """A plugin that did not load, and why.
+
+    `suggests` is the name of its entry point, often that of its strategy. `trace` has the frames of
+    the author's own code.
+    """
 
     suggests: str
     reason: str
@@ -57,13 +60,13 @@ class BrokenPlugin:
 
 @attrs.define
 class Registry:
-    """All strategies and model families of one process. Tests build their own."""
+    """All strategies, model families and data sets of one process."""
 
     _entries: dict[tuple[str, str], Entry] = attrs.field(init=False, factory=dict)
     _families: list[Family] = attrs.field(init=False, factory=list)
     _datasets: dict[str, Dataset] = attrs.field(init=False, factory=dict)
     _broken: dict[str, BrokenPlugin] = attrs.field(init=False, factory=dict)
-    _waiting: list[EntryPoint] = attrs.field(init=False, factory=list)  # other people's
+    _waiting: list[EntryPoint] = attrs.field(init=False, factory=list)  # not loaded yet
     _plugins: pluggy.PluginManager = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -72,7 +75,7 @@ class Registry:
 
     @classmethod
     def installed(cls) -> Registry:
-        """A registry of every installed plugin, ours first so that their names are taken."""
+        """A registry of every installed plugin. Built-ins load first, so their names are taken."""
         registry = cls()
         for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
             if owner(point)[0] == OURS:
@@ -124,7 +127,7 @@ class Registry:
         """Register a single .py file as a plugin. Raises `PluginError`."""
         if not path.is_file():
             raise PluginError(f"no plugin file {path}: --plugin takes a Python file of your own")
-        self._load_waiting()  # what is installed has its names first
+        self._load_waiting()  # names of installed plugins go before those of files
         module = import_file(path)
         self.add(module, str(path), "file")
         if not self._plugins.get_hookcallers(module):
@@ -134,14 +137,14 @@ class Registry:
             )
 
     def add(self, plugin: ModuleType, distribution: str, version: str) -> None:
-        """Register one plugin's strategies and families, all or none. Raises `PluginError`."""
+        """Register everything that a plugin provides, or nothing. Raises `PluginError`."""
         before = dict(self._entries), list(self._families), dict(self._datasets)
         name = f"{distribution}:{plugin.__name__}"
         if self._plugins.is_registered(plugin) or self._plugins.has_plugin(name):
             raise PluginError(f"plugin {distribution} is given twice: give it once")
         self._plugins.register(plugin, name)
         try:
-            self._plugins.check_pending()  # a misspelt hook is an error, not silence
+            self._plugins.check_pending()  # raises for a misspelt hook
             for cls in call_hook(self._plugins, "strategies", plugin, distribution):
                 self._add_class(cls, distribution, version)
             for family in call_hook(self._plugins, "families", plugin, distribution):
@@ -185,7 +188,7 @@ class Registry:
 
     @property
     def aliases(self) -> dict[str, str]:
-        """Every alias → its hub id or shipped folder."""
+        """Alias → hub id, or `package:FOLDER` for a model that ships."""
         return {alias: place for family in self.families for alias, place in family.models.items()}
 
     def names(self, kind: str) -> list[str]:
@@ -193,11 +196,14 @@ class Registry:
         return sorted(name for k, name in self.entries if k == kind)
 
     def _entry(self, kind: str, name: str) -> Entry | None:
-        """A strategy of that kind and name; a built-in is found without anybody's plugin."""
+        """The strategy of this kind and name. Plugins are loaded only when no built-in has the name."""
         return self._entries.get((kind, name)) or self.entries.get((kind, name))
 
     def find(self, kind: str, name: str) -> type[Strategy]:
-        """The class of that kind and name. Raises `SpecError` with the nearest names."""
+        """The class of this kind and name.
+
+        Raises `SpecError` with the nearest names, or `PluginError` when its plugin did not load.
+        """
         known = self._entry(kind, name)
         if known is not None:
             return known.cls
@@ -217,7 +223,7 @@ class Registry:
         raise SpecError(f"no {kind} called {cut(name)}: {hint}{failed}")
 
     def kind_of(self, name: str) -> str:
-        """The kind of the strategy that has this name. Raises `SpecError`: none, or more than one."""
+        """The kind of the strategy with this name. Raises `SpecError` for none, or more than one."""
         kinds = [kind for kind, known in self.entries if known == name]
         if not kinds:
             raise SpecError(self.unknown(name))
@@ -228,7 +234,7 @@ class Registry:
         return kinds[0]
 
     def unknown(self, name: str) -> str:
-        """What to say when no strategy of any kind has this name."""
+        """The message for a name that no strategy of any kind has."""
         names = sorted({known for _, known in self.entries})
         hint = did_you_mean(name, names, f"there are: {', '.join(names)}")
         return f"no strategy called {cut(name)}: {hint}"
@@ -236,21 +242,23 @@ class Registry:
     def resolve(
         self, kind: str, spec: str | Strategy | type[Strategy] | Choice[Any]
     ) -> Choice[Any]:
-        """A spec string, a strategy, its class or a ready choice → a checked `Choice`.
+        """Resolve a spec string, a strategy, its class or a choice to a valid `Choice` of this kind.
 
-        For a drafter, a model's alias, folder or hub id is shorthand for `model:…`.
+        For a drafter, a model's alias, folder or hub id is short for `model:…`. Raises `SpecError`, or
+        `PluginError` when the plugin that seems to have the name did not load.
         """
         if isinstance(spec, str):
             if kind == "drafter" and self._names_a_model(spec):
                 return Choice(self.find("drafter", "model"), (("id", spec),))
-            return self._whole(parse(kind, spec, self.find))
+            return self._with_strategies(parse(kind, spec, self.find))
         choice = spec if isinstance(spec, Choice) else Choice.of(spec)
         if choice.cls.kind != kind:
-            raise SpecError(f"{choice} is a {choice.cls.kind}, but a {kind} is wanted here")
-        return self._whole(checked(kind, choice))
+            raise SpecError(f"{choice} is a {choice.cls.kind}, but a {kind} is needed here")
+        require_valid(kind, choice)
+        return self._with_strategies(choice)
 
-    def _whole(self, choice: Choice[Any]) -> Choice[Any]:
-        """The choice with strategies in place of the specs that are its options' defaults."""
+    def _with_strategies(self, choice: Choice[Any]) -> Choice[Any]:
+        """The choice with its nested specs, such as an option's default, resolved to choices."""
         given = dict(choice.options)
         for field in options_of(choice.cls):
             inner, value = field.metadata.get("kind"), choice[field.name]

@@ -1,8 +1,10 @@
-"""Spec strings: "adaptive:nodes=64" ↔ Choice. Option types come from the class's own attrs fields.
+"""Spec strings such as "adaptive:nodes=64", parsed into a `Choice`.
 
 spec   = name [":" option ("," option)*]
-option = key "=" value | value        a bare first value binds to the first option
+option = key "=" value | value        a bare first value is the first option's
 value  = scalar | 4x2x1 | "[" spec "]"
+
+The types of options are those of the class's attrs fields.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from toolkit.words import cut, real, short, whole
 
 
 def parse(kind: str, text: str, find: Callable[[str, str], type[Strategy]]) -> Choice[Any]:
-    """Resolve a spec string. `find(kind, name)` gives the class or raises `SpecError`."""
+    """Parse a spec string. `find(kind, name)` returns the class.
+
+    Raises `SpecError` for an unknown name or option, or a value that the option does not take.
+    """
     name, colon, rest = text.partition(":")
     cls = find(kind, name)
     fields = {f.name: f for f in options_of(cls)}
@@ -35,11 +40,13 @@ def parse(kind: str, text: str, find: Callable[[str, str], type[Strategy]]) -> C
         if key in given:
             raise SpecError(f"{kind} {name!r}: option {key!r} is given twice, write it once")
         given[key] = _value(kind, name, fields[key], raw, find)
-    return checked(kind, Choice(cls, tuple(given.items())))
+    choice = Choice(cls, tuple(given.items()))
+    require_valid(kind, choice)
+    return choice
 
 
-def checked(kind: str, choice: Choice[Any]) -> Choice[Any]:
-    """The choice, after its validators have spoken; raises `SpecError`."""
+def require_valid(kind: str, choice: Choice[Any]) -> None:
+    """Raise `SpecError` when an option is missing or the strategy's validators reject a value."""
     fields, given = options_of(choice.cls), dict(choice.options)
     missing = [f.name for f in fields if f.default is attrs.NOTHING and f.name not in given]
     if missing:
@@ -50,16 +57,16 @@ def checked(kind: str, choice: Choice[Any]) -> Choice[Any]:
     try:
         choice.build()
     except (TypeError, ValueError, OverflowError) as error:
-        raise SpecError(f"{kind} {cut(str(choice))}: {short(str(error.args[0]))}") from error
+        said = str(error.args[0]) if error.args else type(error).__name__  # attrs adds arguments
+        raise SpecError(f"{kind} {cut(str(choice))}: {short(said)}") from error
     except Exception as error:
         raise SpecError(
             f"{kind} {cut(str(choice))} cannot be built:\n{trace(error, choice.cls.__module__)}"
         ) from error
-    return choice
 
 
 def describe(field: attrs.Attribute[Any]) -> str:
-    """`name (type, default 4)` for messages and help."""
+    """An option as messages and help show it: `name (type, default 4)`."""
     if field.default is attrs.NOTHING:
         return f"{field.name} ({type_name(field)}, required)"
     absent = "chosen for you" if field.metadata.get("model") else "none"
@@ -80,7 +87,7 @@ def type_name(field: attrs.Attribute[Any]) -> str:
 
 
 def _split(text: str, spec: str) -> list[str]:
-    """Split on commas outside brackets; `spec` is quoted when brackets do not match."""
+    """Split on commas outside brackets. Raises `SpecError` for unmatched brackets in `spec`."""
     parts, depth = [""], 0
     for char in text:
         depth += (char == "[") - (char == "]")
@@ -91,7 +98,7 @@ def _split(text: str, spec: str) -> list[str]:
         else:
             parts[-1] += char
     if depth:
-        raise SpecError(f"the brackets of {cut(spec)} do not match: every [ needs its ]")
+        raise SpecError(f"the brackets of {cut(spec)} do not match: close every [ with a ]")
     return parts
 
 
@@ -106,8 +113,8 @@ def _value(
     if field.metadata.get("kind"):
         return parse(field.metadata["kind"], bare, find)
     try:
-        kind_of_value: Any = field.type
-        return _converter.structure(bare, kind_of_value)
+        wanted: Any = field.type
+        return _converter.structure(bare, wanted)
     except Exception as error:
         raise SpecError(
             f"{kind} {name!r}: option {field.name!r} takes {type_name(field)}, got {cut(raw)}"
@@ -124,7 +131,7 @@ def _bare(kind: Any) -> Any:
 def _int(text: str, _: Any) -> int:
     value = whole(text)
     if abs(value) >= 2**31:
-        raise ValueError("no option needs a number of this size")
+        raise ValueError("no option takes so large a number")
     return value
 
 

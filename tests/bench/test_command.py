@@ -253,7 +253,7 @@ BAD = {
     "too long": ([*NGRAM, "--max-new-tokens", "4000"], "2048"),
     "no numbers": ([*NGRAM, "--max-new-tokens", "x"], "whole numbers joined by commas"),
     "below one": ([*NGRAM, "--max-new-tokens", "0"], "each is at least 1"),
-    "a count with a line": ([*NGRAM, "--prompts", "1_0"], "'1_0' is no whole number"),
+    "a count with a line": ([*NGRAM, "--prompts", "1_0"], "'1_0' is not a whole number"),
     "a count of another script": ([*NGRAM, "--warmup", "٣"], "no whole number"),
     "a seed of many digits": ([*NGRAM, "--seed", "9" * 5000], "no whole number"),
     "unknown plan": (["--plan", "dynatree"], "no plan called 'dynatree'"),

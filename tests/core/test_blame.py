@@ -3,7 +3,17 @@
 import attrs
 import pytest
 
-from toolkit import Drafter, KVPolicy, Pipeline, Pool, Registry, TreeShaper, Verifier, option
+from toolkit import (
+    Drafter,
+    MaskPolicy,
+    Pipeline,
+    Pool,
+    Registry,
+    ScorePolicy,
+    TreeShaper,
+    Verifier,
+    option,
+)
 from toolkit.blame import blaming
 from toolkit.choice import Choice
 from toolkit.conformance.models import noisy, tiny
@@ -69,7 +79,7 @@ class Judges(Verifier):
 
 
 @attrs.define
-class Keeps(KVPolicy):
+class Keeps(ScorePolicy):
     name = "keeps"
     budget: int = option(128)
 
@@ -114,7 +124,7 @@ def test_an_exception_names_strategy_and_method(choices, said, line):
         ({"shaper": Shapes()}, "shaper 'shapes' returned nothing from `grow`: return a TokenTree"),
         ({"verifier": Judges(False)},
          "verifier 'judges' returned nothing from `judge`: return a Verdict"),
-        ({"kv": attrs.define(type("Hides", (KVPolicy,), {
+        ({"kv": attrs.define(type("Hides", (MaskPolicy,), {
             "name": "hides", "__module__": __name__, "epoch": 8, "visible": lambda *_: None,
         }))}, "KV policy 'hides': `visible` gives bool, got None"),
     ],

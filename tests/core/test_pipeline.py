@@ -265,7 +265,7 @@ def test_choices_as_objects_classes_and_strings_are_one(registry):
 
 
 def test_a_strategy_of_another_kind_is_refused(registry):
-    with pytest.raises(SpecError, match="twig is a shaper, but a drafter is wanted here"):
+    with pytest.raises(SpecError, match="twig is a shaper, but a drafter is needed here"):
         Pipeline(tiny("llama"), drafter=Twig(), registry=registry)
 
 

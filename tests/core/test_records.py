@@ -42,7 +42,7 @@ def test_columns_are_the_classes_fields():
 
 def test_a_folder_holds_all_tables(done, tmp_path):
     pipeline, generation = done
-    Out.checked(tmp_path / "results").write(run_record(pipeline), [generation])
+    Out.at(tmp_path / "results").write(run_record(pipeline), [generation])
     tables = {name: pq.read_table(tmp_path / "results" / name) for name in TABLES}
     (run,), (request,) = tables["runs"].to_pylist(), tables["requests"].to_pylist()
     assert run["shaper"] == "budget"
@@ -75,7 +75,7 @@ def test_a_run_names_the_machine_and_its_instruction_sets(done):
 
 def test_one_file_joins_request_and_run(done, tmp_path):
     pipeline, generation = done
-    Out.checked(tmp_path / "r.parquet").write(run_record(pipeline), [generation])
+    Out.at(tmp_path / "r.parquet").write(run_record(pipeline), [generation])
     table = pq.read_table(tmp_path / "r.parquet")
     assert set(table.column_names) == set(schema(Run).names) | set(schema(Request).names)
     assert len(table) == 1
@@ -111,11 +111,11 @@ def test_out_is_checked_before_anything_runs(tmp_path):
         (tmp_path / "file.txt", "ending in .parquet"),
     ):
         with pytest.raises(ToolkitError, match=word):
-            Out.checked(path)
+            Out.at(path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_an_unwritable_folder_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(ToolkitError, match="permission"):
-        Out.checked(tmp_path / "x.parquet")
+        Out.at(tmp_path / "x.parquet")

@@ -450,5 +450,5 @@ def test_shorthand_is_for_drafters_alone(registry):
 def test_objects_and_classes_resolve_and_kinds_are_checked(registry):
     assert str(registry.resolve("shaper", Mine(nodes=9))) == "mine:nodes=9"
     assert str(registry.resolve("shaper", Mine)) == "mine"
-    with pytest.raises(SpecError, match="mine is a shaper, but a verifier is wanted here"):
+    with pytest.raises(SpecError, match="mine is a shaper, but a verifier is needed here"):
         registry.resolve("verifier", Mine)

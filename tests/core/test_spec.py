@@ -147,11 +147,11 @@ def test_brackets_nest_twice():
         ),
         (
             "adaptive:nodes=[64",
-            "the brackets of 'adaptive:nodes=[64' do not match: every [ needs its ]",
+            "the brackets of 'adaptive:nodes=[64' do not match: close every [ with a ]",
         ),
         (
             "adaptive:nodes=64]",
-            "the brackets of 'adaptive:nodes=64]' do not match: every [ needs its ]",
+            "the brackets of 'adaptive:nodes=64]' do not match: close every [ with a ]",
         ),
         ("pair:small=[ngram]", "shaper 'pair:small=[ngram]' needs middle: write pair:middle=…"),
         ("pair", "shaper 'pair' needs small, middle: write pair:small=…,middle=…"),

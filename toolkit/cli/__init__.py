@@ -1,7 +1,7 @@
-"""The `toolkit` command: one module per command, imported when it is called.
+"""The `toolkit` command: one module per command, imported when the command is called.
 
-Commands are the entry-point group `toolkit.commands`, so that `--help` imports no plugin and no
-torch, and a package can bring a command of its own.
+Commands are entry points in the group `toolkit.commands`. So `--help` imports neither plugins nor
+torch, and a package can add a command of its own.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from toolkit.words import short
 INTERRUPTED = 130  # exit status after Ctrl-C
 UNWRITABLE = (errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)
 WAITING = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "0"}
-"""How long threads of PyTorch's own regions spin before they sleep. By default they spin so long that
-one that is not scheduled stalls all others; read by OpenMP when torch is imported."""
+"""How long PyTorch's threads spin before they sleep. OpenMP reads these when torch is imported. By
+default they spin so long that one thread that is not scheduled stalls all others."""
 RENAMED = {"tune": "costs"}  # old names of commands, which work for one version
 
 
 class UserError(click.ClickException):
-    """A `ToolkitError` as the command line shows it: one line, exit 2."""
+    """A `ToolkitError` on the command line: its message and exit status 2, no traceback."""
 
     exit_code = 2
 
@@ -50,7 +50,7 @@ class Commands(click.Group):
         return point.load() if point else None
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run a command. Whatever cannot be read or written is an error like any other."""
+        """Run a command. A file or an output that cannot be used ends it with one line."""
         _let_threads_sleep()
         if sys.stdout is None:
             _fail("stdout is closed: send it to a file, to a pipe or to /dev/null")
@@ -91,7 +91,7 @@ def _let_threads_sleep() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    """Say it and leave, without what Python would write at exit and cannot."""
+    """Print the message and exit with status 2; at exit Python has nothing left to flush."""
     with suppress(OSError):
         UserError(message).show()
     for stream in filter(None, (sys.stdout, sys.stderr)):
@@ -104,7 +104,7 @@ def _fail(message: str) -> NoReturn:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """The first Ctrl-C unwinds what runs; after it, one more leaves at once."""
+    """The first Ctrl-C raises KeyboardInterrupt; a second one ends the process at once."""
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not ours or current_thread() is not main_thread():
         yield
@@ -117,7 +117,7 @@ def _interruptible() -> Iterator[None]:
         if signal.getsignal(signal.SIGINT) is _interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             sys.unraisablehook = hook
-        else:  # this process is about to end, with the status that it has
+        else:  # interrupted: the process is about to end, and another Ctrl-C must not change how
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -131,7 +131,7 @@ def _leave(*_: object) -> None:
 
 
 def _unraisable(report: Any) -> None:
-    """Leave after a Ctrl-C that came where Python lets no exception out, as in a destructor."""
+    """End the process after a Ctrl-C that Python cannot raise, as in a destructor."""
     if isinstance(report.exc_value, KeyboardInterrupt):
         _leave()
     sys.__unraisablehook__(report)
@@ -141,6 +141,6 @@ def _unraisable(report: Any) -> None:
 @click.version_option(package_name="speculative-toolkit", prog_name="toolkit")
 def main() -> None:
     """Speculative decoding of Hugging Face language models, exact by construction."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal that has no τ gets a ? for it
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show τ gets a ? instead
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

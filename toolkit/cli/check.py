@@ -1,4 +1,4 @@
-"""`toolkit check`: is a strategy what it must be? Every property, tried on generated examples."""
+"""`toolkit check`: test a strategy against every property that binds it, on generated examples."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ STATUS = {"pass": 0, "fail": 1, "inconclusive": 3}
 
 @click.command()
 @click.argument("spec")
-@options.kind(help="Which is meant, where strategies of two kinds have the name.")
+@options.kind(help="Kind of the strategy, where strategies of two kinds have the name.")
 @click.option(
     "--never",
     multiple=True,
     type=click.Choice(["drafted", "accepted", "rejected", "hidden"]),
-    help="What this strategy never brings about, by design; may be repeated.",
+    help="What never happens with this strategy, by design; may be repeated.",
 )
 @click.option(
     "--max-examples",
@@ -45,10 +45,10 @@ def check(
     json_file: Path | None,
     plugins: tuple[Path, ...],
 ) -> None:
-    """Try SPEC on generated trees, prompts and tiny models, against every property that binds it.
+    """Test SPEC against every property that binds it, on generated trees, prompts and tiny models.
 
-    Models that SPEC names are replaced by tiny ones. Exit status 0: all pass. 1: something fails; the
-    smallest example is shown. 3: nothing fails, but something was not put to the test.
+    Models that SPEC names are replaced by tiny ones. Exit status 0: all properties pass. 1: one fails;
+    its smallest failing example is shown. 3: none fails, but one was not tested (INCONCLUSIVE).
     """
     if json_file is not None:
         options.require_writable(json_file)
@@ -65,7 +65,7 @@ def check(
             findings.append(finding)
             _show(finding)
         complete = True
-    finally:  # an interrupted check keeps what it found
+    finally:  # an interrupted check writes what it has found
         if json_file is not None and findings:
             text = json.dumps(summary(spec, findings, complete), ensure_ascii=False, indent=1)
             json_file.write_text(text + "\n", encoding="utf-8")
@@ -75,13 +75,13 @@ def check(
 
 
 def verdict(findings: list[Finding]) -> str:
-    """The worst outcome: fail before inconclusive before pass."""
+    """The worst outcome of all: fail, then inconclusive, then pass."""
     outcomes = {finding.outcome for finding in findings}
     return next(worst for worst in ("fail", "inconclusive", "pass") if worst in outcomes)
 
 
 def summary(spec: str, findings: list[Finding], complete: bool) -> dict[str, Any]:
-    """What `--json` writes; `verdict` is null when the check was broken off."""
+    """The report that `--json` writes; `verdict` is null when the check was interrupted."""
     from importlib.metadata import version
 
     return {

@@ -1,4 +1,4 @@
-"""`toolkit doctor`: what runs on this machine, which exactness it reaches, and why."""
+"""`toolkit doctor`: the executor, kernels and numerics level of a model on this machine, and why."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@options.target(help="Alias, folder or hub id of a model; else the shipped one.")
+@options.target(help="Alias, folder or hub id of a model; the shipped one by default.")
 @options.models()
 @options.plugin()
 def doctor(**chosen: Any) -> None:
-    """Which executor, kernels, linears and numerics level a model gets here, and why.
+    """Show which executor, kernels, linears and numerics level a model gets here, and why.
 
-    The first call for a model compares whole passes bit by bit; what it finds is remembered.
+    The first call for a model compares whole passes bit by bit and remembers the result.
     """
     from rich.console import Console
     from rich.table import Table
@@ -37,7 +37,7 @@ def doctor(**chosen: Any) -> None:
 
 
 def machine() -> dict[str, str]:
-    """What is here, whatever the model."""
+    """Facts about the machine that hold for any model."""
     import torch
 
     from toolkit.runtime.kernels.build import supported
@@ -60,7 +60,7 @@ def machine() -> dict[str, str]:
 
 
 def kernels() -> dict[str, str]:
-    """Which kernels run, where they lie, and why not those for a faster instruction set."""
+    """Which kernels run, where they are, and why no faster ones do."""
     from toolkit.runtime.kernels import build, native
 
     found, allowed = native.library(), build.isas()
@@ -78,20 +78,21 @@ def kernels() -> dict[str, str]:
 
 
 def waiting() -> str:
-    """How PyTorch's threads wait for each other, and what to set where other work runs as well."""
+    """How PyTorch's threads wait for each other, and what to set when other programs run as well."""
     found = _set("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
     return ", ".join(found) or (
-        "PyTorch's threads spin; beside other work set OMP_WAIT_POLICY=passive before Python starts"
+        "PyTorch's threads spin; when other programs run as well, set OMP_WAIT_POLICY=passive before "
+        "Python starts"
     )
 
 
 def _set(*names: str) -> list[str]:
-    """Variables of the environment, those that are set."""
+    """The environment variables among these that are set."""
     return [f"{name}={os.environ[name]}" for name in names if name in os.environ]
 
 
 def facts(model: LoadedModel) -> dict[str, str]:
-    """What a loaded model gets here."""
+    """Facts about a loaded model on this machine."""
     from toolkit.runtime.kernels import structs
     from toolkit.runtime.numerics import level_of
 

@@ -1,4 +1,4 @@
-"""`toolkit models`: which models have short names, which are here, how to get the others."""
+"""`toolkit models`: the short names of models, and which models are on this machine."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 @click.command()
 @options.plugin()
 def models(plugins: tuple[Path, ...]) -> None:
-    """Model aliases, what they stand for, and whether the weights are here.
+    """List the aliases of models, their hub ids, and whether the weights are on this machine.
 
-    Any Hugging Face causal LM works by folder or hub id; an alias also knows its usual partner.
+    Any Hugging Face causal LM works by its folder or hub id. With an alias, the usual drafter or target
+    of its family is found, too.
     """
     from rich.console import Console
     from rich.table import Table

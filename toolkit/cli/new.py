@@ -1,4 +1,4 @@
-"""`toolkit plugins new`: a whole package for a strategy of one's own, from templates in ours."""
+"""`toolkit plugins new`: write a package for a new strategy, from the templates that ship."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 @click.command()
 @click.argument("name")
-@options.kind(required=True, type=click.Choice(list(WHAT)), help="What it is to be.")
+@options.kind(required=True, type=click.Choice(list(WHAT)), help="What the package provides.")
 def new(name: str, kind: str) -> None:
     """Write a package for a strategy called NAME into the folder toolkit-NAME.
 
-    It works as it is: pyproject.toml with the entry point, a small strategy, its conformance test, a
-    README and a CI file.
+    The package works at once. It has pyproject.toml with the entry point, a small strategy, its
+    conformance test, a README and a CI file.
     """
     if not NAME.fullmatch(name):
         raise ToolkitError(
-            f"{cut(name)} is no name for a strategy: lower-case words, as in my-{kind}"
+            f"{cut(name)} is not a name for a strategy: use lower-case words, as in my-{kind}"
         )
     folder = Path(f"toolkit-{name}")
     if folder.exists():
@@ -51,7 +51,7 @@ def new(name: str, kind: str) -> None:
 
 
 def rendered(name: str, kind: str) -> dict[str, str]:
-    """The files of a new package: path → text."""
+    """Render the files of a new package: path → text."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     templates = files("toolkit") / "templates"
@@ -86,14 +86,14 @@ def rendered(name: str, kind: str) -> dict[str, str]:
 
 
 def _run(kind: str) -> str:
-    """What a new package's README says to try, up to the name."""
+    """The command that a new package's README suggests, up to the name."""
     if kind == "dataset":
         return "bench --arm drafter=model --prompts 3 --dataset"
     return f'run "Once upon a time" --verify --{kind}'
 
 
 def _range(ours: str) -> str:
-    """The versions that a plugin written today is for: this one, up to the next that may break it."""
+    """The range of versions for a plugin written today: from this one to the next that may break it."""
     major, minor, *_ = ours.split(".")
     after = f"0.{int(minor) + 1}" if major == "0" else str(int(major) + 1)
     return f">={major}.{minor},<{after}"

@@ -1,8 +1,8 @@
-"""The options that more than one command has, each defined once, and how to use what they give.
+"""The options that several commands share, each defined once, and what commands make of their values.
 
-A plugin's command uses them, too. An option is a decorator; a command may name its parameter and
-change settings: `@options.kv("policies", multiple=True, default=())`. Importing this module loads
-neither torch nor plugins.
+Plugins' commands can use them, too. Calling an option gives a decorator. The call may name the
+parameter and change settings: `@options.kv("policies", multiple=True, default=())`. Importing this
+module loads neither torch nor plugins.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Counts(click.ParamType[list[int]]):
 
 
 def _option(*names: str, **settings: Any) -> Callable[..., Any]:
-    """An option, as a function that makes its decorator."""
+    """Define an option: a function that takes changes and returns click's decorator."""
 
     def option(*parameter: str, **changes: Any) -> Any:
         return click.option(*names, *parameter, **{"show_default": True, **settings, **changes})
@@ -110,7 +110,7 @@ plugin = _option(
 
 
 def models(**changes: Any) -> Callable[[Any], Any]:
-    """Add `--device`, `--dtype` and `--executor`, for every command that loads models."""
+    """Add `--device`, `--dtype` and `--executor`: for every command that loads models."""
 
     def decorate(command: Any) -> Any:
         for option in (executor, dtype, device):
@@ -121,7 +121,7 @@ def models(**changes: Any) -> Callable[[Any], Any]:
 
 
 def load_registry(plugins: Iterable[Path]) -> Registry:
-    """Installed plugins and the files given with `--plugin`. Raises `PluginError`."""
+    """Load the installed plugins and the files given with `--plugin`. Raises `PluginError`."""
     from toolkit import Registry
 
     registry = Registry.installed()
@@ -131,7 +131,7 @@ def load_registry(plugins: Iterable[Path]) -> Registry:
 
 
 def make_pool(device: str, dtype: str, executor: str) -> Pool:
-    """An empty pool of models; transformers prints no advice from now on. Raises `ModelError`."""
+    """Make an empty pool of models and silence transformers. Raises `ModelError`."""
     from toolkit import Pool, quiet
 
     quiet()
@@ -147,10 +147,9 @@ def make_pipeline(
     executor: str,
     **specs: Any,
 ) -> Pipeline:
-    """The pipeline that the options describe, checked; no weights are loaded.
+    """Make and check the pipeline that the options describe; no weights are loaded.
 
-    `specs` are drafter, shaper, verifier, kv and draft_kv. Raises what `Pipeline` raises, and
-    `PluginError`.
+    `specs` are drafter, shaper, verifier, kv and draft_kv. Raises what `Pipeline` raises.
     """
     from toolkit import Pipeline
 
@@ -159,7 +158,7 @@ def make_pipeline(
 
 
 def require_writable(file: Path) -> None:
-    """Raise `ToolkitError` when a file cannot be written, before the work for it is done."""
+    """Raise `ToolkitError` when a file cannot be written. Called before the work for it starts."""
     if not file.absolute().parent.is_dir():
         raise ToolkitError(f"no folder {file.parent} for {file}: make it first")
     there = file.exists()

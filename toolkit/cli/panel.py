@@ -63,7 +63,7 @@ def _verdict(generation: Generation, found: Verification, pipeline: Pipeline) ->
     text.append(
         {
             "exact": f": all {count} tokens equal, at numerics level {generation.numerics}",
-            "inconclusive": ": nothing was drafted, so there was nothing to go wrong",
+            "inconclusive": ": nothing was drafted, so nothing was tested",
             "tie": f": {found.ties} numerical tie{'s' * (found.ties != 1)}, else equal",
             "divergent": "",
         }[found.verdict],

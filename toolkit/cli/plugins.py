@@ -1,4 +1,4 @@
-"""`toolkit plugins`: which strategies there are, where they come from, what they take."""
+"""`toolkit plugins`: list the strategies and where they come from, show one, write a new one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def plugins() -> None:
-    """Strategies: list them, show one, begin one of your own."""
+    """List strategies, show one, or write a package for a new one."""
 
 
 plugins.add_command(new)
@@ -27,10 +27,12 @@ plugins.add_command(new)
 
 @plugins.command("list")
 @options.as_json(help="A JSON array on stdout.")
-@click.option("--broken", is_flag=True, help="Only what did not load, with its traceback.")
+@click.option(
+    "--broken", is_flag=True, help="List only plugins that did not load, with tracebacks."
+)
 @options.plugin()
 def list_(as_json: bool, broken: bool, plugins: tuple[Path, ...]) -> None:
-    """Every strategy, and every plugin that did not load, with the reason."""
+    """List every strategy, and every plugin that did not load, with the reason."""
     rows = listed(options.load_registry(plugins))
     if broken:
         rows = [row for row in rows if row["status"] == "broken"]
@@ -59,7 +61,7 @@ def list_(as_json: bool, broken: bool, plugins: tuple[Path, ...]) -> None:
 @click.argument("name")
 @options.plugin()
 def show(name: str, plugins: tuple[Path, ...]) -> None:
-    """What NAME is, its options with defaults, and what it declares."""
+    """Show what NAME does, its options with defaults, and what it declares."""
     found = options.load_registry(plugins)
     classes = [e.cls for (kind, known), e in found.entries.items() if known == name]
     if not classes:
@@ -69,7 +71,7 @@ def show(name: str, plugins: tuple[Path, ...]) -> None:
 
 
 def listed(found: Registry) -> list[dict[str, Any]]:
-    """One object per strategy, then one per plugin that did not load."""
+    """One row per strategy, then one per plugin that did not load."""
     from toolkit.choice import needs_options
 
     rows: list[dict[str, Any]] = [
@@ -108,7 +110,7 @@ def summary(cls: type[Strategy]) -> str:
 
 
 def described(cls: type[Strategy]) -> str:
-    """A strategy's page: docstring, options, declarations."""
+    """A strategy's page: its docstring, options and declarations."""
     from toolkit.choice import options_of
     from toolkit.spec import describe
 
@@ -122,10 +124,10 @@ def described(cls: type[Strategy]) -> str:
 
 
 def _declared(cls: type[Strategy]) -> list[str]:
-    """What the class declares to others: its laws and its exactness."""
+    """The class attributes that others rely on, such as its exactness."""
     lines = []
     for name, label in (
-        ("proposals", "proposals that it gives"),
+        ("proposals", "proposals that it makes"),
         ("assumes", "proposals its proof covers"),
         ("prunes", "drops drafted nodes"),
         ("exactness", "exactness"),

@@ -1,4 +1,4 @@
-"""`toolkit run`: decode one prompt, watch it, and see the proof beside it."""
+"""`toolkit run`: decode one prompt, print the text as it is committed, and compare it with AR."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ BUILT_IN_PROMPT = "Once upon a time there was a little girl who"
     help="Read the prompt from a file; one final line break is dropped.",
 )
 @options.models()
-@click.option("--verify", "verifying", is_flag=True, help="Run AR too and compare token by token.")
+@click.option(
+    "--verify", "verifying", is_flag=True, help="Run AR, too, and compare token by token."
+)
 @options.as_json(help="One JSON object on stdout, text on stderr.")
 @options.out(help="Results as Parquet: one .parquet file, or a new folder with every table.")
 @options.plugin()
@@ -53,8 +55,9 @@ def run(
 ) -> None:
     """Decode PROMPT by speculation and print the text as it is committed.
 
-    Without PROMPT: --prompt-file, else piped stdin, else a short built-in one. `toolkit plugins list`
-    names the strategies; a spec is a name with options, as in adaptive:nodes=32,max_depth=6.
+    Without PROMPT, the prompt is read from --prompt-file or piped stdin; else a built-in one is used.
+    A SPEC is a strategy's name with options, as in adaptive:nodes=32,max_depth=6. `toolkit plugins
+    list` lists the strategies.
     """
     text = _prompt(prompt, prompt_file)
     progress = nullcontext if as_json else show_progress
@@ -94,12 +97,12 @@ def _prepared(out: Path | None, chosen: dict[str, Any]) -> tuple[Pipeline, Out |
     if out is not None:
         from toolkit.records import Out
 
-        place = Out.checked(out)
+        place = Out.at(out)
     return options.make_pipeline(**chosen), place
 
 
 def _prompt(argument: str | None, file: Path | None) -> str:
-    """The argument, else the file, else piped stdin, else the built-in prompt."""
+    """The prompt: from the argument, the file, piped stdin, or the built-in one, in this order."""
     if argument is not None and file is not None:
         raise ToolkitError("a prompt and --prompt-file are both given: use one of them")
     if argument is not None:
@@ -117,7 +120,7 @@ def _prompt(argument: str | None, file: Path | None) -> str:
 
 
 def _text(data: bytes, what: str) -> str:
-    """Bytes as text, without a byte order mark and one final line break. Raises `ToolkitError`."""
+    """Decode UTF-8 without a byte order mark and one final line break. Raises `ToolkitError`."""
     try:
         return data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
@@ -127,7 +130,7 @@ def _text(data: bytes, what: str) -> str:
 
 
 def _write(prompt: str, pieces: Iterable[str], stream: TextIO) -> None:
-    """Write the text as it comes, up to a Ctrl-C; on a terminal the prompt goes before it."""
+    """Write the pieces as they come, until a Ctrl-C. On a terminal, write the prompt first."""
     if stream.isatty():
         click.secho(prompt, nl=False, dim=True, file=stream)
     with suppress(KeyboardInterrupt):
@@ -137,7 +140,7 @@ def _write(prompt: str, pieces: Iterable[str], stream: TextIO) -> None:
 
 
 def summary(generation: Generation) -> dict[str, Any]:
-    """What `--json` prints."""
+    """The object that `--json` prints."""
     return {
         "text": generation.text,
         "token_ids": generation.token_ids,

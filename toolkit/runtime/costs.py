@@ -1,4 +1,4 @@
-"""Costs that were measured, remembered from one process to the next, unless the machine was busy."""
+"""Measured costs, remembered between processes unless the machine was busy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from toolkit.runtime.kernels import native
 from toolkit.runtime.machine.remembered import key_of, recall, remember
 from toolkit.runtime.models.load import LoadedModel
 
-BUSY = 1.6  # noise from which a measurement is not remembered
+BUSY = 1.6  # a measurement with more noise is not remembered
 
 
 def fingerprint(models: list[LoadedModel], specs: dict[str, str]) -> str:
-    """What a measurement holds for: machine, libraries, threads, models by shape, strategies."""
+    """A key of what a measurement depends on: machine, libraries, threads, model shapes, strategies."""
     shapes = [
         {**model.config.to_dict(), "_name_or_path": None, "dtype": str(model.dtype)}
         for model in models
@@ -41,7 +41,7 @@ def _device(device: torch.device) -> str:
 
 
 def stored(key: str) -> Costs | None:
-    """What was stored under a fingerprint; None when there is nothing that can be read."""
+    """The costs stored under a fingerprint; None when there are none that can be read."""
     try:
         return cattrs.structure(recall("costs", key), Costs)
     except Exception:  # noqa: BLE001 nothing there, or of another format: measure anew
@@ -49,6 +49,6 @@ def stored(key: str) -> Costs | None:
 
 
 def store(key: str, costs: Costs) -> None:
-    """Keep a measurement of a machine that was not busy; two processes may do so at once."""
+    """Store a measurement unless the machine was busy. Two processes may do so at once."""
     if costs.noise <= BUSY:
         remember("costs", key, cattrs.unstructure(costs))

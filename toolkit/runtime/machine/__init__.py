@@ -1,1 +1,1 @@
-"""This machine: its CPU, its memory, and what is kept on disk about it."""
+"""This machine: its CPU and memory, the user's cache folder (disk), and remembered results."""

@@ -1,4 +1,4 @@
-"""The CPU: its model and its instruction sets."""
+"""The CPU's model and instruction sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @cache
 def _stated() -> dict[str, str]:
-    """What the system states of its last CPU; nothing where it has no /proc."""
+    """The fields of the last CPU in /proc/cpuinfo; empty without /proc."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -21,7 +21,7 @@ def _stated() -> dict[str, str]:
 
 @cache
 def _sysctl(name: str) -> str:
-    """What macOS says of its CPU; nothing elsewhere, and where it does not know, as features on ARM."""
+    """A field of the CPU on macOS; empty elsewhere, and where it is unknown, as `features` on ARM."""
     command = ["/usr/sbin/sysctl", "-n", f"machdep.cpu.{name}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)  # noqa: S603
@@ -31,14 +31,14 @@ def _sysctl(name: str) -> str:
 
 
 def cpu_model() -> str:
-    """The CPU's model; where the system does not say it, the architecture and what else it says."""
+    """The CPU's model. Where the system does not state it, the architecture and part number."""
     named = _stated().get("model name") or _sysctl("brand_string")
     part = " ".join(_stated().get(f"CPU {key}", "") for key in ("implementer", "part"))
     return named or f"{platform.machine()} {part}".strip() or platform.processor()
 
 
 def cpu_flags() -> frozenset[str]:
-    """The instruction sets that the CPU has, as Linux calls them, whatever libraries were told."""
+    """The CPU's instruction sets by their Linux names, whatever limits are set for libraries."""
     linux = _stated().get("flags") or _stated().get("Features")
     said = linux or f"{_sysctl('features')} {_sysctl('leaf7_features')}".lower()
     return frozenset(said.split())

@@ -1,6 +1,6 @@
-"""The folder of this user's cache: where it is, and that nobody else can write to it.
+"""This user's cache folder: where it is, and checks that nobody else can write to it.
 
-Nothing here is fatal. Where there is no such folder, a temporary one serves, and one line says so.
+No failure is fatal. When there is no such folder, a temporary one is used, and one warning says so.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ from functools import cache
 from pathlib import Path
 
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
-WINDOWS = os.name == "nt"  # keeps others out of a user's folders by itself
+WINDOWS = os.name == "nt"  # Windows protects a user's folders by itself
 
 _log = logging.getLogger(__name__)
 _said: set[str] = set()
 
 
 def say_once(about: str, line: str) -> None:
-    """Log a warning, the first about its subject in this process; it goes to stderr unless the
-    process has set up logging."""
+    """Log a warning unless this process has logged one about the same subject."""
     if about not in _said:
         _said.add(about)
         _log.warning(line)
 
 
 def say_not_cached(error: Exception) -> None:
-    """Say once that each process starts anew, and why."""
+    """Warn once that nothing is cached, and why."""
     why = str(error)
     if isinstance(error, OSError) and error.strerror:
         why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
@@ -39,10 +38,10 @@ def say_not_cached(error: Exception) -> None:
 
 
 def cache_folder(name: str) -> Path:
-    """A folder of this user's cache that nobody else can write to, or to any folder above it.
+    """A folder in this user's cache. Nobody else can write to it, or to any folder above it.
 
-    Where there is none, a temporary folder of this process, and one line says why. Raises `OSError`
-    when there is no such temporary folder either.
+    When there is no such folder, returns a temporary one and warns. Raises `OSError` when there is no
+    temporary folder either.
     """
     try:
         folder = (_base() / "speculative-toolkit" / name).resolve()
@@ -56,8 +55,8 @@ def cache_folder(name: str) -> Path:
 
 @cache
 def private_folder(name: str) -> Path:
-    """A temporary folder of this process, removed when it ends. Raises `OSError` when others can
-    write there, too."""
+    """A temporary folder of this process, removed at exit. Raises `OSError` when others can write to
+    it."""
     folder = Path(tempfile.mkdtemp(prefix=f"speculative-toolkit-{name}-")).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     require_own(folder)
@@ -65,7 +64,7 @@ def private_folder(name: str) -> Path:
 
 
 def _base() -> Path:
-    """Where users keep caches: XDG_CACHE_HOME if it is absolute, as its specification says."""
+    """XDG_CACHE_HOME if it is absolute, as its specification requires; else ~/.cache."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     base = named if named.is_absolute() else Path.home() / ".cache"
     if not base.is_absolute():
@@ -74,7 +73,7 @@ def _base() -> Path:
 
 
 def _make(folder: Path) -> None:
-    """Make a folder and those above it for this user alone, in one that nobody else can replace."""
+    """Make a folder and its parents for this user alone, in a folder that nobody else can replace."""
     if folder.is_dir():
         _require_safe(folder)
     else:
@@ -83,16 +82,21 @@ def _make(folder: Path) -> None:
 
 
 def require_own(folder: Path) -> None:
-    """Raise `PermissionError` unless a folder is this user's and nobody else but root can change what
-    lies at its path. The path must be resolved: absolute and without symbolic links."""
+    """Raise `PermissionError` unless a folder is this user's and only root can replace it.
+
+    The path must be resolved: absolute and without symbolic links.
+    """
     _require_safe(folder, own=True)
     for place in folder.parents:
         _require_safe(place)
 
 
 def _require_safe(place: Path, own: bool = False) -> None:
-    """Raise `PermissionError` when another user can replace what is ours in a folder: what is in a
-    sticky one, such as /tmp, is safe. With `own`, when another can put anything there, or owns it."""
+    """Raise `PermissionError` when another user can replace our files in a folder.
+
+    They are safe in a sticky folder, such as /tmp. With `own`, also raise when another user owns the
+    folder or can create files in it.
+    """
     if WINDOWS:
         return
     said = place.stat()
@@ -104,7 +108,7 @@ def _require_safe(place: Path, own: bool = False) -> None:
 
 
 def is_own_file(file: Path) -> bool:
-    """Whether a path is a regular file, no link, of this user, that nobody else can write to."""
+    """Whether a path is a regular file of this user, not a link, that nobody else can write to."""
     try:
         said = file.lstat()
     except OSError:

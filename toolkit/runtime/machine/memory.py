@@ -1,4 +1,4 @@
-"""How much memory was held at most, and memory in large pages."""
+"""Peak memory, and tensors in large pages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ ADVICE = 14  # MADV_HUGEPAGE
 
 
 def forget_peak(device: torch.device) -> None:
-    """Start measuring anew, where that is possible: on CUDA."""
+    """Reset the peak of CUDA memory. On CPU the peak cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes: the most that CUDA held since `forget_peak`, or that the process ever held; None where
-    unknown."""
+    """Peak memory in bytes: of CUDA since `forget_peak`, else of the process since its start.
+
+    None where it is unknown.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -32,12 +34,14 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def in_large_pages(tensor: Tensor) -> Tensor:
-    """A contiguous copy of a CPU tensor, in large pages where Linux gives them: reading weights then
-    waits less for addresses."""
+    """A contiguous copy of a CPU tensor, in large pages where Linux has them.
+
+    Large pages cost fewer TLB misses when weights are read.
+    """
     copy = torch.empty(tensor.shape, dtype=tensor.dtype)
     first = -(-copy.data_ptr() // PAGE) * PAGE
     size = (copy.data_ptr() + copy.nbytes - first) // PAGE * PAGE
     if size > 0 and sys.platform == "linux":
         libc = ctypes.CDLL(None)
-        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), ADVICE)  # as ever: advice
+        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), ADVICE)  # Linux may ignore it
     return copy.copy_(tensor)

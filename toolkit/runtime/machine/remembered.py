@@ -1,6 +1,6 @@
-"""What was found out about this machine, kept on disk from one process to the next.
+"""Results about this machine, such as which kernel is fastest, remembered on disk between processes.
 
-Nothing here is fatal. A result that cannot be written is found out anew by each process, and one line
+No failure is fatal. When a result cannot be written, each process finds it out again, and one warning
 says so.
 """
 
@@ -19,14 +19,14 @@ from toolkit.progress import working
 from toolkit.runtime.machine.cpu import cpu_flags, cpu_model
 from toolkit.runtime.machine.disk import cache_folder, say_not_cached
 
-LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # what oneDNN may use; it reads both
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # instruction sets for oneDNN; it reads both
 RUNTIME = Path(__file__).parent.parent
 _unwritten: dict[tuple[str, str], Any] = {}  # results of this process that could not be written
 
 
 @cache
 def sources() -> str:
-    """A hash of the runtime's own code: what was found out about other code is found out anew."""
+    """A hash of the runtime's source files. Results hold for the code that they were measured with."""
     total = hashlib.sha256()
     for file in sorted(RUNTIME.rglob("*.*")):
         if file.suffix in (".py", ".c", ".h"):
@@ -35,8 +35,7 @@ def sources() -> str:
 
 
 def here() -> list[str]:
-    """What anything that is found out here holds for: our code, the CPU, PyTorch and what it and
-    oneDNN may use of the CPU, and the count of threads."""
+    """What a result depends on: our code, the CPU, PyTorch, its and oneDNN's limits, the threads."""
     import torch
 
     return [
@@ -47,7 +46,7 @@ def here() -> list[str]:
 
 
 def key_of(*about: str) -> str:
-    """A name for what was found out here about these things."""
+    """The key of a result about these things on this machine: 32 hex digits."""
     return hashlib.sha256("\0".join([*here(), *about]).encode()).hexdigest()[:32]
 
 
@@ -56,7 +55,10 @@ def remembered(
     find_out: Callable[[], dict[str, Any]],
     what: str = "Looking at this machine (once)",
 ) -> dict[str, Any]:
-    """What `find_out` says of `about` on this machine, kept on disk; `what` is shown meanwhile."""
+    """The result of `find_out`, remembered under `about` and `here()`.
+
+    The progress line shows `what` while `find_out` runs.
+    """
     key = key_of(*about)
     found: dict[str, Any] | None = recall("checks", key)
     if found is None:
@@ -67,7 +69,7 @@ def remembered(
 
 
 def remember(kind: str, key: str, found: Any) -> None:
-    """Keep a result as JSON for later processes; where that fails, for this one."""
+    """Write a result as JSON for later processes. If that fails, keep it for this process."""
     data = json.dumps({"sha256": _checksum(found), "found": found}).encode()
     try:
         with open_atomically(cache_folder(kind) / f"{key}.json", mode=0o600) as file:
@@ -78,7 +80,7 @@ def remember(kind: str, key: str, found: Any) -> None:
 
 
 def recall(kind: str, key: str) -> Any:
-    """What `remember` kept; None where there is nothing, or something that it did not write."""
+    """The result that `remember` wrote; None when there is none, or when the file is damaged."""
     try:
         said = json.loads((cache_folder(kind) / f"{key}.json").read_bytes())
         if said["sha256"] == _checksum(said["found"]):
