@@ -70,7 +70,7 @@ def test_choices_are_those_of_the_pool(option, known):
     assert tuple(made.type.choices) == known
 
 
-@pytest.mark.parametrize("command", ["run", "tune", "doctor"])
+@pytest.mark.parametrize("command", ["run", "costs", "doctor"])
 def test_a_command_that_loads_models_takes_device_dtype_and_executor(command):
     names = {parameter.name for parameter in main.get_command(None, command).params}
     assert {"device", "dtype", "executor"} <= names
