@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import shlex
@@ -13,7 +12,7 @@ from typing import Literal, cast
 from attrs import evolve, frozen
 
 from toolkit import ToolkitError
-from toolkit.words import cut, whole
+from toolkit.words import cut, did_you_mean, whole
 
 Engine = Literal["toolkit", "hf:generate", "hf:assisted", "hf:lookup"]
 PARTS = ("drafter", "shaper", "verifier", "kv", "draft_kv")
@@ -160,15 +159,13 @@ def require_count(k: str, text: str) -> None:
 
 
 def _say_unknown_arm(head: str, text: str) -> str:
-    near = difflib.get_close_matches(head, WORDS, 1)
-    known = ", ".join(name for name in WORDS if name != "toolkit")
-    hint = f"did you mean {near[0]}?" if near else f"there are {known}"
+    known = [name for name in WORDS if name != "toolkit"]
+    hint = did_you_mean(head, known, f"there are {', '.join(known)}")
     ours = "ours are words, as in drafter=model shaper=chain"
     return f"no arm called {cut(head)} in {cut(text)}: {hint}; {ours}"
 
 
 def _say_unknown_word(word: str, key: str, head: str, text: str) -> str:
     known = ("name", *WORDS[head])
-    near = difflib.get_close_matches(key, known, 1)
-    hint = f"did you mean {near[0]}=…?" if near else f"it may have {', '.join(known)}, and lossy"
+    hint = did_you_mean(key, known, f"it may have {', '.join(known)}, and lossy")
     return f"arm {cut(text)} cannot have {cut(word)}: {hint}"

@@ -5,7 +5,6 @@ Everything that can be rejected is rejected here, before weights load.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from attrs import Factory, define, evolve, frozen
 
 from toolkit import Pipeline, Pool, Registry, Source, ToolkitError
-from toolkit.words import cut
+from toolkit.words import cut, did_you_mean
 
 from .arms import PARTS, Arm, parse_arms
 from .columns import Split
@@ -203,8 +202,7 @@ def load_dataset(name: str, registry: Registry) -> tuple[Source, bool]:
         whole = path_exists(Path(name)) or not path
         return read_local(Path(name if whole else path), None if whole else column), False
     known = sorted(registry.datasets)
-    near = difflib.get_close_matches(head, known, 2)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    hint = did_you_mean(head, known, f"there are {', '.join(known)}")
     failed = f" (did not load: {'; '.join(registry.broken)})" if registry.broken else ""
     raise ToolkitError(
         f"no data set called {cut(name)}: {hint}; a file of your own is FILE:COLUMN (.jsonl, .parquet) "
