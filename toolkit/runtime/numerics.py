@@ -106,8 +106,7 @@ def differs(model: LoadedModel, longest: int = PROBED) -> str | None:
     for context, sizes in [(PROMPT, SIZES), *((c, FEW) for c in (*CONTEXTS, longest))]:
         gap = min(context, room) - trees.length
         for session in (ar, trees) if gap > 0 else ():
-            session.cache.fill(gap, seed=context)
-            session.eviction.after_commit()
+            _fill(session, gap, seed=context)
         for size in sizes:
             reason = _differ(ar, trees, min(size, model.positions - trees.length), rng)
             if reason is not None:
@@ -132,6 +131,17 @@ def _differ(ar: ModelSession, trees: ModelSession, size: int, rng: random.Random
     if torch.equal(got, torch.cat(logits)):
         return None
     return f"logits of a tree of {size} nodes after {before} tokens differ from AR's"
+
+
+def _fill(session: ModelSession, count: int, seed: int) -> None:
+    """Commit `count` rows of noise, the same for the same seed: a long context without the passes that
+    would write it."""
+    rng = torch.Generator().manual_seed(seed)
+    for layer in session.cache.initialized:
+        shapes = [(*part.shape[:2], count, part.shape[3]) for part in (layer.keys, layer.values)]
+        layer.store(*(torch.randn(shape, generator=rng).to(layer.keys) for shape in shapes))
+    session.cache.append(count)
+    session.eviction.after_commit()
 
 
 def _among_others(

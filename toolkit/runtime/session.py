@@ -97,6 +97,7 @@ class ModelSession:
             torch.tensor(positions, device=device),
             paths.to(device),
             deepest=max(positions),
+            whole_prompt=not self.cache.scratch,
         )
         with nullcontext() if device.type == "cpu" else without_cudnn:
             return self.model.executor.forward(torch.tensor(tokens, device=device), now, keep)

@@ -52,6 +52,14 @@ class SharedSession(ModelSession):
         no_queries = keys[0, :, :0]
         self.eviction.store(mine, self.target.length, no_queries, keys, values)
 
+    def _follow(self, count: int) -> None:
+        """Commit copies of the last `count` rows that the target has committed."""
+        for mine, theirs in zip(self.cache.layers, self.target.cache.layers, strict=True):
+            if theirs.is_initialized:
+                rows = slice(theirs.table.count - count, theirs.table.count)
+                mine.store(theirs.keys[:, :, rows], theirs.values[:, :, rows])
+        self.cache.append(count)
+
     def prefill(self, tokens: list[int]) -> Tensor:
         raise NotImplementedError(
             "a shared session holds what its target holds: commit on the target"
@@ -59,5 +67,5 @@ class SharedSession(ModelSession):
 
     def commit(self, rows: list[int]) -> None:
         self.cache.commit([])
-        self.cache.adopt(self.target.cache, self.target.length - self.length)
+        self._follow(self.target.length - self.length)
         self.eviction.after_commit()

@@ -34,27 +34,22 @@ class Pass:
     """One forward of N rows over the committed rows and S scratch rows, its own the last of them.
 
     `lineage[N, S]` bool: the scratch rows on each row's path, itself included. `deepest` is the
-    greatest of `positions[S]`. A prompt that is scored is read whole: its P rows are a chain, none of
-    them a scratch row, and `positions` are its own.
+    greatest of `positions[S]`. A whole prompt that is scored has no scratch rows: eviction stores
+    those of its P rows that stay.
     """
 
     eviction: Eviction
     positions: Tensor  # [S], of the scratch rows
     lineage: Tensor
     deepest: int
+    whole_prompt: bool = False
+    cache: TreeCache = field(init=False)
     calls: int = 0  # layers that attended: a model that never asks has ignored our attention
     _masks: dict[tuple[int, int | None], Tensor] = field(factory=dict, init=False)
     _visible: dict[tuple[int, int | None], native.Seen] = field(factory=dict, init=False)
 
-    @property
-    def cache(self) -> TreeCache:
-        """The cache that this pass reads and writes."""
-        return self.eviction.cache
-
-    @property
-    def whole_prompt(self) -> bool:
-        """Whether this pass reads a whole prompt, of which only the rows that stay are stored."""
-        return not self.cache.scratch
+    def __attrs_post_init__(self) -> None:
+        self.cache = self.eviction.cache
 
     @property
     def query_pos(self) -> Tensor:

@@ -248,28 +248,6 @@ class TreeCache(Cache):
         """Layers that store K/V."""
         return self.layout.layers
 
-    def adopt(self, source: TreeCache, count: int) -> None:
-        """Commit the last `count` committed rows of another cache of the same model."""
-        for mine, theirs in zip(self.layers, source.layers, strict=True):
-            if theirs.is_initialized:
-                end = theirs.table.count
-                rows = slice(end - count, end)
-                mine.store(theirs.keys[:, :, rows], theirs.values[:, :, rows])
-        self._append(count)
-        self.measure()
-
-    def fill(self, count: int, seed: int) -> None:
-        """Commit `count` rows of noise, the same for the same seed: a long context without the passes
-        that would write it."""
-        rng = torch.Generator().manual_seed(seed)
-        for layer in self.initialized:
-            shapes = [
-                (*part.shape[:2], count, part.shape[3]) for part in (layer.keys, layer.values)
-            ]
-            layer.store(*(torch.randn(shape, generator=rng).to(layer.keys) for shape in shapes))
-        self._append(count)
-        self.measure()
-
     def extend(self, count: int) -> None:
         """Announce `count` more scratch rows, which the coming forward fills."""
         self.scratch += count
@@ -285,7 +263,7 @@ class TreeCache(Cache):
             self._move(rows)
         for layer in self.initialized:
             layer.queries.commit(rows)
-        self._append(len(rows))
+        self.append(len(rows))
 
     def commit_prompt(self, count: int) -> None:
         """Count a prompt of `count` tokens that is scored: eviction has stored what stays of it."""
@@ -301,8 +279,8 @@ class TreeCache(Cache):
         for layer in layers:
             layer.move(index)
 
-    def _append(self, count: int) -> None:
-        """Count `count` rows as committed."""
+    def append(self, count: int) -> None:
+        """Count `count` rows as committed; every layer has stored them."""
         for table in self.tables:
             table.append(self.length, count)
         self.length += count

@@ -166,7 +166,8 @@ class MaskEviction(Eviction):
         return deepest > self.all_visible_until
 
     def visible(self, query: Tensor, positions: Tensor) -> Tensor:
-        return torch.stack([visible_to(self.policy, query, head[None]) for head in positions])
+        visible = visible_to(self.policy, query, positions.flatten()[None])
+        return visible.unflatten(1, positions.shape).transpose(0, 1)
 
     def after_attention(self, layer: TreeLayer, query: Tensor, key: Tensor, value: Tensor) -> None:
         pass  # positions alone decide
