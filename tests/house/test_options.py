@@ -37,7 +37,7 @@ def test_the_check_would_notice():
 
 def test_the_command_in_the_documentation_works(root):
     page = (root / "docs" / "plugins.md").read_text(encoding="utf-8")
-    section = page.partition("\n## A command of your own\n")[2]
+    section = page.partition("\n## Commands\n")[2]
     scope = {"__name__": "toolkit_mine"}
     exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], scope)
     command = next(value for value in scope.values() if isinstance(value, click.Command))
@@ -51,7 +51,7 @@ def test_the_command_in_the_documentation_works(root):
 
 def test_every_option_is_documented(root):
     page = (root / "docs" / "plugins.md").read_text(encoding="utf-8")
-    section = page.partition("\n## A command of your own\n")[2].partition("\n## ")[0]
+    section = page.partition("\n## Commands\n")[2].partition("\n## ")[0]
     public = {name for name, value in vars(options).items() if not name.startswith("_")
               and getattr(value, "__module__", "") == options.__name__}  # fmt: skip
     assert {name for name in public if f"`{name}" not in section} == set()
