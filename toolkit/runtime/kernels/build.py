@@ -1,7 +1,7 @@
-"""The C sources, compiled once for an instruction set into the user's cache, and loaded from there.
+"""Compile the C sources for an instruction set, once, into the user's cache, and load them from there.
 
-A library's name has a hash of what went into it and a checksum of what came out. So two processes
-that compile at once both end with a whole one, and a damaged one is compiled anew and never loaded.
+A library's name has a hash of its sources and a checksum of its content. So two processes that
+compile at once both get a whole library, and a damaged one is compiled again and never loaded.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _build(isa: str) -> Path:
             tempfile.TemporaryDirectory(prefix="speculative-toolkit-") as folder,
         ):
             library = _compiled([compiler, *COMMON, *FLAGS[isa]], Path(folder))
-            return _settled(library, _name(stem, library))
+            return _install(library, _name(stem, library))
     except (OSError, NoCompiler) as error:
         disk.say_once("kernels", f"Our kernels for {isa} are not used: {error}")
         raise NoCompiler(str(error)) from error
@@ -193,25 +193,30 @@ def _compiled(command: list[str], folder: Path) -> bytes:
     return library.read_bytes()
 
 
-def _settled(library: bytes, name: str) -> Path:
-    """Where a library lies, once it was tried: in the cache or, where it cannot be kept or executed,
-    in a temporary folder of this process. Raises `NoCompiler` or `OSError`."""
+def _install(library: bytes, name: str) -> Path:
+    """Write a library into the cache or, where it cannot be written or executed, into a temporary
+    folder of this process; returns its path. Raises `NoCompiler` or `OSError`."""
     try:
-        return _put(library, disk.cache_folder("kernels") / name)
+        return _write(library, disk.cache_folder("kernels") / name)
     except (OSError, NoCompiler) as error:
-        private = _put(library, disk.private_folder("kernels") / name)
+        private = _write(library, disk.private_folder("kernels") / name)
         disk.say_not_cached(error)
         return private
 
 
-def _put(library: bytes, path: Path) -> Path:
-    """Write a library that loads in a process of its own. Raises `NoCompiler` or `OSError`."""
+def _write(library: bytes, path: Path) -> Path:
+    """Write a library, unless loading it fails. Raises `NoCompiler` or `OSError`."""
     with open_atomically(path, mode=0o600) as file:
         file.write(library)
         file.flush()
-        trial = [sys.executable, "-I", "-S", "-c", TRIAL, file.name, *FUNCTIONS]
-        _run("the compiled library", [trial], time.monotonic() + PATIENCE)
+        _try(Path(file.name))
     return path
+
+
+def _try(library: Path) -> None:
+    """Load a library in a process of its own. Raises `NoCompiler` when that fails."""
+    trial = [sys.executable, "-I", "-S", "-c", TRIAL, str(library), *FUNCTIONS]
+    _run("the compiled library", [trial], time.monotonic() + PATIENCE)
 
 
 def _run(what: str, commands: list[list[str]], deadline: float) -> None:

@@ -463,14 +463,14 @@ def test_a_planted_library_is_never_loaded(way, folder, tmp_path, caplog):
 @pytest.fixture
 def read_only(folder, monkeypatch):
     """Whoever runs this, root as well, cannot write into the cache."""
-    real = disk.tempfile.mkstemp
+    real = os.open
 
-    def mkstemp(**how):
-        if Path(how["dir"]).is_relative_to(folder):
-            raise OSError(30, "Read-only file system", str(how["dir"]))
-        return real(**how)
+    def open_(path, flags, *mode, **how):
+        if flags & os.O_CREAT and Path(path).is_relative_to(folder):
+            raise OSError(30, "Read-only file system", str(path))
+        return real(path, flags, *mode, **how)
 
-    return lambda: monkeypatch.setattr(disk.tempfile, "mkstemp", mkstemp)
+    return lambda: monkeypatch.setattr(os, "open", open_)
 
 
 @compiled
