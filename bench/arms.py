@@ -12,7 +12,7 @@ from typing import Literal, cast
 from attrs import evolve, frozen
 
 from toolkit import ToolkitError
-from toolkit.words import cut, did_you_mean, whole
+from toolkit.words import did_you_mean, parse_whole, quote
 
 Engine = Literal["toolkit", "hf:generate", "hf:assisted", "hf:lookup"]
 PARTS = ("drafter", "shaper", "verifier", "kv", "draft_kv")
@@ -73,7 +73,7 @@ def parse_arms(texts: Iterable[str]) -> list[Arm]:
     for arm in given:
         if arms.setdefault(arm.name, arm) != arm:  # the same arm twice is one arm
             raise ToolkitError(
-                f"two arms are called {cut(arm.name)}: give one of them another name, as in "
+                f"two arms are called {quote(arm.name)}: give one of them another name, as in "
                 f"name=other"
             )
     return list(arms.values())
@@ -111,12 +111,12 @@ def parse_arm(text: str) -> Arm:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise ToolkitError(f"arm {cut(text)} has a quote that is not closed: {error}") from error
+        raise ToolkitError(f"arm {quote(text)} has a quote that is not closed: {error}") from error
     if not words:
         raise ToolkitError("an arm is empty: write words such as drafter=model shaper=adaptive")
     if not all(word.isprintable() for word in words):
         raise ToolkitError(
-            f"arm {cut(text)} holds a character that cannot be printed: leave it out"
+            f"arm {quote(text)} holds a character that cannot be printed: leave it out"
         )
     lossy = "lossy" in words
     bare = [word for word in words if "=" not in word and word != "lossy"]
@@ -132,11 +132,13 @@ def parse_arm(text: str) -> Arm:
         if key not in ("name", *WORDS[head]):
             raise ToolkitError(_say_unknown_word(word, key, head, text))
         if key in given:
-            raise ToolkitError(f"arm {cut(text)} has {key} twice: write it once")
+            raise ToolkitError(f"arm {quote(text)} has {key} twice: write it once")
         given[key] = value
     name = given.pop("name", None)
     if name is not None and not name.strip():
-        raise ToolkitError(f"arm {cut(text)} has an empty name: write name=short, or leave it out")
+        raise ToolkitError(
+            f"arm {quote(text)} has an empty name: write name=short, or leave it out"
+        )
     if "k" in given:
         require_count(given["k"], text)
     if head == "ar":
@@ -149,12 +151,12 @@ def parse_arm(text: str) -> Arm:
 def require_count(k: str, text: str) -> None:
     """Raise `ToolkitError` unless an arm of Hugging Face's can draft `k` tokens per step."""
     try:
-        fits = 1 <= whole(k) <= MOST_DRAFTED
+        fits = 1 <= parse_whole(k) <= MOST_DRAFTED
     except ValueError:
         fits = False
     if not fits:
         raise ToolkitError(
-            f"arm {cut(text)}: k is a count of tokens from 1 to {MOST_DRAFTED}, not {cut(k)}"
+            f"arm {quote(text)}: k is a count of tokens from 1 to {MOST_DRAFTED}, not {quote(k)}"
         )
 
 
@@ -162,10 +164,10 @@ def _say_unknown_arm(head: str, text: str) -> str:
     known = [name for name in WORDS if name != "toolkit"]
     hint = did_you_mean(head, known, f"there are {', '.join(known)}")
     ours = "ours are words, as in drafter=model shaper=chain"
-    return f"no arm called {cut(head)} in {cut(text)}: {hint}; {ours}"
+    return f"no arm called {quote(head)} in {quote(text)}: {hint}; {ours}"
 
 
 def _say_unknown_word(word: str, key: str, head: str, text: str) -> str:
     known = ("name", *WORDS[head])
     hint = did_you_mean(key, known, f"it may have {', '.join(known)}, and lossy")
-    return f"arm {cut(text)} cannot have {cut(word)}: {hint}"
+    return f"arm {quote(text)} cannot have {quote(word)}: {hint}"

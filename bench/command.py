@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit import ToolkitError
-from toolkit.words import cut
+from toolkit.words import quote
 
 from .options import FILE, Counts, Whole
 
@@ -194,7 +194,7 @@ def parsed_grid(text: str) -> dict[str, list[str]]:
         name, equals, values = word.partition("=")
         if not (name and equals and values):
             raise ToolkitError(
-                f'--grid takes words such as "depth=3,5 branch=2,3", not {cut(word)}'
+                f'--grid takes words such as "depth=3,5 branch=2,3", not {quote(word)}'
             )
         grid[name] = values.split(",")
     return grid

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import Conversation, Dataset, Source, ToolkitError
-from toolkit.words import short
+from toolkit.words import shorten
 
 Row = dict[str, Any]
 Turns = Callable[[Iterable[Row]], Sequence[Conversation]]
@@ -62,7 +62,9 @@ def web(name: str, help: str, url: str, turns: Turns, *, chat: bool = False) -> 
                 f"and name the file: {name}:FILE.jsonl"
             ) from error
         rows = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
-        return Source(_convert(name, url, rows, turns), f"sha256:{hashlib.sha256(data).hexdigest()}")
+        return Source(
+            _convert(name, url, rows, turns), f"sha256:{hashlib.sha256(data).hexdigest()}"
+        )
 
     return Dataset(name, help, load, chat)
 
@@ -114,7 +116,7 @@ def read_local_rows(path: Path) -> tuple[list[Row], str]:
     """
     if not path_exists(path):
         raise ToolkitError(
-            f"no file or folder {short(str(path))}: a local data set is {', '.join(READ[:3])}"
+            f"no file or folder {shorten(str(path))}: a local data set is {', '.join(READ[:3])}"
         )
     inside = sorted(file for file in path.rglob("*") if file.name.endswith(READ))
     files = inside if path.is_dir() else [path]

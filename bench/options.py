@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from toolkit.words import cut, whole
+from toolkit.words import parse_whole, quote
 
 FILE = click.Path(path_type=Path)
 
@@ -17,7 +17,7 @@ class Whole(click.IntRange):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         try:
-            return super().convert(whole(str(value)), param, ctx)
+            return super().convert(parse_whole(str(value)), param, ctx)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -29,9 +29,12 @@ class Counts(click.ParamType[list[int]]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
         try:
-            found = value if isinstance(value, list) else [whole(part) for part in value.split(",")]
+            parts = value if isinstance(value, list) else map(parse_whole, value.split(","))
+            found = list(parts)
         except ValueError:
-            self.fail(f"{cut(value)} is not whole numbers joined by commas, as 64,128", param, ctx)
+            self.fail(
+                f"{quote(value)} is not whole numbers joined by commas, as 64,128", param, ctx
+            )
         if min(found) < 1:
-            self.fail(f"{cut(value)}: each is at least 1", param, ctx)
+            self.fail(f"{quote(value)}: each is at least 1", param, ctx)
         return found

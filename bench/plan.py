@@ -13,7 +13,7 @@ from attrs import Factory, asdict, field, fields_dict, frozen
 from attrs.validators import deep_iterable, ge, in_, min_len
 
 from toolkit import ToolkitError
-from toolkit.words import cut
+from toolkit.words import quote
 
 Table = Literal["steps", "nodes"]
 
@@ -51,7 +51,9 @@ class Plan:
 
     arms: list[str] = field(validator=min_len(1))
     target: str | None = None
-    datasets: list[str] = field(factory=lambda: ["stories"], validator=[min_len(1), _require_distinct])
+    datasets: list[str] = field(
+        factory=lambda: ["stories"], validator=[min_len(1), _require_distinct]
+    )
     prompts: int = field(default=10, validator=ge(1))
     prompt_tokens: list[int] = field(factory=lambda: [256], validator=POSITIVE)
     max_new_tokens: list[int] = field(factory=lambda: [128], validator=POSITIVE)
@@ -76,7 +78,9 @@ class Plan:
         try:
             return _converter.structure(data, cls)
         except Exception as error:
-            problem = "; ".join(cattrs.transform_error(error, path=origin, format_exception=_format))
+            problem = "; ".join(
+                cattrs.transform_error(error, path=origin, format_exception=_format)
+            )
             raise ToolkitError(f"the plan cannot be used: {problem}") from error
 
     @classmethod
@@ -88,7 +92,7 @@ class Plan:
             protocols = read_protocols()
             if name not in protocols:
                 raise ToolkitError(
-                    f"no plan called {cut(name)}: give a .toml file, or one of {', '.join(protocols)}"
+                    f"no plan called {quote(name)}: give a .toml file, or one of {', '.join(protocols)}"
                 )
             text = protocols[name]
         return cls.loads(text, f"plan {name}", changes)
@@ -119,7 +123,7 @@ def _read_file(name: str) -> str:
     except UnicodeDecodeError as error:
         raise ToolkitError(f"plan {name} is not UTF-8 ({error}): save it as UTF-8") from error
     except OSError as error:
-        raise ToolkitError(f"plan {cut(name)} cannot be read: {error.strerror}") from error
+        raise ToolkitError(f"plan {quote(name)} cannot be read: {error.strerror}") from error
 
 
 def read_protocols() -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 from attrs import Factory, define, evolve, frozen
 
 from toolkit import Pipeline, Pool, Registry, Source, ToolkitError
-from toolkit.words import cut, did_you_mean
+from toolkit.words import did_you_mean, quote
 
 from .arms import PARTS, Arm, parse_arms
 from .columns import Split
@@ -160,7 +160,7 @@ def _naming(arm: Arm) -> Iterator[None]:
     try:
         yield
     except ToolkitError as error:
-        raise type(error)(f"arm {cut(arm.name)}: {error}") from error
+        raise type(error)(f"arm {quote(arm.name)}: {error}") from error
 
 
 def require_known(arm: Arm, registry: Registry) -> None:
@@ -205,6 +205,6 @@ def load_dataset(name: str, registry: Registry) -> tuple[Source, bool]:
     hint = did_you_mean(head, known, f"there are {', '.join(known)}")
     failed = f" (did not load: {'; '.join(registry.broken)})" if registry.broken else ""
     raise ToolkitError(
-        f"no data set called {cut(name)}: {hint}; a file of your own is FILE:COLUMN (.jsonl, .parquet) "
-        f"or FILE.txt{failed}"
+        f"no data set called {quote(name)}: {hint}; a file of your own is FILE:COLUMN (.jsonl, "
+        f".parquet) or FILE.txt{failed}"
     )

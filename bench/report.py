@@ -146,7 +146,9 @@ def _save(figure: ModuleType, results: Results, theme: Any, folder: Path) -> str
     if drawn is None:
         return ""
     stem = folder / f"{_name(figure)}{'' if theme.name == 'light' else '-' + theme.name}"
-    drawn.suptitle(describe_machine(results.runs[0]), x=0.01, ha="left", fontsize=8, color=theme.soft)
+    drawn.suptitle(
+        describe_machine(results.runs[0]), x=0.01, ha="left", fontsize=8, color=theme.soft
+    )
     drawn.savefig(stem.with_suffix(".png"), dpi=160)
     vector = io.BytesIO()
     drawn.savefig(vector, format="svg", metadata={"Date": None})

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import frozen
 
 from toolkit import ToolkitError
-from toolkit.words import cut
+from toolkit.words import quote
 
 from .keys import Key, Setting
 from .statistics import Ratio, geometric_mean, mean, paired
@@ -206,18 +206,18 @@ def _find_problem(runs: list[Row], requests: list[Row]) -> str | None:
     arms = {run["arm"] for run in runs}
     for run in runs:
         if run["baseline"] not in arms:
-            return f"the AR arm {cut(run['baseline'])} has no run"
+            return f"the AR arm {quote(run['baseline'])} has no run"
         if not (run["weight_bytes"] > 0 and run["bandwidth_bytes_per_s"] > 0):
-            return f"the run of arm {cut(run['arm'])} has no weights or no bandwidth"
+            return f"the run of arm {quote(run['arm'])} has no weights or no bandwidth"
         try:
             options = json.loads(run["options"])
         except ValueError:
             options = None
         if not isinstance(options, dict) or not all(isinstance(o, dict) for o in options.values()):
-            return f'the options of arm {cut(run["arm"])} are not JSON, as {{"shaper": {{…}}}}'
+            return f'the options of arm {quote(run["arm"])} are not JSON, as {{"shaper": {{…}}}}'
     for row in requests:
         if row["arm"] not in arms:
-            return f"request {row['request_id']} is of arm {cut(row['arm'])}, which has no run"
+            return f"request {row['request_id']} is of arm {quote(row['arm'])}, which has no run"
         if not (row["wall_ms"] > 0 and (row["tokens_per_s"] or 0) >= 0):
             return f"request {row['request_id']} took no time"
     if len({row["request_id"] for row in requests}) < len(requests):

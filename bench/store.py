@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from attrs import frozen
 
 from toolkit import ToolkitError, write_part
-from toolkit.words import short
+from toolkit.words import shorten
 
 from .columns import SCHEMA_VERSION, TABLES
 from .dataset_loading import path_exists
@@ -52,7 +52,7 @@ class Store:
             taken = path.exists() and any(file.name != LOCK for file in path.iterdir())
         except OSError as error:
             raise ToolkitError(
-                f"results cannot be written to {short(str(path))} ({error.strerror}): name another "
+                f"results cannot be written to {shorten(str(path))} ({error.strerror}): name another "
                 f"with --out"
             ) from error
         if taken:
@@ -66,7 +66,7 @@ class Store:
         """A folder of an earlier bench. Raises `ToolkitError` for no results or another version."""
         if not (path_exists(path) and path.is_dir()):
             raise ToolkitError(
-                f"no results folder {short(str(path))}: `toolkit bench --out FOLDER` makes one"
+                f"no results folder {shorten(str(path))}: `toolkit bench --out FOLDER` makes one"
             )
         store = cls(path)
         runs = [store._read(file) for file in store._files("runs")]

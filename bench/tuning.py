@@ -10,7 +10,7 @@ from typing import Any
 from attrs import evolve
 
 from toolkit import Choice, Registry, ToolkitError, options_of
-from toolkit.words import cut
+from toolkit.words import quote
 
 from .arms import Arm, require_count, require_few
 from .plan import Tune
@@ -30,7 +30,7 @@ def list_candidates(
     for tune in tunes:
         if tune.arm not in known or tune.arm in found:
             raise ToolkitError(
-                f"cannot tune {cut(tune.arm)}: name one of {', '.join(known)}, and each once"
+                f"cannot tune {quote(tune.arm)}: name one of {', '.join(known)}, and each once"
             )
         arm = known[tune.arm]
         make = _set_options if arm.engine == "toolkit" else _set_k

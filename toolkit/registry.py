@@ -31,7 +31,7 @@ from toolkit.plugins import (
     require_strategy,
 )
 from toolkit.spec import parse, require_valid
-from toolkit.words import cut, did_you_mean
+from toolkit.words import did_you_mean, quote
 
 GROUP = "toolkit"
 
@@ -210,7 +210,7 @@ class Registry:
         for plugin, broken in self.broken.items():
             if name == broken.suggests:
                 raise PluginError(
-                    f"no {kind} called {cut(name)}: plugin {plugin} did not load: {broken.reason}"
+                    f"no {kind} called {quote(name)}: plugin {plugin} did not load: {broken.reason}"
                     + (f"\n{broken.trace}" if broken.trace else "")
                 )
         names = self.names(kind)
@@ -220,7 +220,7 @@ class Registry:
         hint = did_you_mean(name, names + models, f"there are: {', '.join(names)}")
         failed = f" (did not load: {'; '.join(self.broken)}; see `toolkit plugins list --broken`)"
         failed = failed if self.broken else ""
-        raise SpecError(f"no {kind} called {cut(name)}: {hint}{failed}")
+        raise SpecError(f"no {kind} called {quote(name)}: {hint}{failed}")
 
     def kind_of(self, name: str) -> str:
         """The kind of the strategy with this name. Raises `SpecError` for none, or more than one."""
@@ -237,7 +237,7 @@ class Registry:
         """The message for a name that no strategy of any kind has."""
         names = sorted({known for _, known in self.entries})
         hint = did_you_mean(name, names, f"there are: {', '.join(names)}")
-        return f"no strategy called {cut(name)}: {hint}"
+        return f"no strategy called {quote(name)}: {hint}"
 
     def resolve(
         self, kind: str, spec: str | Strategy | type[Strategy] | Choice[Any]

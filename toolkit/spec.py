@@ -18,7 +18,7 @@ import cattrs
 
 from toolkit.choice import Choice, Strategy, options_of, show
 from toolkit.errors import SpecError, trace
-from toolkit.words import cut, real, short, whole
+from toolkit.words import parse_real, parse_whole, quote, shorten
 
 
 def parse(kind: str, text: str, find: Callable[[str, str], type[Strategy]]) -> Choice[Any]:
@@ -36,7 +36,7 @@ def parse(kind: str, text: str, find: Callable[[str, str], type[Strategy]]) -> C
             key, raw = next(iter(fields)), part
         if key not in fields:
             known = ", ".join(describe(f) for f in fields.values()) or "none"
-            raise SpecError(f"{kind} {name!r} has no option {cut(key)}; it has: {known}")
+            raise SpecError(f"{kind} {name!r} has no option {quote(key)}; it has: {known}")
         if key in given:
             raise SpecError(f"{kind} {name!r}: option {key!r} is given twice, write it once")
         given[key] = _value(kind, name, fields[key], raw, find)
@@ -52,16 +52,16 @@ def require_valid(kind: str, choice: Choice[Any]) -> None:
     if missing:
         wanted = ",".join(f"{key}=…" for key in missing)
         raise SpecError(
-            f"{kind} {cut(str(choice))} needs {', '.join(missing)}: write {choice.cls.name}:{wanted}"
+            f"{kind} {quote(str(choice))} needs {', '.join(missing)}: write {choice.cls.name}:{wanted}"
         )
     try:
         choice.build()
     except (TypeError, ValueError, OverflowError) as error:
         said = str(error.args[0]) if error.args else type(error).__name__  # attrs adds arguments
-        raise SpecError(f"{kind} {cut(str(choice))}: {short(said)}") from error
+        raise SpecError(f"{kind} {quote(str(choice))}: {shorten(said)}") from error
     except Exception as error:
         raise SpecError(
-            f"{kind} {cut(str(choice))} cannot be built:\n{trace(error, choice.cls.__module__)}"
+            f"{kind} {quote(str(choice))} cannot be built:\n{trace(error, choice.cls.__module__)}"
         ) from error
 
 
@@ -98,7 +98,7 @@ def _split(text: str, spec: str) -> list[str]:
         else:
             parts[-1] += char
     if depth:
-        raise SpecError(f"the brackets of {cut(spec)} do not match: close every [ with a ]")
+        raise SpecError(f"the brackets of {quote(spec)} do not match: close every [ with a ]")
     return parts
 
 
@@ -117,7 +117,7 @@ def _value(
         return _converter.structure(bare, wanted)
     except Exception as error:
         raise SpecError(
-            f"{kind} {name!r}: option {field.name!r} takes {type_name(field)}, got {cut(raw)}"
+            f"{kind} {name!r}: option {field.name!r} takes {type_name(field)}, got {quote(raw)}"
         ) from error
 
 
@@ -129,7 +129,7 @@ def _bare(kind: Any) -> Any:
 
 
 def _int(text: str, _: Any) -> int:
-    value = whole(text)
+    value = parse_whole(text)
     if abs(value) >= 2**31:
         raise ValueError("no option takes so large a number")
     return value
@@ -143,7 +143,7 @@ def _bool(text: str, _: Any) -> bool:
 
 _converter = cattrs.Converter()
 _converter.register_structure_hook(int, _int)
-_converter.register_structure_hook(float, lambda text, _: real(text))
+_converter.register_structure_hook(float, lambda text, _: parse_real(text))
 _converter.register_structure_hook(bool, _bool)
 _converter.register_structure_hook_func(
     lambda kind: str(kind).startswith("tuple["),

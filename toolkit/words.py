@@ -11,17 +11,17 @@ REAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]{1,3})?|[+-]?in
 MOST = 200  # characters that an error quotes
 
 
-def whole(text: str) -> int:
+def parse_whole(text: str) -> int:
     """Read a whole number in decimal digits: 1_0, ² and ٣ are none. Raises `ValueError`."""
     if not WHOLE.fullmatch(text):
-        raise ValueError(f"{cut(text)} is not a whole number")
+        raise ValueError(f"{quote(text)} is not a whole number")
     return int(text)
 
 
-def real(text: str) -> float:
+def parse_real(text: str) -> float:
     """Read a number in decimal digits, or inf; NaN is none. Raises `ValueError`."""
     if not REAL.fullmatch(text):
-        raise ValueError(f"{cut(text)} is not a number")
+        raise ValueError(f"{quote(text)} is not a number")
     return float(text)
 
 
@@ -31,12 +31,12 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
-def cut(text: str) -> str:
+def quote(text: str) -> str:
     """A text in quotes, shortened."""
-    return short(repr(text))
+    return shorten(repr(text))
 
 
-def short(text: str, most: int = MOST) -> str:
+def shorten(text: str, most: int = MOST) -> str:
     """A text without its middle where it is longer than `most` characters."""
     half = most // 2
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"

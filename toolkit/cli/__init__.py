@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import click
 
 from toolkit.errors import StrategyError, ToolkitError
-from toolkit.words import short
+from toolkit.words import shorten
 
 INTERRUPTED = 130  # exit status after Ctrl-C
 UNWRITABLE = (errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)
@@ -45,7 +45,9 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in RENAMED:
-            click.echo(f"`toolkit {cmd_name}` is called `toolkit {RENAMED[cmd_name]}` now", err=True)
+            click.echo(
+                f"`toolkit {cmd_name}` is called `toolkit {RENAMED[cmd_name]}` now", err=True
+            )
         point = _points().get(RENAMED.get(cmd_name, cmd_name))
         return point.load() if point else None
 
@@ -64,13 +66,13 @@ class Commands(click.Group):
                     raise
                 if error.filename is None:
                     _fail(f"the output cannot be written: {error.strerror}")
-                _fail(f"{short(os.fsdecode(error.filename))} cannot be used: {error.strerror}")
+                _fail(f"{shorten(os.fsdecode(error.filename))} cannot be used: {error.strerror}")
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except click.UsageError as error:  # it quotes whatever was typed
-            raise click.UsageError(short(error.format_message(), 1000), error.ctx) from error
+            raise click.UsageError(shorten(error.format_message(), 1000), error.ctx) from error
         except StrategyError as error:  # work had begun
             raise click.ClickException(str(error)) from error
         except ToolkitError as error:

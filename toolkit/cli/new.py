@@ -11,7 +11,7 @@ import click
 
 from toolkit.cli import options
 from toolkit.errors import ToolkitError
-from toolkit.words import cut
+from toolkit.words import quote
 
 WHAT = {
     "drafter": "drafter",
@@ -34,7 +34,7 @@ def new(name: str, kind: str) -> None:
     """
     if not NAME.fullmatch(name):
         raise ToolkitError(
-            f"{cut(name)} is not a name for a strategy: use lower-case words, as in my-{kind}"
+            f"{quote(name)} is not a name for a strategy: use lower-case words, as in my-{kind}"
         )
     folder = Path(f"toolkit-{name}")
     if folder.exists():

@@ -9,7 +9,7 @@ from attrs import frozen
 from toolkit import embedded
 from toolkit.errors import ModelError
 from toolkit.files import is_folder
-from toolkit.words import cut, did_you_mean, short
+from toolkit.words import did_you_mean, quote, shorten
 
 CONFIG = "config.json"
 WEIGHTS = (
@@ -53,10 +53,12 @@ def place_of(name: str, aliases: dict[str, str]) -> str:
     if "/" in place and not _is_path(place):
         return place
     if _is_path(place):
-        raise ModelError(f"no model folder {short(place)}: looked for a folder with a config.json")
+        raise ModelError(
+            f"no model folder {shorten(place)}: looked for a folder with a config.json"
+        )
     hint = did_you_mean(place, aliases, "`toolkit models` lists the known names")
     raise ModelError(
-        f"no model called {cut(place)}: it is no folder, alias or hub id (owner/name); {hint}"
+        f"no model called {quote(place)}: it is no folder, alias or hub id (owner/name); {hint}"
     )
 
 
@@ -79,7 +81,7 @@ def only_here(name: str, place: str) -> bool:
         HfApi().model_info(place, timeout=PATIENCE)
     except HFValidationError as error:
         raise ModelError(
-            f"{cut(place)} is neither a folder nor a hub id: a hub id is owner/name"
+            f"{quote(place)} is neither a folder nor a hub id: a hub id is owner/name"
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
@@ -111,4 +113,4 @@ def cached(place: str) -> bool:
 
 def shown(name: str, place: str) -> str:
     """A model in a message: as it was named, and what the name stands for."""
-    return cut(name) if name == place else f"{cut(name)} ({short(place)})"
+    return quote(name) if name == place else f"{quote(name)} ({shorten(place)})"
