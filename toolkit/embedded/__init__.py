@@ -1,4 +1,4 @@
-"""The small trained models that ship, their card, and the script that trained them."""
+"""The small trained models that ship, and their card."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def folder(name: str) -> Path:
-    """Where a shipped model lies: target, middle or drafter."""
+    """The folder of a shipped model: target, middle or drafter."""
     return Path(__file__).parent / name

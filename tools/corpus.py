@@ -1,7 +1,7 @@
-"""Text for the shipped models: read a folder of .txt files, clean it, cut it into training windows.
+"""The text for the shipped models: read a folder of .txt files, clean it, cut it into windows.
 
-A file with `<|endoftext|>` lines holds many short texts (stories); any other file is one long text
-(a book). Every hundredth text, by a hash of its content, is held out and never trained on.
+A file with `<|endoftext|>` lines holds many short texts (stories). Any other file is one long text
+(a book). A hundredth of the texts, chosen by a hash of their content, is held out from training.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PLAIN = str.maketrans(
 
 @frozen
 class Corpus:
-    """Cleaned texts. `stories` and `books` are trained on, `held_stories` and `held_books` never."""
+    """Cleaned texts: `stories` and `books` for training, `held_stories` and `held_books` held out."""
 
     stories: list[str]
     books: list[str]
@@ -51,13 +51,13 @@ def read(folder: Path) -> Corpus:
 
 
 def _unwrap(book: str) -> str:
-    """One paragraph a line: wrapped lines are joined, blank lines end a paragraph."""
+    """Join wrapped lines, so that each paragraph is one line. Blank lines end a paragraph."""
     paragraphs = (re.sub(r"\s+", " ", part).strip() for part in re.split(r"\n\s*\n", book))
     return "\n".join(part for part in paragraphs if part)
 
 
 def _hold_out(texts: list[str]) -> tuple[list[str], list[str]]:
-    """Split off the hundredth part with the smallest hashes; a single text is never held out."""
+    """Hold out the hundredth of the texts with the smallest hashes, unless there is only one."""
     order = sorted(range(len(texts)), key=lambda i: zlib.crc32(texts[i].encode()))
     held = set(order[: max(1, len(texts) // 100) if len(texts) > 1 else 0])
     return (
@@ -67,7 +67,7 @@ def _hold_out(texts: list[str]) -> tuple[list[str], list[str]]:
 
 
 def train_tokenizer(corpus: Corpus) -> Tokenizer:
-    """Byte-level BPE over the stories and the opening of every book; `END` is id 0."""
+    """Train byte-level BPE on the stories and the start of every book. `END` has id 0."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -83,7 +83,7 @@ def train_tokenizer(corpus: Corpus) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> torch.Tensor:
-    """All texts in one row of int16 ids, `END` (0) before each."""
+    """Encode all texts into one row of int16 ids, with `END` (0) before each."""
     parts = [
         np.asarray([0, *encoding.ids], dtype=np.int16)
         for start in range(0, len(texts), 1000)
@@ -93,6 +93,6 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> torch.Tensor:
 
 
 def windows(row: torch.Tensor, count: int, length: int, rng: torch.Generator) -> torch.Tensor:
-    """`count` random windows of `length` ids from a row: [count, length] int64."""
+    """Draw `count` random windows of `length` ids from a row: int64 [count, length]."""
     starts = torch.randint(0, max(1, len(row) - length + 1), (count, 1), generator=rng)
     return row[(starts + torch.arange(length)) % len(row)].long()

@@ -1,6 +1,6 @@
-"""Measure the shipped models and write their card: `python -m toolkit.embedded.card --data FOLDER`.
+"""Measure the shipped models and write their card: `python tools/card.py --data FOLDER`.
 
-Everything is measured on texts that the training script held out, with the models in the package.
+It measures the models in the package on texts that the training script held out.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from pathlib import Path
 
 import attrs
 import click
+import corpus
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from train import BATCH_TOKENS, DRAFTER, LONG, MIDDLE, TARGET, Size
 from transformers import AutoModelForCausalLM
 
 from toolkit import Generation, Pipeline
-from toolkit.embedded import corpus, folder
-from toolkit.embedded.train import BATCH_TOKENS, DRAFTER, LONG, MIDDLE, TARGET, Size
+from toolkit.embedded import folder
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 100, 24, 96
 SAMPLES, SEED = 10, 2026
@@ -26,14 +27,14 @@ NAMES = {"target": "stories-11m", "middle": "stories-3m", "drafter": "stories-1m
 
 
 @attrs.frozen
-class Arm:
-    """What one drafter gave over all prompts."""
+class Decoded:
+    """What was decoded with one drafter, all prompts together."""
 
     generations: list[Generation]
 
     @property
     def tau(self) -> float:
-        """Tokens per target forward, all prompts together."""
+        """Tokens committed per target forward."""
         steps = [step for g in self.generations for step in g.steps]
         return sum(step.committed for step in steps) / len(steps)
 
@@ -44,7 +45,7 @@ class Arm:
 
 
 def distinct_3_grams(ids: list[int]) -> float:
-    """Different 3-grams over all 3-grams; 1 where there is none."""
+    """The share of different 3-grams among all; 1 if there are none."""
     grams = [tuple(ids[i : i + 3]) for i in range(len(ids) - 2)]
     return len(set(grams)) / len(grams) if grams else 1.0
 
@@ -66,10 +67,10 @@ def loss_by_position(name: str, row: Tensor, count: int = 24) -> Tensor:
     return torch.stack(rows).mean(0)
 
 
-def arm(drafter: str, prompts: list[list[int]]) -> Arm:
+def decode(drafter: str, prompts: list[list[int]]) -> Decoded:
     """Decode every prompt with `chain:k=5`."""
     pipeline = Pipeline("stories-11m", drafter=drafter, shaper="chain:k=5")
-    return Arm([pipeline.generate(ids, max_new_tokens=NEW_TOKENS) for ids in prompts])
+    return Decoded([pipeline.generate(ids, max_new_tokens=NEW_TOKENS) for ids in prompts])
 
 
 def sizes_table(losses: dict[str, tuple[float, float]], work: Path) -> list[str]:
@@ -96,7 +97,7 @@ def _size_row(size: Size, stories: float, books: float, work: Path) -> str:
 
 
 def samples(generations: list[Generation], tokenizer: Tokenizer) -> list[str]:
-    """Ten outputs, chosen by seed."""
+    """Ten outputs, drawn with a fixed seed."""
     order = torch.randperm(len(generations), generator=torch.Generator().manual_seed(SEED))
     lines = []
     for index in order[:SAMPLES].tolist():
@@ -137,9 +138,9 @@ def main(data: Path, work: Path) -> None:
         name: {kind: loss_by_position(name, row) for kind, row in rows.items()} for name in NAMES
     }
     prompts = [tokenizer.encode(text).ids[:PROMPT_TOKENS] for text in texts.held_stories[:PROMPTS]]
-    arms = {name: arm(name, prompts) for name in ("stories-1m", "stories-3m")}
+    decoded = {name: decode(name, prompts) for name in ("stories-1m", "stories-3m")}
     losses = {n: (_mean(v["stories"]), _mean(v["books"])) for n, v in by_position.items()}
-    distinct = arms["stories-1m"].distinct
+    distinct = decoded["stories-1m"].distinct
     lines = [
         *sizes_table(losses, work),
         "",
@@ -151,19 +152,19 @@ def main(data: Path, work: Path) -> None:
         f"On {len(prompts)} held-out story beginnings of {PROMPT_TOKENS} tokens, up to {NEW_TOKENS} "
         "greedy tokens each:",
         "",
-        *(f"- τ of `chain:k=5` drafted by {name}: {arm.tau:.2f}" for name, arm in arms.items()),
+        *(f"- τ of `chain:k=5` drafted by {name}: {one.tau:.2f}" for name, one in decoded.items()),
         f"- different 3-grams of the target's output: median {statistics.median(distinct):.2f}, "
         f"lowest {min(distinct):.2f}, below 0.5 in {sum(d < 0.5 for d in distinct)}",
         "",
         f"## Ten samples, chosen by seed {SEED}",
         "",
-        *samples(arms["stories-1m"].generations, tokenizer),
+        *samples(decoded["stories-1m"].generations, tokenizer),
     ]
     write(lines)
 
 
 def write(measured: list[str]) -> None:
-    """Put the measured part into the card, after its fixed one."""
+    """Replace the measured part of the card."""
     card = folder("CARD.md")
     fixed = card.read_text(encoding="utf-8").split(MARK)[0]
     card.write_text(fixed + MARK + "\n\n" + "\n".join(measured), encoding="utf-8")

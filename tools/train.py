@@ -1,10 +1,10 @@
-"""Train the shipped family: `python -m toolkit.embedded.train --data FOLDER`.
+"""Train the shipped family: `python tools/train.py --data FOLDER`.
 
-Three GPT-NeoX models over one tokenizer. The target learns text; the middle model and the drafter
-learn the target's distribution (Hinton et al. 2015), half of the time on the target's own greedy
-continuations, because that is the text a drafter is asked about. Matrices inside the layers are
-trained with Muon (Jordan et al. 2024), the rest with AdamW. A run that is stopped goes on from its
-last checkpoint when the same command is given again.
+Three GPT-NeoX models share one tokenizer. The target learns text. The middle model and the drafter
+learn the target's distribution (Hinton et al. 2015), on text and on the target's own greedy
+continuations, half of each, because a drafter drafts such continuations. Muon (Jordan et al. 2024)
+trains the matrices inside the layers, and AdamW trains the rest. To continue a run that was stopped,
+give the same command again: it starts from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import attrs
 import click
+import corpus
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -23,7 +24,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from . import corpus
+from toolkit.embedded import folder
 
 BATCH_TOKENS = 4096
 SHORT, LONG = 256, 1024
@@ -34,7 +35,7 @@ CHECKPOINT_EVERY = 200
 
 @attrs.frozen
 class Size:
-    """One model of the family: its shape and how many steps of `BATCH_TOKENS` it is trained."""
+    """One model of the family: its shape, and its number of training steps of `BATCH_TOKENS`."""
 
     name: str
     layers: int
@@ -49,7 +50,7 @@ MIDDLE = Size("middle", layers=4, width=192, heads=3, steps=1800)
 
 
 def build(size: Size) -> GPTNeoXForCausalLM:
-    """A fresh model of that size, fp32."""
+    """Build an untrained fp32 model of that size."""
     config = GPTNeoXConfig(
         vocab_size=corpus.VOCABULARY,
         hidden_size=size.width,
@@ -113,7 +114,7 @@ def distillation_loss(teacher: torch.nn.Module) -> Loss:
 
 @attrs.frozen
 class Trainer:
-    """Where checkpoints go, on what device, and how loudly."""
+    """Trains models on a device and keeps checkpoints in a folder."""
 
     work: Path
     device: torch.device
@@ -121,7 +122,7 @@ class Trainer:
     say: Callable[[str], None]
 
     def fit(self, size: Size, batch: Batch, loss: Loss) -> GPTNeoXForCausalLM:
-        """Train one model, going on from its last checkpoint; returns it in fp32."""
+        """Train one model in fp32, from its last checkpoint if there is one."""
         model = build(size).to(self.device)
         opts = optimizers(model)
         steps = max(1, round(size.steps * self.scale))
@@ -163,7 +164,7 @@ class Trainer:
         model: torch.nn.Module,
         opts: list[torch.optim.Optimizer],
     ) -> float:
-        """One update. The batch depends on the step alone, so a resumed run sees the same text."""
+        """Do one update. The batch depends only on the step, so a resumed run sees the same text."""
         rng = torch.Generator().manual_seed(step)
         length = LONG if step >= (1 - LONG_SHARE) * steps else SHORT
         ids = batch(BATCH_TOKENS // length, length, rng).to(self.device)
@@ -180,7 +181,7 @@ class Trainer:
 
 
 def mixture(stories: Tensor, books: Tensor) -> Batch:
-    """Windows of stories and books, `STORY_SHARE` of them stories; of one kind if the other lacks."""
+    """Windows of stories and books, `STORY_SHARE` of them stories if there are both."""
 
     def batch(count: int, length: int, rng: torch.Generator) -> Tensor:
         n = round(count * STORY_SHARE + float(torch.rand(1, generator=rng)) - 0.5)
@@ -194,7 +195,7 @@ def mixture(stories: Tensor, books: Tensor) -> Batch:
 
 
 def halves(first: Batch, second: Batch) -> Batch:
-    """Half of every batch from each of two sources."""
+    """Batches of which each source gives half."""
 
     def batch(count: int, length: int, rng: torch.Generator) -> Tensor:
         half = count // 2
@@ -205,9 +206,9 @@ def halves(first: Batch, second: Batch) -> Batch:
 
 @torch.inference_mode()
 def continuations(target: GPTNeoXForCausalLM, row: Tensor, count: int, seed: int = 1) -> Tensor:
-    """The target's own greedy text: `count` windows of `SHORT` ids, each begun by 8–64 ids of `row`."""
+    """The target's greedy text: `count` windows of `SHORT` ids that start with 8–64 ids of `row`."""
     rng = torch.Generator().manual_seed(seed)
-    starts = (row == 0).nonzero().flatten()  # a text's beginning, where there are enough of them
+    starts = (row == 0).nonzero().flatten()  # where texts begin
     device, rows = target.device, []
     lengths = torch.randint(8, 65, (count // 64 + 1,), generator=rng).tolist()
     for length in lengths:
@@ -231,7 +232,7 @@ def continuations(target: GPTNeoXForCausalLM, row: Tensor, count: int, seed: int
 
 
 def cached(path: Path, make: Callable[[], Tensor]) -> Tensor:
-    """A tensor from its file, or made and kept there."""
+    """Load a tensor from its file; make and save it first if the file is missing."""
     if not path.exists():
         save_file({"ids": make().contiguous()}, path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
@@ -239,7 +240,7 @@ def cached(path: Path, make: Callable[[], Tensor]) -> Tensor:
 
 
 def export(model: GPTNeoXForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a folder that `AutoModelForCausalLM.from_pretrained` reads: bf16 safetensors."""
+    """Write a model folder for `AutoModelForCausalLM.from_pretrained`, with bf16 safetensors."""
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.post_processor = TemplateProcessing(
         single=f"{corpus.END} $A", special_tokens=[(corpus.END, 0)]
@@ -270,7 +271,7 @@ def export(model: GPTNeoXForCausalLM, tokenizer: Tokenizer, folder: Path) -> Non
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path(__file__).parent,
+    default=folder(""),
     help="Where the three model folders go.  [default: the package]",
 )
 @click.option(
