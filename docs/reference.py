@@ -79,12 +79,12 @@ def _flat(text: object) -> str:
 
 
 def properties() -> Iterator[str]:
-    """Every property, whom it binds, and the bugs in the gallery that it catches."""
-    yield from ("| property | binds | what must hold | bugs that it catches |", "|---|---|---|---|")
-    for law in PROPERTIES:
-        binds = "all" if len(law.kinds) == 4 else ", ".join(sorted(law.kinds))
-        caught = ", ".join(s.name.replace("_", " ") for s in GALLERY if s.by == law.name)
-        yield f"| `{law.name}` | {binds} | {law.sentence} | {caught} |"
+    """Every property, the kinds of strategy it tests, and the bugs in the gallery that it catches."""
+    yield from ("| property | kinds | what must hold | bugs that it catches |", "|---|---|---|---|")
+    for prop in PROPERTIES:
+        kinds = "all" if len(prop.kinds) == 4 else ", ".join(sorted(prop.kinds))
+        caught = ", ".join(s.name.replace("_", " ") for s in GALLERY if s.by == prop.name)
+        yield f"| `{prop.name}` | {kinds} | {prop.sentence} | {caught} |"
 
 
 def names() -> Iterator[str]:
@@ -93,7 +93,7 @@ def names() -> Iterator[str]:
     for module, public in (
         ("toolkit", toolkit.__all__),
         ("toolkit.conformance", conformance.__all__),
-        ("toolkit.conformance.strategies", STRATEGIES),
+        ("toolkit.conformance.generators", STRATEGIES),
     ):
         for name in sorted(public):
             yield f"| `{module}.{name}` | {_sentence(getattr(import_module(module), name), name)} |"

@@ -1,4 +1,4 @@
-"""`coin`, as its users meet it: by name, in a pipeline, on a model small enough to build here."""
+"""Tests of `coin` by name, in a pipeline, on a tiny model."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from toolkit import Candidates, Pipeline, Pool, Registry, TokenTree, ToolkitErro
 from toolkit.conformance import conforms
 
 VOCABULARY = 61
-test_coin = conforms("coin:depth=3")  # every property that binds a shaper, one test each
+test_coin = conforms("coin:depth=3")  # one test for each property of a tree shaper
 
 
 @pytest.fixture(scope="module")
 def registry():
-    """Everything that is installed: `pip install -e plugins/toolkit-coin` brings coin."""
+    """The strategies of all installed packages, so also of this one."""
     return Registry.installed()
 
 
 @pytest.fixture(scope="module")
 def large():
-    """A random model with wide weights, so that it is sure of itself, in float64."""
+    """A random float64 model whose weights have a large variance, so that its choices are clear."""
     config = GPTNeoXConfig(
         vocab_size=VOCABULARY,
         hidden_size=32,
@@ -46,7 +46,7 @@ def large():
 
 @pytest.fixture(scope="module")
 def small(large):
-    """The large model with noise on its weights: a drafter that is right now and then."""
+    """The large model with noise on its weights: a drafter that is sometimes right."""
     model, rng = copy.deepcopy(large), torch.Generator().manual_seed(8)
     for parameter in model.parameters():
         if parameter.ndim >= 2:
@@ -56,7 +56,7 @@ def small(large):
 
 @pytest.fixture
 def decode(registry, large, small):
-    """`decode(shaper, prompt)`: the pipeline and what it generates after a prompt."""
+    """`decode(shaper, prompt)` returns a pipeline and its generation after the prompt."""
 
     def decode(shaper, prompt):
         pipeline = Pipeline(
@@ -81,7 +81,7 @@ def test_the_output_is_that_of_plain_decoding(decode, depth, prompt):
 
 
 def test_some_drafts_are_accepted_and_some_are_not(decode):
-    """Otherwise the test above would prove nothing."""
+    """Otherwise the test above would show nothing."""
     _, generation = decode("coin:depth=3", [5, 8, 13, 21])
     assert any(step.accepted for step in generation.steps)
     assert any(step.accepted < step.depth for step in generation.steps)
@@ -101,7 +101,7 @@ def test_it_stops_when_there_is_nothing_to_draft(registry):
     assert len(tree) == 1
 
 
-def test_a_bad_option_is_refused(registry):
+def test_a_bad_option_is_rejected(registry):
     with pytest.raises(ToolkitError, match="'depth' must be >= 1"):
         registry.resolve("shaper", "coin:depth=0")
 

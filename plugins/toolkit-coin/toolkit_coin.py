@@ -12,7 +12,7 @@ from toolkit import Expand, Strategy, TokenTree, TreeShaper, hookimpl, option
 
 @attrs.define
 class Coin(TreeShaper):
-    """Two children per level, growth under the likelier: head goes on, tail is a second guess."""
+    """Drafts two tokens per level and continues below the likelier one."""
 
     name = "coin"
     depth: int = option(4, help="levels below the root", validator=ge(1))
@@ -34,5 +34,5 @@ class Coin(TreeShaper):
 
 @hookimpl
 def strategies() -> Iterable[type[Strategy]]:
-    """What the plugin brings."""
+    """The strategies of this plugin."""
     return [Coin]

@@ -1,4 +1,4 @@
-"""`comb`: what every KV policy owes, and what this one shows."""
+"""Tests of `comb`: those of every KV policy, and its own."""
 
 import torch
 from toolkit_comb import Comb
@@ -6,7 +6,7 @@ from toolkit_comb import Comb
 from toolkit import Registry
 from toolkit.conformance import conforms
 
-# So small that it hides something in every test; the tests' texts are short.
+# The test texts are short, so these options are small enough to hide something in each.
 test_comb = conforms("comb:first=1,every=3,last=2")
 
 

@@ -1,4 +1,4 @@
-"""A KV policy as a plugin: the beginning, the latest, and a comb's teeth between them."""
+"""A KV policy as a plugin: the first positions, the latest, and every n-th between them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @attrs.define
 class Comb(MaskPolicy):
-    """A query sees the first positions, the latest, and every n-th: the strided pattern of sparse
+    """Keeps the first positions, the latest, and every n-th between them: the strided pattern of sparse
     transformers (Child et al. 2019) with attention sinks (Xiao et al. 2023)."""
 
     name = "comb"
@@ -33,5 +33,5 @@ class Comb(MaskPolicy):
 
 @hookimpl
 def strategies() -> Iterable[type[Strategy]]:
-    """What the plugin brings."""
+    """The strategies of this plugin."""
     return [Comb]

@@ -18,7 +18,6 @@ from transformers import GenerationConfig, PreTrainedModel
 from toolkit import Generation, Pipeline, Pool, Registry, ToolkitError, verify
 from toolkit.conformance.generators import KINDS
 from toolkit.conformance.models import COSTS, DRAFT_MODEL, EXACT_MODEL, fresh
-from toolkit.conformance.saboteurs import GALLERY
 from toolkit.runtime.kernels import native
 
 REGISTRY = Registry.installed()
@@ -80,7 +79,10 @@ def results(case: Case) -> list[Result]:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         stack.enter_context(native.using("best" if case.kernels else None))
         specs = {kind: getattr(case, kind) for kind in (*KINDS, "draft_kv")}
-        for bug in [bug for bug in GALLERY if bug.name == case.sabotage][:1]:
+        if case.sabotage:
+            from toolkit.conformance.saboteurs import GALLERY  # only a checkout has it
+
+            bug = next(bug for bug in GALLERY if bug.name == case.sabotage)
             stack.enter_context(bug.context())
             if not isinstance(bug.subject, str):
                 specs[bug.subject.kind] = bug.subject

@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 from case import REGISTRY, Case, Request
 from hypothesis import HealthCheck, Phase, settings
 
-from toolkit.conformance import generators
+from toolkit.conformance.cases import KINDS, choices
 from toolkit.conformance.models import DRAFT_MODEL, FAMILIES, VOCABULARY
 
 TOGETHER = 10  # cases drawn at a time; beyond ten Hypothesis varies what it has drawn already
@@ -40,7 +40,7 @@ def cases(sabotage: str) -> st.SearchStrategy[Case]:
 
     `sabotage` goes into each of them.
     """
-    specs = {kind: generators.choices(kind, REGISTRY).map(str) for kind in generators.KINDS}
+    specs = {kind: choices(kind, REGISTRY).map(str) for kind in KINDS}
     return st.builds(
         lambda how, **rest: Case(dtype=how[0], executor=how[1], kernels=how[2], **rest),
         st.sampled_from(HOW),

@@ -8,7 +8,7 @@ from time import monotonic
 import attrs
 from case import REGISTRY, Case, Request, results
 
-from toolkit.conformance.generators import KINDS
+from toolkit.conformance.cases import KINDS
 
 SECONDS = 60.0
 

@@ -1,4 +1,4 @@
-"""The checkout, as the tests of the house see it."""
+"""Fixtures for the tests of the repository itself."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ def root():
 
 
 def listed(*options):
-    """Paths in the checkout by `git ls-files`; a test that needs them is skipped without git."""
+    """List files with `git ls-files`. Skips the test if this is not a git checkout."""
     if not shutil.which("git") or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     done = subprocess.run(
@@ -31,11 +31,11 @@ def listed(*options):
 
 @pytest.fixture(scope="session")
 def tracked():
-    """Files under version control, relative to the root."""
+    """The files under version control, relative to the root."""
     return listed()
 
 
 @pytest.fixture(scope="session")
 def files():
-    """Those and new ones that git does not ignore."""
+    """The files under version control and new ones that git does not ignore."""
     return listed("--cached", "--others", "--exclude-standard")

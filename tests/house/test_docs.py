@@ -141,7 +141,7 @@ def test_every_link_leads_somewhere(root, page):
         if anchor:
             there = text(root, page if not path else str((folder / path).relative_to(root)))
             titles = re.findall(r"^#+ (.*)", there, re.MULTILINE)
-            assert anchor in [title.strip("`").lower() for title in titles]
+            assert anchor in [t.replace("`", "").lower().replace(" ", "-") for t in titles]
 
 
 @pytest.mark.installed

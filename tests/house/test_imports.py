@@ -1,4 +1,4 @@
-"""What an import costs, and that the public names are all there."""
+"""Imports are light, commands fail before they load torch, and every public name exists."""
 
 import ast
 import os
@@ -18,13 +18,13 @@ MAIN = "from toolkit.cli import main; main(prog_name='toolkit')"
 
 
 def imported(code, cwd, *arguments, status=0, **environment):
-    """Every module that a fresh Python imports to run `code`, and what it printed."""
+    """Run `code` in a new Python; return the modules that it imports and what it prints."""
     done = subprocess.run(
         [sys.executable, "-P", "-X", "importtime", "-c", code, *arguments],
         cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}, timeout=100,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
-    assert done.returncode == status, done.stderr
+    assert done.returncode == status, done.stderr[-3000:]
     lines = done.stderr.splitlines()
     times = [line for line in lines if line.startswith("import time:")]
     said = [line for line in lines if not line.startswith("import time:")]
@@ -80,7 +80,7 @@ def test_the_check_for_heavy_imports_would_notice(tmp_path):
     "code",
     ["import toolkit; toolkit.Pipeline", "from toolkit import Pool, Registry, quiet; quiet()"],
 )
-def test_what_decodes_is_imported_when_it_is_called(code, tmp_path):
+def test_torch_is_imported_when_decoding_starts(code, tmp_path):
     modules, _ = imported(code, tmp_path)
     assert not modules & SLOW
 
@@ -97,7 +97,7 @@ def test_what_decodes_is_imported_when_it_is_called(code, tmp_path):
         ("kv-quality --help", "--budgets"),
     ],
 )
-def test_what_only_looks_imports_no_torch(command, said, tmp_path):
+def test_commands_that_only_list_import_no_torch(command, said, tmp_path):
     modules, out = imported(MAIN, tmp_path, *command.split())
     assert said in out
     assert not modules & SLOW
@@ -138,10 +138,53 @@ def test_what_only_looks_imports_no_torch(command, said, tmp_path):
         ("report none", "no results folder none"),
     ],
 )
-def test_a_mistake_is_refused_without_torch(command, said, tmp_path):
+def test_a_mistake_is_rejected_without_torch(command, said, tmp_path):
     modules, out = imported(MAIN, tmp_path, *command.split(), status=2)
     assert said in out
     assert not modules & SLOW
+
+
+OPTIONAL = ("hypothesis", "jinja2", "matplotlib", "pytest")
+WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({OPTIONAL}))\n{MAIN}"
+
+
+@pytest.mark.installed
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("run hi --max-new-tokens 4 --verify", "exact"),
+        ("models", "stories-11m"),
+        ("plugins list", "adaptive"),
+        ("plugins show adaptive", "shaper adaptive"),
+        ("doctor --help", "--target"),
+        ("bench --arm drafter=ngram --prompts 1 --max-new-tokens 4 --out results", "3 requests"),
+    ],
+)
+def test_no_extra_is_needed(command, said, tmp_path):
+    _, out = imported(WITHOUT, tmp_path, *command.split())
+    assert said in out
+
+
+@pytest.mark.installed
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("check adaptive", "needs hypothesis: pip install 'speculative-toolkit[testing]'"),
+        ("plugins new mine --kind shaper", "jinja2: pip install 'speculative-toolkit[testing]'"),
+    ],
+)
+def test_a_command_that_needs_an_extra_names_it_at_once(command, said, tmp_path):
+    modules, out = imported(WITHOUT, tmp_path, *command.split(), status=2)
+    assert said in out
+    assert light(modules)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.installed
+def test_the_kit_names_the_extra_that_it_needs(tmp_path):
+    code = "from toolkit.conformance import conforms"
+    _, out = imported(WITHOUT.replace(MAIN, code), tmp_path, status=1)
+    assert "the conformance kit needs hypothesis: pip install" in out
 
 
 @pytest.mark.installed
@@ -159,7 +202,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 @pytest.mark.installed
 def test_the_type_checker_sees_the_names_that_are_exported():
-    """`_HOMES` and the TYPE_CHECKING block say the same."""
+    """`_HOMES` and the TYPE_CHECKING block list the same names."""
     tree = ast.parse(Path(find_spec("toolkit").origin).read_text(encoding="utf-8"))
     block = next(
         node

@@ -1,4 +1,4 @@
-"""The plan of the house: what lies where, and what every strategy owes its readers."""
+"""The layout of the repository, and the documentation of every strategy."""
 
 import inspect
 import re
@@ -39,7 +39,7 @@ each_built_in = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def pins(root):
-    """name → version, from constraints.txt."""
+    """The pinned versions in constraints.txt: name → version."""
     lines = (root / "constraints.txt").read_text().splitlines()
     return {canonicalize_name(line.partition("==")[0]): line.partition("==")[2] for line in lines}
 
@@ -49,18 +49,18 @@ def project(root):
     return tomllib.loads((root / "pyproject.toml").read_text())["project"]
 
 
-def test_the_root_holds_the_plan_and_nothing_else(root, tracked):
+def test_the_root_holds_these_and_nothing_else(root, tracked):
     assert {path.parts[0] for path in tracked} <= FOLDERS | FILES
     assert {name for name in FOLDERS if not (root / name).is_dir()} == set()
     assert {name for name in FILES if not (root / name).is_file()} == set()
 
 
-def test_constraints_are_names_and_versions_alone(root):
+def test_constraints_are_only_names_and_versions(root):
     for line in (root / "constraints.txt").read_text().splitlines():
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9]+[A-Za-z0-9.]*", line), line
 
 
-def test_constraints_are_sorted_and_name_nothing_twice(root):
+def test_constraints_are_sorted_and_unique(root):
     names = [
         line.partition("==")[0].lower()
         for line in (root / "constraints.txt").read_text().splitlines()
@@ -80,7 +80,7 @@ def test_every_requirement_is_pinned_within_its_range(project, pins):
 
 @pytest.mark.parametrize("path", ["Makefile", "README.md", ".ci/run"])
 def test_torch_comes_first_and_bare(root, pins, path):
-    """That line takes the default build, and it is the same wherever it is written."""
+    """The line that installs PyTorch is the same in every file, and takes the default build."""
     lines = re.findall(r"pip install .*-c constraints\.txt .*", (root / path).read_text())
     assert lines[0].endswith(f"-c constraints.txt torch=={pins['torch']}")
 
@@ -103,7 +103,7 @@ def test_a_strategy_has_a_file_of_its_own_name(kind, name):
 
 
 @each_built_in
-def test_a_strategy_says_what_it_is(kind, name):
+def test_a_strategy_has_a_docstring(kind, name):
     cls = BUILT_IN[kind, name]
     assert vars(cls).get("__doc__")
     assert inspect.getdoc(sys.modules[cls.__module__])
@@ -133,7 +133,7 @@ def test_a_strategy_is_documented_as_it_is(root, kind, name):
 
 
 def row(option):
-    """An option's row in docs/strategies.md."""
+    """The row of an option in docs/strategies.md."""
     value = "" if option.default is attrs.NOTHING else show(option.default)
     absent = "chosen for you" if option.metadata["model"] else "none"
     default = f"`{value}`" if value else absent
@@ -161,5 +161,5 @@ def test_every_plugin_is_a_package_with_tests(root):
         assert (folder / "README.md").is_file()
 
 
-def test_tests_are_no_packages():
+def test_tests_are_not_packages():
     assert list(Path(__file__).parents[1].rglob("__init__.py")) == []

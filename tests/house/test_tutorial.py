@@ -1,4 +1,4 @@
-"""docs/plugins.md: the tutorial runs, in its order, and the reference is what the code says."""
+"""docs/plugins.md: the tutorial runs from start to end, and the reference matches the code."""
 
 import importlib.util
 import re
@@ -15,8 +15,8 @@ def page(root):
 
 
 def tutorial(page):
-    """Its blocks in order: ("file", name, text) for Python, ("line", command, "") for commands,
-    ("said", sentence, "") for the sentences of an output that is shown."""
+    """The blocks of the tutorial in order: ("file", name, text) for Python, ("line", command, "") for
+    commands, ("said", sentence, "") for sentences of the output."""
     part = page.partition("\n## A tutorial\n")[2].partition("\n## ")[0]
     for found in BLOCK.finditer(part):
         if found[1] == "python":
@@ -54,7 +54,7 @@ def has_bench():
     return "bench" in main.list_commands(click.Context(main))
 
 
-def test_the_tutorial_has_what_it_promises(page):
+def test_the_tutorial_covers_every_step(page):
     kinds = [(what, name) for what, name, _ in tutorial(page)]
     assert [name for what, name in kinds if what == "file"] == [
         "elastic.py", "wrong.py", "test_elastic.py",

@@ -1,5 +1,6 @@
-"""The wheel holds what the tree holds, under one name."""
+"""The wheel has the modules and data of the repository that ship, under one name."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import toolkit
 
@@ -19,17 +21,22 @@ MAPPED = {
     "bench": "toolkit/bench",
 }
 DATA = ("*.json", "*.safetensors")
+NOT_SHIPPED = Path("toolkit/conformance/saboteurs")  # for tests and the fuzzer
 
 
 def place(path):
-    """Where a file of the tree lies in the wheel."""
+    """The path of a source file in the wheel."""
     return Path(MAPPED[path.parts[0]], *path.parts[1:])
 
 
 @pytest.fixture(scope="module")
 def source(files):
-    """The files of the four folders."""
-    return [path for path in files if path.parts[0] in MAPPED and len(path.parts) > 1]
+    """The source files that ship."""
+    return [
+        path
+        for path in files
+        if path.parts[0] in MAPPED and len(path.parts) > 1 and path.parent != NOT_SHIPPED
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +45,13 @@ def settings(root):
 
 
 @pytest.fixture(scope="module")
+def project(root):
+    return tomllib.loads((root / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
 def wheel(root, files, tmp_path_factory):
-    """The names in a wheel that is built from a clean copy of the tree."""
+    """The file names in a wheel, built from a clean copy of the repository."""
     copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("wheel")
     for path in files:
         if path.parts[0] in MAPPED or len(path.parts) == 1:
@@ -54,14 +66,15 @@ def wheel(root, files, tmp_path_factory):
         return {Path(name) for name in archive.namelist()}
 
 
-def test_the_plan_lists_every_package(settings, source):
+def test_pyproject_lists_every_package(settings, source):
     packages = {".".join(place(path).parent.parts) for path in source if path.suffix == ".py"}
     assert sorted(settings["packages"]) == sorted(packages)
 
 
-def test_every_package_has_its_sentence(source):
-    folders = {path.parent for path in source if path.suffix == ".py"}
-    assert {folder for folder in folders if folder / "__init__.py" not in source} == set()
+def test_every_package_has_a_docstring(root, source):
+    for folder in {path.parent for path in source if path.suffix == ".py"}:
+        package = (root / folder / "__init__.py").read_text(encoding="utf-8")
+        assert ast.get_docstring(ast.parse(package)), folder
 
 
 def test_the_wheel_holds_every_module_and_no_other(wheel, source):
@@ -79,15 +92,49 @@ def test_the_wheel_is_typed_and_licensed(wheel):
     assert [name for name in wheel if name.name == "LICENSE"]
 
 
+def test_the_wheel_leaves_the_saboteurs_out(root, wheel):
+    assert list((root / NOT_SHIPPED).glob("*.py"))
+    assert not [name for name in wheel if name.is_relative_to(NOT_SHIPPED)]
+
+
+def test_every_import_is_declared(root, source, project):
+    """Modules import only what is required or in an extra. The core needs no extra."""
+    required, optional = declared(project)
+    for path in [path for path in source if path.suffix == ".py"]:
+        core = path.parts[0] == "toolkit" and path.parts[1] not in ("cli", "conformance")
+        allowed = required if core else required | optional
+        assert imports(root / path) - sys.stdlib_module_names - allowed <= {"toolkit"}, path
+
+
+def declared(project):
+    """The names of the required modules, and of those in extras."""
+    extras = project["optional-dependencies"]
+    groups = project["dependencies"], [line for name in extras for line in extras[name]]
+    return [{Requirement(line).name.replace("-", "_") for line in group} for group in groups]
+
+
+def imports(path):
+    """The top-level packages that a module imports, at any place in its code."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    return {name.partition(".")[0] for name in names}
+
+
+def test_test_libraries_are_optional(project):
+    required, optional = declared(project)
+    assert {"hypothesis", "jinja2", "matplotlib", "pytest"} <= optional - required
+
+
 def test_the_wheel_holds_the_models(wheel, source):
-    """Weights, configurations, tokenizers and the card, as far as the tree has them."""
+    """Weights, configurations, tokenizers and the card, if the checkout has them."""
     embedded = [path for path in source if path.parts[:2] == ("toolkit", "embedded")]
     data = {path for path in embedded if path.name == "CARD.md" or any(map(path.match, DATA))}
     assert {place(path) for path in data} <= wheel
 
 
 def test_the_wheel_holds_what_the_bench_reads(wheel, source):
-    """Plans, the page and the prompts that ship."""
+    """Plans, the template of the report, and prompts."""
     data = {path for path in source if path.parts[0] == "bench" and path.suffix != ".py"}
     assert len(data) > 8
     assert {place(path) for path in data} <= wheel
@@ -99,7 +146,7 @@ def test_the_wheel_holds_nothing_else(wheel, source):
 
 
 def installed_files():
-    """The files of our distribution in this environment; a checkout's own metadata does not count."""
+    """The files of our distribution in this environment, without the metadata in the checkout."""
     site = Path(sys.prefix).resolve()
     found = distributions(name="speculative-toolkit")
     return [f for d in found if Path(d.locate_file("")).resolve().is_relative_to(site) for f in d.files]
@@ -107,7 +154,7 @@ def installed_files():
 
 @pytest.mark.installed
 def test_the_tests_see_what_is_installed(root):
-    """The checkout where it is installed as such, and never in the place of a wheel."""
+    """An editable install is the checkout; any other is in this environment."""
     names = map(str, installed_files())
     editable = any("__editable__" in name for name in names)
     home = root if editable else Path(sys.prefix).resolve()

@@ -1,14 +1,13 @@
-"""The files speak of the project alone: no paths of some machine."""
+"""No file names a path that exists only on one machine."""
 
 import re
 
-# Folders that exist on one machine only.
 FORBIDDEN = re.compile(r"(?<![\w.~/-])/(home|root|mnt|Users)[/_.]")
 BINARY = {".safetensors", ".parquet", ".png"}
 HERE = "test_wording.py"
 
 
-def test_no_file_speaks_of_a_machine(root, files):
+def test_no_file_names_a_path_of_one_machine(root, files):
     found = {}
     for path in files:
         if path.suffix in BINARY or path.name in (HERE, "tokenizer.json"):

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from toolkit import Candidates, Choice, Pool, Registry, TokenTree, ToolkitError, TreeShaper
-from toolkit.conformance import properties
-from toolkit.conformance.generators import Case
+from toolkit.conformance import saboteurs
+from toolkit.conformance.cases import Case
+from toolkit.conformance.comparison import Broken
 from toolkit.conformance.models import VOCABULARY, noisy, tiny
-from toolkit.conformance.properties import Broken
-from toolkit.conformance.saboteurs import drafters, machinery, shapers, verifiers
+from toolkit.conformance.properties import decoding, drafters, masks, verifiers
 from toolkit.runtime.draft_runtime import DraftRuntime
 from toolkit.runtime.session import ModelSession
 
@@ -43,55 +43,55 @@ def cases(**changed):
         )
 
 
-def caught(law, **changed):
-    """Whether some case breaks the law."""
+def caught(holds, **changed):
+    """Whether some case breaks the property."""
     for case in cases(**changed):
         try:
-            law(case, REGISTRY)
+            holds(case, REGISTRY)
         except Broken:
             return True
     return False
 
 
-@pytest.mark.parametrize("law", properties.PER_CASE, ids=lambda law: law.__name__)
-def test_honest_cases_pass(law):
-    assert not caught(law)
+@pytest.mark.parametrize("holds", decoding.PER_CASE, ids=lambda holds: holds.__name__)
+def test_honest_cases_pass(holds):
+    assert not caught(holds)
 
 
 @pytest.mark.parametrize(
-    ("saboteur", "law"),
+    ("saboteur", "holds"),
     [
-        (machinery.position_by_index, properties.tokens_equal_ar),
-        (machinery.position_by_index, properties.cache_equals_ar),
-        (machinery.sibling_visible, properties.tokens_equal_ar),
-        (machinery.wrong_row_kept, properties.tokens_equal_ar),
-        (machinery.wrong_row_kept, properties.cache_equals_ar),
-        (machinery.past_the_end, properties.stops_in_time),
+        (saboteurs.machinery.position_by_index, decoding.tokens_equal_ar),
+        (saboteurs.machinery.position_by_index, decoding.cache_equals_ar),
+        (saboteurs.machinery.sibling_visible, decoding.tokens_equal_ar),
+        (saboteurs.machinery.wrong_row_kept, decoding.tokens_equal_ar),
+        (saboteurs.machinery.wrong_row_kept, decoding.cache_equals_ar),
+        (saboteurs.machinery.past_the_end, decoding.stops_in_time),
     ],
     ids=lambda thing: thing.__name__,
 )
-def test_broken_machinery_is_caught(saboteur, law):
+def test_broken_machinery_is_caught(saboteur, holds):
     with saboteur():
-        assert caught(law)
+        assert caught(holds)
 
 
 @pytest.mark.parametrize(
-    ("kind", "cls", "law"),
+    ("kind", "cls", "holds"),
     [
-        ("verifier", verifiers.OneTooMany, properties.tokens_equal_ar),
-        ("shaper", shapers.OverBudget, properties.trees_within_budget),
-        ("shaper", shapers.KeepsState, properties.requests_are_independent),
+        ("verifier", saboteurs.verifiers.OneTooMany, decoding.tokens_equal_ar),
+        ("shaper", saboteurs.shapers.OverBudget, decoding.trees_within_budget),
+        ("shaper", saboteurs.shapers.KeepsState, decoding.requests_are_independent),
     ],
     ids=lambda thing: getattr(thing, "__name__", thing),
 )
-def test_sabotaged_strategies_are_caught(kind, cls, law):
-    assert caught(law, **{kind: Choice(cls)})
+def test_sabotaged_strategies_are_caught(kind, cls, holds):
+    assert caught(holds, **{kind: Choice(cls)})
 
 
-def broken(case, saboteur, law):
+def broken(case, saboteur, holds):
     with saboteur():
         try:
-            law(case, REGISTRY)
+            holds(case, REGISTRY)
         except Broken as error:
             return str(error)
     return ""
@@ -102,22 +102,26 @@ def test_acceptance_past_a_stop_id_is_caught():
     ends = [
         case
         for case in cases(max_new_tokens=60, stops=(0, 20, 21, 22, 23, 24, 25))
-        if properties.decoded(case.pipeline(REGISTRY), case).result.stop_reason == "eos"
+        if decoding.decoded(case.pipeline(REGISTRY), case).result.stop_reason == "eos"
     ]
-    found = [broken(case, machinery.past_the_end, properties.stops_in_time) for case in ends]
+    found = [
+        broken(case, saboteurs.machinery.past_the_end, decoding.stops_in_time) for case in ends
+    ]
     assert any("after a stop id" in message for message in found)
 
 
 def test_acceptance_past_max_new_tokens_is_caught():
     found = [
-        broken(case, machinery.past_the_end, properties.stops_in_time)
+        broken(case, saboteurs.machinery.past_the_end, decoding.stops_in_time)
         for count in (2, 3, 4)
         for case in cases(max_new_tokens=count, stops=())
     ]
     assert any("asked for" in message for message in found)
 
 
-@pytest.mark.parametrize("saboteur", [machinery.position_by_index, machinery.sibling_visible])
+@pytest.mark.parametrize(
+    "saboteur", [saboteurs.machinery.position_by_index, saboteurs.machinery.sibling_visible]
+)
 def test_a_node_that_sees_more_than_its_path_is_caught(saboteur):
     def session():
         pool = Pool(modules={"it": tiny("llama", 0)})
@@ -132,7 +136,7 @@ def test_a_node_that_sees_more_than_its_path_is_caught(saboteur):
         full_logits[tuple(ids)] = full(ids)
     it.prefill([1, 2])
     with saboteur(), pytest.raises(Broken):
-        properties.node_sees_its_path(it, tree, [1, 2], lambda ids: full_logits[tuple(ids)])
+        masks.node_sees_its_path(it, tree, [1, 2], lambda ids: full_logits[tuple(ids)])
 
 
 def started(cls, prompt, **options):
@@ -147,8 +151,8 @@ def started(cls, prompt, **options):
 def test_siblings_sharing_a_cache_are_caught():
     prompt = [5, 9, 33, 4]
     with pytest.raises(Broken):
-        properties.branches_drafted_alone(
-            lambda: started(drafters.SharedBranch, prompt, id="noisy"), prompt, 8
+        drafters.branches_drafted_alone(
+            lambda: started(saboteurs.drafters.SharedBranch, prompt, id="noisy"), prompt, 8
         )
 
 
@@ -156,8 +160,8 @@ def test_state_from_rejected_drafts_is_caught():
     prompt = [5, 9, 33, 4]
     tree = TokenTree.root(7).grow([0], Candidates([[3, 4]], [[0.0, 0.0]]))
     with pytest.raises(Broken):
-        properties.drafts_from_committed_only(
-            lambda text: started(drafters.RemembersRejected, text),
+        drafters.drafts_from_committed_only(
+            lambda text: started(saboteurs.drafters.RemembersRejected, text),
             prompt,
             [(tree, [0])],
         )
@@ -187,11 +191,11 @@ class Malformed(TreeShaper):
 def test_what_is_no_tree_is_refused(how):
     case = next(cases(shaper=Choice(Malformed, (("how", how),))))
     with pytest.raises(ToolkitError, match="no tree on the root"):
-        properties.decoded(case.pipeline(REGISTRY), case)
+        decoding.decoded(case.pipeline(REGISTRY), case)
 
 
 def test_a_verifier_that_accepts_too_much_is_caught_by_itself():
     tree = TokenTree.root(7).grow([0], Candidates([[1]], [[0.0]]))
     logits = torch.eye(4)[[2, 3]]  # the target says 2 after the root, and 1 was drafted
     with pytest.raises(Broken, match="not one that AR takes"):
-        properties.accepts_what_ar_says(verifiers.OneTooMany(), tree, logits)
+        verifiers.accepts_what_ar_says(saboteurs.verifiers.OneTooMany(), tree, logits)

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 
 from toolkit import Pipeline, Pool, Registry, ScorePolicy
-from toolkit.conformance import generators, kv, properties
+from toolkit.conformance import cases, kv
+from toolkit.conformance.comparison import Broken
+from toolkit.conformance.generators import passes, texts
 from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, tiny
-from toolkit.conformance.strategies import passes, texts
 from toolkit.runtime.compute.linears import fastest
 from toolkit.runtime.compute.linears.kernels import Blocked, Packed, onednn_packs
 from toolkit.runtime.kernels import native
@@ -33,9 +34,9 @@ def session_of(family, choice, seed=0, executor="auto"):
 def fitting(name):
     """Options of a policy and a family that it works on."""
     pairs = st.tuples(
-        st.sampled_from(sorted(FAMILIES)), generators.options(REGISTRY.find("kv", name), REGISTRY)
+        st.sampled_from(sorted(FAMILIES)), cases.options(REGISTRY.find("kv", name), REGISTRY)
     )
-    return pairs.filter(lambda pair: generators.works_on(pair[1], pair[0]))
+    return pairs.filter(lambda pair: cases.works_on(pair[1], pair[0]))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -192,7 +193,7 @@ def test_the_stock_attention_does_not(dtype):
         try:
             with native.using(None):
                 kv.schedule_does_not_matter(make, *text, schedule, tolerance=0.0)
-        except properties.Broken:
+        except Broken:
             broken.append(schedule)
 
     tried()

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from toolkit import Choice, Pool, Registry
-from toolkit.conformance import kv, properties
-from toolkit.conformance.generators import Case
+from toolkit.conformance import kv
+from toolkit.conformance.cases import Case
+from toolkit.conformance.comparison import TOLERANCE, Broken
 from toolkit.conformance.models import tiny
-from toolkit.conformance.properties import Broken
+from toolkit.conformance.properties import decoding
 from toolkit.conformance.saboteurs import eviction
 from toolkit.runtime.kernels import native
 from toolkit.runtime.session import ModelSession
@@ -33,7 +34,7 @@ def sessions(spec, families=("llama", "gpt_neox", "gpt2"), dtype=torch.float64, 
         yield lambda pool=pool: ModelSession(pool.load("it"), choice.build())
 
 
-def schedule_breaks(spec, tolerance=properties.TOLERANCE, text=TEXT, **which):
+def schedule_breaks(spec, tolerance=TOLERANCE, text=TEXT, **which):
     """How many models see the schedule; every one of them evicts."""
     broken = 0
     for make in sessions(spec, **which):
@@ -111,7 +112,7 @@ def test_scores_kept_across_requests_are_caught():
         kv=choice, draft_kv=REGISTRY.resolve("kv", "full"),
     )
     with pytest.raises(Broken, match="a second request"):
-        properties.requests_are_independent(case, REGISTRY)
+        decoding.requests_are_independent(case, REGISTRY)
 
 
 def test_comparing_to_the_last_bit_is_caught():

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 
 from toolkit import Drafter, Pool, Registry
-from toolkit.conformance import parts, properties
+from toolkit.conformance.generators import schedules, trees
 from toolkit.conformance.models import FAMILIES, VOCABULARY, noisy, tiny
-from toolkit.conformance.nodes import tokens_to
-from toolkit.conformance.strategies import schedules, trees
+from toolkit.conformance.properties import drafters, masks, verifiers
+from toolkit.conformance.tree_paths import tokens_to
 from toolkit.runtime.draft_runtime import DraftRuntime
 from toolkit.runtime.session import ModelSession
 
@@ -39,7 +39,7 @@ def test_a_node_sees_its_path_alone(family):
     def holds(prefix, tree):
         it = session(family)
         it.prefill(prefix)
-        properties.node_sees_its_path(it, tree, prefix, uncached(family))
+        masks.node_sees_its_path(it, tree, prefix, uncached(family))
 
     holds()
 
@@ -75,7 +75,7 @@ def started(name, prompt):
 def test_branches_are_drafted_alone(name):
     @given(TOKENS, st.integers(0, VOCABULARY - 1))
     def holds(prompt, root):
-        properties.branches_drafted_alone(lambda: started(name, prompt), prompt, root)
+        drafters.branches_drafted_alone(lambda: started(name, prompt), prompt, root)
 
     holds()
 
@@ -84,7 +84,7 @@ def test_branches_are_drafted_alone(name):
 def test_drafts_depend_on_committed_text_alone(name):
     @given(TOKENS, schedules())
     def holds(prompt, done):
-        properties.drafts_from_committed_only(lambda text: started(name, text), prompt, done)
+        drafters.drafts_from_committed_only(lambda text: started(name, text), prompt, done)
 
     holds()
 
@@ -99,7 +99,7 @@ def test_a_greedy_verifier_accepts_what_ar_says(name):
         rng = torch.Generator().manual_seed(seed)
         logits = torch.randn(len(tree), 4, generator=rng).round()  # rounded: ties happen
         verifier = REGISTRY.resolve("verifier", name).build()
-        properties.accepts_what_ar_says(verifier, tree, logits)
+        verifiers.accepts_what_ar_says(verifier, tree, logits)
 
     holds()
 
@@ -112,4 +112,4 @@ def test_the_order_of_siblings_does_not_matter(tree, random):
         path = tuple(tokens_to(tree, node))
         logits[node, choice.setdefault(path, random.randrange(5))] = 1.0
     verifier = REGISTRY.resolve("verifier", "greedy").build()
-    parts.siblings_in_any_order(verifier, tree, logits, random)
+    verifiers.siblings_in_any_order(verifier, tree, logits, random)

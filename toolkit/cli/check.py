@@ -1,4 +1,4 @@
-"""`toolkit check`: test a strategy against every property that binds it, on generated examples."""
+"""`toolkit check`: test a strategy against every property that applies to it, on generated examples."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import attrs
 import click
 
 from toolkit.cli import options
+from toolkit.extras import require_extra
 
 if TYPE_CHECKING:
     from toolkit.conformance import Finding
@@ -45,11 +46,12 @@ def check(
     json_file: Path | None,
     plugins: tuple[Path, ...],
 ) -> None:
-    """Test SPEC against every property that binds it, on generated trees, prompts and tiny models.
+    """Test every property that applies to SPEC on generated trees, prompts and tiny models.
 
     Models that SPEC names are replaced by tiny ones. Exit status 0: all properties pass. 1: one fails;
     its smallest failing example is shown. 3: none fails, but one was not tested (INCONCLUSIVE).
     """
+    require_extra("toolkit check", "testing", "hypothesis")
     if json_file is not None:
         options.require_writable(json_file)
     found = options.load_registry(plugins)

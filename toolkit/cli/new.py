@@ -11,6 +11,7 @@ import click
 
 from toolkit.cli import options
 from toolkit.errors import ToolkitError
+from toolkit.extras import require_extra
 from toolkit.words import quote
 
 WHAT = {
@@ -32,22 +33,23 @@ def new(name: str, kind: str) -> None:
     The package works at once. It has pyproject.toml with the entry point, a small strategy, its
     conformance test, a README and a CI file.
     """
+    require_extra("toolkit plugins new", "testing", "jinja2")
     if not NAME.fullmatch(name):
         raise ToolkitError(
             f"{quote(name)} is not a name for a strategy: use lower-case words, as in my-{kind}"
         )
     folder = Path(f"toolkit-{name}")
     if folder.exists():
-        raise ToolkitError(f"{folder} exists already: choose another name, or remove it")
+        raise ToolkitError(f"{folder} exists already: choose another name or remove it")
     taken = options.load_registry(()).entries.get((kind, name))
     if taken:
         raise ToolkitError(
-            f"there is a {kind} called {name!r} already, of {taken.distribution}: choose another name"
+            f"there is a {kind} called {name!r} already, from {taken.distribution}: choose another name"
         )
     for path, text in rendered(name, kind).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
-    click.echo(f"{folder} is written. Next:\n\n  cd {folder}\n  pip install -e .\n  pytest")
+    click.echo(f"wrote {folder}. Next:\n\n  cd {folder}\n  pip install -e .\n  pytest")
 
 
 def rendered(name: str, kind: str) -> dict[str, str]:
@@ -59,7 +61,7 @@ def rendered(name: str, kind: str) -> dict[str, str]:
         loader=FunctionLoader(lambda path: (templates / path).read_text(encoding="utf-8")),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 it is code, not HTML
+        autoescape=False,  # noqa: S701 the output is code, not HTML
     )
     words = {
         "name": name,

@@ -1,9 +1,13 @@
-"""The kit that proves a strategy exact: tiny models, generators, properties, saboteurs."""
+"""The conformance kit: properties that every strategy must have, and the tests of them."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from toolkit.extras import require_extra
+
+require_extra("the conformance kit", "testing", "hypothesis")
 
 if TYPE_CHECKING:
     from toolkit.conformance.kit import Finding as Finding
@@ -14,7 +18,7 @@ __all__ = ["Finding", "check", "conforms"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for, as `toolkit` does."""
+    """Import a public name on first use, as `toolkit` does."""
     if name not in __all__:
         raise AttributeError(f"module 'toolkit.conformance' has no attribute {name!r}")
     return getattr(import_module("toolkit.conformance.kit"), name)

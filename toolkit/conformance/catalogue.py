@@ -1,8 +1,7 @@
-"""Every property of the kit: its sentence, whom it binds, what it is tried on, what it must meet."""
+"""The list of properties: what each tests, for which strategies, and on which examples."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -12,66 +11,67 @@ import torch
 from torch import Tensor
 
 from toolkit.choice import Kind
-from toolkit.conformance import kv, parts, properties, strategies
-from toolkit.conformance.generators import Case, works_on
+from toolkit.conformance import generators, kv
+from toolkit.conformance.cases import Case, works_on
 from toolkit.conformance.models import VOCABULARY
-from toolkit.conformance.nodes import level, tokens_to
-from toolkit.conformance.subject import Proposals, Subject
+from toolkit.conformance.properties import decoding, drafters, masks, shapers, verifiers
+from toolkit.conformance.tree_paths import nodes_at, tokens_to
+from toolkit.conformance.under_test import Proposals, Tally, UnderTest
 from toolkit.interfaces import Exactness
 from toolkit.tree import TokenTree
 
-FEW = st.sampled_from(["llama", "gpt2", "gemma3"])  # grouped queries, no rotary, sliding layers
-EVERYONE: frozenset[Kind] = frozenset({"drafter", "shaper", "verifier", "kv"})
-Tally = Counter[str]
-"""What came up in the examples: `drafted`, `accepted`, `rejected`, `hidden`, each a count."""
+FAMILIES = st.sampled_from(
+    ["llama", "gpt2", "gemma3"]
+)  # grouped queries, no rotary, sliding layers
+ALL_KINDS: frozenset[Kind] = frozenset({"drafter", "shaper", "verifier", "kv"})
 
 
 @attrs.frozen
 class Property:
-    """One thing that must hold, for the kinds that it binds.
+    """Something that must hold for strategies of some kinds.
 
-    `examples` says what it is tried on, `holds` tries one example, counts what came up, and raises
-    `Broken` or whatever the strategy raises. Without all that it `needs` having come up, nothing was
-    shown. `proves` names the exactness that holding it stands for.
+    `examples` gives the examples for a strategy. `holds` tests one of them: it adds what the example
+    contained to the tally, and raises `Broken` or what the strategy raises. If the tally lacks anything
+    in `needs`, the property is untested. `proves` names the exactness that this property proves.
     """
 
     name: str
     sentence: str
     kinds: frozenset[Kind]
-    examples: Callable[[Subject], st.SearchStrategy[Any]]
-    holds: Callable[[Subject, Any, Tally], None]
+    examples: Callable[[UnderTest], st.SearchStrategy[Any]]
+    holds: Callable[[UnderTest, Any, Tally], None]
     needs: frozenset[str]
-    applies: Callable[[Subject], bool] = lambda _: True
+    applies: Callable[[UnderTest], bool] = lambda _: True
     proves: Exactness | None = None
 
-    def missing(self, subject: Subject, tally: Tally) -> set[str]:
-        """What should have come up in the examples, and did not."""
+    def missing(self, subject: UnderTest, tally: Tally) -> set[str]:
+        """What the examples should have contained but did not."""
         hides = {"hidden"} if subject.kind == "kv" else set()
         return {what for what in self.needs | hides if not tally[what]}
 
 
-def sentence(law: Callable[..., Any]) -> str:
-    """A property's docstring, up to the first semicolon or full stop, in one line."""
-    text = " ".join((law.__doc__ or "").split())
+def sentence(function: Callable[..., Any]) -> str:
+    """The first sentence of a property's docstring, without what the function returns."""
+    text = " ".join((function.__doc__ or "").split())
     return text.partition("; returns")[0].partition(". ")[0].rstrip(".")
 
 
-def name_of(law: Callable[..., Any]) -> str:
-    """A property's name, from its function's."""
-    return law.__name__.replace("_", "-")
+def name_of(function: Callable[..., Any]) -> str:
+    """The name of a property, from the name of its function."""
+    return function.__name__.replace("_", "-")
 
 
-def _whole(law: Callable[..., None], **rules: Any) -> Property:
-    """A property of whole decodings: tried on cases."""
+def _of_decodings(function: Callable[..., None], **rules: Any) -> Property:
+    """Make a property of whole decodings, which is tested on cases."""
 
-    def holds(subject: Subject, case: Case, tally: Tally) -> None:
+    def holds(subject: UnderTest, case: Case, tally: Tally) -> None:
         with subject.watched(tally):
-            law(case, subject.registry)
+            function(case, subject.registry)
 
     return Property(
-        name_of(law),
-        sentence(law),
-        rules.pop("kinds", EVERYONE),
+        name_of(function),
+        sentence(function),
+        rules.pop("kinds", ALL_KINDS),
         lambda subject: subject.cases(),
         holds,
         frozenset({"drafted", "accepted", "rejected"}),
@@ -79,75 +79,81 @@ def _whole(law: Callable[..., None], **rules: Any) -> Property:
     )
 
 
-def _part(
-    law: Callable[..., Any],
+def _of_kind(
+    function: Callable[..., Any],
     kind: Kind,
-    examples: Callable[[Subject], st.SearchStrategy[Any]],
-    holds: Callable[[Subject, Any, Tally], None],
+    examples: Callable[[UnderTest], st.SearchStrategy[Any]],
+    holds: Callable[[UnderTest, Any, Tally], None],
     *needs: str,
     **rules: Any,
 ) -> Property:
-    """A property of one part: tried on what that part is given."""
+    """Make a property of one kind of strategy, which is tested on what such a strategy is given."""
     return Property(
-        name_of(law), sentence(law), frozenset({kind}), examples, holds, frozenset(needs), **rules
+        name_of(function),
+        sentence(function),
+        frozenset({kind}),
+        examples,
+        holds,
+        frozenset(needs),
+        **rules,
     )
 
 
-def _greedy(subject: Subject) -> bool:
+def _greedy(subject: UnderTest) -> bool:
     return subject.kind != "verifier" or subject.exactness == "greedy"
 
 
-def _texts(_: Subject) -> st.SearchStrategy[Any]:
-    return st.tuples(strategies.prompts(), st.integers(0, VOCABULARY - 1))
+def _texts(_: UnderTest) -> st.SearchStrategy[Any]:
+    return st.tuples(generators.prompts(), st.integers(0, VOCABULARY - 1))
 
 
-def _branches(subject: Subject, example: Any, tally: Tally) -> None:
+def _branches(subject: UnderTest, example: Any, tally: Tally) -> None:
     prompt, root = [*example[0]], example[1]
-    properties.branches_drafted_alone(lambda: subject.drafter(prompt, tally), prompt, root)
+    drafters.branches_drafted_alone(lambda: subject.drafter(prompt, tally), prompt, root)
 
 
-def _committed(subject: Subject, example: Any, tally: Tally) -> None:
+def _committed(subject: UnderTest, example: Any, tally: Tally) -> None:
     prompt, schedule = [*example[0]], example[1]
-    properties.drafts_from_committed_only(lambda p: subject.drafter(p, tally), prompt, schedule)
+    drafters.drafts_from_committed_only(lambda p: subject.drafter(p, tally), prompt, schedule)
 
 
-def _candidates(subject: Subject, example: Any, tally: Tally) -> None:
+def _candidates(subject: UnderTest, example: Any, tally: Tally) -> None:
     prompt, tree, k = example
-    parts.candidates_in_order(subject.drafter([*prompt], tally), tree, k, VOCABULARY)
+    drafters.candidates_in_order(subject.drafter([*prompt], tally), tree, k, VOCABULARY)
 
 
-def padded_vocabularies_fit(drafter: Proposals, schedule: strategies.Schedule) -> None:
-    """A model whose embeddings are padded, wider or narrower than the target's, drafts known ids
-    and takes any."""
+def padded_vocabularies_fit(drafter: Proposals, schedule: generators.Schedule) -> None:
+    """A draft model with a wider or narrower vocabulary than the target's accepts every token, and
+    proposes only tokens of the target."""
     for tree, path in schedule:
-        parts.candidates_in_order(cast("Any", drafter), tree, 3, VOCABULARY)
+        drafters.candidates_in_order(cast("Any", drafter), tree, 3, VOCABULARY)
         drafter.commit([tree.tokens[node] for node in path])
 
 
-def _padded(subject: Subject, example: Any, tally: Tally) -> None:
+def _padded(subject: UnderTest, example: Any, tally: Tally) -> None:
     prompt, schedule, width = example
     padded_vocabularies_fit(subject.drafter([*prompt], tally, width), schedule)
 
 
-def _answers(_: Subject) -> st.SearchStrategy[Any]:
+def _answers(_: UnderTest) -> st.SearchStrategy[Any]:
     widths = st.lists(st.integers(0, 9), max_size=9)
     return st.lists(st.tuples(widths, st.integers(0, 99)), min_size=1, max_size=8)
 
 
-def _grows(subject: Subject, steps: Any, tally: Tally) -> None:
-    trees = parts.any_answer_grows_a_tree(subject.build(), steps)
+def _grows(subject: UnderTest, steps: Any, tally: Tally) -> None:
+    trees = shapers.any_answer_grows_a_tree(subject.build(), steps)
     tally["drafted"] += sum(len(tree) - 1 for tree in trees)
 
 
-def _keeps(subject: Subject, widths: list[int], tally: Tally) -> None:
-    tally["drafted"] += parts.draws_are_all_kept(subject.build, widths)
+def _keeps(subject: UnderTest, widths: list[int], tally: Tally) -> None:
+    tally["drafted"] += shapers.draws_are_all_kept(subject.build, widths)
 
 
 @st.composite
 def _judged(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Any:
-    """A tree over a vocabulary of 4 and logits [N, 4], the same after the same path, ties among
-    them."""
-    tree, seed = draw(strategies.trees(vocabulary=4)), draw(st.integers(0, 2**31))
+    """Pairs of a tree over a vocabulary of 4 and logits [N, 4] with ties. Equal paths have equal
+    logits."""
+    tree, seed = draw(generators.trees(vocabulary=4)), draw(st.integers(0, 2**31))
     rows = []
     for node in range(len(tree)):
         path = tokens_to(tree, node)
@@ -156,33 +162,33 @@ def _judged(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Any:
     return tree, torch.stack(rows)
 
 
-def _accepts(subject: Subject, example: Any, tally: Tally) -> None:
+def _accepts(subject: UnderTest, example: Any, tally: Tally) -> None:
     tree, logits = example
-    properties.accepts_what_ar_says(subject.build(), tree, logits)
+    verifiers.accepts_what_ar_says(subject.build(), tree, logits)
     _count(tally, tree, logits)
 
 
-def _mirrors(subject: Subject, example: Any, tally: Tally) -> None:
+def _reorders(subject: UnderTest, example: Any, tally: Tally) -> None:
     (tree, logits), rng = example
-    parts.siblings_in_any_order(subject.build(), tree, logits, rng)
+    verifiers.siblings_in_any_order(subject.build(), tree, logits, rng)
     _count(tally, tree, logits)
 
 
-def _remembers(subject: Subject, cases: Any, tally: Tally) -> None:
-    parts.judges_without_memory(subject.build, cases)
+def _remembers(subject: UnderTest, cases: Any, tally: Tally) -> None:
+    verifiers.judges_without_memory(subject.build, cases)
     for tree, logits in cases:
         _count(tally, tree, logits)
 
 
 def _count(tally: Tally, tree: TokenTree, logits: Tensor) -> None:
     said, drafted = int(logits[0].argmax()), len(tree) - 1
-    right = sum(tree.tokens[node] == said for node in level(tree, 1))
+    right = sum(tree.tokens[node] == said for node in nodes_at(tree, 1))
     tally["drafted"] += drafted
     tally["accepted"] += right
     tally["rejected"] += drafted - right
 
 
-def _node(subject: Subject, example: Any, tally: Tally) -> None:
+def _node(subject: UnderTest, example: Any, tally: Tally) -> None:
     family, prefix, tree = example
     session = subject.session(family)
     session.prefill([*prefix])
@@ -190,46 +196,46 @@ def _node(subject: Subject, example: Any, tally: Tally) -> None:
     def alone(ids: list[int]) -> Any:
         return subject.session(family).forward(ids, list(range(-1, len(ids) - 1)))
 
-    properties.node_sees_its_path(session, tree, [*prefix], alone)
+    masks.node_sees_its_path(session, tree, [*prefix], alone)
     tally["drafted"] += len(tree) - 1
     length = len(prefix) + tree.depth + 1
-    tally["hidden"] += parts.hidden_pairs(subject.build(), length)
+    tally["hidden"] += masks.hidden_pairs(subject.build(), length)
 
 
-def _nodes(_: Subject) -> st.SearchStrategy[Any]:
-    return st.tuples(FEW, strategies.prompts(), strategies.trees())
+def _nodes(_: UnderTest) -> st.SearchStrategy[Any]:
+    return st.tuples(FAMILIES, generators.prompts(), generators.trees())
 
 
-def _positions(_: Subject) -> st.SearchStrategy[Any]:
+def _positions(_: UnderTest) -> st.SearchStrategy[Any]:
     ids = st.lists(st.integers(0, 63), min_size=1, max_size=6, unique=True)
     return st.tuples(ids, ids)
 
 
-def _visible(subject: Subject, example: Any, tally: Tally) -> None:
+def _visible(subject: UnderTest, example: Any, tally: Tally) -> None:
     queries, keys = map(torch.tensor, example)
-    tally["hidden"] += parts.visible_by_position_alone(subject.build, queries, keys)
+    tally["hidden"] += masks.visible_by_position_alone(subject.build, queries, keys)
 
 
-def _budget(subject: Subject, length: int, tally: Tally) -> None:
-    tally["hidden"] += parts.sees_at_most_its_budget(subject.build(), length)
+def _budget(subject: UnderTest, length: int, tally: Tally) -> None:
+    tally["hidden"] += masks.sees_at_most_its_budget(subject.build(), length)
 
 
-def _stays(subject: Subject, length: int, tally: Tally) -> None:
-    tally["hidden"] += parts.hidden_stays_hidden(subject.build(), length)
+def _stays(subject: UnderTest, length: int, tally: Tally) -> None:
+    tally["hidden"] += masks.hidden_stays_hidden(subject.build(), length)
 
 
-def _scheduled(subject: Subject, example: Any, tally: Tally) -> None:
+def _scheduled(subject: UnderTest, example: Any, tally: Tally) -> None:
     family, (words, prompt), schedule = example
     if works_on(subject.choice, family):
         text = [*subject.stretched(words[:prompt]), *words]
         evicted = kv.schedule_does_not_matter(
             lambda: subject.session(family), text, len(text) - len(words), schedule
         )
-        hidden = parts.hidden_pairs(subject.build(), len(text)) if subject.mask else 0
+        hidden = masks.hidden_pairs(subject.build(), len(text)) if subject.mask else 0
         tally["hidden"] += evicted + hidden
 
 
-def _protected(subject: Subject, example: Any, tally: Tally) -> None:
+def _protected(subject: UnderTest, example: Any, tally: Tally) -> None:
     family, (words, prompt) = example
     if works_on(subject.choice, family):
         text = [*subject.stretched(words[:prompt]), *words]
@@ -237,51 +243,51 @@ def _protected(subject: Subject, example: Any, tally: Tally) -> None:
         tally["hidden"] += kv.protected_rows_stay(session, text, len(text) - len(words))
 
 
-def _prompted(*more: st.SearchStrategy[Any]) -> Callable[[Subject], st.SearchStrategy[Any]]:
-    return lambda _: st.tuples(strategies.prompts(), *more)
+def _prompted(*more: st.SearchStrategy[Any]) -> Callable[[UnderTest], st.SearchStrategy[Any]]:
+    return lambda _: st.tuples(generators.prompts(), *more)
 
 
 PROPERTIES: tuple[Property, ...] = (
-    _whole(properties.tokens_equal_ar, applies=_greedy, proves="greedy"),
-    _whole(properties.cache_equals_ar, applies=_greedy),
-    _whole(properties.stops_in_time),
-    _whole(properties.trees_within_budget, kinds=frozenset({"shaper"})),
-    _whole(properties.requests_are_independent),
-    _whole(properties.repeats_exactly),
-    _part(properties.branches_drafted_alone, "drafter", _texts, _branches, "drafted"),
-    _part(
-        properties.drafts_from_committed_only,
+    _of_decodings(decoding.tokens_equal_ar, applies=_greedy, proves="greedy"),
+    _of_decodings(decoding.cache_equals_ar, applies=_greedy),
+    _of_decodings(decoding.stops_in_time),
+    _of_decodings(decoding.trees_within_budget, kinds=frozenset({"shaper"})),
+    _of_decodings(decoding.requests_are_independent),
+    _of_decodings(decoding.repeats_exactly),
+    _of_kind(drafters.branches_drafted_alone, "drafter", _texts, _branches, "drafted"),
+    _of_kind(
+        drafters.drafts_from_committed_only,
         "drafter",
-        _prompted(strategies.schedules()),
+        _prompted(generators.schedules()),
         _committed,
         "drafted",
     ),
-    _part(
-        parts.candidates_in_order,
+    _of_kind(
+        drafters.candidates_in_order,
         "drafter",
-        _prompted(strategies.trees(), st.integers(1, 9)),
+        _prompted(generators.trees(), st.integers(1, 9)),
         _candidates,
         "drafted",
     ),
-    _part(
+    _of_kind(
         padded_vocabularies_fit,
         "drafter",
-        _prompted(strategies.schedules(), st.sampled_from([VOCABULARY + 31, VOCABULARY - 7])),
+        _prompted(generators.schedules(), st.sampled_from([VOCABULARY + 31, VOCABULARY - 7])),
         _padded,
         "drafted",
         applies=lambda subject: subject.models,
     ),
-    _part(parts.any_answer_grows_a_tree, "shaper", _answers, _grows, "drafted"),
-    _part(
-        parts.draws_are_all_kept,
+    _of_kind(shapers.any_answer_grows_a_tree, "shaper", _answers, _grows, "drafted"),
+    _of_kind(
+        shapers.draws_are_all_kept,
         "shaper",
         lambda _: st.lists(st.integers(0, 5), max_size=9),
         _keeps,
         "drafted",
         applies=lambda subject: not subject.prunes,
     ),
-    _part(
-        properties.accepts_what_ar_says,
+    _of_kind(
+        verifiers.accepts_what_ar_says,
         "verifier",
         lambda _: _judged(),
         _accepts,
@@ -289,57 +295,57 @@ PROPERTIES: tuple[Property, ...] = (
         "rejected",
         applies=_greedy,
     ),
-    _part(
-        parts.siblings_in_any_order,
+    _of_kind(
+        verifiers.siblings_in_any_order,
         "verifier",
         lambda _: st.tuples(_judged(), st.randoms(use_true_random=False)),
-        _mirrors,
+        _reorders,
         "accepted",
         "rejected",
         applies=_greedy,
     ),
-    _part(
-        parts.judges_without_memory,
+    _of_kind(
+        verifiers.judges_without_memory,
         "verifier",
         lambda _: st.lists(_judged(), min_size=1, max_size=4),
         _remembers,
         "accepted",
         "rejected",
     ),
-    _part(
+    _of_kind(
         kv.schedule_does_not_matter,
         "kv",
-        lambda _: st.tuples(FEW, strategies.texts(), strategies.passes()),
+        lambda _: st.tuples(FAMILIES, generators.texts(), generators.passes()),
         _scheduled,
         "hidden",
     ),
-    _part(
+    _of_kind(
         kv.protected_rows_stay,
         "kv",
-        lambda _: st.tuples(FEW, strategies.texts()),
+        lambda _: st.tuples(FAMILIES, generators.texts()),
         _protected,
         "hidden",
         applies=lambda s: s.scores,
     ),
-    _part(properties.node_sees_its_path, "kv", _nodes, _node, "hidden", applies=lambda s: s.mask),
-    _part(
-        parts.visible_by_position_alone,
+    _of_kind(masks.node_sees_its_path, "kv", _nodes, _node, "hidden", applies=lambda s: s.mask),
+    _of_kind(
+        masks.visible_by_position_alone,
         "kv",
         _positions,
         _visible,
         "hidden",
         applies=lambda s: s.mask,
     ),
-    _part(
-        parts.sees_at_most_its_budget,
+    _of_kind(
+        masks.sees_at_most_its_budget,
         "kv",
         lambda _: st.integers(1, 200),
         _budget,
         "hidden",
         applies=lambda s: s.mask,
     ),
-    _part(
-        parts.hidden_stays_hidden,
+    _of_kind(
+        masks.hidden_stays_hidden,
         "kv",
         lambda _: st.integers(1, 200),
         _stays,
@@ -349,6 +355,6 @@ PROPERTIES: tuple[Property, ...] = (
 )
 
 
-def binding(subject: Subject) -> list[Property]:
-    """The properties that bind a strategy of this kind with these declarations."""
+def applicable(subject: UnderTest) -> list[Property]:
+    """The properties that apply to a strategy, by its kind and its declarations."""
     return [p for p in PROPERTIES if subject.kind in p.kinds and p.applies(subject)]

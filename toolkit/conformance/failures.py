@@ -1,4 +1,4 @@
-"""A failing example as people read it: the prompt, the tree, and where AR and the strategy part."""
+"""Describe a failing example: the prompt, the tree, and where the tokens differ from AR's."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from rich.console import Console
 from rich.tree import Tree
 from torch import Tensor
 
-from toolkit.conformance.generators import Case
-from toolkit.conformance.properties import Broken
-from toolkit.conformance.subject import Subject
+from toolkit.conformance.cases import Case
+from toolkit.conformance.comparison import Broken
+from toolkit.conformance.properties.decoding import decoded
+from toolkit.conformance.under_test import UnderTest
 from toolkit.engine import Event
 from toolkit.errors import trace
-from toolkit.stream import Stream
 from toolkit.tree import TokenTree, Verdict
 
 WIDTH = 96
 
 
-def told(subject: Subject, sentence: str, example: Any, error: BaseException) -> str:
-    """What failed, on what, and where; without the parts that are the same for everyone."""
+def describe_failure(subject: UnderTest, sentence: str, example: Any, error: BaseException) -> str:
+    """Describe what failed, on which example, and where."""
     lines = [sentence + ".", "", *_message(error, subject), ""]
     if isinstance(example, Case):
         lines += _case(example, subject)
     else:
-        lines += _parts(example)
+        lines += _pieces(example)
     return "\n".join(lines).rstrip()
 
 
-def _message(error: BaseException, subject: Subject) -> list[str]:
-    """The error's own words; for one that is not ours, the author's frames too."""
+def _message(error: BaseException, subject: UnderTest) -> list[str]:
+    """The message of the error; for an exception of the strategy, also the author's stack frames."""
     text = str(error).partition(", in ")[0] if isinstance(error, Broken) else ""
     return [text] if text else trace(error, subject.choice.cls.__module__).splitlines()
 
 
-def _case(case: Case, subject: Subject) -> list[str]:
-    """The case's choices, and the step at which its tokens part from AR's, if they do."""
+def _case(case: Case, subject: UnderTest) -> list[str]:
+    """The choices of a case, and the step at which its tokens first differ from AR's, if any."""
     lines = [
         f"prompt      {' '.join(map(str, case.prompt))}",
         f"model       {case.family} {case.seed}, tiny, float64; stop ids "
@@ -50,13 +50,14 @@ def _case(case: Case, subject: Subject) -> list[str]:
         f"new tokens  {case.max_new_tokens} at most",
     ]
     try:
-        return [*lines, "", *_parting(case, subject)]
-    except Exception:  # noqa: BLE001 the failure is told; it may be one that leaves nothing to draw
+        return [*lines, "", *_difference(case, subject)]
+    except Exception:  # noqa: BLE001 the strategy may fail before there is a tree to draw
         return lines
 
 
-def _parting(case: Case, subject: Subject) -> list[str]:
-    ours, ar = _decoded(case, subject, speculating=True), _decoded(case, subject, speculating=False)
+def _difference(case: Case, subject: UnderTest) -> list[str]:
+    pipeline = case.pipeline(subject.registry)
+    ours, ar = decoded(pipeline, case), decoded(pipeline.autoregressive, case)
     mine, wanted = _tokens(ours.events), _tokens(ar.events)
     at = _first_difference(mine, wanted)
     lines = [f"ours        {_row(mine, at)}", f"AR          {_row(wanted, at)}"]
@@ -68,19 +69,9 @@ def _parting(case: Case, subject: Subject) -> list[str]:
     for number, event in enumerate(ours.events):
         emitted += len(event.tokens)
         if emitted > at or event is ours.events[-1]:
-            where = f"step {number}, where they part at token {at}: AR says {said}"
+            where = f"step {number}, where token {at} differs: AR says {said}"
             return [*lines, "", *_step(event, where)]
     return lines
-
-
-def _decoded(case: Case, subject: Subject, *, speculating: bool) -> Stream:
-    """The case decoded, as far as it goes."""
-    pipeline = case.pipeline(subject.registry)
-    pipeline = pipeline if speculating else pipeline.autoregressive
-    stream = pipeline.stream(case.prompt, max_new_tokens=case.max_new_tokens)
-    for _ in stream.decode():
-        pass
-    return stream
 
 
 def _tokens(events: list[Event]) -> list[int]:
@@ -95,17 +86,17 @@ def _first_difference(ours: list[int], theirs: list[int]) -> int | None:
 
 
 def _row(tokens: list[int], at: int | None) -> str:
-    """Tokens in a row, the one where they part in brackets."""
+    """Tokens in a row, with the first one that differs in brackets."""
     shown = [f"[{token}]" if index == at else str(token) for index, token in enumerate(tokens)]
     return " ".join(shown[: None if at is None else at + 4])
 
 
 def _step(event: Event, title: str) -> list[str]:
-    return [title, *([drawn(event.tree, event.verdict)] if event.tree is not None else [])]
+    return [title, *([draw_tree(event.tree, event.verdict)] if event.tree is not None else [])]
 
 
-def drawn(tree: TokenTree, verdict: Verdict | None = None) -> str:
-    """A token tree in text: node, token and probability; accepted nodes ticked."""
+def draw_tree(tree: TokenTree, verdict: Verdict | None = None) -> str:
+    """Draw a token tree as text: tokens and probabilities, accepted nodes marked."""
     path = set(verdict.path) if verdict else set()
     branches: list[Tree] = []
     for node, parent in enumerate(tree.parents):
@@ -122,8 +113,8 @@ def drawn(tree: TokenTree, verdict: Verdict | None = None) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-def _parts(example: Any) -> list[str]:
-    """An example of one part, piece by piece."""
+def _pieces(example: Any) -> list[str]:
+    """An example of a single strategy, piece by piece."""
     pieces = example if isinstance(example, (tuple, list)) else [example]
     return ["tried on:", *(line for piece in pieces for line in _shown(piece))]
 
@@ -131,19 +122,19 @@ def _parts(example: Any) -> list[str]:
 def _shown(piece: Any) -> list[str]:
     match piece:
         case TokenTree():
-            return drawn(piece).splitlines()
+            return draw_tree(piece).splitlines()
         case Tensor():
             return [f"logits after node {i}: {row}" for i, row in enumerate(piece.tolist())]
         case (TokenTree() as tree, list() as path):
             return [*_shown(tree), f"committed path: nodes {path}"]
-        case [*parts] if any(map(_drawable, parts)):
-            return [line for part in parts for line in _shown(part)]
+        case [*pieces] if any(map(_drawable, pieces)):
+            return [line for one in pieces for line in _shown(one)]
         case tuple() if piece and all(isinstance(p, int) for p in piece):
             return [f"prompt {' '.join(map(str, piece))}"]
     return [str(piece)]
 
 
 def _drawable(piece: Any) -> bool:
-    """Whether a piece is, or begins with, a tree or logits."""
+    """Whether a piece is a tree or logits, or begins with one."""
     first = piece[0] if isinstance(piece, tuple) and piece else piece
     return isinstance(first, (TokenTree, Tensor))

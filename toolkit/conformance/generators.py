@@ -1,192 +1,81 @@
-"""Hypothesis strategies: combinations of registered strategies, their options, cases to decode."""
+"""Hypothesis strategies for your own tests: token trees, schedules, prompts, tiny models.
+
+They are public: `from toolkit.conformance.generators import trees`. All use the vocabulary of the tiny
+models, so that you can combine them.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 import hypothesis.strategies as st
+from transformers import PreTrainedModel
 
-from toolkit.choice import Choice, Strategy, options_of
-from toolkit.conformance.models import (
-    COSTS,
-    DRAFT_MODEL,
-    EXACT_MODEL,
-    FAMILIES,
-    POSITIONS,
-    noisy,
-    tiny,
-)
-from toolkit.conformance.strategies import prompts
-from toolkit.errors import MismatchError
-from toolkit.interfaces import Drafter, KVPolicy, ScorePolicy, TreeShaper, Verifier
-from toolkit.pipeline import Pipeline, policies_of
-from toolkit.registry import Registry
-from toolkit.runtime.models.pool import Pool
-from toolkit.runtime.models.supported import require_kv_supported
+from toolkit.conformance.models import FAMILIES, VOCABULARY, fresh
+from toolkit.conformance.tree_paths import path_to
+from toolkit.tree import Candidates, TokenTree
 
-KINDS = ("drafter", "shaper", "verifier", "kv")
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+Schedule = list[tuple[TokenTree, list[int]]]
 
 
-@attrs.frozen
-class Case:
-    """One decoding to try: a tiny model, its noisy copy, a prompt, and choices."""
-
-    family: str
-    seed: int
-    noise: float
-    prompt: tuple[int, ...]
-    max_new_tokens: int
-    stops: tuple[int, ...]
-    drafter: Choice[Drafter]
-    shaper: Choice[TreeShaper]
-    verifier: Choice[Verifier]
-    kv: Choice[KVPolicy]
-    draft_kv: Choice[KVPolicy]
-    executor: str = "auto"
-
-    def __str__(self) -> str:
-        specs = (
-            f"{self.drafter} {self.shaper} {self.verifier} kv={self.kv} draft_kv={self.draft_kv}"
-        )
-        model = f"{self.family} {self.seed}, noise {self.noise}, stops {[*self.stops]}"
-        return f"{specs}; {model}; {self.max_new_tokens} tokens after {[*self.prompt]}"
-
-    def pipeline(self, registry: Registry) -> Pipeline:
-        """The pipeline of this case, with models of its own pool."""
-        copies = {
-            DRAFT_MODEL: noisy(self.family, self.seed, self.noise),
-            EXACT_MODEL: noisy(self.family, self.seed, 0.0),
-        }
-        return Pipeline(
-            tiny(self.family, self.seed, self.stops),
-            drafter=self.drafter,
-            shaper=self.shaper,
-            verifier=self.verifier,
-            kv=self.kv,
-            draft_kv=self.draft_kv,
-            pool=Pool(modules=copies, costs=COSTS, executor=self.executor),
-            registry=registry,
-        )
+def prompts() -> st.SearchStrategy[tuple[int, ...]]:
+    """Prompts of 1 to 24 ids. Some repeat themselves, so that n-gram look-up finds something."""
+    words = st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=12)
+    return st.builds(lambda ids, times: tuple(ids * times), words, st.integers(1, 2))
 
 
-def options(cls: type[Strategy], registry: Registry) -> st.SearchStrategy[Choice[Any]]:
-    """A class with its defaults, or with small random values for its options."""
-    fields = options_of(cls)
-    values = {f.name: _values(f, registry) for f in fields}
-    known = {name: value for name, value in values.items() if value is not None}
-    named = st.fixed_dictionaries(known) | st.fixed_dictionaries({}, optional=known)
-    must = {f.name: DRAFT_MODEL for f in fields if f.metadata.get("model")}
-    made = named.map(lambda given: Choice(cls, tuple(_roomy(cls, {**must, **given}).items())))
-    return made.filter(_builds).map(lambda choice: registry.resolve(choice.cls.kind, choice))
+@st.composite
+def trees(draw: Draw, nodes: int = 16, vocabulary: int = VOCABULARY) -> TokenTree:
+    """Trees of 1 to `nodes` nodes of any shape, with duplicate siblings, in any order of nodes."""
+    tree = TokenTree.root(draw(st.integers(0, vocabulary - 1)))
+    for size in range(1, draw(st.integers(1, nodes))):
+        parent = draw(st.integers(0, size - 1))
+        token = draw(st.integers(0, vocabulary - 1))
+        logprob = -draw(st.integers(0, 8)) / 4
+        tree = tree.grow([parent], Candidates([[token]], [[logprob]]))
+    return tree
 
 
-def _roomy(cls: type[Strategy], given: dict[str, Any]) -> dict[str, Any]:
-    """A KV budget that its sinks and recent positions fit into."""
-    values: dict[str, Any] = {f.name: given.get(f.name, f.default) for f in options_of(cls)}
-    if cls.kind == "kv" and "budget" in values:
-        taken = sum(values.get(name, 0) for name in ("sinks", "recent", "epoch"))
-        given["budget"] = taken + values["budget"] % 10
-    return given
+@st.composite
+def schedules(draw: Draw, steps: int = 3, nodes: int = 8) -> Schedule:
+    """Lists of 1 to `steps` pairs: a tree, and the path [A] of it that is committed, root first."""
+    made = []
+    for tree in draw(st.lists(trees(nodes), min_size=1, max_size=steps)):
+        node = draw(st.integers(0, len(tree) - 1))
+        made.append((tree, path_to(tree, node)))
+    return made
 
 
-def _values(field: attrs.Attribute[Any], registry: Registry) -> st.SearchStrategy[Any] | None:
-    if field.metadata.get("kind"):
-        return choices(field.metadata["kind"], registry).filter(_shareable)
-    allowed = getattr(field.validator, "options", None)  # of attrs.validators.in_
-    if allowed is not None:
-        return st.sampled_from(sorted(allowed))
-    by_type: dict[Any, Callable[[], st.SearchStrategy[Any]]] = {
-        int: lambda: st.sampled_from([1, 2, 3, 0, 4, 6, 9]),
-        float: lambda: st.integers(0, 20).map(lambda twentieths: twentieths / 20),
-        bool: st.booleans,
-    }
-    if field.metadata.get("model") or field.type not in by_type:
-        return None
-    return by_type[field.type]()
-
-
-def _builds(choice: Choice[Any]) -> bool:
-    try:
-        choice.build()
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _shareable(choice: Choice[Any]) -> bool:
-    return not (issubclass(choice.cls, ScorePolicy) and choice.cls.logs)
-
-
-def choices(kind: str, registry: Registry) -> st.SearchStrategy[Choice[Any]]:
-    """Any registered strategy of a kind, with any options."""
-    names = registry.names(kind)
-    return st.sampled_from(names).flatmap(lambda n: options(registry.find(kind, n), registry))
-
-
-def cases(registry: Registry, names: dict[str, str]) -> st.SearchStrategy[Case]:
-    """Cases of one combination of names (by kind), everything else random."""
-    chosen = {kind: options(registry.find(kind, name), registry) for kind, name in names.items()}
-    made = st.builds(
-        Case,
-        family=st.sampled_from(sorted(FAMILIES)),
-        seed=st.integers(0, 5),
-        noise=st.sampled_from([0.0, 0.01, 0.02, 0.05]),
-        prompt=prompts(),
-        max_new_tokens=st.integers(1, 32),
-        stops=st.sampled_from([(0,), (), (0, 7, 19, 31, 43, 55, 67, 79, 91)]),
-        draft_kv=choices("kv", registry),
-        executor=st.sampled_from(["auto", "module"]),
-        **chosen,
-    )
-    return made.filter(fits)
-
-
-def fits(case: Case) -> bool:
-    """Whether every KV policy can work on the family's attention."""
-    policies = case.kv, case.draft_kv, *policies_of(case.drafter)
-    return all(works_on(choice, case.family) for choice in policies)
-
-
-def works_on(policy: Choice[KVPolicy], family: str) -> bool:
-    """Whether a KV policy can work on a family's tiny model."""
-    try:
-        require_kv_supported(policy, Shape(family))
-    except MismatchError:
-        return False
-    return True
+def models() -> st.SearchStrategy[PreTrainedModel]:
+    """Tiny random float64 models of every tested architecture, a new one for each example."""
+    return st.builds(fresh, st.sampled_from(sorted(FAMILIES)), st.integers(0, 5))
 
 
 @attrs.frozen
-class Shape:
-    """A family's tiny model as far as a policy asks for it."""
+class Pass:
+    """One pass of a schedule: the number of accepted draft tokens, and the wrong nodes beside them.
 
-    name: str
-    positions: int = POSITIONS
+    `wrong` holds (parent, token) pairs. The parent is taken modulo the number of nodes so far.
+    """
 
-    @property
-    def config(self) -> Any:
-        return FAMILIES[self.name]()
-
-
-def product(registry: Registry) -> list[dict[str, str]]:
-    """Every combination of registered names, one of each kind."""
-    every = itertools.product(*(registry.names(kind) for kind in KINDS))
-    return [dict(zip(KINDS, names, strict=True)) for names in every]
+    accepted: int
+    wrong: tuple[tuple[int, int], ...] = ()
 
 
-def pairwise(combinations: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Some of the combinations that together hold every pair of names that any of them holds."""
-    left = set(itertools.chain.from_iterable(map(_pairs, combinations)))
-    cover = []
-    while left:
-        best = max(combinations, key=lambda combination: len(left & set(_pairs(combination))))
-        left -= set(_pairs(best))
-        cover.append(best)
-    return cover
+@st.composite
+def texts(draw: Draw) -> tuple[tuple[int, ...], int]:
+    """Pairs of a text of 12 to 72 ids that repeats itself, and the length of its prompt, 1 to 48."""
+    words = draw(st.lists(st.integers(1, VOCABULARY - 1), min_size=2, max_size=20))
+    length = draw(st.integers(12, 72))
+    text = tuple(words[i % len(words)] for i in range(length))
+    return text, draw(st.integers(1, min(48, length - 4)))
 
 
-def _pairs(combination: dict[str, str]) -> Iterable[Any]:
-    return itertools.combinations(sorted(combination.items()), 2)
+def passes() -> st.SearchStrategy[list[Pass]]:
+    """Schedules of 1 to 24 passes, each with 0 to 12 accepted tokens and up to 6 wrong nodes."""
+    wrong = st.tuples(st.integers(0, 20), st.integers(1, VOCABULARY - 1))
+    one = st.builds(Pass, st.integers(0, 12), st.lists(wrong, max_size=6).map(tuple))
+    return st.lists(one, min_size=1, max_size=24)

@@ -1,7 +1,7 @@
-"""check() and conforms(): every property that binds a strategy, tried on generated examples.
+"""Test every property that applies to a strategy on generated examples: `check` and `conforms`.
 
-An outcome is PASS, FAIL, or INCONCLUSIVE: nothing failed, but what a property is about never came
-up, so nothing was shown. INCONCLUSIVE is not a pass.
+An outcome is PASS, FAIL or INCONCLUSIVE. INCONCLUSIVE means that nothing failed, but that the examples
+never contained what the property is about. It is not a pass.
 """
 
 from __future__ import annotations
@@ -19,25 +19,29 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import Flaky
 
 from toolkit.choice import Choice, Strategy
-from toolkit.conformance.catalogue import Property, Tally, binding
-from toolkit.conformance.failures import told
-from toolkit.conformance.subject import Subject
+from toolkit.conformance.catalogue import Property, applicable
+from toolkit.conformance.failures import describe_failure
+from toolkit.conformance.under_test import Tally, UnderTest
 from toolkit.errors import SpecError
 from toolkit.registry import Registry
 
-Outcome = Literal["pass", "fail", "inconclusive"]
+FindingOutcome = Literal["pass", "fail", "inconclusive"]
 EXAMPLES = 60
 EVIDENCE = ("drafted", "accepted", "rejected", "hidden")
-SHRINKING = 15.0  # seconds for making a failing example small
+SHRINKING = 15.0  # seconds for shrinking a failing example
 
 
 @attrs.frozen
 class Finding:
-    """What came of one property. `details` is for people: why, and the smallest failing example."""
+    """The outcome of testing one property.
+
+    `details` says why, with the smallest failing example. `seen` counts what the examples contained:
+    `drafted`, `accepted`, `rejected`, `hidden`.
+    """
 
     name: str
     sentence: str
-    outcome: Outcome
+    outcome: FindingOutcome
     details: str = ""
     examples: int = 0
     seen: dict[str, int] = attrs.field(factory=dict)
@@ -52,40 +56,45 @@ def check(
     max_examples: int = EXAMPLES,
     registry: Registry | None = None,
 ) -> Iterator[Finding]:
-    """Try every property that binds a strategy; yields one finding after another.
+    """Test every property that applies to a strategy; yields a finding for each.
 
-    `never` declares what a strategy never brings about (`drafted`, `accepted`, `rejected`, `hidden`),
-    as a drafter that is always wrong is never `accepted`: then its absence is no gap, and its
-    presence a failure. Models that the spec names are replaced by tiny ones. Raises `SpecError`.
+    `never` lists what cannot happen with this strategy: `drafted`, `accepted`, `rejected`, `hidden`.
+    For example, the drafts of a drafter that is always wrong are never `accepted`. A property
+    then passes without it, and fails if it happens. Models that the spec names are replaced by tiny
+    ones. Raises `SpecError` for a bad spec or an unknown word in `never`.
     """
-    subject = Subject.of(spec, registry or Registry.installed(), kind)
+    subject = UnderTest.of(spec, registry or Registry.installed(), kind)
     declared = _declared(never)
-    laws = binding(subject)
-    yield from (tried(subject, law, declared, max_examples) for law in laws)
-    if subject.exactness != "lossy" and subject.exactness not in {law.proves for law in laws}:
+    properties = applicable(subject)
+    yield from (try_property(subject, prop, declared, max_examples) for prop in properties)
+    if subject.exactness != "lossy" and subject.exactness not in {
+        prop.proves for prop in properties
+    }:
         yield Finding(
             "exactness-is-proved",
-            "What a verifier declares about its output is what some property checks",
+            "Some property tests the exactness that a verifier declares",
             "inconclusive",
-            f"it declares {subject.exactness!r}, and no property checks that yet",
+            f"it declares {subject.exactness!r}, which no property tests yet",
         )
 
 
 def _declared(never: Collection[str]) -> frozenset[str]:
     strange = sorted(set(never) - set(EVIDENCE))
     if strange:
-        raise SpecError(f"never {strange[0]!r}: it takes {', '.join(EVIDENCE)}")
+        raise SpecError(f"never takes {', '.join(EVIDENCE)}, not {strange[0]!r}")
     return frozenset(never) | ({"accepted", "rejected"} if "drafted" in never else set())
 
 
-def tried(subject: Subject, law: Property, never: frozenset[str], max_examples: int) -> Finding:
-    """One property on `max_examples` examples, the failing one made small."""
-    trial, began = Trial(subject, law), perf_counter()
+def try_property(
+    subject: UnderTest, prop: Property, never: frozenset[str], max_examples: int
+) -> Finding:
+    """Test one property on `max_examples` examples and shrink the first one that fails."""
+    trial, began = Trial(subject, prop), perf_counter()
     error = trial.run(max_examples)
     outcome, details = _judged(trial, never, error)
     return Finding(
-        law.name,
-        law.sentence,
+        prop.name,
+        prop.sentence,
         outcome,
         details,
         trial.examples,
@@ -96,27 +105,27 @@ def tried(subject: Subject, law: Property, never: frozenset[str], max_examples: 
 
 def _judged(
     trial: Trial, never: frozenset[str], error: BaseException | None
-) -> tuple[Outcome, str]:
+) -> tuple[FindingOutcome, str]:
     if error is not None:
-        return "fail", told(trial.subject, trial.law.sentence, trial.failing, error)
+        return "fail", describe_failure(trial.subject, trial.prop.sentence, trial.failing, error)
     broken = sorted(what for what in never if trial.tally[what])
     if broken:
-        return "fail", f"declared never {broken[0]}, and {trial.tally[broken[0]]} were"
-    missing = sorted(trial.law.missing(trial.subject, trial.tally) - never)
+        return "fail", f"declared never {broken[0]}, but {trial.tally[broken[0]]} were"
+    missing = sorted(trial.prop.missing(trial.subject, trial.tally) - never)
     if missing:
         return "inconclusive", (
-            f"nothing was {' or '.join(missing)} in {trial.examples} examples, so nothing was shown; "
-            f"if that is as it should be, declare it: never {missing[0]}"
+            f"nothing was {' or '.join(missing)} in {trial.examples} examples, so this is untested; "
+            f"if that is by design, declare it: never {missing[0]}"
         )
     return "pass", ""
 
 
 @attrs.define
 class Trial:
-    """One property being tried on one subject."""
+    """The test of one property on one strategy."""
 
-    subject: Subject
-    law: Property
+    subject: UnderTest
+    prop: Property
     tally: Tally = attrs.field(factory=Counter)
     examples: int = 0
     failing: Any = None  # the last example that failed
@@ -124,7 +133,7 @@ class Trial:
     until: float = float("inf")
 
     def run(self, max_examples: int) -> BaseException | None:
-        """What the smallest failing example raises; None when all hold."""
+        """Return what the smallest failing example raises, or None when none fails."""
         rules = settings(
             max_examples=max_examples,
             deadline=None,
@@ -140,22 +149,22 @@ class Trial:
 
         try:
             with _one_thread():
-                rules(hypothesis.given(self.law.examples(self.subject))(holds))()
-        except Flaky:  # it fails now and then, or there was no time to make it smaller
+                rules(hypothesis.given(self.prop.examples(self.subject))(holds))()
+        except Flaky:  # it fails only sometimes, or the time for shrinking is over
             return self.error
         except Exception as error:  # noqa: BLE001 a strategy may raise anything
-            error.__notes__ = []  # hypothesis puts the example there; it is told otherwise
+            error.__notes__ = []  # Hypothesis puts the example there; `describe_failure` shows it
             return error
         return None
 
     def one(self, example: Any) -> None:
-        """One example; remembers it when it fails."""
+        """Test one example and remember it if it fails."""
         if self.error is not None and perf_counter() > self.until and example != self.failing:
             return
         if self.error is None:
             self.examples += 1
         try:
-            self.law.holds(self.subject, example, self.tally)
+            self.prop.holds(self.subject, example, self.tally)
         except Exception as error:
             if self.error is None:
                 self.until = perf_counter() + SHRINKING
@@ -165,7 +174,7 @@ class Trial:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread for torch: on models this tiny, more of them only wait for each other."""
+    """Run torch on one thread: on models this small, more threads only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -182,28 +191,30 @@ def conforms(
     expected_failures: Mapping[str, str] | None = None,
     max_examples: int = EXAMPLES,
 ) -> Callable[..., None]:
-    """One test per property, to be called `test_…` in a plugin's own suite.
+    """Make one pytest test per property; assign it to a name that starts with `test_`.
 
-    `expected_failures` names properties that are known not to hold, and why; one that holds after
-    all fails, so that the list stays true. The rest is as in `check`. Raises `SpecError`.
+    `expected_failures` maps the names of properties that are known to fail to the reason. They must
+    fail, so that the list stays true. The other arguments are those of `check`. Raises `SpecError`.
     """
     import pytest
 
-    subject = Subject.of(spec, Registry.installed(), kind)
+    subject = UnderTest.of(spec, Registry.installed(), kind)
     declared, expected = _declared(never), dict(expected_failures or {})
-    laws = {law.name: law for law in binding(subject)}
-    strange = sorted(set(expected) - set(laws))
+    properties = {prop.name: prop for prop in applicable(subject)}
+    strange = sorted(set(expected) - set(properties))
     if strange:
-        raise SpecError(f"no property {strange[0]!r} binds {subject.choice}: {', '.join(laws)}")
+        raise SpecError(
+            f"no property {strange[0]!r} applies to {subject.choice}: {', '.join(properties)}"
+        )
 
-    @pytest.mark.parametrize("law", list(laws))
-    def test(law: str) -> None:
-        finding = tried(subject, laws[law], declared, max_examples)
-        if law in expected:
+    @pytest.mark.parametrize("name", list(properties))
+    def test(name: str) -> None:
+        finding = try_property(subject, properties[name], declared, max_examples)
+        if name in expected:
             if finding.outcome != "fail":
-                pytest.fail(f"{law} was expected to fail and does not", pytrace=False)
-            pytest.xfail(expected[law])
+                pytest.fail(f"{name} was expected to fail, but does not", pytrace=False)
+            pytest.xfail(expected[name])
         if finding.outcome != "pass":
-            pytest.fail(f"{finding.outcome.upper()} {law}\n{finding.details}", pytrace=False)
+            pytest.fail(f"{finding.outcome.upper()} {name}\n{finding.details}", pytrace=False)
 
     return test

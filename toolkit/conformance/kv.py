@@ -8,8 +8,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from toolkit.conformance.properties import TOLERANCE, Broken, Rows, close, same_rows, snapshot
-from toolkit.conformance.strategies import Pass
+from toolkit.conformance.comparison import TOLERANCE, Broken, Rows, close, same_rows, snapshot
+from toolkit.conformance.generators import Pass
 from toolkit.interfaces import ScorePolicy
 from toolkit.kv_view import KVView
 from toolkit.runtime.kv import selection

@@ -1,7 +1,7 @@
-"""Tiny random models of every tested family: float64, made on the spot, no download.
+"""Tiny random float64 models of every tested family, made without a download.
 
-At most two layers, width 32 and a vocabulary of 97, so that exactness can be tested in exact-enough
-arithmetic and thousands of times.
+They have two layers, width 32 and a vocabulary of 97, so that thousands of tests are fast, and
+float64, so that rounding is far smaller than any difference that a bug makes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 from toolkit.costs import Costs
 
 VOCABULARY = 97
-WINDOW = 8  # sliding layers, where the family has them: small enough to bite in every test
+WINDOW = 8  # of sliding layers, small enough to matter in every test
 POSITIONS = 256
-DRAFT_MODEL = "noisy"  # a case's drafting model: a copy of the target with noise on its weights
-EXACT_MODEL = "exact"  # a copy of the target without noise
+DRAFT_MODEL = "noisy"  # name of a case's draft model: the target with noise on its weights
+EXACT_MODEL = "exact"  # name of an exact copy of the target
 
 _LLAMA: dict[str, Any] = {
     "hidden_size": 32,
@@ -46,7 +46,7 @@ _GEMMA = {
     "query_pre_attn_scalar": 8,
 }
 
-COSTS = Costs(  # of no machine: rows are cheap, levels dear enough to stop somewhere
+COSTS = Costs(  # made up: rows are cheap, and a level costs enough that planning stops
     contexts=(16, 64),
     rows=(1, 4, 16, 64),
     target=((1.0, 1.1, 1.5, 4.0), (1.2, 1.3, 1.8, 4.5)),
@@ -96,9 +96,10 @@ FAMILIES: dict[str, Callable[[], hf.PretrainedConfig]] = {
 def fresh(
     family: str, seed: int = 0, stops: tuple[int, ...] = (0,), vocabulary: int = VOCABULARY
 ) -> PreTrainedModel:
-    """A random model of a family, float64, in eval mode, with these stop ids.
+    """Make a random float64 model of a family, in eval mode, with these stop ids.
 
-    Weights are drawn wide, so that distributions are peaked and greedy text does not loop at once.
+    The weights have a large variance, so that distributions are peaked and greedy text does not repeat
+    itself at once.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -113,12 +114,12 @@ def fresh(
     return model
 
 
-tiny = lru_cache(maxsize=64)(fresh)  # shared by all cases, and prepared by the first pipeline
+tiny = lru_cache(maxsize=64)(fresh)  # all cases share these; the first pipeline prepares them
 
 
 @lru_cache(maxsize=64)
 def noisy(family: str, seed: int = 0, noise: float = 0.02) -> PreTrainedModel:
-    """A copy of `tiny(family, seed)` with noise on its weights: a drafter that is sometimes right."""
+    """Copy `tiny(family, seed)` and add noise to its weights: a drafter that is sometimes right."""
     model = copy.deepcopy(tiny(family, seed))
     rng = torch.Generator().manual_seed(seed + 1)
     for parameter in model.parameters():

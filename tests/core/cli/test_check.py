@@ -73,14 +73,14 @@ def test_bad_input_is_refused(arguments, said):
 def test_an_interrupted_check_keeps_what_it_found(tmp_path, monkeypatch):
     from toolkit.conformance import kit
 
-    honest, report = kit.tried, tmp_path / "report.json"
+    honest, report = kit.try_property, tmp_path / "report.json"
 
-    def tried(subject, law, *rest):
-        if law.name == "stops-in-time":
+    def try_property(subject, prop, *rest):
+        if prop.name == "stops-in-time":
             raise KeyboardInterrupt
-        return honest(subject, law, *rest)
+        return honest(subject, prop, *rest)
 
-    monkeypatch.setattr(kit, "tried", tried)
+    monkeypatch.setattr(kit, "try_property", try_property)
     result = call("budget", "--max-examples", 3, "--json", report)
     assert result.exit_code != 0
     told = json.loads(report.read_text())

@@ -72,7 +72,7 @@ def test_it_installs_and_conforms(kind, tmp_path, stranger):
         (["Mine", "--kind", "shaper"], "lower-case words"),
         (["my_own", "--kind", "shaper"], "lower-case words"),
         (["../mine", "--kind", "shaper"], "lower-case words"),
-        (["chain", "--kind", "shaper"], "there is a shaper called 'chain' already, of speculative"),
+        (["chain", "--kind", "shaper"], "there is a shaper called 'chain' already, from speculative"),
         (["mine", "--kind", "shape"], "shape"),
         (["mine"], "--kind"),
         (["there", "--kind", "shaper"], "toolkit-there exists already"),

@@ -1,4 +1,4 @@
-"""check(), conforms(), and failures as people read them."""
+"""`check`, `conforms`, and the descriptions of failures."""
 
 import subprocess
 import sys
@@ -10,40 +10,40 @@ import torch
 
 from toolkit import Candidates, Registry, TokenTree, Verdict
 from toolkit.conformance import check, conforms
-from toolkit.conformance.catalogue import PROPERTIES, binding
-from toolkit.conformance.failures import drawn
-from toolkit.conformance.kit import tried
+from toolkit.conformance.catalogue import PROPERTIES, applicable
+from toolkit.conformance.comparison import Broken
+from toolkit.conformance.edge_cases import Contrary, LastOfEquals
+from toolkit.conformance.failures import draw_tree
+from toolkit.conformance.kit import try_property
 from toolkit.conformance.models import DRAFT_MODEL
-from toolkit.conformance.oddities import Contrary, LastOfEquals
-from toolkit.conformance.parts import candidates_in_order
-from toolkit.conformance.properties import Broken
+from toolkit.conformance.properties.drafters import candidates_in_order
 from toolkit.conformance.saboteurs.drafters import RemembersRejected, Silent
 from toolkit.conformance.saboteurs.shapers import ExpectsCandidates
 from toolkit.conformance.saboteurs.verifiers import BonusOfTheRoot
-from toolkit.conformance.subject import Subject
+from toolkit.conformance.under_test import UnderTest
 from toolkit.errors import SpecError
 
 REGISTRY = Registry.installed()
-LAWS = {law.name: law for law in PROPERTIES}
+BY_NAME = {prop.name: prop for prop in PROPERTIES}
 
 
-def outcome(spec, law, never=(), count=60):
-    return tried(Subject.of(spec, REGISTRY, None), LAWS[law], frozenset(never), count)
+def outcome(spec, prop, never=(), count=60):
+    return try_property(UnderTest.of(spec, REGISTRY, None), BY_NAME[prop], frozenset(never), count)
 
 
 def names(spec, kind=None):
-    return {law.name for law in binding(Subject.of(spec, REGISTRY, kind))}
+    return {prop.name for prop in applicable(UnderTest.of(spec, REGISTRY, kind))}
 
 
 def test_every_property_has_a_sentence_and_a_name_of_its_own():
-    assert len(LAWS) == len(PROPERTIES)
-    for law in PROPERTIES:
-        assert law.sentence
-        assert law.sentence[0].isupper()
-        assert "\n" not in law.sentence
+    assert len(BY_NAME) == len(PROPERTIES)
+    for prop in PROPERTIES:
+        assert prop.sentence
+        assert prop.sentence[0].isupper()
+        assert "\n" not in prop.sentence
 
 
-def test_who_is_bound_by_what():
+def test_which_properties_apply():
     everyone = {"tokens-equal-ar", "cache-equals-ar", "stops-in-time"}
     for spec in ("ngram", "budget", "greedy", "window"):
         assert everyone < names(spec)
@@ -56,17 +56,17 @@ def test_who_is_bound_by_what():
 
 
 def test_models_are_replaced_by_tiny_ones():
-    assert str(Subject.of("model:stories-1m", REGISTRY, None).choice) == f"model:{DRAFT_MODEL}"
+    assert str(UnderTest.of("model:stories-1m", REGISTRY, None).choice) == f"model:{DRAFT_MODEL}"
 
 
-def test_nothing_drafted_is_no_pass():
+def test_nothing_drafted_is_not_a_pass():
     finding = outcome(Silent, "tokens-equal-ar")
     assert finding.outcome == "inconclusive"
     assert "nothing was" in finding.details
     assert "drafted" not in finding.seen
 
 
-def test_what_is_declared_never_to_happen_is_no_gap():
+def test_what_is_declared_never_is_not_inconclusive():
     assert outcome(Silent, "tokens-equal-ar").outcome == "inconclusive"
     assert outcome(Silent, "tokens-equal-ar", ["drafted", "accepted", "rejected"]).outcome == "pass"
 
@@ -81,13 +81,13 @@ def test_a_false_declaration_is_a_failure():
     ("spec", "said"),
     [("bugdet", "did you mean budget"), ("budget:nodes=x", "takes int"), ("window:0", "must be >= 1")],
 )
-def test_a_bad_spec_is_refused_at_once(spec, said):
+def test_a_bad_spec_is_rejected_at_once(spec, said):
     with pytest.raises(SpecError, match=said):
         next(check(spec))
 
 
-def test_a_bad_declaration_is_refused():
-    with pytest.raises(SpecError, match="it takes drafted, accepted, rejected, hidden"):
+def test_a_bad_declaration_is_rejected():
+    with pytest.raises(SpecError, match="never takes drafted, accepted, rejected, hidden"):
         next(check("budget", never=["wrong"]))
 
 
@@ -102,8 +102,8 @@ def test_a_name_of_two_kinds_needs_a_kind():
     Twin.name = name
     registry.entries["drafter", name] = attrs.evolve(registry.entries["drafter", "none"], cls=Twin)
     with pytest.raises(SpecError, match="is a drafter and a verifier: say which"):
-        Subject.of(name, registry, None)
-    assert Subject.of(name, registry, "verifier").kind == "verifier"
+        UnderTest.of(name, registry, None)
+    assert UnderTest.of(name, registry, "verifier").kind == "verifier"
 
 
 def test_a_failing_example_is_small_and_readable():
@@ -127,7 +127,7 @@ def test_a_crash_shows_the_authors_frames_alone():
 
 def test_a_tree_is_drawn_with_its_path():
     tree = TokenTree.root(3).grow([0], Candidates([[7, 8]], [[log(0.5), log(0.25)]]))
-    text = drawn(tree, Verdict([0, 2], 9))
+    text = draw_tree(tree, Verdict([0, 2], 9))
     assert text.splitlines() == ["root 3", "├── 7  p 0.5", "└── 8  p 0.25  accepted  then 9"]
 
 
@@ -145,11 +145,11 @@ def test_a_schedule_is_drawn_step_by_step():
     [
         (Candidates([[1], []], [[-1.0], []]), "rows of \\[1, 0\\] tokens"),
         (Candidates([[1, 2]], [[-1.0]]), "rows of \\[2\\] tokens and of \\[1\\] log-prob"),
-        (Candidates([[1, 2, 3]], [[-2.0] * 3]), "3 candidates a node, 2 asked for"),
-        (Candidates([torch.tensor([1])], [[-1.0]]), "no list"),
+        (Candidates([[1, 2, 3]], [[-2.0] * 3]), "3 candidates for a node, but k is 2"),
+        (Candidates([torch.tensor([1])], [[-1.0]]), "not a list"),
     ],
 )
-def test_rows_of_candidates_are_one_a_node_and_no_wider_than_asked(answer, said):
+def test_a_row_of_candidates_per_node_with_at_most_k(answer, said):
     class Fixed:
         def expand(self, tree, frontier, k):
             return answer
@@ -160,7 +160,7 @@ def test_rows_of_candidates_are_one_a_node_and_no_wider_than_asked(answer, said)
 
 @attrs.define
 class Declares(LastOfEquals):
-    """A verifier for sampling, or for nothing in particular."""
+    """A verifier that declares an exactness that no property tests."""
 
     exactness = "distribution"
 
@@ -177,7 +177,7 @@ SUITE = """
 from toolkit.conformance import conforms
 from toolkit.conformance.saboteurs.verifiers import BonusOfTheRoot
 from toolkit.conformance.saboteurs.drafters import Silent
-from toolkit.conformance.oddities import LastOfEquals, Wide
+from toolkit.conformance.edge_cases import LastOfEquals, Wide
 
 test_good = conforms(LastOfEquals, max_examples=30)
 test_bad = conforms(BonusOfTheRoot, max_examples=30, expected_failures={

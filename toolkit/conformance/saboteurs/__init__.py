@@ -1,6 +1,7 @@
-"""Negative controls: bugs, many of them shipped by others, each caught by a property with a name.
+"""Negative controls: bugs that the properties must catch, many of them from published code.
 
-A property that no saboteur trips is not a property; `GALLERY` says which one trips which.
+`GALLERY` says which property catches which bug. Every property catches at least one. Only the kit's own
+tests and the fuzzer use them, so no wheel has them.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ Context = Callable[[], AbstractContextManager[None]]
 
 @attrs.frozen
 class Sabotage:
-    """A bug and the property that catches it.
+    """A bug, and the property `by` which it is caught.
 
-    `subject` is what is checked: the sabotaged strategy, or the spec of an honest one while
-    `context` breaks the machinery. `caught` is the outcome that counts as caught.
+    `subject` is the strategy to test: a broken one, or the spec of a correct one while `context` breaks
+    the runtime. `caught` is the outcome that shows that the bug is caught.
     """
 
     by: str
@@ -39,13 +40,13 @@ class Sabotage:
 
     @property
     def name(self) -> str:
-        """What the bug is called."""
+        """The name of the broken function or class."""
         cls = self.subject
         return self.context.__name__ if isinstance(cls, str) else cls.__name__
 
     @property
     def bug(self) -> str:
-        """The bug in a sentence or two."""
+        """What is wrong, in a sentence or two."""
         source = self.context if isinstance(self.subject, str) else self.subject
         return " ".join((source.__doc__ or "").split())
 

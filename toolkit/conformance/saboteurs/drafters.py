@@ -1,4 +1,4 @@
-"""Sabotaged drafters."""
+"""Broken drafters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolkit.tree import Candidates, TokenTree
 
 @attrs.define(eq=False)
 class SharedBranch(Drafter):
-    """Siblings share one cache: each is forwarded after the one before it."""
+    """Siblings share one cache: each is forwarded as the child of the one before it."""
 
     name = "shared-branch"
     id: str = option("", help="model", model=True)
@@ -39,7 +39,7 @@ class SharedBranch(Drafter):
 
 @attrs.define(eq=False)
 class _Plain(Drafter):
-    """An honest and slow model drafter: forwards the whole tree at every question. Parent of bugs."""
+    """A correct but slow model drafter that forwards the whole tree each time. Bugs derive from it."""
 
     name = "plain"
     id: str = option("", help="model", model=True)
@@ -66,13 +66,13 @@ class _Plain(Drafter):
         return logits
 
     def _own(self, tokens: list[int]) -> list[int]:
-        """Ids beyond this model's vocabulary become its last."""
+        """Replace ids outside this model's vocabulary by its last id."""
         return [min(token, self._session.vocabulary - 1) for token in tokens]
 
 
 @attrs.define(eq=False)
 class OwnVocabulary(_Plain):
-    """Proposes whatever its own model knows, padding rows included."""
+    """Proposes tokens of the draft model that the target does not have, padding included."""
 
     name = "own-vocabulary"
 
@@ -82,7 +82,7 @@ class OwnVocabulary(_Plain):
 
 @attrs.define(eq=False)
 class RefusesPadding(_Plain):
-    """Takes a vocabulary that is padded to another size for a mismatch."""
+    """Rejects a draft model whose vocabulary is only padded to another size."""
 
     name = "refuses-padding"
 
@@ -94,7 +94,7 @@ class RefusesPadding(_Plain):
 
 @attrs.define(eq=False)
 class RawLogits(_Plain):
-    """Gives logits for log-probabilities."""
+    """Returns logits as log-probabilities."""
 
     name = "raw-logits"
 
@@ -104,7 +104,7 @@ class RawLogits(_Plain):
 
 @attrs.define(eq=False)
 class LikeliestLast(_Plain):
-    """Gives its candidates in the wrong order."""
+    """Returns its candidates in the wrong order."""
 
     name = "likeliest-last"
 
@@ -117,7 +117,7 @@ class LikeliestLast(_Plain):
 
 @attrs.define(eq=False)
 class MoreThanAsked(_Plain):
-    """Gives one candidate more than it was asked for."""
+    """Returns one candidate more than k."""
 
     name = "more-than-asked"
 
@@ -127,7 +127,7 @@ class MoreThanAsked(_Plain):
 
 @attrs.define(eq=False)
 class ChangesTheTree(_Plain):
-    """Clears the tokens that it has dealt with, in the tree that everybody shares."""
+    """Overwrites the tokens that it has expanded in the shared tree."""
 
     name = "changes-the-tree"
 
@@ -140,7 +140,7 @@ class ChangesTheTree(_Plain):
 
 @attrs.define(eq=False)
 class KeepsRejected(_Plain):
-    """Does not roll its cache back: the tree's first rows stay, whichever were accepted."""
+    """Does not roll its cache back: it keeps the first rows of the tree, accepted or not."""
 
     name = "keeps-rejected"
     _rows: int = attrs.field(init=False, default=0)
@@ -160,7 +160,7 @@ class KeepsRejected(_Plain):
 
 @attrs.define(eq=False)
 class RemembersRejected(Drafter):
-    """Proposes what it drafted last, accepted or not: its state is not the committed text alone."""
+    """Proposes from all tokens that it was asked about, accepted or not."""
 
     name = "remembers-rejected"
     _last: int = attrs.field(init=False, default=1)
@@ -178,7 +178,7 @@ class RemembersRejected(Drafter):
 
 @attrs.define(eq=False)
 class ForgetsTheRoot(Drafter):
-    """What followed a token before; the first token of every commit is overlooked."""
+    """Proposes what followed a token before, but ignores the first token of every commit."""
 
     name = "forgets-the-root"
     _next: dict[int, int] = attrs.field(init=False, factory=dict)
@@ -201,12 +201,12 @@ class ForgetsTheRoot(Drafter):
             self._last = token
 
 
-_told: list[int] = []
+_committed: list[int] = []
 
 
 @attrs.define(eq=False)
 class LearnsForEver(Drafter):
-    """Proposes what was said most recently, in this request or in any before."""
+    """Proposes the latest committed tokens, of this request or of earlier ones."""
 
     name = "learns-for-ever"
 
@@ -214,17 +214,17 @@ class LearnsForEver(Drafter):
         pass
 
     def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
-        tokens = _told[-k:]
+        tokens = _committed[-k:]
         logprobs = [log(1 / (k + 1))] * len(tokens)
         return Candidates([tokens] * len(frontier), [logprobs] * len(frontier))
 
     def commit(self, tokens: list[int]) -> None:
-        _told.extend(tokens)
+        _committed.extend(tokens)
 
 
 @attrs.define(eq=False)
 class TossesForTokens(Drafter):
-    """Draws its candidates from the global generator."""
+    """Draws its candidates with the global random generator."""
 
     name = "tosses-for-tokens"
 
@@ -241,7 +241,7 @@ class TossesForTokens(Drafter):
 
 @attrs.define(eq=False)
 class Silent(Drafter):
-    """Loses all its candidates on the way: nothing is ever wrong, because nothing is drafted."""
+    """Loses all its candidates: nothing is ever wrong, because nothing is drafted."""
 
     name = "silent"
 

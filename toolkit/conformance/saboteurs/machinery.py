@@ -1,4 +1,4 @@
-"""Broken machinery: context managers that put a bug into the runtime or the engine while open."""
+"""Context managers that put a bug into the runtime or the engine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def position_by_index() -> Iterator[None]:
 
 @contextmanager
 def sibling_visible() -> Iterator[None]:
-    """The mask is causal over the rows: a node sees the siblings before it."""
+    """The mask is causal over the rows, so a node sees the siblings before it."""
 
     def causal(eviction: Eviction, positions: Tensor, lineage: Tensor, **rest: Any) -> Pass:
         rows, scratch = lineage.shape
@@ -44,7 +44,7 @@ def sibling_visible() -> Iterator[None]:
 
 @contextmanager
 def wrong_row_kept() -> Iterator[None]:
-    """Compaction keeps the first rows of the tree, whichever were accepted."""
+    """A commit keeps the first rows of the tree, accepted or not."""
     honest = TreeCache.commit
 
     def commit(self: TreeCache, rows: list[int]) -> None:
@@ -56,7 +56,7 @@ def wrong_row_kept() -> Iterator[None]:
 
 @contextmanager
 def past_the_end() -> Iterator[None]:
-    """An accepted path is emitted whole, past a stop id and past `max_new_tokens`."""
+    """The whole accepted path is emitted, past a stop id and past `max_new_tokens`."""
 
     def settle(
         judged: Verdict, tree: TokenTree, room: int, stop_ids: frozenset[int]
@@ -74,7 +74,7 @@ def past_the_end() -> Iterator[None]:
 
 @contextmanager
 def rejected_rows_kept() -> Iterator[None]:
-    """A commit keeps every row of the tree: what was rejected stays in the cache."""
+    """A commit keeps every row of the tree, so rejected rows stay in the cache."""
     honest = TreeCache.commit
 
     def commit(self: TreeCache, rows: list[int]) -> None:
@@ -86,7 +86,7 @@ def rejected_rows_kept() -> Iterator[None]:
 
 @contextmanager
 def rotating_rollback() -> Iterator[None]:
-    """A sliding layer is a ring: what a rejected branch has pushed out does not come back."""
+    """A sliding layer is a ring buffer: rows that a rejected branch overwrote are lost."""
     honest = ModelSession.commit
 
     def commit(self: ModelSession, rows: list[int]) -> None:
@@ -104,7 +104,7 @@ def rotating_rollback() -> Iterator[None]:
 
 @contextmanager
 def coarse_tree_pass() -> Iterator[None]:
-    """Trees are verified in bf16, and compared with AR in full precision."""
+    """Trees are verified with keys and values in bf16, but AR runs in full precision."""
     honest = TreeLayer.update
 
     def update(self: TreeLayer, key: Tensor, value: Tensor, *args: Any, **rest: Any) -> Any:
@@ -118,6 +118,6 @@ def coarse_tree_pass() -> Iterator[None]:
 
 @contextmanager
 def strategies_kept() -> Iterator[None]:
-    """The strategy objects of one request serve the next as well."""
+    """The next request gets the strategy objects of the first."""
     with patch.object(Choice, "build", lru_cache(Choice.build)):
         yield

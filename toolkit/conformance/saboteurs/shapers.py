@@ -1,4 +1,4 @@
-"""Sabotaged shapers."""
+"""Broken tree shapers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from toolkit.tree import Candidates, TokenTree
 
 
 def _level(root: TokenTree, expand: Expand, k: int) -> TokenTree:
-    """The root and its children."""
+    """Grow the root and its children."""
     return root.grow([0], expand(root, [0], k))
 
 
 @attrs.define
 class OverBudget(TreeShaper):
-    """Declares three nodes and grows as many as it likes."""
+    """Declares three nodes but grows more."""
 
     name = "over-budget"
 
@@ -30,12 +30,12 @@ class OverBudget(TreeShaper):
         return _level(root, expand, 8)
 
 
-_seen: list[int] = []
+_calls: list[int] = []
 
 
 @attrs.define
 class KeepsState(TreeShaper):
-    """Varies its depth with a counter in the module, which outlives the request."""
+    """Takes its depth from a counter in the module, which outlives the request."""
 
     name = "keeps-state"
 
@@ -44,9 +44,9 @@ class KeepsState(TreeShaper):
         return 64
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
-        _seen.append(1)
+        _calls.append(1)
         tree = root
-        for tip in range(1 + len(_seen) % 5):
+        for tip in range(1 + len(_calls) % 5):
             grown = tree.grow([tip], expand(tree, [tip], 1))
             if len(grown) == len(tree):
                 break
@@ -56,7 +56,7 @@ class KeepsState(TreeShaper):
 
 @attrs.define
 class AnotherRoot(TreeShaper):
-    """Starts from a root of its own."""
+    """Replaces the root by another token."""
 
     name = "another-root"
     nodes: int = 8
@@ -68,7 +68,7 @@ class AnotherRoot(TreeShaper):
 
 @attrs.define
 class Orphans(TreeShaper):
-    """Hangs every node on the committed text, beside the root."""
+    """Gives every node the committed text as its parent, beside the root."""
 
     name = "orphans"
     nodes: int = 8
@@ -80,7 +80,7 @@ class Orphans(TreeShaper):
 
 @attrs.define
 class PrunesInSecret(TreeShaper):
-    """Declares that it keeps whatever is drawn, and drops the unlikely."""
+    """Declares that it keeps every candidate, but drops the unlikeliest."""
 
     name = "prunes-in-secret"
     prunes = False
@@ -93,7 +93,7 @@ class PrunesInSecret(TreeShaper):
 
 @attrs.define
 class TossesForDepth(TreeShaper):
-    """Draws how deep to go, and from the global generator."""
+    """Draws its depth with the global random generator."""
 
     name = "tosses-for-depth"
     nodes: int = 9
@@ -110,7 +110,7 @@ class TossesForDepth(TreeShaper):
 
 @attrs.define
 class ExpectsCandidates(TreeShaper):
-    """Looks at the likeliest candidate, and near the end of a request there is none."""
+    """Reads the likeliest candidate, but near the end of a request there is none."""
 
     name = "expects-candidates"
     nodes: int = 9
@@ -124,7 +124,7 @@ class ExpectsCandidates(TreeShaper):
 
 @attrs.define
 class AsksOn(TreeShaper):
-    """Asks until there are eight nodes, whether or not any come."""
+    """Calls `expand` until it has its nodes, even if no candidates come."""
 
     name = "asks-on"
     nodes: int = 9

@@ -1,4 +1,4 @@
-"""Sabotaged verifiers."""
+"""Broken verifiers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from toolkit.conformance.nodes import path_to
+from toolkit.conformance.tree_paths import path_to
 from toolkit.interfaces import Proposal, Verifier
 from toolkit.tree import TokenTree, Verdict
 
@@ -16,29 +16,29 @@ ANY: frozenset[Proposal] = frozenset({"fixed", "sampled"})
 
 
 def _right(tree: TokenTree, choice: list[int]) -> set[int]:
-    """Nodes that are what the target says after their parents; the root is one."""
+    """The root, and the nodes whose token the target says after their parent."""
     nodes = enumerate(zip(tree.tokens, tree.parents, strict=True))
     return {n for n, (token, parent) in nodes if parent < 0 or token == choice[parent]}
 
 
 def _reached(tree: TokenTree, right: set[int]) -> list[int]:
-    """Nodes that are right and below right nodes only."""
+    """Right nodes whose ancestors are all right."""
     return [node for node in range(len(tree)) if right.issuperset(path_to(tree, node))]
 
 
 def _deepest(tree: TokenTree, nodes: Iterable[int]) -> int:
-    """The deepest of some nodes; of equals the first."""
+    """The deepest of some nodes, the first of equals."""
     return max(sorted(nodes), key=tree.depths.__getitem__)
 
 
 def _last(tree: TokenTree, choice: list[int]) -> int:
-    """Where an honest path ends."""
+    """The last node of the correct path."""
     return _deepest(tree, _reached(tree, _right(tree, choice)))
 
 
 @attrs.define
 class OneTooMany(Verifier):
-    """Accepts the first child of the last right node, whatever the target says."""
+    """Also accepts the first child of the last right node, whatever the target says."""
 
     name = "one-too-many"
     exactness = "greedy"
@@ -53,7 +53,7 @@ class OneTooMany(Verifier):
 
 @attrs.define
 class BonusOfTheRoot(Verifier):
-    """The bonus is what the target says after the root, wherever the path has ended."""
+    """The bonus token is what the target says after the root, wherever the path ends."""
 
     name = "bonus-of-the-root"
     exactness = "greedy"
@@ -66,7 +66,7 @@ class BonusOfTheRoot(Verifier):
 
 @attrs.define
 class ForgetsAncestors(Verifier):
-    """Accepts a node that is right after its parent, whether or not the parent was right."""
+    """Accepts a node that is right after its parent, even if the parent is wrong."""
 
     name = "forgets-ancestors"
     exactness = "greedy"
@@ -80,7 +80,7 @@ class ForgetsAncestors(Verifier):
 
 @attrs.define
 class TiesToTheLast(Verifier):
-    """Of equal logits it takes the last, and AR the first."""
+    """Takes the last of equal logits, while AR takes the first."""
 
     name = "ties-to-the-last"
     exactness = "greedy"
@@ -94,7 +94,7 @@ class TiesToTheLast(Verifier):
 
 @attrs.define
 class FirstChildOnly(Verifier):
-    """Follows first children alone: a chain's verifier on a tree."""
+    """Follows only first children, as a verifier for chains does."""
 
     name = "first-child-only"
     exactness = "greedy"
@@ -112,7 +112,7 @@ class FirstChildOnly(Verifier):
 
 @attrs.define
 class Cautious(Verifier):
-    """Accepts the less, the more it has judged."""
+    """Accepts less with every verdict."""
 
     name = "cautious"
     exactness = "greedy"
@@ -129,7 +129,7 @@ class Cautious(Verifier):
 
 @attrs.define
 class Scribbles(Verifier):
-    """Works on the logits themselves, and leaves them changed."""
+    """Changes the logits in place."""
 
     name = "scribbles"
     exactness = "greedy"
@@ -144,7 +144,7 @@ class Scribbles(Verifier):
 
 @attrs.define
 class TossesForTies(Verifier):
-    """Draws among equal logits, and from the global generator."""
+    """Draws among equal logits with the global random generator."""
 
     name = "tosses-for-ties"
     exactness = "greedy"

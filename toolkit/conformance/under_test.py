@@ -1,4 +1,4 @@
-"""Subject: a strategy under test, and everything that the kit builds around it."""
+"""The strategy under test, and what the kit builds around it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import attrs
 import hypothesis.strategies as st
 
 from toolkit.choice import Choice, Kind, Strategy, options_of
-from toolkit.conformance import oddities
-from toolkit.conformance.generators import Case, fits, options
+from toolkit.conformance import edge_cases
+from toolkit.conformance.cases import Case, fits, options
+from toolkit.conformance.generators import prompts
 from toolkit.conformance.models import (
     DRAFT_MODEL,
     EXACT_MODEL,
@@ -24,8 +25,7 @@ from toolkit.conformance.models import (
     noisy,
     tiny,
 )
-from toolkit.conformance.parts import hidden_pairs
-from toolkit.conformance.strategies import prompts
+from toolkit.conformance.properties.masks import hidden_pairs
 from toolkit.interfaces import (
     Drafter,
     Exactness,
@@ -43,13 +43,13 @@ from toolkit.runtime.session import ModelSession
 from toolkit.stream import Stream
 from toolkit.tree import Candidates, TokenTree
 
-Tally = Counter[str]
-LONGEST = 24  # tokens decoded per case
+Tally = Counter[str]  # what examples contained: drafted, accepted, rejected, hidden
+LONGEST = 24  # most tokens decoded per case
 
 
 @attrs.frozen
-class Subject:
-    """A choice to be tested, in a registry that knows its company: the built-ins and oddities."""
+class UnderTest:
+    """A choice to test, and the registry that has the strategies it is combined with."""
 
     choice: Choice[Any]
     registry: Registry
@@ -60,8 +60,8 @@ class Subject:
         spec: str | Strategy | type[Strategy] | Choice[Any],
         registry: Registry,
         kind: str | None,
-    ) -> Subject:
-        """The subject that a spec names. Raises `SpecError`: unknown, or of several kinds."""
+    ) -> UnderTest:
+        """Resolve a spec. Raises `SpecError` for an unknown name, or a name of several kinds."""
         if not isinstance(spec, str):
             given = spec if isinstance(spec, Choice) else Choice.of(spec)
             return cls(_with_tiny_models(registry.resolve(given.cls.kind, given)), registry)
@@ -74,7 +74,7 @@ class Subject:
 
     @property
     def exactness(self) -> Exactness:
-        """What a verifier declares; everyone else is under the promise of greedy decoding."""
+        """What a verifier declares; 'greedy' for all other kinds."""
         cls = self.choice.cls
         return cls.exactness if issubclass(cls, Verifier) else "greedy"
 
@@ -84,21 +84,23 @@ class Subject:
 
     @property
     def models(self) -> bool:
-        """Whether it names a model."""
+        """Whether its options name a model."""
         return bool(models_of(self.choice))
 
     @property
     def mask(self) -> bool:
-        """Whether it is a KV policy that is a mask over positions."""
+        """Whether it is a KV policy with a mask over positions."""
         return issubclass(self.choice.cls, MaskPolicy)
 
     def build(self) -> Any:
-        """A fresh strategy."""
+        """Build a new strategy object."""
         return self.choice.build()
 
     def drafter(self, prompt: list[int], tally: Tally, padded: int = VOCABULARY) -> Proposals:
-        """A fresh drafter, started on a prompt, its proposals counted; `padded`: its model's
-        vocabulary."""
+        """Build a drafter and start it on a prompt; `tally` counts its proposals.
+
+        `padded` is the vocabulary of the draft model, padding included.
+        """
         model = noisy("llama", 0) if padded == VOCABULARY else tiny("llama", 0, (0,), padded)
         pool = Pool(modules={DRAFT_MODEL: model, EXACT_MODEL: tiny("llama", 0)})
         full = self.registry.resolve("kv", "full")
@@ -109,12 +111,12 @@ class Subject:
         return drafter
 
     def session(self, family: str) -> ModelSession:
-        """A tiny model under this policy."""
+        """Open a session of a tiny model under this KV policy."""
         pool = Pool(modules={"it": tiny(family)})
         return ModelSession(pool.load("it"), self.build())
 
     def cases(self) -> st.SearchStrategy[Case]:
-        """Decodings with this strategy in all kinds of company."""
+        """Cases that combine this strategy with all kinds of others."""
         company = {kind: self._company(kind) for kind in ("drafter", "shaper", "verifier", "kv")}
         company[self.kind] = st.just(self.choice)
         made = st.builds(
@@ -132,33 +134,36 @@ class Subject:
 
     @property
     def budget(self) -> int:
-        """How many positions a KV policy keeps; 0 for what has no budget."""
+        """The budget of a KV policy, in positions; 0 for all other strategies."""
         return getattr(self.build(), "budget", 0) if self.kind == "kv" else 0
 
     @property
     def scores(self) -> bool:
-        """Whether it is a KV policy that scores."""
+        """Whether it is a KV policy that scores positions."""
         return issubclass(self.choice.cls, ScorePolicy)
 
     def stretched(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-        """A prompt that is longer than what a KV policy keeps, where that is possible."""
+        """Repeat a prompt until it is longer than the budget, as far as positions allow."""
         length = min(len(ids) + self.budget, POSITIONS - 2 * LONGEST)
         return tuple(ids[i % len(ids)] for i in range(max(len(ids), length)))
 
     def _company(self, kind: str) -> st.SearchStrategy[Choice[Any]]:
-        """Built-ins with any options, model drafters above all, and oddities."""
+        """Choices to combine it with: built-ins with any options, and edge cases.
+
+        A third of the drafters are model drafters.
+        """
         ours = [e.cls for (k, _), e in sorted(self.registry.entries.items())
                 if k == kind and e.distribution == OURS]  # fmt: skip
         if kind == "verifier":
             ours = [c for c in ours if cast("type[Verifier]", c).exactness == "greedy"]
         odd = {
-            "drafter": oddities.DRAFTERS,
-            "shaper": oddities.SHAPERS,
-            "verifier": oddities.VERIFIERS,
-            "kv": oddities.POLICIES,
+            "drafter": edge_cases.DRAFTERS,
+            "shaper": edge_cases.SHAPERS,
+            "verifier": edge_cases.VERIFIERS,
+            "kv": edge_cases.POLICIES,
         }[kind]
-        if self.kind == "drafter":  # a tree that it had no part in would speak for it
-            odd = tuple(cls for cls in odd if cls is not oddities.Wild)
+        if self.kind == "drafter":  # its trees ignore the drafter, so they would not test it
+            odd = tuple(cls for cls in odd if cls is not edge_cases.Wild)
         usual = st.sampled_from(ours).flatmap(lambda cls: options(cls, self.registry))
         strange = st.sampled_from(odd).map(Choice)
         if kind != "drafter":
@@ -168,7 +173,7 @@ class Subject:
 
     @contextmanager
     def watched(self, tally: Tally) -> Iterator[None]:
-        """Count what comes up in every request that is decoded meanwhile."""
+        """Count what happens in every request that is decoded in this context."""
         streams: list[Stream] = []
         honest = Pipeline.stream
 
@@ -188,7 +193,7 @@ class Subject:
 
 @attrs.define(eq=False)
 class Proposals(Drafter):
-    """A drafter whose proposals are counted, and whose target commits what it is told of."""
+    """A drafter whose proposals are counted, with a target that commits the same tokens."""
 
     name = "proposals"
     drafter: Drafter
@@ -211,14 +216,14 @@ class Proposals(Drafter):
 
 
 def hidden(stream: Stream) -> int:
-    """How much of what was committed the target's KV policy has hidden in a request."""
+    """Count what the target's KV policy hid: masked (query, key) pairs and evicted rows."""
     policy, length = stream.target.policy, stream.target.length
     pairs = hidden_pairs(policy, length) if isinstance(policy, MaskPolicy) and length else 0
     return pairs + stream.target.cache.evicted
 
 
 def _with_tiny_models(choice: Choice[Any]) -> Choice[Any]:
-    """The choice with every model that it names replaced by the kit's own."""
+    """Replace every model that a choice names by the kit's draft model."""
     given = dict(choice.options)
     for option in options_of(choice.cls):
         value = choice[option.name]

@@ -1,7 +1,8 @@
-"""Strategies that are correct and odd: nothing may fail on them, and they make good company.
+"""Correct strategies that behave in extreme ways.
 
-The kit pairs a strategy under test with them, because what is always wrong, far too wide or empty
-finds more than what is sensible; and it is tested on them itself, because a test can be too strict.
+The kit combines a strategy under test with them, because drafts that are always wrong and trees that
+are very wide or empty find more bugs than usual ones. The kit must also pass them: that shows that its
+properties are not too strict.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from toolkit.conformance.models import EXACT_MODEL, VOCABULARY
-from toolkit.conformance.nodes import path_to, tokens_to
+from toolkit.conformance.tree_paths import path_to, tokens_to
 from toolkit.interfaces import (
     Drafter,
     Expand,
@@ -29,7 +30,7 @@ from toolkit.tree import Candidates, TokenTree, Verdict
 
 @attrs.define(eq=False)
 class Oracle(Drafter):
-    """Always right, under the target's KV policy: proposes what a copy of the target says."""
+    """Always right under the target's KV policy: proposes what a copy of the target says next."""
 
     name = "oracle"
     _session: Session = attrs.field(init=False)
@@ -48,7 +49,7 @@ class Oracle(Drafter):
 
 @attrs.define(eq=False)
 class Contrary(Drafter):
-    """Always wrong, likewise: proposes what a copy of the target would say last."""
+    """Always wrong: proposes what a copy of the target finds least likely."""
 
     name = "contrary"
     _session: Session = attrs.field(init=False)
@@ -66,7 +67,7 @@ class Contrary(Drafter):
 
 
 def _after(session: Session, tree: TokenTree, frontier: list[int]) -> Tensor:
-    """Log-probabilities [F, V] after frontier nodes; nothing of the tree is kept."""
+    """Log-probabilities [F, V] after frontier nodes. The session keeps nothing of the tree."""
     logits = session.forward(tree.tokens, tree.parents)
     session.commit([])
     return logits[frontier].log_softmax(-1)
@@ -74,7 +75,7 @@ def _after(session: Session, tree: TokenTree, frontier: list[int]) -> Tensor:
 
 @attrs.define(eq=False)
 class Scatter(Drafter):
-    """Any tokens at all, by a hash of the node's path: stop ids, the same twice, empty slots."""
+    """Random tokens, seeded by the node's path: stop ids, duplicates and empty slots among them."""
 
     name = "scatter"
 
@@ -93,7 +94,7 @@ class Scatter(Drafter):
 
 @attrs.define(eq=False)
 class Echo(Drafter):
-    """Every token once more."""
+    """Proposes each node's own token again."""
 
     name = "echo"
 
@@ -109,7 +110,7 @@ class Echo(Drafter):
 
 @attrs.define
 class Empty(TreeShaper):
-    """Never a draft: every tree is its root."""
+    """Drafts nothing: every tree is only its root."""
 
     name = "empty"
 
@@ -123,7 +124,7 @@ class Empty(TreeShaper):
 
 @attrs.define
 class Wide(TreeShaper):
-    """A star: as many children of the root as a drafter gives, and nothing below."""
+    """A star: up to 40 children of the root and nothing below them."""
 
     name = "wide"
 
@@ -137,7 +138,7 @@ class Wide(TreeShaper):
 
 @attrs.define
 class Wild(TreeShaper):
-    """Trees that no drafter had a part in: deep beyond what can be emitted, any tokens, any shape."""
+    """Random trees that mostly ignore the drafter: any shape and tokens, deeper than can be emitted."""
 
     name = "wild"
     seed: int = 0
@@ -161,7 +162,7 @@ class Wild(TreeShaper):
 
 @attrs.define
 class LastOfEquals(Verifier):
-    """Greedy; of nodes that are equally deep and equally right it takes the last."""
+    """Greedy; of equally long accepted paths it takes the last one."""
 
     name = "last-of-equals"
     exactness = "greedy"
@@ -179,7 +180,7 @@ class LastOfEquals(Verifier):
 
 @attrs.define
 class Blind(MaskPolicy):
-    """Every position sees itself alone."""
+    """Each position sees only itself."""
 
     name = "blind"
 
@@ -189,7 +190,7 @@ class Blind(MaskPolicy):
 
 @attrs.define
 class Alternate(MaskPolicy):
-    """Of the past, every other position is seen."""
+    """Even positions stay visible, odd ones do not."""
 
     name = "alternate"
 

@@ -1,4 +1,4 @@
-"""Node ids of a token tree: those of a path, those of a level."""
+"""Find nodes of a token tree: those on a path, and those at a depth."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from toolkit.tree import TokenTree
 
 
 def path_to(tree: TokenTree, node: int) -> list[int]:
-    """A node's path [A]: the root, …, the node's parent, the node."""
+    """The node ids [A] from the root to a node."""
     path: list[int] = []
     while node >= 0:
         path.append(node)
@@ -15,10 +15,10 @@ def path_to(tree: TokenTree, node: int) -> list[int]:
 
 
 def tokens_to(tree: TokenTree, node: int) -> list[int]:
-    """The tokens [A] along a node's path."""
+    """The tokens [A] from the root to a node."""
     return [tree.tokens[above] for above in path_to(tree, node)]
 
 
-def level(tree: TokenTree, depth: int) -> list[int]:
-    """The nodes of a depth."""
+def nodes_at(tree: TokenTree, depth: int) -> list[int]:
+    """The nodes at a depth, in ascending order."""
     return [node for node, its in enumerate(tree.depths) if its == depth]

@@ -1,0 +1,192 @@
+"""Cases to decode: Hypothesis strategies for combinations of strategies and their options."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+import hypothesis.strategies as st
+
+from toolkit.choice import Choice, Strategy, options_of
+from toolkit.conformance.generators import prompts
+from toolkit.conformance.models import (
+    COSTS,
+    DRAFT_MODEL,
+    EXACT_MODEL,
+    FAMILIES,
+    POSITIONS,
+    noisy,
+    tiny,
+)
+from toolkit.errors import MismatchError
+from toolkit.interfaces import Drafter, KVPolicy, ScorePolicy, TreeShaper, Verifier
+from toolkit.pipeline import Pipeline, policies_of
+from toolkit.registry import Registry
+from toolkit.runtime.models.pool import Pool
+from toolkit.runtime.models.supported import require_kv_supported
+
+KINDS = ("drafter", "shaper", "verifier", "kv")
+
+
+@attrs.frozen
+class Case:
+    """One decoding: a tiny model, its noisy copy, a prompt, and the choices of strategies."""
+
+    family: str
+    seed: int
+    noise: float
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    stops: tuple[int, ...]
+    drafter: Choice[Drafter]
+    shaper: Choice[TreeShaper]
+    verifier: Choice[Verifier]
+    kv: Choice[KVPolicy]
+    draft_kv: Choice[KVPolicy]
+    executor: str = "auto"
+
+    def __str__(self) -> str:
+        specs = (
+            f"{self.drafter} {self.shaper} {self.verifier} kv={self.kv} draft_kv={self.draft_kv}"
+        )
+        model = f"{self.family} {self.seed}, noise {self.noise}, stops {[*self.stops]}"
+        return f"{specs}; {model}; {self.max_new_tokens} tokens after {[*self.prompt]}"
+
+    def pipeline(self, registry: Registry) -> Pipeline:
+        """Build the pipeline of this case, with its own pool of models."""
+        copies = {
+            DRAFT_MODEL: noisy(self.family, self.seed, self.noise),
+            EXACT_MODEL: noisy(self.family, self.seed, 0.0),
+        }
+        return Pipeline(
+            tiny(self.family, self.seed, self.stops),
+            drafter=self.drafter,
+            shaper=self.shaper,
+            verifier=self.verifier,
+            kv=self.kv,
+            draft_kv=self.draft_kv,
+            pool=Pool(modules=copies, costs=COSTS, executor=self.executor),
+            registry=registry,
+        )
+
+
+def options(cls: type[Strategy], registry: Registry) -> st.SearchStrategy[Choice[Any]]:
+    """Choices of a class, with its defaults or with small random values for its options."""
+    fields = options_of(cls)
+    values = {f.name: _values(f, registry) for f in fields}
+    known = {name: value for name, value in values.items() if value is not None}
+    named = st.fixed_dictionaries(known) | st.fixed_dictionaries({}, optional=known)
+    must = {f.name: DRAFT_MODEL for f in fields if f.metadata.get("model")}
+    made = named.map(lambda given: Choice(cls, tuple(_roomy(cls, {**must, **given}).items())))
+    return made.filter(_builds).map(lambda choice: registry.resolve(choice.cls.kind, choice))
+
+
+def _roomy(cls: type[Strategy], given: dict[str, Any]) -> dict[str, Any]:
+    """Raise a KV budget so that the sinks and recent positions fit into it."""
+    values: dict[str, Any] = {f.name: given.get(f.name, f.default) for f in options_of(cls)}
+    if cls.kind == "kv" and "budget" in values:
+        taken = sum(values.get(name, 0) for name in ("sinks", "recent", "epoch"))
+        given["budget"] = taken + values["budget"] % 10
+    return given
+
+
+def _values(field: attrs.Attribute[Any], registry: Registry) -> st.SearchStrategy[Any] | None:
+    if field.metadata.get("kind"):
+        return choices(field.metadata["kind"], registry).filter(_shareable)
+    allowed = getattr(field.validator, "options", None)  # of attrs.validators.in_
+    if allowed is not None:
+        return st.sampled_from(sorted(allowed))
+    by_type: dict[Any, Callable[[], st.SearchStrategy[Any]]] = {
+        int: lambda: st.sampled_from([1, 2, 3, 0, 4, 6, 9]),
+        float: lambda: st.integers(0, 20).map(lambda twentieths: twentieths / 20),
+        bool: st.booleans,
+    }
+    if field.metadata.get("model") or field.type not in by_type:
+        return None
+    return by_type[field.type]()
+
+
+def _builds(choice: Choice[Any]) -> bool:
+    try:
+        choice.build()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _shareable(choice: Choice[Any]) -> bool:
+    return not (issubclass(choice.cls, ScorePolicy) and choice.cls.logs)
+
+
+def choices(kind: str, registry: Registry) -> st.SearchStrategy[Choice[Any]]:
+    """Choices of any registered strategy of a kind, with any options."""
+    names = registry.names(kind)
+    return st.sampled_from(names).flatmap(lambda n: options(registry.find(kind, n), registry))
+
+
+def cases(registry: Registry, names: dict[str, str]) -> st.SearchStrategy[Case]:
+    """Cases of one combination of names (kind → name), with everything else random."""
+    chosen = {kind: options(registry.find(kind, name), registry) for kind, name in names.items()}
+    made = st.builds(
+        Case,
+        family=st.sampled_from(sorted(FAMILIES)),
+        seed=st.integers(0, 5),
+        noise=st.sampled_from([0.0, 0.01, 0.02, 0.05]),
+        prompt=prompts(),
+        max_new_tokens=st.integers(1, 32),
+        stops=st.sampled_from([(0,), (), (0, 7, 19, 31, 43, 55, 67, 79, 91)]),
+        draft_kv=choices("kv", registry),
+        executor=st.sampled_from(["auto", "module"]),
+        **chosen,
+    )
+    return made.filter(fits)
+
+
+def fits(case: Case) -> bool:
+    """Whether the family supports every KV policy of the case."""
+    policies = case.kv, case.draft_kv, *policies_of(case.drafter)
+    return all(works_on(choice, case.family) for choice in policies)
+
+
+def works_on(policy: Choice[KVPolicy], family: str) -> bool:
+    """Whether a family supports a KV policy."""
+    try:
+        require_kv_supported(policy, Shape(family))
+    except MismatchError:
+        return False
+    return True
+
+
+@attrs.frozen
+class Shape:
+    """What `require_kv_supported` needs to know of a family's tiny model."""
+
+    name: str
+    positions: int = POSITIONS
+
+    @property
+    def config(self) -> Any:
+        return FAMILIES[self.name]()
+
+
+def product(registry: Registry) -> list[dict[str, str]]:
+    """Every combination of registered names, one name of each kind."""
+    every = itertools.product(*(registry.names(kind) for kind in KINDS))
+    return [dict(zip(KINDS, names, strict=True)) for names in every]
+
+
+def pairwise(combinations: list[dict[str, str]]) -> list[dict[str, str]]:
+    """A subset of the combinations that contains every pair of names that occurs in them."""
+    left = set(itertools.chain.from_iterable(map(_pairs, combinations)))
+    cover = []
+    while left:
+        best = max(combinations, key=lambda combination: len(left & set(_pairs(combination))))
+        left -= set(_pairs(best))
+        cover.append(best)
+    return cover
+
+
+def _pairs(combination: dict[str, str]) -> Iterable[Any]:
+    return itertools.combinations(sorted(combination.items()), 2)

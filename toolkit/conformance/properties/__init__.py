@@ -1,0 +1,1 @@
+"""The properties: one function each, grouped by the kind of strategy that they test."""

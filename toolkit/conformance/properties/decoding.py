@@ -1,0 +1,131 @@
+"""Properties of whole decodings, tested on cases."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from toolkit.conformance.cases import Case
+from toolkit.conformance.comparison import Broken, same_rows, snapshot
+from toolkit.errors import StrategyError
+from toolkit.pipeline import Pipeline
+from toolkit.registry import Registry
+from toolkit.stream import Stream
+
+
+def decoded(pipeline: Pipeline, case: Case) -> Stream:
+    """Decode a case to its end and return its stream."""
+    stream = pipeline.stream(case.prompt, max_new_tokens=case.max_new_tokens)
+    for _ in stream.decode():
+        pass
+    return stream
+
+
+def tokens_equal_ar(case: Case, registry: Registry) -> None:
+    """The tokens are exactly those of AR under the same KV policy."""
+    pipeline = case.pipeline(registry)
+    ours = decoded(pipeline, case).result.token_ids
+    ar = decoded(pipeline.autoregressive, case).result.token_ids
+    if ours != ar:
+        at = next((i for i, (a, b) in enumerate(zip(ours, ar, strict=False)) if a != b), None)
+        raise Broken(f"token {at} differs, in {case}: ours {ours}, AR {ar}")
+
+
+def cache_equals_ar(case: Case, registry: Registry) -> None:
+    """After every commit, the target's cache holds the positions, keys and values of AR at the same
+    length."""
+    pipeline = case.pipeline(registry)
+    ar = pipeline.autoregressive.stream(case.prompt, max_new_tokens=case.max_new_tokens)
+    held = {}
+    for _ in ar.decode():
+        held[ar.target.length] = snapshot(ar.target.cache)
+    stream = pipeline.stream(case.prompt, max_new_tokens=case.max_new_tokens)
+    emitted = 0
+    for event in stream.decode():
+        emitted += len(event.tokens)
+        length = stream.target.length
+        if length != len(case.prompt) + emitted - 1:
+            raise Broken(f"{length} tokens cached after {emitted} were emitted, in {case}")
+        same_rows(snapshot(stream.target.cache), held[length], f"at length {length}, in {case}")
+
+
+def stops_in_time(case: Case, registry: Registry) -> None:
+    """Decoding ends at a stop id or at `max_new_tokens`, and emits nothing after either."""
+    stream = decoded(case.pipeline(registry), case)
+    ids, stop_ids = stream.result.token_ids, stream.target.model.stop_ids
+    if any(token in stop_ids for token in ids[:-1]):
+        raise Broken(f"tokens after a stop id, in {case}: {ids}")
+    if len(ids) > case.max_new_tokens:
+        raise Broken(f"{len(ids)} tokens, {case.max_new_tokens} asked for, in {case}")
+    if len(ids) < case.max_new_tokens and ids[-1] not in stop_ids:
+        raise Broken(f"stopped after {len(ids)} of {case.max_new_tokens} tokens, in {case}")
+
+
+def trees_within_budget(case: Case, registry: Registry) -> None:
+    """No tree has more nodes than its shaper declares."""
+    try:
+        decoded(case.pipeline(registry), case)
+    except StrategyError as error:
+        raise Broken(f"{error}, in {case}") from error
+
+
+def requests_are_independent(case: Case, registry: Registry) -> None:
+    """Two requests through one pipeline equal two pipelines: same tokens, trees and caches."""
+    alone, pipeline = decoded(case.pipeline(registry), case), case.pipeline(registry)
+    decoded(pipeline, case)
+    second = decoded(pipeline, case)
+    _same_steps(second, alone, "a second request", case)
+    caches = snapshot(second.target.cache), snapshot(alone.target.cache)
+    same_rows(*caches, f"after a second request, in {case}")
+
+
+def repeats_exactly(case: Case, registry: Registry) -> None:
+    """The same request gives the same tokens and trees for any global random state, and does not
+    change that state."""
+    runs = []
+    for seed in (1, 2):
+        pipeline = case.pipeline(registry)
+        pipeline.load()
+        with torch.random.fork_rng(devices=[]), _python_random(seed):
+            torch.manual_seed(seed)
+            before = torch.get_rng_state(), random.getstate()
+            runs.append(decoded(pipeline, case))
+            if not torch.equal(torch.get_rng_state(), before[0]) or random.getstate() != before[1]:
+                raise Broken(f"the global random state changed: use the given generator, in {case}")
+    _same_steps(runs[0], runs[1], "the same request", case)
+
+
+@contextmanager
+def _python_random(seed: int) -> Iterator[None]:
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def _same_steps(ours: Stream, theirs: Stream, what: str, case: Case) -> None:
+    """Raise `Broken` unless both emitted the same tokens with the same trees."""
+    if len(ours.events) != len(theirs.events):
+        raise Broken(f"{what} took another number of steps, in {case}")
+    for one, other in zip(ours.events, theirs.events, strict=True):
+        if one.tokens != other.tokens:
+            raise Broken(f"{what} emitted other tokens, in {case}")
+        if one.tree is not None and other.tree is not None:
+            same = one.tree.tokens == other.tree.tokens
+            if not same or one.tree.parents != other.tree.parents:
+                raise Broken(f"{what} grew another tree, in {case}")
+
+
+PER_CASE = (
+    tokens_equal_ar,
+    cache_equals_ar,
+    stops_in_time,
+    trees_within_budget,
+    requests_are_independent,
+    repeats_exactly,
+)

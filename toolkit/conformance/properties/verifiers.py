@@ -1,0 +1,91 @@
+"""Properties of a verifier."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from toolkit.conformance.comparison import Broken
+from toolkit.interfaces import Verifier
+from toolkit.tree import TokenTree
+
+
+def accepts_what_ar_says(verifier: Verifier, tree: TokenTree, logits: Tensor) -> None:
+    """The accepted path is the longest that follows the target's argmax, and the bonus token is the
+    argmax after it."""
+    verdict = verifier.judge(tree, logits, torch.Generator())
+    choice = logits.argmax(-1).tolist()
+    reached = {0: 1}
+    for node in range(1, len(tree)):
+        parent = tree.parents[node]
+        if parent in reached and tree.tokens[node] == choice[parent]:
+            reached[node] = reached[parent] + 1
+    path = verdict.path
+    steps = zip([-1, *path[:-1]], path, strict=True)
+    if not path or any(n not in reached or tree.parents[n] != p for p, n in steps):
+        raise Broken(
+            f"path {path} is not one that AR takes; AR reaches the nodes {sorted(reached)}"
+        )
+    if len(path) != max(reached.values()):
+        raise Broken(f"path {path} stops early: {max(reached.values())} nodes are right")
+    if verdict.bonus != choice[path[-1]]:
+        raise Broken(f"the bonus is {verdict.bonus}, but the target says {choice[path[-1]]}")
+
+
+def siblings_in_any_order(
+    verifier: Verifier, tree: TokenTree, logits: Tensor, rng: random.Random
+) -> None:
+    """The order of a tree's nodes does not change the committed tokens."""
+    order = _shuffled(tree, rng)
+    where = {old: new for new, old in enumerate(order)}
+    reordered = TokenTree(
+        [tree.tokens[old] for old in order],
+        [where.get(tree.parents[old], -1) for old in order],
+        [tree.depths[old] for old in order],
+        [tree.logprobs[old] for old in order],
+        [tree.path_logprobs[old] for old in order],
+    )
+    ours = verifier.judge(tree, logits, torch.Generator())
+    theirs = verifier.judge(reordered, logits[order], torch.Generator())
+    said = [*(tree.tokens[node] for node in ours.path), ours.bonus]
+    said_reordered = [*(reordered.tokens[node] for node in theirs.path), theirs.bonus]
+    if said != said_reordered:
+        raise Broken(
+            f"commits {said}, but {said_reordered} in another order; parents {tree.parents}"
+        )
+
+
+def _shuffled(tree: TokenTree, rng: random.Random) -> list[int]:
+    """The node ids in a random order that keeps parents before children."""
+    order, waiting = [0], list(range(1, len(tree)))
+    while waiting:
+        pick = rng.choice([n for n in waiting if tree.parents[n] in order])
+        order.append(pick)
+        waiting.remove(pick)
+    return order
+
+
+def judges_without_memory(
+    make: Callable[[], Verifier], cases: Sequence[tuple[TokenTree, Tensor]]
+) -> None:
+    """A verdict depends only on the tree, the logits and the generator, and does not change them."""
+    used = make()
+    for tree, logits in cases:
+        before = attrs.astuple(tree), logits.clone()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            ours = used.judge(tree, logits, torch.Generator().manual_seed(3))
+        if attrs.astuple(tree) != before[0] or not torch.equal(logits, before[1]):
+            raise Broken("judge changed the tree or the logits, which are shared: copy them first")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            fresh = make().judge(tree, logits, torch.Generator().manual_seed(3))
+        if attrs.astuple(ours) != attrs.astuple(fresh):
+            raise Broken(
+                f"path {ours.path} and bonus {ours.bonus}, but a new verifier gives path {fresh.path} "
+                f"and bonus {fresh.bonus}"
+            )
