@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from toolkit import Generation, Pipeline, Pool, Registry, ToolkitError, verify
-from toolkit.conformance.generators import KINDS
+from toolkit.conformance.cases import KINDS
 from toolkit.conformance.models import COSTS, DRAFT_MODEL, EXACT_MODEL, fresh
 from toolkit.runtime.kernels import native
 
