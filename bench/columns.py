@@ -1,4 +1,4 @@
-"""The bench's columns beyond those of `toolkit run --out`, and the schemas of its four tables."""
+"""The columns that the bench adds to those of `toolkit run --out`, and the schemas of its tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Split = Literal["tune", "test", "drift"]
 
 @frozen(kw_only=True)
 class ArmColumns:
-    """An arm's row in `runs`: what it is, and what holds for the whole bench."""
+    """An arm's row in `runs`: the arm, and what holds for the whole bench."""
 
     schema_version: int = column("of the bench's tables; folders of two versions do not mix")
     config_digest: str = column("sha256 of plan, prompts, versions, models and machine")
@@ -37,7 +37,7 @@ class ArmColumns:
 
 @frozen(kw_only=True)
 class SampleColumns:
-    """A request's place in the bench, and figures that need more than the request itself."""
+    """A request's key, and the figures that need more than the request itself."""
 
     arm: str = column("name of the arm")
     split: Split = column("tune: held out; test: the result; drift: the first arm again at the end")
@@ -69,3 +69,47 @@ TABLES = {
     "steps": schema(StepKey, Step),
     "nodes": schema(Node),
 }
+
+
+@frozen(kw_only=True)
+class Quality:
+    """A row of `toolkit kv-quality`: one policy on one target, means over excerpts of a text."""
+
+    target: str = column("target as given")
+    text: str = column("file name, or built-in")
+    kv: str = column("spec of the KV policy")
+    budget: int | None = column("its budget option; null: it has none")
+    prompt_tokens: int = column("tokens of each excerpt that are prompt")
+    scored_tokens: int = column("tokens predicted, all excerpts")
+    perplexity: float = column("exp of the mean negative log-likelihood")
+    accuracy: float = column("share of tokens that are the target's first choice")
+    agreement: float = column("share of first choices that are those under full")
+    tokens_per_s: float = column(
+        "AR decoding from the first excerpt's prompt, after the first token"
+    )
+    kv_bytes: int = column("KV held after the longest excerpt")
+    kv_peak_bytes: int = column("KV held at most, the prompt included")
+
+
+@frozen(kw_only=True)
+class Context:
+    """A row of `toolkit kv-context`: one arm at one context length, over all rounds."""
+
+    machine: str = column("CPU, its threads, and the instruction sets in use")
+    target: str = column("target as given")
+    drafter: str = column("spec of the drafter; none is AR")
+    kv: str = column("spec of the target's KV policy")
+    prompt_tokens: int = column("context length: P")
+    new_tokens: int = column("tokens decoded")
+    rounds: int = column("how often, after one that is thrown away")
+    tau: float | None = column("tokens committed per target forward")
+    tokens_per_s: float = column("tokens after the first, per second of decoding")
+    against_ar: float = column("tokens/s over that of AR under full, paired by round")
+    against_ar_low: float | None = column(
+        "lower end of its 95 % bootstrap interval; null: fewer than 5 rounds"
+    )
+    against_ar_high: float | None = column("upper end of it")
+    ttft_ms: float = column("time to first token: the target's prefill")
+    kv_bytes: int = column("bytes of the target's KV buffers at the end")
+    kv_peak_bytes: int = column("bytes of them at most, the prompt included")
+    draft_kv_bytes: int = column("bytes of the drafter's KV buffers at the end")

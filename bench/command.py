@@ -9,17 +9,29 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit import ToolkitError
+from toolkit.cli import options
+from toolkit.cli.options import FILE, Counts, Whole
 from toolkit.words import quote
 
-from .options import FILE, Counts, Whole
-
 if TYPE_CHECKING:
-    from rich.console import Console
+    from toolkit import Registry
 
     from .plan import Plan
+    from .prepared_plan import PreparedPlan
     from .results import Results
+    from .store import Store
 
 INTERRUPTED = 130
+
+
+def count(*names: str, least: int = 1, **settings: Any) -> Any:
+    """An option that takes a whole number."""
+    return click.option(*names, type=Whole(min=least), metavar="N", show_default=True, **settings)
+
+
+def counts(*names: str, **settings: Any) -> Any:
+    """An option that takes positive whole numbers joined by commas."""
+    return click.option(*names, type=Counts(), metavar="N,…", show_default=True, **settings)
 
 
 @click.group(invoke_without_command=True)
@@ -31,7 +43,7 @@ INTERRUPTED = 130
     metavar="WORDS",
     help='What to measure, as "drafter=model shaper=adaptive" or hf:assisted; may be repeated.',
 )
-@click.option("--target", metavar="MODEL", help="Alias, folder or hub id of the model to decode.")
+@options.target(default=None)
 @click.option(
     "--dataset",
     "datasets",
@@ -39,13 +51,11 @@ INTERRUPTED = 130
     metavar="SET",
     help="Name, or FILE:COLUMN; repeatable (stories).",
 )
-@click.option("--prompts", type=Whole(min=1), metavar="N", help="Prompts per data set (10).")
-@click.option(
-    "--prompt-tokens", type=Counts(), metavar="N,…", help="Cut prompts to so many tokens (256)."
-)
-@click.option("--max-new-tokens", type=Counts(), metavar="N,…", help="T, tokens to decode (128).")
-@click.option("--warmup", type=Whole(min=1), metavar="N", help="Prompts to throw away first (2).")
-@click.option("--seed", type=Whole(min=0), metavar="N", help="Of the choice of prompts (0).")
+@count("--prompts", help="Prompts per data set (10).")
+@options.prompt_tokens(type=Counts(), metavar="N,…", help="Cut prompts to so many tokens (256).")
+@options.max_new_tokens(type=Counts(), metavar="N,…", help="T, tokens to decode (128).")
+@count("--warmup", help="Prompts that every arm decodes first, unmeasured (2).")
+@count("--seed", least=0, help="Of the choice of prompts (0).")
 @click.option("--ignore-eos", is_flag=True, default=None, help="Decode past stop tokens.")
 @click.option(
     "--record",
@@ -54,34 +64,20 @@ INTERRUPTED = 130
     help="Keep these tables too; may be repeated.",
 )
 @click.option("--tune", metavar="ARM", help="Choose this arm's options on held-out prompts.")
-@click.option("--grid", metavar="GRID", help='What to try, as "depth=3,5 branch=2,3".')
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run (auto).")
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp64"]),
-    help="Of the weights (auto).",
-)
-@click.option(
-    "--out", type=FILE, default=Path("results"), show_default=True, help="Folder of the results."
-)
+@click.option("--grid", metavar="GRID", help='Values to try, as "depth=3,5 branch=2,3".')
+@options.models(default=None)
+@options.out(default=Path("results"), help="Folder of the results.")
 @click.option("--resume", is_flag=True, help="Go on with the results in --out.")
-@click.option(
-    "--plugin",
-    "plugins",
-    multiple=True,
-    type=FILE,
-    metavar="FILE",
-    help="A Python file of your own.",
-)
+@options.plugin()
 @click.pass_context
-def bench(ctx: click.Context, /, **options: Any) -> None:
+def bench(ctx: click.Context, /, **given: Any) -> None:
     """Measure arms side by side: paired, interleaved, and every output compared with AR's.
 
     AR is always among the arms. `toolkit bench init` writes a plan to start from; options replace a
     plan's values. Ctrl-C keeps what is finished; --resume goes on.
     """
     if ctx.invoked_subcommand is None:
-        _bench(options)
+        _bench(given)
 
 
 @bench.command()
@@ -89,7 +85,7 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
 def init(file: Path) -> None:
     """Write a commented plan to FILE."""
     if file.suffix != ".toml":
-        raise ToolkitError(f"{file} is no name of a plan: it must end in .toml")
+        raise ToolkitError(f"{file} is not a plan's name: it must end in .toml")
     if not file.absolute().parent.is_dir():
         raise ToolkitError(f"no folder {file.parent} for {file}: make it first")
     text = (files(__package__) / "template.toml").read_text(encoding="utf-8")
@@ -105,69 +101,49 @@ def init(file: Path) -> None:
 
 @bench.command("list")
 def list_() -> None:
-    """The plans that ship and the data sets that have names."""
-    from toolkit import Registry
-
+    """List the plans that ship and the data sets that have names."""
     from .plan import read_protocols
 
     click.echo("plans:")
     for name, text in read_protocols().items():
         click.echo(f"  {name:<24}{text.splitlines()[0].removeprefix('# ')}")
     click.echo("data sets:")
-    for name, dataset in sorted(Registry.installed().datasets.items()):
+    for name, dataset in sorted(options.load_registry(()).datasets.items()):
         click.echo(f"  {name:<24}{dataset.help}")
 
 
-def _bench(options: dict[str, Any]) -> None:
-    """Everything that can be refused is refused before weights load; then run and show."""
+def _bench(given: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.text import Text
 
-    out, resume, plugins = (options.pop(key) for key in ("out", "resume", "plugins"))
-    plan = _plan(options, out, resume)
+    out, resume, plugins = (given.pop(key) for key in ("out", "resume", "plugins"))
+    plan = _make_plan(given, out, resume)
+    results, interrupted = run_plan(plan, options.load_registry(plugins), out, resume=resume)
+    if results is not None:
+        from .table import show
 
-    from toolkit import quiet
-
-    from .lock import locked, require_free
-    from .store import Store
-
-    find = Store.open if resume else Store.new
-    require_free(out)
-    find(out)
-    registry = _registry(plugins)
-
-    from .configuration import require_same_plan
-    from .prepared_plan import PreparedPlan
-
-    quiet()
-    prepared = PreparedPlan.of(plan, registry)
-    with locked(out):
-        store = find(out)
-        store.recover()
-        if resume:
-            require_same_plan(out, store.rows("runs")[0], prepared)
-        interrupted = _run(prepared, store, Console(stderr=True, highlight=False))
-    _finish(out, interrupted, Console(highlight=False))
+        console = Console(highlight=False)
+        show(results, console)
+        told = f"{len(results.requests)} requests in {out}; see them with: toolkit report {out}"
+        console.print(Text(told))
+    if interrupted:
+        click.echo(
+            f"stopped: what was finished is kept; go on with: toolkit bench --resume --out {out}",
+            err=True,
+        )
+    leave(results, interrupted)
 
 
-def _registry(plugins: tuple[Path, ...]) -> Any:
-    from toolkit import Registry
-
-    found = Registry.installed()
-    for file in plugins:
-        found.add_file(file)
-    return found
-
-
-def _plan(options: dict[str, Any], out: Path, resume: bool) -> Plan:
-    """The plan: a file's or one that ships, a resumed folder's, or made of options."""
+def _make_plan(given: dict[str, Any], out: Path, resume: bool) -> Plan:
+    """The plan: of a file or a name, of the folder to resume, or of the options alone."""
     from .plan import Plan
 
-    name, tune, grid = (options.pop(key) for key in ("plan", "tune", "grid"))
-    changes = {key: _list(value) for key, value in options.items() if value not in (None, ())}
+    name, tune, grid = (given.pop(key) for key in ("plan", "tune", "grid"))
+    changes = {key: _list(value) for key, value in given.items() if value not in (None, ())}
     if bool(tune) != bool(grid):
         raise ToolkitError('--tune ARM and --grid "option=value,value" go together')
     if tune:
-        changes["tune"] = [{"arm": tune, "grid": parsed_grid(grid)}]
+        changes["tune"] = [{"arm": tune, "grid": parse_grid(grid)}]
     if name:
         return Plan.read(name, changes)
     if resume:
@@ -187,7 +163,7 @@ def _list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def parsed_grid(text: str) -> dict[str, list[str]]:
+def parse_grid(text: str) -> dict[str, list[str]]:
     """`depth=3,5 branch=2` → {"depth": ["3", "5"], "branch": ["2"]}. Raises `ToolkitError`."""
     grid: dict[str, list[str]] = {}
     for word in text.split():
@@ -200,8 +176,43 @@ def parsed_grid(text: str) -> dict[str, list[str]]:
     return grid
 
 
-def _run(prepared: Any, store: Any, console: Console) -> bool:
-    """Run with a progress bar; whether it was interrupted."""
+def run_plan(
+    plan: Plan, registry: Registry, out: Path, *, resume: bool = False
+) -> tuple[Results | None, bool]:
+    """Run a plan into the folder `out`: its results, where there are any, and whether it was stopped.
+
+    Whatever can be rejected is rejected before weights load. Raises `ToolkitError`.
+    """
+    from toolkit import quiet
+
+    from .lock import locked, require_free
+    from .store import Store
+
+    find = Store.open if resume else Store.new
+    require_free(out)
+    find(out)
+    from .configuration import require_same_plan
+    from .prepared_plan import PreparedPlan
+
+    quiet()
+    prepared = PreparedPlan.of(plan, registry)
+    with locked(out):
+        store = find(out)
+        store.recover()
+        if resume:
+            require_same_plan(out, store.rows("runs")[0], prepared)
+        interrupted = _run(prepared, store)
+    from .results import Results
+
+    try:
+        return Results.read(out), interrupted
+    except ToolkitError:
+        return None, interrupted
+
+
+def _run(prepared: PreparedPlan, store: Store) -> bool:
+    """Run with a progress bar; whether it was stopped with Ctrl-C."""
+    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -218,6 +229,7 @@ def _run(prepared: Any, store: Any, console: Console) -> bool:
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),
     )
+    console = Console(stderr=True, highlight=False)
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
 
@@ -231,42 +243,19 @@ def _run(prepared: Any, store: Any, console: Console) -> bool:
     return False
 
 
-def _finish(out: Path, interrupted: bool, console: Console) -> None:
-    """The table, and the exit status: 130 interrupted, 1 divergent."""
-    from rich.text import Text
-
-    from .table import show
-
-    results = _known(out)
-    if results is not None:
-        show(results, console)
-        said = f"{len(results.requests)} requests in {out}; see them with: toolkit report {out}"
-        console.print(Text(said))
+def leave(results: Results | None, interrupted: bool) -> None:
+    """Exit with 130 after Ctrl-C, and with 1 when an output diverged."""
     if interrupted:
-        click.echo(
-            f"stopped: what was finished is kept; go on with: toolkit bench --resume --out {out}",
-            err=True,
-        )
         raise SystemExit(INTERRUPTED)
     if results is not None and results.divergent:
         raise SystemExit(1)
 
 
-def _known(out: Path) -> Results | None:
-    """Results, where there are any yet."""
-    from .results import Results
-
-    try:
-        return Results.read(out)
-    except ToolkitError:
-        return None
-
-
 @click.command()
 @click.argument("folder", type=FILE)
-@click.option("--out", type=FILE, help="Where page and figures go; FOLDER/report without it.")
+@options.out(help="Folder of the page and its figures (FOLDER/report).")
 def report(folder: Path, out: Path | None) -> None:
-    """One HTML page of the results in FOLDER, with figures, which needs no network."""
+    """Write one HTML page with figures of the results in FOLDER; it needs no network."""
     from .report import write
     from .results import Results
 

@@ -14,6 +14,8 @@ from typing import Any
 from toolkit import Conversation, Dataset, Source, ToolkitError
 from toolkit.words import shorten
 
+from .prompts import CHARACTERS
+
 Row = dict[str, Any]
 Turns = Callable[[Iterable[Row]], Sequence[Conversation]]
 UNREADABLE = (OSError, ValueError, EOFError, zlib.error, RecursionError)
@@ -186,6 +188,23 @@ def read_local(path: Path, column: str | None) -> Source:
             f"lists of text: name another column"
         )
     return Source([tuple(v) if isinstance(v, list) else (v or "",) for v in values], revision)
+
+
+def read_text(file: Path) -> str:
+    """Read a whole text. Raises `ToolkitError`."""
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ToolkitError(f"text {file} cannot be read as UTF-8: {error}") from error
+
+
+def repeat_text(text: str, tokens: int, prompts: int) -> Source:
+    """As many equal prompts: a text, repeated to at least `tokens` tokens. Raises `ToolkitError`."""
+    if not text:
+        raise ToolkitError("the text is empty: give at least one character")
+    text += "" if text[-1].isspace() else "\n"
+    long = text * -(-CHARACTERS * tokens // len(text))
+    return Source([(long,)] * prompts, f"sha256:{hashlib.sha256(text.encode()).hexdigest()}")
 
 
 def column(name: str) -> Turns:

@@ -63,6 +63,7 @@ class Plan:
     record: list[Table] = Factory(list)
     device: str = field(default="auto", validator=in_(("auto", "cpu", "cuda")))
     dtype: str = "auto"
+    executor: str = field(default="auto", validator=in_(("auto", "module", "functional")))
     tune: list[Tune] = Factory(list)
 
     @classmethod

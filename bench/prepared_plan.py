@@ -69,7 +69,7 @@ class PreparedPlan:
             require_known(arm, registry)
         trials = list_candidates(plan.tune, arms, registry)
         sources = {name: load_dataset(name, registry) for name in plan.datasets}
-        pool = Pool(device=plan.device, dtype=plan.dtype)
+        pool = Pool(device=plan.device, dtype=plan.dtype, executor=plan.executor)
         if plan.target is None:  # the usual target of the first arm's drafter
             first = next((arm for arm in arms if arm.specs.get("drafter") != "none"), arms[0])
             plan = evolve(plan, target=make_pipeline(first, plan, pool, registry).target)

@@ -1,14 +1,17 @@
-"""Prompts from conversations: seeded sampling, cutting to a number of tokens, and turns."""
+"""Prompts from conversations: seeded sampling, cutting to a number of tokens, turns; excerpts."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
 from toolkit import Conversation, ToolkitError
+
+if TYPE_CHECKING:
+    from toolkit import Pipeline
 
 CHARACTERS = 24  # of text kept per token before it is tokenised: a book is long
 
@@ -88,3 +91,21 @@ class Encoder:
 
     def uses_template(self, talk: Talk) -> bool:
         return talk.chat and bool(getattr(self.tokenizer, "chat_template", None))
+
+
+def cut_excerpts(
+    pipeline: Pipeline, text: str, name: str, prompt: int, tokens: int, samples: int
+) -> list[list[int]]:
+    """At most `samples` excerpts [prompt + tokens] of a text. Raises `ToolkitError`."""
+    ids, size = pipeline.ids(text), prompt + tokens
+    if size > pipeline.positions:
+        raise ToolkitError(
+            f"an excerpt of {size} tokens does not fit into the {pipeline.positions} positions of "
+            f"target {pipeline.target!r}: lower --prompt-tokens or --tokens"
+        )
+    if len(ids) < size:
+        raise ToolkitError(
+            f"text {name} has {len(ids)} tokens, but an excerpt takes {size} ({prompt} of prompt, "
+            f"{tokens} scored): give a longer one or lower them"
+        )
+    return [ids[end - size : end] for end in range(size, len(ids) + 1, size)][:samples]

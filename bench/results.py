@@ -80,6 +80,17 @@ class Results:
             )
         return list(longest.values())
 
+    @property
+    def settings_by_prompt(self) -> list[Setting]:
+        """The first data set's settings with its greatest T, by the length of the prompts."""
+        longest = self.longest_settings[0]
+        return sorted(
+            setting
+            for setting in self.settings
+            if setting.dataset == longest.dataset
+            and setting.max_new_tokens == longest.max_new_tokens
+        )
+
     @cached_property
     def tested(self) -> list[Row]:
         """Requests of the split `test`: neither tuning nor drift."""

@@ -8,16 +8,18 @@ nothing.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from attrs import frozen
+from attrs import asdict, frozen
 
-from toolkit import ToolkitError, write_part
+from toolkit import ToolkitError, schema, write_part
+from toolkit.records import Out
 from toolkit.words import shorten
 
 from .columns import SCHEMA_VERSION, TABLES
@@ -36,6 +38,32 @@ def _report_failure(folder: Path) -> Iterator[None]:
         raise ToolkitError(
             f"cannot write to {folder} ({error.strerror or error}): what was finished is kept; "
             f"make room, then go on with --resume"
+        ) from error
+
+
+def require_new_folder(out: Path | None) -> None:
+    """Raise `ToolkitError` when `out` is there already or cannot be written, or nothing can draw."""
+    if out is None:
+        return
+    if out.exists():
+        raise ToolkitError(f"--out {out} is there already: name a new folder")
+    Out.at(out)
+    if find_spec("matplotlib") is None:
+        raise ToolkitError(
+            "--out needs matplotlib: install it with pip install 'speculative-toolkit[plots]'"
+        )
+
+
+def save_rows(rows: Sequence[Any], out: Path | None, name: str) -> None:
+    """Write attrs rows of one class to `out`/`name`.parquet; nothing without `out`."""
+    if out is None:
+        return
+    try:
+        out.mkdir(exist_ok=True)
+        write_part(out / f"{name}.parquet", [asdict(row) for row in rows], schema(type(rows[0])))
+    except OSError as error:
+        raise ToolkitError(
+            f"--out {out} cannot be written ({error.strerror or error}): name another folder"
         ) from error
 
 

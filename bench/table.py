@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -39,6 +39,16 @@ def make_table(
     for row in rows:
         table.add_row(*map(Text, row))
     return table
+
+
+def print_rows(
+    rows: Sequence[Any], columns: Mapping[str, Callable[[Any], str]], note: str
+) -> None:
+    """Print a table with a cell per row and column, and a note below it."""
+    cells = [[cell(row) for cell in columns.values()] for row in rows]
+    console = Console(highlight=False)
+    console.print(make_table(list(columns), cells, fold=list(columns)))
+    console.print(Text(f"\n{note}"))
 
 
 def show(results: Results, console: Console) -> None:

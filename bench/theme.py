@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from .results import Results
 
 WIDTH = 8.0  # inches
+Line = Mapping[int, Sequence[float]]  # x → a value per panel
 
 
 @frozen
@@ -33,6 +34,32 @@ class Theme:
         for panel in axes:
             self.dress(panel)
         return figure, axes
+
+    def draw_lines(
+        self, panels: Sequence[str], x_label: str, lines: Mapping[str, Line],
+        levels: Sequence[float] | None = None,
+    ) -> Figure:  # fmt: skip
+        """Panels by title, each with every line; `levels`: a dashed line for the full cache in each."""
+        figure, axes_of = self.figure(4.4, columns=len(panels))
+        ticks = sorted({x for line in lines.values() for x in line})
+        for index, (axes, title) in enumerate(zip(axes_of, panels, strict=True)):
+            for number, (label, line) in enumerate(lines.items()):
+                points = sorted((x, values[index]) for x, values in line.items())
+                axes.plot(
+                    *zip(*points, strict=True), label=label, color=self.colour(number),
+                    marker="osD^vP*X"[number % 8], markersize=4,
+                    linestyle=("-", "--", ":")[number // 8 % 3],
+                )  # fmt: skip
+            if levels is None:
+                axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
+            else:
+                axes.axhline(levels[index], color=self.soft, linestyle=(0, (4, 3)), label="full")
+            self.title(axes, title)
+            axes.set(xlabel=x_label, xscale="log")
+            axes.set_xticks(ticks, [str(tick) for tick in ticks])
+            axes.minorticks_off()
+        self.legend(figure, axes_of[0], 3)
+        return figure
 
     def dress(self, axes: Axes) -> None:
         axes.set_facecolor(self.page)

@@ -1,1 +1,1 @@
-"""What a KV policy costs in quality: perplexity and agreement, beside memory and speed."""
+"""KV policies: what they cost in quality, and what they save over context length."""

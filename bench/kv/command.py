@@ -2,343 +2,138 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 
-from toolkit import ToolkitError
+from toolkit import Dataset
+from toolkit.cli import options
 
-from ..options import FILE, Counts, Whole
+from ..command import count, counts, leave, run_plan
 
-if TYPE_CHECKING:
-    from toolkit import Pool, Registry
-
-    from .context import Context
-    from .quality import Quality
-
-OURS = "the built-in story"
+MEMORY = {
+    "KV MiB": lambda row: f"{row.kv_bytes / 2**20:.2f}",
+    "peak": lambda row: f"{row.kv_peak_bytes / 2**20:.2f}",
+}
+STORY = Path(__file__).with_name("text.txt")
+TEXT = click.option("--text", type=options.FILE, help="UTF-8 text; by default a story that ships.")
 
 
 @click.command("kv-quality")
-@click.option("--target", metavar="MODEL", help="Alias, folder or hub id; the shipped model else.")
-@click.option(
-    "--kv",
-    "policies",
-    multiple=True,
-    metavar="SPEC",
-    help="Policy to measure; may be repeated. All that can work on the target, when left out.",
-)
-@click.option(
-    "--budgets",
-    type=Counts(),
-    default="64,128,256",
-    show_default=True,
-    help="For policies that name no budget of their own.",
-)
-@click.option("--text", type=FILE, help="Held-out text, UTF-8; a story that ships, when left out.")
-@click.option("--prompt-tokens", type=Whole(min=1), default=256, show_default=True, metavar="N")
-@click.option(
-    "--tokens",
-    type=Whole(min=1),
-    default=512,
-    show_default=True,
-    metavar="N",
-    help="Tokens scored per excerpt.",
-)
-@click.option(
-    "--samples",
-    type=Whole(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Excerpts of the text, from its beginning.",
-)
-@click.option(
-    "--decode",
-    "decoded",
-    type=Whole(min=2),
-    default=64,
-    show_default=True,
-    metavar="N",
-    help="Tokens decoded by AR for tokens/s.",
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@click.option(
-    "--dtype", type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp64"]), default="auto"
-)
-@click.option("--out", type=FILE, help="New folder for kv_quality.parquet and kv_quality.png.")
-@click.option(
-    "--plugin", "plugins", multiple=True, type=FILE, help="Python file with policies of your own."
-)
+@options.target()
+@options.kv("policies", multiple=True, default=(), help="Policy; repeatable (all that fit).")
+@counts("--budgets", default="64,128,256", help="Budgets of policies that name none.")
+@TEXT
+@options.prompt_tokens("prompt", type=options.Whole(min=1), default=256, metavar="N")
+@count("--tokens", default=512, help="Tokens scored per excerpt.")
+@count("--samples", default=1, help="Excerpts of the text, from its beginning.")
+@count("--decode", "decoded", least=2, default=64, help="Tokens decoded by AR for tokens/s.")
+@options.models()
+@options.out(help="New folder for kv_quality.parquet and kv_quality.png.")
+@options.plugin()
 def kv_quality(
-    target: str | None,
-    policies: tuple[str, ...],
-    budgets: list[int],
-    text: Path | None,
-    plugins: tuple[Path, ...],
-    device: str,
-    dtype: str,
-    out: Path | None,
-    **sizes: int,
-) -> None:
-    """What evicting costs: perplexity, agreement with the full cache, memory, tokens/s.
+    target: str | None, policies: tuple[str, ...], budgets: list[int], text: Path | None,
+    prompt: int, tokens: int, samples: int, decoded: int, out: Path | None,
+    plugins: tuple[Path, ...], **models: str,
+) -> None:  # fmt: skip
+    """Measure what eviction costs: perplexity, agreement with the full cache, memory, tokens/s.
 
-    Eviction makes the target another function; decoding stays exact to that function, and this says
-    how far it is from the model's own. One row per policy and budget.
+    Eviction makes the target another function. Decoding is exact to that function; this measures how
+    far it is from the model's own. One row per policy and budget.
     """
-    _checked(out)
-    from .quality import Plan, measured
+    from rich.console import Console
+    from rich.progress import track
 
-    pool, registry = _machine(device, dtype, plugins)
-    plan = Plan(
-        target=target,
-        text=_text(text),
-        name=text.name if text else OURS,
-        prompt=sizes["prompt_tokens"],
-        tokens=sizes["tokens"],
-        samples=sizes["samples"],
-        decoded=sizes["decoded"],
-    )
-    chosen = _chosen(plan.target, policies, budgets, pool, registry)
-    rows: list[Quality] = []
-    for row in _tracked(measured(plan, chosen, pool, registry), len(chosen)):
+    from ..dataset_loading import read_text
+    from ..prompts import cut_excerpts
+    from ..store import require_new_folder, save_rows
+    from ..table import print_rows
+    from .quality import draw, drop_budget, make_pipelines, measure
+
+    require_new_folder(out)
+    registry, pool = options.load_registry(plugins), options.make_pool(**models)
+    pipelines = make_pipelines(target, policies, budgets, pool, registry)
+    name = text.name if text else "the built-in story"
+    excerpts = cut_excerpts(pipelines[0], read_text(text or STORY), name, prompt, tokens, samples)
+    found, rows = measure(pipelines, excerpts, name, prompt, decoded), []
+    console = Console(stderr=True)
+    for row in track(found, "measuring", len(pipelines), console=console, transient=True):
         rows.append(row)
-        _keep(rows, out, "kv_quality")
-    _show_quality(rows)
+        save_rows(rows, out, "kv_quality")
+    cells = {
+        "policy": lambda row: drop_budget(row.kv),
+        "budget": lambda row: str(row.budget or "–"),
+        "perplexity": lambda row: f"{row.perplexity:.2f}",
+        "agreement": lambda row: f"{100 * row.agreement:.1f} %",
+        **MEMORY,
+        "tokens/s": lambda row: f"{row.tokens_per_s:.1f}",
+    }
+    print_rows(
+        rows, cells,
+        f"{rows[0].target}, {name}: {rows[0].scored_tokens} tokens scored after prompts of {prompt}; "
+        f"agreement is with full. tokens/s is one AR run, not a comparison.",
+    )  # fmt: skip
     if out is not None:
-        from .plot import quality
-
-        with _writing(out):
-            quality(rows, out / "kv_quality.png")
+        draw(rows, out / "kv_quality.png")
         click.echo(f"written to {out}")
 
 
 @click.command("kv-context")
-@click.option("--target", metavar="MODEL", help="Alias, folder or hub id; the shipped model else.")
-@click.option(
-    "--kv",
-    "policies",
-    multiple=True,
-    metavar="SPEC",
-    default=("streaming", "h2o"),
-    show_default=True,
-    help="Policy that AR decodes under; may be repeated. AR under full is always there.",
-)
-@click.option(
-    "--drafter",
-    "drafters",
-    multiple=True,
-    metavar="SPEC",
-    default=("self:kv=[streaming:budget=128]",),
-    show_default=True,
-    help="What drafts under the full cache; may be repeated.",
-)
-@click.option(
-    "--contexts",
-    type=Counts(),
-    default="256,512,1024,1792",
-    show_default=True,
-    metavar="N,…",
-    help="Prompt lengths in tokens; the text is repeated to reach them.",
-)
-@click.option("--new-tokens", type=Whole(min=2), default=64, show_default=True, metavar="N")
-@click.option("--rounds", type=Whole(min=1), default=3, show_default=True, metavar="N")
-@click.option(
-    "--text", type=FILE, help="UTF-8 text for prompts; a story that ships, when left out."
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@click.option(
-    "--dtype", type=click.Choice(["auto", "fp32", "bf16", "fp16", "fp64"]), default="auto"
-)
-@click.option("--out", type=FILE, help="New folder for kv_context.parquet and kv_context.png.")
-@click.option(
-    "--plugin", "plugins", multiple=True, type=FILE, help="Python file with strategies of your own."
-)
+@options.target()
+@options.kv("policies", multiple=True, default=("streaming", "h2o"), help="Of AR; repeatable.")
+@options.drafter("drafters", multiple=True, default=("self:kv=[streaming:budget=128]",),
+                 help="Drafter of an arm under the full cache; repeatable.")  # fmt: skip
+@counts("--contexts", default="256,512,1024,1792", help="Prompt lengths; the text is repeated.")
+@count("--new-tokens", least=2, default=64, help="Tokens to decode.")
+@count("--rounds", default=3, help="Requests per arm and length.")
+@TEXT
+@options.models()
+@options.out(help="New folder for kv_context.parquet, kv_context.png and the bench's tables.")
+@options.plugin()
 def kv_context(
-    target: str | None,
-    policies: tuple[str, ...],
-    drafters: tuple[str, ...],
-    contexts: list[int],
-    new_tokens: int,
-    rounds: int,
-    text: Path | None,
-    plugins: tuple[Path, ...],
-    device: str,
-    dtype: str,
-    out: Path | None,
-) -> None:
-    """Memory and tokens/s over context length: AR under KV policies, and the target drafting for
-    itself under one.
+    policies: tuple[str, ...], drafters: tuple[str, ...], contexts: list[int], new_tokens: int,
+    rounds: int, text: Path | None, out: Path | None, plugins: tuple[Path, ...], **rest: Any,
+) -> None:  # fmt: skip
+    """Measure memory and tokens/s over context length.
 
-    Every arm runs on the same prompts in one process, in rotated order; medians over rounds.
+    The arms are AR under KV policies, and drafters under the full cache. This is a bench: every arm
+    decodes the same prompts in one process, in rotated order, and is paired with AR under full.
     """
-    _checked(out)
-    from .context import arms, measured
+    from ..dataset_loading import read_text, repeat_text
+    from ..statistics import Ratio
+    from ..store import require_new_folder, save_rows
+    from ..table import list_closing_notes, print_rows
+    from .context import make_plan, summarize
 
-    pool, registry = _machine(device, dtype, plugins)
-    chosen = arms(policies, drafters, registry)
-    found = measured(target, chosen, contexts, _text(text), new_tokens, rounds, pool, registry)
-    rows: list[Context] = []
-    for row in _tracked(found, len(chosen) * len(contexts)):
-        rows.append(row)
-        _keep(rows, out, "kv_context")
-    _show_context(rows)
-    if out is not None:
-        from .plot import context
+    require_new_folder(out)
+    sizes = {"max_new_tokens": [new_tokens], "prompts": rounds}
+    plan = make_plan(policies, drafters, contexts, **sizes, **rest)
+    registry = options.load_registry(plugins)
+    source = repeat_text(read_text(text or STORY), max(contexts), rounds)
+    registry.datasets["text"] = Dataset("text", "a text, repeated", lambda _: source)
+    with TemporaryDirectory() as folder:
+        results, interrupted = run_plan(plan, registry, out or Path(folder, "results"))
+    cells = {
+        "context": lambda row: str(row.prompt_tokens),
+        "drafter": lambda row: row.drafter,
+        "kv": lambda row: row.kv,
+        "tokens/s": lambda row: f"{row.tokens_per_s:.1f}",
+        "× AR": lambda row: Ratio(row.against_ar, row.against_ar_low, row.against_ar_high, 0).text,
+        **MEMORY,
+    }
+    note = "tokens/s are geometric means; × AR is against AR under full on the same prompts."
+    if results is not None and (rows := list(summarize(results))):
+        print_rows(rows, cells, f"T = {new_tokens}, rounds: {rounds}; {note}")
+        click.echo("\n".join(list_closing_notes(results)))
+        if out is not None:
+            from ..plots.contexts import draw_contexts
+            from ..theme import LIGHT
 
-        with _writing(out):
-            context(rows, out / "kv_context.png")
-        click.echo(f"written to {out}")
-
-
-def _checked(out: Path | None) -> None:
-    """Raise `ToolkitError` now rather than after measuring."""
-    if out is not None and out.exists():
-        raise ToolkitError(f"--out {out} is there already: name a new folder")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise ToolkitError(f"no folder {out.parent} for --out {out}: make it first")
-    if out is not None:
-        with _writing(out), TemporaryFile(dir=out.absolute().parent):
-            pass
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Say in one line what cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise ToolkitError(
-            f"--out {out} cannot be written ({error.strerror or error}): name another folder"
-        ) from error
-
-
-def _machine(device: str, dtype: str, plugins: tuple[Path, ...]) -> tuple[Pool, Registry]:
-    from toolkit import Pool, Registry, quiet
-
-    quiet()
-    registry = Registry.installed()
-    for file in plugins:
-        registry.add_file(file)
-    return Pool(device=device, dtype=dtype), registry
-
-
-def _text(file: Path | None) -> str:
-    if file is None:
-        return files("toolkit.bench.kv").joinpath("text.txt").read_text("utf-8")
-    try:
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ToolkitError(f"text {file} cannot be read as UTF-8: {error}") from error
-
-
-def _chosen(
-    target: str | None, policies: tuple[str, ...], budgets: list[int], pool: Any, registry: Registry
-) -> list[Any]:
-    """The policies asked for, or every one that the target can work with."""
-    from toolkit import Pipeline
-
-    from .quality import specs
-
-    if policies:
-        return specs(policies, budgets, registry)
-    fitting = specs([], budgets, registry)
-    for policy, budget in itertools.product(registry.names("kv"), budgets):
-        try:
-            for choice in specs([policy], [budget], registry)[1:]:
-                Pipeline(target, drafter="none", kv=choice, pool=pool, registry=registry)
-                fitting.append(choice)
-        except ToolkitError as error:
-            click.echo(f"left out: {error}", err=True)
-    return list(dict.fromkeys(fitting))
-
-
-def _tracked(rows: Iterable[Any], count: int) -> Iterable[Any]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(rows, "measuring", total=count, console=console, transient=True)
-
-
-def _show_quality(rows: list[Quality]) -> None:
-    from .quality import line_of
-
-    cells = [
-        (
-            line_of(row.kv),
-            str(row.budget or "–"),
-            f"{row.perplexity:.2f}",
-            f"{100 * row.agreement:.1f} %",
-            f"{row.kv_bytes / 2**20:.2f}",
-            f"{row.kv_peak_bytes / 2**20:.2f}",
-            f"{row.tokens_per_s:.1f}",
-        )
-        for row in rows
-    ]
-    titles = ("policy", "budget", "perplexity", "agreement", "KV MiB", "peak", "tokens/s")
-    first = rows[0]
-    _print(
-        titles,
-        cells,
-        f"{first.target}, {first.text}: {first.scored_tokens} tokens scored after prompts of "
-        f"{first.prompt_tokens}; agreement is with full. tokens/s is one AR run, no comparison.",
-    )
-
-
-def _show_context(rows: list[Context]) -> None:
-    cells = [
-        (
-            f"{row.prompt_tokens}",
-            row.drafter,
-            row.kv,
-            f"{row.tokens_per_s:.1f}",
-            f"{row.against_ar:.2f}",
-            f"{row.kv_bytes / 2**20:.2f}",
-            f"{row.kv_peak_bytes / 2**20:.2f}",
-        )
-        for row in rows
-    ]
-    titles = ("context", "drafter", "kv", "tokens/s", "× AR", "KV MiB", "peak")
-    first = rows[0]
-    _print(
-        titles,
-        cells,
-        f"{first.target}, {first.new_tokens} tokens decoded, medians, rounds: {first.rounds}; "
-        f"× AR is against AR under full on the same prompt. Machine: {first.machine}.",
-    )
-
-
-def _print(titles: tuple[str, ...], cells: Sequence[tuple[str, ...]], caption: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for title in titles:
-        words = title in ("policy", "drafter", "kv")
-        table.add_column(title, justify="left" if words else "right", overflow="fold")
-    for row in cells:
-        table.add_row(*map(Text, row))  # brackets in a spec are no markup
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(Text("\n" + caption))
-
-
-def _keep(rows: Sequence[Any], out: Path | None, name: str) -> None:
-    """Write what there is so far: an interrupted run keeps what it measured."""
-    import attrs
-
-    from toolkit import schema, write_part
-
-    if out is not None:
-        part = [attrs.asdict(row) for row in rows]
-        with _writing(out):
-            out.mkdir(exist_ok=True)
-            write_part(out / f"{name}.parquet", part, schema(type(rows[0])))
+            save_rows(rows, out, "kv_context")
+            figure = draw_contexts(results, LIGHT)
+            figure.suptitle(f"{rows[0].target}, T = {new_tokens}, {rows[0].machine}", fontsize=8)
+            figure.savefig(out / "kv_context.png", dpi=160)
+            click.echo(f"written to {out}")
+    leave(results, interrupted)

@@ -1,152 +1,103 @@
-"""Measure what evicting does to a model's predictions, on text that it did not write.
-
-Eviction changes the target's function, so an exact decoder under a policy is exact to another text.
-How far that function is from the model's own is measured here, teacher-forced on held-out text.
-"""
+"""What a KV policy costs in quality: perplexity and agreement on held-out text, teacher-forced."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import product
+from pathlib import Path
+from typing import Any
 
-import attrs
+import click
 
-from toolkit import Choice, Pipeline, Pool, Registry, ToolkitError, column, forced, options_of
+from toolkit import Choice, Pipeline, Pool, Registry, ToolkitError, forced, options_of
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-FULL = "full"
-
-
-@attrs.frozen(kw_only=True)
-class Quality:
-    """One policy on one target: means over excerpts of a text."""
-
-    target: str = column("target as given")
-    text: str = column("file name, or built-in")
-    kv: str = column("spec of the KV policy")
-    budget: int | None = column("its budget option; null: it has none")
-    prompt_tokens: int = column("tokens of each excerpt that are prompt")
-    scored_tokens: int = column("tokens predicted, all excerpts")
-    perplexity: float = column("exp of the mean negative log-likelihood")
-    accuracy: float = column("share of tokens that are the target's first choice")
-    agreement: float = column("share of first choices that are those under full")
-    tokens_per_s: float = column(
-        "AR decoding from the first excerpt's prompt, after the first token"
-    )
-    kv_bytes: int = column("KV held after the longest excerpt")
-    kv_peak_bytes: int = column("KV held at most, the prompt included")
+from ..columns import Quality
 
 
-@attrs.frozen
-class Plan:
-    """What to measure: excerpts of `prompt` + `tokens` tokens, and AR over `decoded` tokens."""
-
-    target: str | None
-    text: str
-    name: str
-    prompt: int
-    tokens: int
-    samples: int
-    decoded: int
-
-    def excerpts(self, pipeline: Pipeline) -> list[list[int]]:
-        """Token ids of each excerpt. Raises `ToolkitError` when the text is too short for one."""
-        ids, size = pipeline.ids(self.text), self.prompt + self.tokens
-        if size > pipeline.positions:
-            raise ToolkitError(
-                f"an excerpt of {size} tokens does not fit into the {pipeline.positions} positions of "
-                f"target {pipeline.target!r}: lower --prompt-tokens or --tokens"
-            )
-        if len(ids) < size:
-            raise ToolkitError(
-                f"text {self.name} has {len(ids)} tokens, but an excerpt takes {size} "
-                f"({self.prompt} of prompt, {self.tokens} scored): give a longer one or lower them"
-            )
-        starts = range(0, len(ids) // size * size, size)
-        return [ids[start : start + size] for start in starts][: self.samples]
+def list_policies(
+    specs: Sequence[str], budgets: Sequence[int], registry: Registry
+) -> list[Choice[Any]]:
+    """`full`, then every policy at every budget; one that names its budget or has none, once."""
+    found = [registry.resolve("kv", "full")]
+    for given in (registry.resolve("kv", spec) for spec in specs):
+        open_budget = _has_budget(given) and "budget" not in dict(given.options)
+        values = [(("budget", budget),) for budget in budgets] if open_budget else [()]
+        choices = [Choice(given.cls, (*given.options, *value)) for value in values]
+        found += [registry.resolve("kv", choice) for choice in choices]
+    return list(dict.fromkeys(found))
 
 
-def specs(policies: Sequence[str], budgets: Sequence[int], registry: Registry) -> list[Choice[Any]]:
-    """`full`, then every policy at every budget; one that names its budget is taken as it is.
+def make_pipelines(
+    target: str | None, specs: Sequence[str], budgets: list[int], pool: Pool, registry: Registry
+) -> list[Pipeline]:
+    """AR under every listed policy; without specs, under all that the target supports."""
 
-    Raises `SpecError` for what is no policy.
-    """
-    chosen = [registry.resolve("kv", FULL)]
-    for policy in policies:
-        given = registry.resolve("kv", policy)
-        known = {field.name for field in options_of(given.cls)}
-        if "budget" not in known or "budget" in dict(given.options):
-            chosen.append(given)
-        else:
-            chosen += [_with_budget(given, budget, registry) for budget in budgets]
-    return list(dict.fromkeys(chosen))
+    def make(kv: Choice[Any]) -> Pipeline:
+        return Pipeline(target, drafter="none", shaper="chain", kv=kv, pool=pool, registry=registry)
 
-
-def _with_budget(choice: Choice[Any], budget: int, registry: Registry) -> Choice[Any]:
-    options = (*choice.options, ("budget", budget))
-    return registry.resolve("kv", Choice(choice.cls, options))
+    found = {kv: make(kv) for kv in list_policies(specs, budgets, registry)}
+    for name, budget in [] if specs else product(registry.names("kv"), budgets):
+        try:
+            found |= {kv: make(kv) for kv in list_policies([name], [budget], registry)}
+        except ToolkitError as error:
+            click.echo(f"left out: {error}", err=True)
+    return list(found.values())
 
 
-def measured(
-    plan: Plan, policies: Sequence[Choice[Any]], pool: Pool, registry: Registry
+def measure(
+    pipelines: Sequence[Pipeline], excerpts: list[list[int]], name: str, prompt: int, decoded: int
 ) -> Iterator[Quality]:
-    """One row per policy, `full` first: it is what the others are compared with."""
-    pipelines = [
-        Pipeline(plan.target, drafter="none", shaper="chain", kv=kv, pool=pool, registry=registry)
-        for kv in policies
-    ]
-    excerpts = plan.excerpts(pipelines[0])
-    reference: list[Tensor] = []
-    for pipeline, kv in zip(pipelines, policies, strict=True):
-        runs = [forced(pipeline, ids, plan.prompt) for ids in excerpts]
-        choices = [run.logits.argmax(-1) for run in runs]
-        reference = reference or choices
-        yield _row(plan, pipeline, kv, excerpts, runs, choices, reference)
-
-
-def _row(
-    plan: Plan,
-    pipeline: Pipeline,
-    kv: Choice[Any],
-    excerpts: list[list[int]],
-    runs: list[Any],
-    choices: list[Tensor],
-    reference: list[Tensor],
-) -> Quality:
+    """A row per pipeline; agreement is with the first one."""
     import torch
 
-    wanted = torch.tensor(
-        [ids[plan.prompt :] for ids in excerpts], device=choices[0].device
-    ).flatten()
-    logits, first = torch.cat([run.logits for run in runs]), torch.cat(choices)
-    nll = torch.nn.functional.cross_entropy(logits.float(), wanted)
-    decoded = pipeline.generate(excerpts[0][: plan.prompt], max_new_tokens=plan.decoded)
-    return Quality(
-        target=pipeline.target,
-        text=plan.name,
-        kv=str(kv),
-        budget=_budget(kv),
-        prompt_tokens=plan.prompt,
-        scored_tokens=len(wanted),
-        perplexity=math.exp(float(nll)),
-        accuracy=float((first == wanted).float().mean()),
-        agreement=float((first == torch.cat(reference)).float().mean()),
-        tokens_per_s=decoded.tokens_per_s or math.nan,
-        kv_bytes=max(run.kv_bytes for run in runs),
-        kv_peak_bytes=max(run.kv_peak_bytes for run in runs),
-    )
+    reference = None
+    for pipeline in pipelines:
+        runs = [forced(pipeline, ids, prompt) for ids in excerpts]
+        logits = torch.cat([run.logits for run in runs])
+        wanted = torch.tensor([ids[prompt:] for ids in excerpts], device=logits.device).flatten()
+        first = logits.argmax(-1)
+        reference = first if reference is None else reference
+        ar = pipeline.generate(excerpts[0][:prompt], max_new_tokens=decoded)
+        yield Quality(
+            target=pipeline.target,
+            text=name,
+            kv=str(pipeline.kv),
+            budget=pipeline.kv["budget"] if _has_budget(pipeline.kv) else None,
+            prompt_tokens=prompt,
+            scored_tokens=len(wanted),
+            perplexity=math.exp(float(torch.nn.functional.cross_entropy(logits.float(), wanted))),
+            accuracy=float((first == wanted).float().mean()),
+            agreement=float((first == reference).float().mean()),
+            tokens_per_s=ar.tokens_per_s or math.nan,
+            kv_bytes=max(run.kv_bytes for run in runs),
+            kv_peak_bytes=max(run.kv_peak_bytes for run in runs),
+        )
 
 
-def _budget(kv: Choice[Any]) -> int | None:
-    known = {field.name for field in options_of(kv.cls)}
-    return kv["budget"] if "budget" in known else None
+def _has_budget(kv: Choice[Any]) -> bool:
+    return any(option.name == "budget" for option in options_of(kv.cls))
 
 
-def line_of(spec: str) -> str:
+def drop_budget(spec: str) -> str:
     """A spec without its budget."""
     name, _, options = spec.partition(":")
-    rest = ",".join(part for part in options.split(",") if part and not part.startswith("budget="))
-    return f"{name}:{rest}" if rest else name
+    rest = [word for word in options.split(",") if word and not word.startswith("budget=")]
+    return ":".join([name, *filter(None, [",".join(rest)])])
+
+
+def draw(rows: Sequence[Quality], path: Path) -> None:
+    """Save perplexity, agreement and memory over the budget, a line per policy."""
+    from ..theme import LIGHT
+
+    values = {row.kv: (row.perplexity, row.agreement, row.kv_bytes / 2**20) for row in rows}
+    lines: dict[str, dict[int, Sequence[float]]] = {}
+    for row in sorted(rows, key=lambda row: row.kv):
+        if row.budget is not None:
+            lines.setdefault(drop_budget(row.kv), {})[row.budget] = values[row.kv]
+    panels = ("perplexity", "agreement with full", "KV held, MiB")
+    figure = LIGHT.draw_lines(panels, "budget, positions", lines, levels=values["full"])
+    figure.suptitle(
+        f"{rows[0].target}, {rows[0].scored_tokens} tokens of {rows[0].text}", fontsize=9
+    )
+    figure.savefig(path, dpi=160)

@@ -17,11 +17,7 @@ CAPTION = (
 
 def draw(results: Results, theme: Theme) -> Figure | None:
     """The first data set; nothing unless prompts were cut to two lengths."""
-    first = results.longest_settings[0]
-    settings = sorted(
-        s for s in results.settings
-        if (s.dataset, s.max_new_tokens) == (first.dataset, first.max_new_tokens)
-    )  # fmt: skip
+    settings = results.settings_by_prompt
     if len(settings) < 2:
         return None
     figure, (left, right) = theme.figure(3.6, columns=2)

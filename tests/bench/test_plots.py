@@ -36,7 +36,7 @@ def rich(invented):
 
 
 def test_every_figure_is_drawn_in_both_themes(rich):
-    assert len(list_figures()) == 9
+    assert len(list_figures()) == 10
     for figure in list_figures():
         for theme in THEMES:
             drawn = figure.draw(rich, theme)

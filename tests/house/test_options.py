@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from toolkit.cli import options
 
-FOLDERS = ("toolkit",)
+FOLDERS = ("toolkit", "bench")
 
 
 def defined(tree):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from toolkit.bench.columns import Context, Quality
 from toolkit.bench.kv import quality
-from toolkit.bench.kv.context import Context
-from toolkit.bench.kv.quality import Quality
+from toolkit.bench.results import Results
 
 from toolkit import schema
 from toolkit.cli import main
@@ -44,7 +44,9 @@ def test_context_as_table_parquet_and_plot(tmp_path):
     assert "instruction set: " in machine
     assert f"Machine: {machine}." in " ".join(done.output.split())
     assert "self:kv=[streaming:budget=128]" in table.column("drafter").to_pylist()
-    assert (out / "kv_context.png").is_file()
+    assert (out / "kv_context.png").read_bytes().startswith(b"\x89PNG")
+    assert Results.read(out).divergent == []  # a bench, which compares every output
+    assert run("report", str(out)).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_context_as_table_parquet_and_plot(tmp_path):
         (["kv-quality", "--tokens", "1700"], "give a longer one or lower them"),
         (["kv-quality", "--tokens", "90000"], "does not fit into the 2048 positions"),
         (["kv-quality", "--target", "gpt2-xl-of-nowhere"], "gpt2-xl-of-nowhere"),
-        (["kv-context", "--contexts", "4000"], "do not fit into the 2048 positions"),
+        (["kv-context", "--contexts", "4000"], "has 2048: shorten the prompts or decode fewer"),
         (["kv-context", "--drafter", "self:kv=[h2o]"], "it reads queries"),
         (["kv-quality", "--budgets", "6_4"], "is not whole numbers"),
         (["kv-context", "--out", "/nowhere/at/all"], "make it first"),
@@ -72,13 +74,13 @@ def test_what_is_wrong_is_said(words, said):
 
 
 def test_an_interrupted_run_keeps_what_it_measured(tmp_path, monkeypatch):
-    honest = quality.measured
+    honest = quality.measure
 
     def interrupted(*args):
         yield from [row for row, _ in zip(honest(*args), range(2), strict=False)]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(quality, "measured", interrupted)
+    monkeypatch.setattr(quality, "measure", interrupted)
     done = run("kv-quality", "--kv", "window", *SMALL, "--out", str(tmp_path / "kept"))
     assert done.exit_code != 0
     assert pq.read_table(tmp_path / "kept" / "kv_quality.parquet").num_rows == 2

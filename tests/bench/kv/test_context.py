@@ -1,55 +1,98 @@
-"""kv-context: arms, pairing, and what does not fit."""
+"""kv-context: its plan, its text, its rows."""
 
 import pytest
-from toolkit.bench.kv import context
-from toolkit.bench.kv.context import arms, measured
+from click.testing import CliRunner
+from toolkit.bench.arms import parse_arms
+from toolkit.bench.columns import Context
+from toolkit.bench.dataset_loading import repeat_text
+from toolkit.bench.engines import PipelineEngine
+from toolkit.bench.kv.context import make_plan, summarize
+from toolkit.bench.results import Results
 
-from toolkit import Pool, Registry, ToolkitError
-from toolkit.conformance.models import tiny
+from toolkit import Pipeline, ToolkitError
+from toolkit.cli import main
 
-REGISTRY = Registry.installed()
+SMALL = ["--target", "stories-1m", "--contexts", "200,9", "--new-tokens", "6"]
+POLICY, DRAFTER = "window:budget=8", "self:kv=[window:budget=4]"
 
 
 @pytest.fixture
-def pool(monkeypatch):
-    honest = context.Pipeline.ids
-    monkeypatch.setattr(
-        context.Pipeline, "ids",
-        lambda self, text: list(range(1, 41)) if isinstance(text, str) else honest(self, text),
-    )
-    return Pool(modules={"tiny": tiny("llama", 1, ())})
+def decoded(monkeypatch):
+    """Every request as (arm, prompt's length), in order."""
+    found, honest = [], PipelineEngine.run
+
+    def run(self, *args):
+        arm = "drafted" if self.pipeline.drafter.cls.name != "none" else str(self.pipeline.kv)
+        found.append((arm, len(args[2])))
+        return honest(self, *args)
+
+    monkeypatch.setattr(PipelineEngine, "run", run)
+    return found
+
+
+def measure(folder, *words):
+    done = CliRunner().invoke(main, ["kv-context", *SMALL, *words, "--out", str(folder)])
+    assert done.exit_code == 0, done.output
+    return list(summarize(Results.read(folder)))
 
 
 def test_ar_under_full_comes_first_and_once():
-    chosen = arms(["full", "window"], ["self"], REGISTRY)
-    assert [(arm.drafter, str(arm.kv)) for arm in chosen] == [
-        ("none", "full"), ("none", "window"), ("self", "full"),
-    ]  # fmt: skip
+    plan = make_plan(["full", "window"], ["self"], [8], prompts=2)
+    arms = [(arm.specs["drafter"], arm.kv) for arm in parse_arms(plan.arms)]
+    assert arms == [("none", "full"), ("none", "window"), ("self", "full")]
 
 
-def test_a_row_per_length_and_arm(pool):
-    chosen = arms(["window:budget=8"], ["self:kv=[window:budget=4]"], REGISTRY)
-    rows = list(measured("tiny", chosen, [200, 16], "", 6, 2, pool, REGISTRY))
-    assert [row.prompt_tokens for row in rows] == [16, 16, 16, 200, 200, 200]
+def test_a_row_per_length_and_arm(tmp_path):
+    rows = measure(tmp_path / "r", "--kv", POLICY, "--drafter", DRAFTER, "--rounds", "2")
+    assert [row.prompt_tokens for row in rows] == [9, 9, 9, 200, 200, 200]
     assert [row.against_ar for row in rows if row.drafter == "none" and row.kv == "full"] == [1, 1]
-    assert {row.rounds for row in rows} == {2}
+    assert {(row.rounds, row.new_tokens) for row in rows} == {(2, 6)}
     assert all(row.draft_kv_bytes > 0 for row in rows if row.drafter.startswith("self"))
     assert rows[4].kv_bytes < rows[3].kv_bytes  # a window against everything
+    assert all(row.tau == 1 for row in rows if row.drafter == "none")
 
 
-def test_what_does_not_fit_is_refused(pool):
-    with pytest.raises(ToolkitError, match="300 tokens do not fit into the 256 positions"):
-        list(measured("tiny", arms([], [], REGISTRY), [200], "", 100, 1, pool, REGISTRY))
+def test_the_order_turns_and_one_round_per_length_warms_up(tmp_path, decoded):
+    measure(tmp_path / "r", "--kv", POLICY, "--drafter", "ngram", "--rounds", "2")
+    arms = ["full", POLICY, "drafted"]
+    assert decoded[:6] == [(arm, size) for size in (9, 200) for arm in arms]  # warm-up
+    turned = [arms, [*arms[1:], *arms[:1]], [*arms[2:], *arms[:2]], arms]
+    rounds = zip(turned, (9, 200, 9, 200), strict=True)
+    assert decoded[6:18] == [(arm, size) for order, size in rounds for arm in order]
+    drift = decoded[18:]  # the first arm again, after a warm-up of its own
+    assert {arm for arm, _ in drift} == {"full"}
+    assert len(drift) == 2 + 4
 
 
-def test_the_order_turns_and_the_first_round_is_thrown_away(pool, monkeypatch):
-    order = []
-    honest = context.Pipeline.generate
-    monkeypatch.setattr(
-        context.Pipeline, "generate",
-        lambda self, *args, **kw: order.append(str(self.kv)) or honest(self, *args, **kw),
-    )
-    chosen = arms(["window:budget=8"], [], REGISTRY)
-    rows = list(measured("tiny", chosen, [16], "", 4, 2, pool, REGISTRY))
-    assert order == ["full", "window:budget=8", "window:budget=8", "full", "full", "window:budget=8"]
-    assert len(rows) == 2
+def test_every_round_has_the_same_prompt(tmp_path):
+    measure(tmp_path / "r", "--kv", POLICY, "--drafter", DRAFTER, "--rounds", "3")
+    prompts = {}
+    for row in Results.read(tmp_path / "r").requests:
+        prompts.setdefault(row["prompt_limit"], set()).add(row["prompt_id"])
+    assert {size: len(ids) for size, ids in prompts.items()} == {9: 1, 200: 1}
+
+
+def test_a_text_is_repeated_between_tokens():
+    """The shipped tokenizer splits at the seam: the tokens repeat, after the first one, which starts
+    the text."""
+    pipeline = Pipeline("stories-1m", drafter="none")
+    text = "Once upon a time there was a big dog.\n"
+    (turns, again) = repeat_text(text, 500, 2).conversations
+    (start, *once), (first, *long) = pipeline.ids(text), pipeline.ids(turns[0])
+    assert start == first
+    assert turns == again
+    assert len(long) >= 500
+    assert long == (once * (len(long) // len(once) + 1))[: len(long)]
+    assert repeat_text(text[:-1], 500, 1).conversations[0] == turns
+
+
+def test_an_empty_text_is_rejected():
+    with pytest.raises(ToolkitError, match="the text is empty"):
+        repeat_text("", 8, 1)
+
+
+def test_rows_that_were_not_measured_are_left_out(invented):
+    results = invented({"ar": 50.0, "ar window": 60.0}, prompts=3)
+    only = Results(results.runs, [row for row in results.requests if row["arm"] == "ar"])
+    assert [type(row) for row in summarize(results)] == [Context, Context]
+    assert len(list(summarize(only))) == 1

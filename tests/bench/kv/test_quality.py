@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from toolkit.bench.kv.quality import Plan, line_of, measured, specs
+from toolkit.bench.kv.quality import drop_budget, list_policies, make_pipelines, measure
+from toolkit.bench.prompts import cut_excerpts
 
 from toolkit import Pipeline, Pool, Registry, ToolkitError
 from toolkit.conformance.models import tiny
@@ -31,8 +32,10 @@ def pool():
     return pool
 
 
-def plan(text, prompt=8, tokens=16, samples=1):
-    return Plan("tiny", text, "numbers", prompt, tokens, samples, decoded=3)
+def rows_of(pool, policies, tokens=16, samples=1):
+    pipelines = make_pipelines("tiny", policies, [6], pool, REGISTRY)
+    excerpts = cut_excerpts(pipelines[0], TEXT, "numbers", 8, tokens, samples)
+    return list(measure(pipelines, excerpts, "numbers", 8, 3))
 
 
 TEXT = " ".join(str((7 * i * i + i) % 90 + 1) for i in range(60))
@@ -52,7 +55,7 @@ def one_at_a_time(pool, kv, ids, prompt):
 
 @pytest.mark.parametrize("kv", ["h2o:budget=6,recent=2,sinks=1,epoch=3", "streaming:budget=6"])
 def test_figures_are_those_of_ar_steps(pool, kv):
-    rows = list(measured(plan(TEXT), specs([kv], [], REGISTRY), pool, REGISTRY))
+    rows = rows_of(pool, [kv])
     ids = [int(word) for word in TEXT.split()][:24]
     ours, loss = one_at_a_time(pool, kv, ids, 8)
     full, full_loss = one_at_a_time(pool, "full", ids, 8)
@@ -67,29 +70,26 @@ def test_figures_are_those_of_ar_steps(pool, kv):
 
 
 def test_samples_are_excerpts_one_after_another(pool):
-    one, two = (
-        next(iter(measured(plan(TEXT, samples=n), specs([], [], REGISTRY), pool, REGISTRY)))
-        for n in (1, 2)
-    )
+    one, two = (rows_of(pool, ["full"], samples=n)[0] for n in (1, 2))
     assert (one.scored_tokens, two.scored_tokens) == (16, 32)
     assert one.perplexity != two.perplexity
 
 
 def test_a_short_text_is_refused(pool):
     with pytest.raises(ToolkitError, match="has 60 tokens, but an excerpt takes 74"):
-        list(measured(plan(TEXT, tokens=66), specs([], [], REGISTRY), pool, REGISTRY))
+        rows_of(pool, ["full"], tokens=66)
 
 
 def test_policies_meet_budgets():
-    chosen = specs(["h2o", "window:budget=9", "full", "h2o:epoch=8"], [64, 128], REGISTRY)
+    chosen = list_policies(["h2o", "window:budget=9", "full", "h2o:epoch=8"], [64, 128], REGISTRY)
     assert [str(choice) for choice in chosen] == [
         "full", "h2o:budget=64", "h2o:budget=128", "window:budget=9",
         "h2o:epoch=8,budget=64", "h2o:epoch=8,budget=128",
     ]  # fmt: skip
     with pytest.raises(SpecError, match="do not fit into budget=20"):
-        specs(["h2o"], [20], REGISTRY)
+        list_policies(["h2o"], [20], REGISTRY)
 
 
 def test_a_line_of_the_figure_is_a_spec_without_its_budget():
-    assert line_of("h2o:epoch=8,budget=64") == "h2o:epoch=8"
-    assert line_of("h2o:budget=64") == line_of("h2o") == "h2o"
+    assert drop_budget("h2o:epoch=8,budget=64") == "h2o:epoch=8"
+    assert drop_budget("h2o:budget=64") == drop_budget("h2o") == "h2o"
