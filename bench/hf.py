@@ -36,7 +36,7 @@ def load_module(pool: Pool, name: str) -> PreTrainedModel:
         return pool.modules[name]
     found = cast("Any", pool.find(name))
     module = AutoModelForCausalLM.from_pretrained(
-        found.place, dtype=pool.torch_dtype or "auto", local_files_only=found.local
+        found.path, dtype=pool.torch_dtype or "auto", local_files_only=found.local_only
     )
     return cast("PreTrainedModel", module.to(pool.torch_device).eval())
 

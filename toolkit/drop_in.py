@@ -10,8 +10,9 @@ from torch import Tensor
 
 from toolkit.errors import MismatchError, ModelError
 from toolkit.pipeline import Pipeline, Spec
-from toolkit.runtime.models.borrow import borrowed
+from toolkit.runtime.models.borrow import borrow
 from toolkit.runtime.models.pool import Pool
+from toolkit.runtime.models.supported import UNLIMITED
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -87,14 +88,14 @@ class Speculative:
         """Ids [1, P + new] of the prompt and what follows; called by `generate`."""
         assert generation_config is not None  # noqa: S101 `generate` always has one
         _refuse(input_ids, logits_processor, generation_config, model_kwargs)
-        with borrowed(model, *self._module()):
+        with borrow(model, *self._module()):
             return self._decoded(model, input_ids, stopping_criteria, generation_config)
 
     def _decoded(
         self, model: PreTrainedModel, ids: Tensor, criteria: Any, config: GenerationConfig
     ) -> Tensor:
         pipeline = self._fitting(model)
-        room = (config.max_length or 1 << 30) - ids.shape[1]
+        room = (config.max_length or UNLIMITED) - ids.shape[1]
         stream = pipeline.stream(ids[0], max_new_tokens=max(1, room), stop_ids=_stop_ids(config))
         self._tell(ids[0])
         for event in stream.decode():

@@ -1,6 +1,6 @@
-"""decode(): draft → verify → commit → yield, and nothing else.
+"""decode(): the loop of draft, verify and commit.
 
-AR is the same loop with a drafter that proposes nothing: every tree is its root.
+AR uses the same loop with a drafter that proposes nothing, so that every tree is only its root.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Strategies:
 
 @frozen
 class Step:
-    """One pass over the target, as data. Times are wall-clock milliseconds."""
+    """The record of one pass over the target. Times are wall-clock milliseconds."""
 
     length: int = field(metadata={"help": "cached length L before the step"})
     nodes: int = field(metadata={"help": "tree size N, root included"})
@@ -55,7 +55,7 @@ class Step:
 
 @frozen(eq=False)
 class Event:
-    """What one pass over the target gave; the prefill's has a token and no step."""
+    """The result of one pass over the target; the prefill's has a token and no step."""
 
     tokens: list[int]
     step: Step | None = None
@@ -80,9 +80,11 @@ def decode(
     """
     drafter, shaper, verifier = strategies.drafter, strategies.shaper, strategies.verifier
     last = TokenTree.root(prompt[-1])
-    root = checked(verifier.judge(last, target.prefill(prompt)[None], rng), last, verifier).bonus
+    judged = verifier.judge(last, target.prefill(prompt)[None], rng)
+    require_path(judged, last, verifier)
+    root = judged.bonus
     yield Event([root])
-    draft, emitted = Draft(drafter, target.vocabulary), 1
+    draft, emitted = TimedDrafter(drafter, target.vocabulary), 1
     if emitted < max_new_tokens and root not in stop_ids:
         draft.start(prompt, runtime)
     while emitted < max_new_tokens and root not in stop_ids:
@@ -90,8 +92,9 @@ def decode(
         tree = draft.tree(shaper, root, min(max_new_tokens - emitted - 1, target.max_draft_depth))
         clock.lap("draft")
         logits = target.forward(tree.tokens, tree.parents)
-        judged = checked(verifier.judge(tree, logits, rng), tree, verifier)
-        verdict, tokens = settle(judged, tree, max_new_tokens - emitted, stop_ids)
+        judged = verifier.judge(tree, logits, rng)
+        require_path(judged, tree, verifier)
+        verdict, tokens = cut_verdict(judged, tree, max_new_tokens - emitted, stop_ids)
         first, second = logits[verdict.path[-1]].topk(2).values.tolist()
         clock.lap("verify")
         target.commit(verdict.path)
@@ -114,25 +117,24 @@ def decode(
         yield Event(tokens, step, tree, verdict)
 
 
-def checked(judged: Verdict, tree: TokenTree, verifier: Verifier) -> Verdict:
-    """A verdict whose path may be one. Raises `StrategyError` for what is none."""
+def require_path(judged: Verdict, tree: TokenTree, verifier: Verifier) -> None:
+    """Raise `StrategyError` unless a verifier returned a verdict whose path descends from the root."""
     require_type(judged, Verdict, verifier, "judge")
     path = judged.path
-    ids = not _strange(path, int) and path[:1] == [0] and path[-1] < len(tree)
+    ids = not _other_type(path, int) and path[:1] == [0] and path[-1] < len(tree)
     if not ids or any(above >= below for above, below in pairwise(path)):
         raise StrategyError(
             f"verifier {verifier.name!r} gave path {path} in a tree of {len(tree)} nodes: expected "
             f"node ids from the root, 0, downwards, as plain numbers"
         )
-    return judged
 
 
-def settle(
+def cut_verdict(
     judged: Verdict, tree: TokenTree, room: int, stop_ids: frozenset[int]
 ) -> tuple[Verdict, list[int]]:
-    """The verdict, cut after a stop id and to `room` tokens, and the tokens that it emits.
+    """Cut a verdict after a stop id and to `room` tokens; returns it and the tokens that it emits.
 
-    A cut verdict's bonus is its last emitted token, so that what is cached is what AR would hold.
+    A cut verdict's bonus is its last emitted token, so that the cache holds the tokens that AR's would.
     """
     tokens = [*(tree.tokens[node] for node in judged.path[1:]), judged.bonus]
     stop = next((i for i, token in enumerate(tokens) if token in stop_ids), len(tokens))
@@ -141,8 +143,8 @@ def settle(
 
 
 @define(eq=False)
-class Draft:
-    """The drafter as a shaper sees it: no deeper than can be emitted, and timed."""
+class TimedDrafter:
+    """Calls a drafter for a shaper: not below the depth that can be emitted, and timed."""
 
     drafter: Drafter
     vocabulary: int
@@ -152,12 +154,12 @@ class Draft:
 
     def start(self, prompt: list[int], runtime: Runtime) -> None:
         began = perf_counter()
-        self.drafter.start(list(prompt), runtime)  # whatever a plugin does to it
+        self.drafter.start(list(prompt), runtime)  # a copy: a plugin may change it
         self.start_ms = 1e3 * (perf_counter() - began)
 
     def tree(self, shaper: TreeShaper, root: int, depth: int) -> TokenTree:
-        """Grow one step's tree, at most `depth` deep. Raises `StrategyError` when it is no tree on
-        this root, a bigger one than declared, or has tokens that the target does not know."""
+        """Grow one step's tree, at most `depth` deep. Raises `StrategyError` when it is not a tree on
+        this root, has more nodes than the shaper declares, or has tokens outside the target's V."""
         self.ms, self.depth = 0.0, depth
         tree = shaper.grow(TokenTree.root(root), self)
         require_type(tree, TokenTree, shaper, "grow")
@@ -171,11 +173,11 @@ class Draft:
                 f"shaper {shaper.name!r} grew {len(tree)} nodes, but declares at most {shaper.nodes} "
                 f"(root included): drop nodes before returning the tree"
             )
-        self._check(tree)
+        self._require_known_tokens(tree)
         return tree.within(depth)
 
     def __call__(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
-        """`expand`: asks the drafter, unless nothing below `frontier` could be emitted."""
+        """Expand a frontier; no candidates where none of them could be emitted."""
         if self._too_deep(tree, frontier):
             return Candidates.none(len(frontier))
         began = perf_counter()
@@ -188,9 +190,9 @@ class Draft:
         """Whether nothing below `frontier` could be emitted."""
         return all(tree.depths[node] >= self.depth for node in frontier)
 
-    def _check(self, tree: TokenTree) -> None:
-        """Raise `StrategyError` for ids that the target does not know, and for what are no numbers."""
-        odd = _strange(tree.tokens, int) or _strange(tree.logprobs, float | int)
+    def _require_known_tokens(self, tree: TokenTree) -> None:
+        """Raise `StrategyError` for tokens outside the target's V, and for anything but numbers."""
+        odd = _other_type(tree.tokens, int) or _other_type(tree.logprobs, float | int)
         if odd is not None:
             raise StrategyError(
                 f"drafter {self.drafter.name!r} proposed a {odd} where a plain number is expected: "
@@ -204,8 +206,8 @@ class Draft:
             )
 
 
-def _strange(values: Sequence[object], wanted: type | UnionType) -> str | None:
-    """The name of a type among `values` that is not `wanted`; None where all are."""
+def _other_type(values: Sequence[object], wanted: type | UnionType) -> str | None:
+    """The name of a type among `values` other than `wanted`; None where there is none."""
     kinds = set(map(type, values))
     return next((kind.__name__ for kind in kinds if not issubclass(kind, wanted)), None)
 

@@ -184,7 +184,7 @@ class Pipeline:
         if self.pool.costs is not None and not fresh:
             return self.pool.costs
         from toolkit.runtime.costs import fingerprint, store, stored
-        from toolkit.runtime.probe import measure
+        from toolkit.runtime.measure_costs import measure_costs
 
         self.load()
         models = [self.pool.load(name) for name in (self.target, *models_of(self.drafter))]
@@ -194,7 +194,7 @@ class Pipeline:
         if known is None:
             positions = min(self.positions, *(model.positions for model in models))
             with blaming():
-                known = measure(lambda: (*self._open(), self._build().drafter), positions)
+                known = measure_costs(self._begin, positions)
             store(key, known)
         self.pool.measured[key] = known
         return known
@@ -211,6 +211,10 @@ class Pipeline:
 
         target = self.session()
         return target, DraftRuntime(self.pool, target, self.draft_kv)
+
+    def _begin(self) -> tuple[ModelSession, DraftRuntime, Drafter]:
+        """What a request of its own decodes with, for measurements."""
+        return *self._open(), self.drafter.build()
 
     def _build(self) -> Strategies:
         """Fresh strategies for one request."""

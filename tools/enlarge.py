@@ -287,7 +287,7 @@ def write_enlarged(name: str, folder: Path, *, width: int = 768, layers: int = 1
     """Save the model `name`, enlarged, with its tokenizer. Raises `ToolkitError`."""
     pool = Pool(device="cpu", dtype="fp32", aliases=dict(Registry.installed().aliases))
     found = cast("Any", pool.find(name))
-    small = AutoModelForCausalLM.from_pretrained(found.place, dtype=torch.float32)
+    small = AutoModelForCausalLM.from_pretrained(found.path, dtype=torch.float32)
     enlarge(small, width=width, layers=layers).save_pretrained(folder)
     if found.tokenizer is not None:
         found.tokenizer.save_pretrained(folder)

@@ -89,7 +89,7 @@ class Keeps(ScorePolicy):
 
 @pytest.fixture(autouse=True)
 def _costs(monkeypatch):
-    monkeypatch.setattr("toolkit.runtime.probe.measure", lambda *_: None)
+    monkeypatch.setattr("toolkit.runtime.measure_costs.measure_costs", lambda *_: None)
     monkeypatch.setattr("toolkit.runtime.costs.store", lambda *_: None)
 
 
@@ -136,7 +136,9 @@ def test_an_answer_that_is_none_names_strategy_and_method(choices, said):
 
 
 def test_tuning_names_them_too(monkeypatch):
-    monkeypatch.setattr("toolkit.runtime.probe.measure", lambda *_: Drafts("start").start([], None))
+    monkeypatch.setattr(
+        "toolkit.runtime.measure_costs.measure_costs", lambda *_: Drafts("start").start([], None)
+    )
     pool = Pool(modules={"target": tiny("llama", 3)})
     with pytest.raises(StrategyError, match="drafter 'drafts' failed in `start`"):
         Pipeline("target", drafter=Drafts("start"), pool=pool).costs(fresh=True)

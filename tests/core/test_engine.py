@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit import Candidates, Drafter, TreeShaper, Verdict, option
-from toolkit.engine import Draft, Strategies, checked, decode, settle
+from toolkit.engine import Strategies, TimedDrafter, cut_verdict, decode, require_path
 from toolkit.errors import StrategyError
 
 RNG = torch.Generator()
@@ -134,9 +134,9 @@ def test_one_token_asks_no_drafter(hash_model, hash_session, make):
         ([0, 3, 4], 9, 2, set(), [0, 3], [7, 8]),
     ],
 )
-def test_settle_cuts_after_a_stop_id_and_to_the_room(plant, path, bonus, room, stop, kept, tokens):
+def test_a_verdict_is_cut_after_a_stop_id_and_to_the_room(plant, path, bonus, room, stop, kept, tokens):
     tree = plant([(0, 5, 0.0), (1, 6, 0.0), (0, 7, 0.0), (3, 8, 0.0)], root=4)
-    verdict, emitted = settle(Verdict(path, bonus), tree, room, frozenset(stop))
+    verdict, emitted = cut_verdict(Verdict(path, bonus), tree, room, frozenset(stop))
     assert (verdict.path, emitted) == (kept, tokens)
     assert verdict.bonus == emitted[-1]
 
@@ -163,7 +163,7 @@ class Broad(TreeShaper):
 
 @pytest.mark.parametrize(("nodes", "fine"), [(4, True), (3, False)])
 def test_a_shaper_keeps_to_its_nodes(nodes, fine):
-    draft = Draft(Adversary(lambda text, k: [1, 2, 3]), 11)
+    draft = TimedDrafter(Adversary(lambda text, k: [1, 2, 3]), 11)
     draft.drafter.text = []
     grow = lambda: draft.tree(Broad(nodes), 0, 5)  # noqa: E731
     if fine:
@@ -177,7 +177,7 @@ def test_a_shaper_keeps_to_its_nodes(nodes, fine):
 def test_expand_ends_where_nothing_could_be_emitted(levels, depth):
     drafter, shaper = Adversary(lambda text, k: [1]), Broad(99, levels)
     drafter.text = []
-    draft = Draft(drafter, 11)
+    draft = TimedDrafter(drafter, 11)
     assert draft.tree(shaper, 0, depth).depth == min(levels, depth)
     assert shaper.asked == ([1] * depth + [0] * levels)[:levels]
 
@@ -190,7 +190,7 @@ def test_a_shaper_that_invents_depth_is_cut():
                 tree = tree.grow([tip], Candidates([[tip]], [[0.0]]))
             return tree
 
-    draft = Draft(Adversary(None), 11)
+    draft = TimedDrafter(Adversary(None), 11)
     assert draft.tree(Deep(9), 7, 2).tokens == [7, 0, 1]
 
 
@@ -201,7 +201,7 @@ def test_a_shaper_returns_a_tree_on_its_root(plant, change):
             return attrs.evolve(plant([(0, 1, -1.0)], root=7), **change)
 
     with pytest.raises(StrategyError, match="shaper 'broad' returned no tree on the root"):
-        Draft(Adversary(None), 11).tree(Odd(9), 7, 5)
+        TimedDrafter(Adversary(None), 11).tree(Odd(9), 7, 5)
 
 
 @pytest.mark.parametrize("token", [11, 4096, -1])
@@ -209,7 +209,7 @@ def test_a_drafter_keeps_to_the_vocabulary(token):
     drafter = Adversary(lambda text, k: [1, token])
     drafter.text = []
     with pytest.raises(StrategyError, match=f"drafter 'adversary' proposed token {token}"):
-        Draft(drafter, 11).tree(Broad(9), 0, 3)
+        TimedDrafter(drafter, 11).tree(Broad(9), 0, 3)
 
 
 @pytest.mark.parametrize(("tokens", "logprobs", "odd"), [
@@ -230,7 +230,7 @@ def test_what_are_no_numbers_is_refused_by_name(tokens, logprobs, odd):
                                 logprobs=[0.0, *given.logprobs[0]])
 
     with pytest.raises(StrategyError, match=f"drafter 'adversary' proposed a {odd} where a plain"):
-        Draft(Odd(None), 11).tree(One(9), 0, 3)
+        TimedDrafter(Odd(None), 11).tree(One(9), 0, 3)
 
 
 @pytest.mark.parametrize("path", [
@@ -239,14 +239,14 @@ def test_what_are_no_numbers_is_refused_by_name(tokens, logprobs, odd):
 def test_a_path_that_is_none_is_refused_by_the_verifiers_name(plant, make, path):
     verifier = make("verifier", "greedy")
     with pytest.raises(StrategyError, match=r"verifier 'greedy' gave path .* in a tree of 2 nodes"):
-        checked(Verdict(path, 3), plant([(0, 1, -1.0)]), verifier)
-    assert checked(Verdict([0, 1], 3), plant([(0, 1, -1.0)]), verifier).path == [0, 1]
+        require_path(Verdict(path, 3), plant([(0, 1, -1.0)]), verifier)
+    require_path(Verdict([0, 1], 3), plant([(0, 1, -1.0)]), verifier)
 
 
 def test_the_last_id_is_within_the_vocabulary():
     drafter = Adversary(lambda text, k: [10])
     drafter.text = []
-    assert Draft(drafter, 11).tree(Broad(9), 0, 3).tokens == [0, 10]
+    assert TimedDrafter(drafter, 11).tree(Broad(9), 0, 3).tokens == [0, 10]
 
 
 def test_feedback_comes_once_per_step(hash_model, hash_session, make):

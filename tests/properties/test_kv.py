@@ -16,7 +16,7 @@ from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, tiny
 from toolkit.runtime.compute.linears import fastest
 from toolkit.runtime.compute.linears.kernels import Blocked, Packed, onednn_packs
 from toolkit.runtime.kernels import native
-from toolkit.runtime.models.load import prepared
+from toolkit.runtime.models.load import prepare
 from toolkit.runtime.numerics import level_of
 from toolkit.runtime.session import ModelSession
 
@@ -154,7 +154,7 @@ def low(family, dtype, kernel=Blocked):
     """A tiny model in low precision, at the level `bitwise`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fastest, "fastest_kernel", lambda _: kernel)
-        model = prepared("it", copy.deepcopy(tiny(family)).to(dtype), owned=True)
+        model = prepare("it", copy.deepcopy(tiny(family)).to(dtype), owned=True)
         assert (model.executor.c_decoder is not None) == (kernel is Blocked)
     return model
 

@@ -49,6 +49,6 @@ def _here(place: str) -> str:
         from toolkit import embedded
 
         return "yes" if (embedded.folder(place[8:]) / "config.json").is_file() else "no"
-    from toolkit.runtime.models.locate import cached
+    from toolkit.runtime.models.locate import in_hub_cache
 
-    return "yes" if cached(place) else "no"
+    return "yes" if in_hub_cache(place) else "no"

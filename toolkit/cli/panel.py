@@ -42,7 +42,7 @@ def _rows(generation: Generation, pipeline: Pipeline) -> list[tuple[str, str | T
             f"target {_bytes(generation.kv_bytes)} (peak {_bytes(generation.kv_peak_bytes)}), "
             f"drafter {_bytes(generation.draft_kv_bytes)}",
         ),
-        ("target", _target(specs["target"], pipeline.pool.place(specs["target"]))),
+        ("target", _target(specs["target"], pipeline.pool.origin(specs["target"]))),
         (
             "specs",
             " ".join(f"--{k.replace('_', '-')} {v}" for k, v in specs.items() if k != "target"),

@@ -12,7 +12,7 @@ from toolkit.runtime.machine.disk import cache_folder
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "plots"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("toolkit.runtime.probe.measure", lambda *_: COSTS)
+    monkeypatch.setattr("toolkit.runtime.measure_costs.measure_costs", lambda *_: COSTS)
 
 
 def costs(*arguments, name="costs"):
@@ -51,7 +51,7 @@ def test_it_draws(tmp_path, suffix):
     ],
 )
 def test_bad_input_is_refused_before_anything_is_measured(monkeypatch, arguments, message):
-    monkeypatch.setattr("toolkit.runtime.probe.measure", None)
+    monkeypatch.setattr("toolkit.runtime.measure_costs.measure_costs", None)
     done = costs(*arguments)
     assert done.exit_code == 2
     assert message in done.output

@@ -10,11 +10,12 @@ import torch
 
 from toolkit import Pipeline, Pool
 from toolkit.conformance.models import COSTS, noisy, tiny
+from toolkit.runtime import measure_costs
 from toolkit.runtime.costs import BUSY, fingerprint, store, stored
 from toolkit.runtime.kernels import native
 from toolkit.runtime.machine.disk import cache_folder
 from toolkit.runtime.machine.remembered import remember
-from toolkit.runtime.probe import ROWS
+from toolkit.runtime.measure_costs import ROWS
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def pipeline(drafter="model:small", family="llama", **pool):
 
 def test_a_second_pipeline_reads_what_the_first_measured(monkeypatch):
     first = pipeline().costs()
-    monkeypatch.setattr("toolkit.runtime.probe.measure", None)
+    monkeypatch.setattr("toolkit.runtime.measure_costs.measure_costs", None)
     assert pipeline().costs() == first
     (file,) = cache_folder("costs").iterdir()
     assert file.suffix == ".json"
@@ -42,7 +43,7 @@ def test_a_second_pipeline_reads_what_the_first_measured(monkeypatch):
 def test_what_a_busy_machine_shows_is_not_remembered(monkeypatch):
     monkeypatch.setattr("toolkit.runtime.costs.BUSY", BUSY)
     busy = attrs.evolve(COSTS, noise=BUSY + 0.1)
-    monkeypatch.setattr("toolkit.runtime.probe.measure", lambda *_: busy)
+    monkeypatch.setattr("toolkit.runtime.measure_costs.measure_costs", lambda *_: busy)
     it = pipeline()
     assert it.costs() == it.costs() == busy  # by this process, it is
     assert not list(cache_folder("costs").glob("*"))
@@ -52,13 +53,13 @@ def test_fresh_measures_again_and_replaces(monkeypatch):
     it = pipeline()
     it.costs()
     other = attrs.evolve(COSTS, contexts=(1, 2))
-    monkeypatch.setattr("toolkit.runtime.probe.measure", lambda *_: other)
+    monkeypatch.setattr("toolkit.runtime.measure_costs.measure_costs", lambda *_: other)
     assert it.costs() != other
     assert it.costs(fresh=True) == it.costs() == pipeline().costs() == other
 
 
 def test_given_costs_are_not_measured(monkeypatch):
-    monkeypatch.setattr("toolkit.runtime.probe.measure", None)
+    monkeypatch.setattr("toolkit.runtime.measure_costs.measure_costs", None)
     assert pipeline(costs=COSTS).costs() is COSTS
 
 
@@ -123,7 +124,7 @@ def test_the_name_and_seed_of_a_model_do_not_matter():
 
 def test_only_a_shaper_that_plans_has_costs_measured(monkeypatch):
     measured = []
-    monkeypatch.setattr("toolkit.runtime.probe.measure", lambda *_: measured.append(1) or COSTS)
+    monkeypatch.setattr(measure_costs, "measure_costs", lambda *_: measured.append(1) or COSTS)
     for shaper, times in (("chain:k=2", 0), ("planned", 1)):
         it = Pipeline(tiny("llama"), drafter="ngram", shaper=shaper)
         it.generate([3, 4, 3, 4], max_new_tokens=4)
@@ -145,7 +146,7 @@ def test_what_is_measured_fits_into_every_models_positions(monkeypatch):
     small, asked = copy.deepcopy(noisy("llama")), []
     small.config.max_position_embeddings = 100
     monkeypatch.setattr(
-        "toolkit.runtime.probe.measure", lambda _, positions: asked.append(positions) or COSTS
+        measure_costs, "measure_costs", lambda _, positions: asked.append(positions) or COSTS
     )
     Pipeline(tiny("llama"), drafter="model:small", pool=Pool(modules={"small": small})).costs()
     assert asked == [100]

@@ -14,14 +14,14 @@ from toolkit.runtime.compute.executors.c_decoder import CDecoder
 from toolkit.runtime.compute.linears import fastest
 from toolkit.runtime.compute.linears.kernels import Blocked
 from toolkit.runtime.kernels import build, native
-from toolkit.runtime.models.load import prepared
+from toolkit.runtime.models.load import prepare
 
 LOW = [torch.float32, torch.bfloat16]
 compiled = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
 
 
 def loaded(family, dtype, executor="auto", owned=True):
-    return prepared("it", copy.deepcopy(tiny(family)).to(dtype), executor=executor, owned=owned)
+    return prepare("it", copy.deepcopy(tiny(family)).to(dtype), executor=executor, owned=owned)
 
 
 @compiled

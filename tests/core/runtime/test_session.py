@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit.conformance.models import FAMILIES, VOCABULARY, WINDOW, tiny
-from toolkit.runtime.models.load import prepared
+from toolkit.runtime.models.load import prepare
 from toolkit.runtime.session import ModelSession
 
 EXACT = {"rtol": 0, "atol": 1e-9}
@@ -30,7 +30,7 @@ def models():
         if family not in made:
             stock = copy.deepcopy(tiny(family))
             stock.set_attn_implementation("eager")
-            made[family] = prepared(family, copy.deepcopy(stock)), stock
+            made[family] = prepare(family, copy.deepcopy(stock)), stock
         return made[family]
 
     return both

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from toolkit import Pipeline, Pool, TokenTree
 from toolkit.conformance.models import POSITIONS, tiny
 from toolkit.errors import MismatchError, SpecError
+from toolkit.runtime.kv.eviction import eviction_of
 from toolkit.runtime.session import ModelSession
 from toolkit.runtime.shared_session import SharedSession
 
@@ -65,10 +66,11 @@ def proposals_are_the_targets_own(drafter, target, policy, root, path_of, levels
     tree, said = grown(drafter, root, levels)
     for node, (tokens, logprobs) in said.items():
         path = path_of(tree, node)
-        whole, target.cache.policy = target.cache.policy, policy
+        whole = target.eviction
+        target.eviction = eviction_of(policy, target.cache, target.model.rotary)
         logits = target.forward(list(path), list(range(-1, len(path) - 1)))[-1]
         target.commit([])
-        target.cache.policy = whole
+        target.eviction = whole
         expected = logits.float().log_softmax(-1).topk(2)
         assert tokens == expected.indices.tolist()
         assert logprobs == pytest.approx(expected.values.tolist(), abs=EXACT)

@@ -58,17 +58,20 @@ def wrong_row_kept() -> Iterator[None]:
 def past_the_end() -> Iterator[None]:
     """The whole accepted path is emitted, past a stop id and past `max_new_tokens`."""
 
-    def settle(
+    def cut_verdict(
         judged: Verdict, tree: TokenTree, room: int, stop_ids: frozenset[int]
     ) -> tuple[Verdict, list[int]]:
         return judged, [*(tree.tokens[node] for node in judged.path[1:]), judged.bonus]
 
-    honest = engine.Draft.tree
+    honest = engine.TimedDrafter.tree
 
-    def deep(self: engine.Draft, shaper: TreeShaper, root: int, depth: int) -> TokenTree:
+    def deep(self: engine.TimedDrafter, shaper: TreeShaper, root: int, depth: int) -> TokenTree:
         return honest(self, shaper, root, 1000)
 
-    with patch.object(engine, "settle", settle), patch.object(engine.Draft, "tree", deep):
+    with (
+        patch.object(engine, "cut_verdict", cut_verdict),
+        patch.object(engine.TimedDrafter, "tree", deep),
+    ):
         yield
 
 

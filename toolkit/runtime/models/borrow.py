@@ -18,8 +18,8 @@ FIELD = "_attn_implementation_internal"  # the plain value: its property would w
 
 
 @contextmanager
-def borrowed(*modules: PreTrainedModel) -> Iterator[None]:
-    """Modules in eval mode and with our attention, while open; whatever happens, then as before."""
+def borrow(*modules: PreTrainedModel) -> Iterator[None]:
+    """Set modules to eval mode and to our attention, and restore both at the end."""
     training = [(part, part.training) for module in modules for part in module.modules()]
     attention = [(config, getattr(config, FIELD)) for config in _configs(modules)]
     try:
@@ -34,7 +34,7 @@ def borrowed(*modules: PreTrainedModel) -> Iterator[None]:
 
 
 def _configs(modules: tuple[PreTrainedModel, ...]) -> list[PretrainedConfig]:
-    """Every config that the modules and their parts read, sub-configs included."""
+    """The configs of the modules and of all their submodules, with sub-configs."""
     parts = [part for module in modules for part in module.modules()]
     found = [part.config for part in parts if isinstance(part, PreTrainedModel)]
     for config in found:  # grows while it is walked

@@ -1,7 +1,7 @@
-"""Find a model, look at it without its weights, load it once.
+"""Find a model's config and tokenizer, and load its weights.
 
-What cannot be decoded by trees is refused by name and with the reason, before weights are loaded:
-the architecture is built on the meta device and asked.
+A model that cannot decode trees is rejected before its weights load: its architecture is built on the
+meta device and tried. The error names the reason.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ from toolkit.runtime.compute.executors.choose_executor import (
     require_functional,
 )
 from toolkit.runtime.kv.rotary import Rotary
-from toolkit.runtime.models.locate import Place, shown
+from toolkit.runtime.models.locate import Location, quote_model
 from toolkit.runtime.models.quiet import hush
 from toolkit.runtime.models.supported import (
+    UNLIMITED,
     first_line,
     require_countable,
     require_supported,
@@ -46,7 +47,7 @@ hush()
 
 @frozen(eq=False, slots=False)
 class LoadedModel:
-    """A module ready for tree passes, and what the rest of the toolkit needs to know of it."""
+    """A module that is ready for tree passes, and the facts about it that the toolkit needs."""
 
     name: str
     module: PreTrainedModel
@@ -59,17 +60,17 @@ class LoadedModel:
     stop_ids: frozenset[int]
     parameters: int  # as loaded: an executor may pack the weights and let go of the originals
     weight_bytes: int
-    wanted: str = "auto"  # the executor asked for
+    wanted: str = "auto"  # the name of the executor to use
     owned: bool = False  # whether nobody else holds the module
 
     @cached_property
     def executor(self) -> Executor:
-        """What runs its passes. Raises `ModelError` when the one asked for cannot."""
+        """Runs its passes; chosen on first use. Raises `ModelError` when `wanted` cannot run it."""
         return choose_executor(self.module, self.windows, self.wanted, self.owned)
 
     @cached_property
     def windows(self) -> tuple[int | None, ...]:
-        """The sliding window of each layer, None where it sees everything."""
+        """The sliding window of each layer, None where it has none."""
         return windows_of(self.module.config)
 
     @cached_property
@@ -83,11 +84,11 @@ class LoadedModel:
 
 @frozen(eq=False)
 class FoundModel:
-    """A model that is here or reachable, looked at but not loaded."""
+    """A model that is on this machine or reachable: its config and tokenizer, without weights."""
 
     name: str
-    place: str  # folder or hub id
-    local: bool  # whether the hub is to be left alone
+    path: str  # a folder or a hub id
+    local_only: bool  # whether to ask the hub for nothing
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase | None
 
@@ -97,9 +98,9 @@ class FoundModel:
 
     @property
     def revision(self) -> str | None:
-        """The hub's commit, or a sha256 over a local folder's config and weights."""
+        """The hub's commit, or a sha256 of a local folder's config and weights, or None."""
         commit: str | None = getattr(self.config, "_commit_hash", None)
-        return commit or _digest(Path(self.place))
+        return commit or _digest(Path(self.path))
 
     @property
     def positions(self) -> int:
@@ -117,38 +118,38 @@ def _digest(folder: Path) -> str | None:
     return f"sha256:{total.hexdigest()}"
 
 
-def find(place: Place, executor: str = "auto") -> FoundModel:
-    """Config and tokenizer of a model. Raises `ModelError` when it is refused, or when the executor
-    that is asked for cannot run it."""
-    name, path, local = place.name, place.path, place.local
+def find(location: Location, executor: str = "auto") -> FoundModel:
+    """Load config and tokenizer of a model. Raises `ModelError` when it cannot decode trees, or when
+    `executor` cannot run it."""
+    name, path, local = location.name, location.path, location.local_only
     try:
         require_countable(PretrainedConfig.get_config_dict(path, local_files_only=local)[0])
         config = AutoConfig.from_pretrained(path, local_files_only=local, trust_remote_code=False)
-    except Exception as error:  # whatever a config can do to its reader
+    except Exception as error:  # of any kind: a config may run into anything
         raise ModelError(
-            f"model {shown(name, path)} cannot be used: {first_line(error)}"
+            f"model {quote_model(name, path)} cannot be used: {first_line(error)}"
         ) from error
     config = config.get_text_config(decoder=True)
     require_supported(config, name)
     if executor == "functional":
         with torch.device("meta"):
             require_functional(AutoModelForCausalLM.from_config(config).eval())
-    return FoundModel(name, path, local, config, _tokenizer(path, local))
+    return FoundModel(name, path, local, config, _load_tokenizer(path, local))
 
 
 _loading = Lock()  # transformers changes process-wide state while it loads weights
 
 
-def _tokenizer(place: str, local: bool = True) -> PreTrainedTokenizerBase | None:
+def _load_tokenizer(path: str, local: bool = True) -> PreTrainedTokenizerBase | None:
     """The model's tokenizer, or None where there is none: then prompts are token ids."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            place, local_files_only=local, trust_remote_code=False
+            path, local_files_only=local, trust_remote_code=False
         )
     except Exception:  # noqa: BLE001 of many kinds: no files, no code for them, no library
         return None
-    made_up = len(tokenizer) <= len(tokenizer.all_special_tokens)  # of a folder without files
-    return None if made_up else tokenizer
+    empty = len(tokenizer) <= len(tokenizer.all_special_tokens)  # of no files
+    return None if empty else tokenizer
 
 
 def load(
@@ -158,16 +159,16 @@ def load(
     try:
         with _loading, working(f"Loading {found.name}"):
             module, report = AutoModelForCausalLM.from_pretrained(
-                found.place,
+                found.path,
                 config=found.config,
                 dtype=dtype or "auto",
                 attn_implementation=NAME,
-                local_files_only=found.local,
+                local_files_only=found.local_only,
                 trust_remote_code=False,
                 output_loading_info=True,
             )
             module = module.to(device)
-    except Exception as error:  # whatever weights can do to their reader
+    except Exception as error:  # of any kind: so may weights
         raise ModelError(
             f"model {found.name!r} has a config but no weights that load: {first_line(error)}"
         ) from error
@@ -177,10 +178,10 @@ def load(
             f"model {found.name!r} lacks {len(absent)} of its weights ({absent[0]}, …): the checkpoint "
             f"is incomplete or of another architecture, get it anew"
         )
-    return prepared(found.name, module, found.tokenizer, executor, owned=True)
+    return prepare(found.name, module, found.tokenizer, executor, owned=True)
 
 
-def prepared(
+def prepare(
     name: str,
     module: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -188,12 +189,12 @@ def prepared(
     *,
     owned: bool = False,
 ) -> LoadedModel:
-    """A module in memory → `LoadedModel`. The module's attention is set to ours."""
+    """Make a `LoadedModel` of a module in memory: set it to eval mode and to our attention."""
     config = module.config
     require_supported(config, name)
     module.eval().set_attn_implementation(NAME)
     if tokenizer is None and config.name_or_path:
-        tokenizer = _tokenizer(config.name_or_path)
+        tokenizer = _load_tokenizer(config.name_or_path)
     return LoadedModel(
         name=name,
         module=module,
@@ -212,12 +213,12 @@ def prepared(
 
 
 def positions_of(config: PretrainedConfig) -> int:
-    """How many positions the model can address; without a stated limit, more than anyone needs."""
-    return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+    """How many positions the model can address; `UNLIMITED` where its config has no limit."""
+    return int(getattr(config, "max_position_embeddings", None) or UNLIMITED)
 
 
 def _stop_ids(*sources: Any) -> frozenset[int]:
-    """End-of-sequence ids, from the generation config before the model's own."""
+    """End-of-sequence ids, of the generation config or else of the model's config."""
     for source in sources:
         ids = getattr(source, "eos_token_id", None)
         if ids is not None:

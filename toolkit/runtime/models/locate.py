@@ -1,4 +1,4 @@
-"""Where a model is: an alias, a folder, the hub's cache, or the hub."""
+"""Where a model is: in a folder, in the hub's cache, or on the hub; under its own name or an alias."""
 
 from __future__ import annotations
 
@@ -22,43 +22,41 @@ PATIENCE = 5  # seconds to wait for the hub before looking at what is here
 
 
 @frozen
-class Place:
-    """Where a named model is: `path` is a folder or a hub id."""
+class Location:
+    """Where a named model is."""
 
     name: str
-    path: str
-    local: bool  # whether the hub is to be left alone
+    path: str  # a folder or a hub id
+    local_only: bool  # whether to ask the hub for nothing
 
 
-def located(name: str, aliases: dict[str, str]) -> Place:
-    """Where a model is. Raises `ModelError` when it is neither here nor reachable."""
-    path = place_of(name, aliases)
-    return Place(name, path, only_here(name, path))
+def locate(name: str, aliases: dict[str, str]) -> Location:
+    """Where a model is. Raises `ModelError` when it is neither on this machine nor reachable."""
+    path = resolve(name, aliases)
+    return Location(name, path, is_local_only(name, path))
 
 
-def place_of(name: str, aliases: dict[str, str]) -> str:
-    """Alias, folder or hub id → folder or hub id. Raises `ModelError` for a bare unknown word, and for
-    a folder that holds no model."""
-    place = aliases.get(name, name)
-    if place.startswith("~"):
-        place = str(Path(place).expanduser())
-    if place.startswith("package:"):
-        return str(embedded.folder(place.removeprefix("package:")))
-    if is_folder(place):
-        if not (Path(place) / CONFIG).is_file():
+def resolve(name: str, aliases: dict[str, str]) -> str:
+    """The folder or hub id that an alias, folder or hub id stands for. Raises `ModelError` for an
+    unknown word, and for a folder without a model."""
+    path = aliases.get(name, name)
+    if path.startswith("~"):
+        path = str(Path(path).expanduser())
+    if path.startswith("package:"):
+        return str(embedded.folder(path.removeprefix("package:")))
+    if is_folder(path):
+        if not (Path(path) / CONFIG).is_file():
             raise ModelError(
-                f"no config.json in {place}: a model folder is what save_pretrained writes"
+                f"no config.json in {path}: a model folder is what save_pretrained writes"
             )
-        return place
-    if "/" in place and not _is_path(place):
-        return place
-    if _is_path(place):
-        raise ModelError(
-            f"no model folder {shorten(place)}: looked for a folder with a config.json"
-        )
-    hint = did_you_mean(place, aliases, "`toolkit models` lists the known names")
+        return path
+    if "/" in path and not _is_path(path):
+        return path
+    if _is_path(path):
+        raise ModelError(f"no model folder {shorten(path)}: looked for a folder with a config.json")
+    hint = did_you_mean(path, aliases, "`toolkit models` lists the known names")
     raise ModelError(
-        f"no model called {quote(place)}: it is no folder, alias or hub id (owner/name); {hint}"
+        f"no model called {quote(path)}: it is no folder, alias or hub id (owner/name); {hint}"
     )
 
 
@@ -66,51 +64,51 @@ def _is_path(text: str) -> bool:
     return text.startswith((".", "/"))
 
 
-def only_here(name: str, place: str) -> bool:
+def is_local_only(name: str, path: str) -> bool:
     """Whether to use local files alone: a folder, or a cached model whose hub does not answer.
 
     Asked once and with little patience, because transformers would try for half a minute. Raises
-    `ModelError` for a model that is neither here nor reachable.
+    `ModelError` for a model that is neither on this machine nor reachable.
     """
-    if is_folder(place):
+    if is_folder(path):
         return True
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        HfApi().model_info(place, timeout=PATIENCE)
+        HfApi().model_info(path, timeout=PATIENCE)
     except HFValidationError as error:
         raise ModelError(
-            f"{quote(place)} is neither a folder nor a hub id: a hub id is owner/name"
+            f"{quote(path)} is neither a folder nor a hub id: a hub id is owner/name"
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
-            f"no model {shown(name, place)} on the Hugging Face hub, or it is private: check the id, "
-            f"or log in with `hf auth login`"
+            f"no model {quote_model(name, path)} on the Hugging Face hub, or it is private: check the "
+            f"id, or log in with `hf auth login`"
         ) from error
     except Exception as error:  # whatever the hub's HTTP client raises
-        if cached(place):
+        if in_hub_cache(path):
             return True
         raise ModelError(
-            f"model {shown(name, place)} is not here and not reachable: looked in "
+            f"model {quote_model(name, path)} is not here and not reachable: looked in "
             f"{constants.HF_HUB_CACHE} and on the Hugging Face hub; get it with "
-            f"`hf download {place}`, or give a local folder"
+            f"`hf download {path}`, or give a local folder"
         ) from error
     return False
 
 
-def cached(place: str) -> bool:
+def in_hub_cache(path: str) -> bool:
     """Whether the hub's cache holds a model's config and weights, or their index."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        held = [isinstance(try_to_load_from_cache(place, file), str) for file in (CONFIG, *WEIGHTS)]
+        held = [isinstance(try_to_load_from_cache(path, file), str) for file in (CONFIG, *WEIGHTS)]
     except HFValidationError:  # no hub id at all
         return False
     return held[0] and any(held[1:])
 
 
-def shown(name: str, place: str) -> str:
-    """A model in a message: as it was named, and what the name stands for."""
-    return quote(name) if name == place else f"{quote(name)} ({shorten(place)})"
+def quote_model(name: str, path: str) -> str:
+    """A model in a message: its name, and what the name stands for where that differs."""
+    return quote(name) if name == path else f"{quote(name)} ({shorten(path)})"

@@ -9,7 +9,7 @@ from attrs import define, field
 from toolkit.errors import ModelError
 from toolkit.progress import working
 from toolkit.runtime.kernels.build import isas
-from toolkit.runtime.models.locate import Place, located
+from toolkit.runtime.models.locate import Location, locate
 
 if TYPE_CHECKING:
     import torch
@@ -30,10 +30,9 @@ class Pool:
 
     `device`: auto (CUDA where there is one), cpu or cuda. `dtype`: fp32, bf16, fp16, fp64, or auto,
     which is fp32 on CPU and the checkpoint's own on CUDA. `executor`: module runs the transformers
-    module itself, functional our own description of its family, auto the latter where there is one.
-    `modules` are models already in memory, under the names that specs use; they stay on the device
-    and in the dtype that they have. `costs` are what shapers plan with instead of measured ones, for
-    experiments that can be repeated.
+    module, functional our description of its family, auto the description where there is one.
+    `modules` are models in memory by the names that specs use; they keep their device and dtype.
+    `costs` replace measured costs, for experiments that must be repeatable. Dicts are copied.
     """
 
     device: str = "auto"
@@ -42,13 +41,14 @@ class Pool:
     aliases: dict[str, str] = field(factory=dict)
     modules: dict[str, PreTrainedModel] = field(factory=dict)
     costs: Costs | None = None
-    _places: dict[str, Place] = field(factory=dict, init=False)
+    _locations: dict[str, Location] = field(factory=dict, init=False)
     _found: dict[str, FoundModel] = field(factory=dict, init=False)
     _loaded: dict[str, LoadedModel] = field(factory=dict, init=False)
     _states: dict[str, ModuleState] = field(factory=dict, init=False)  # of `modules`, when prepared
     measured: dict[str, Costs] = field(factory=dict, init=False)  # by fingerprint
 
     def __attrs_post_init__(self) -> None:
+        self.aliases, self.modules = dict(self.aliases), dict(self.modules)
         if self.device not in DEVICES:
             raise ModelError(f"no device {self.device!r}: there are {', '.join(DEVICES)}")
         if self.dtype != "auto" and self.dtype not in DTYPES:
@@ -71,7 +71,7 @@ class Pool:
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
-        """None keeps the checkpoint's own."""
+        """The dtype to load in; None for the checkpoint's own."""
         import torch
 
         if self.dtype == "auto":
@@ -80,7 +80,7 @@ class Pool:
         return dtype
 
     def hold(self, module: PreTrainedModel) -> str:
-        """The name of a module in memory: its class's, numbered when another has it."""
+        """Add a module in memory; returns its name: its class's, numbered if that is taken."""
         base, count = type(module).__name__, 1
         name = base
         while self.modules.get(name, module) is not module:
@@ -89,25 +89,24 @@ class Pool:
         self.modules[name] = module
         return name
 
-    def locate(self, name: str) -> Place | None:
-        """Where a model is, found out without looking at it; None for a module that was given in
-        memory. Raises `ModelError`."""
+    def locate(self, name: str) -> Location | None:
+        """Where a model is; None for a module in memory. Raises `ModelError`."""
         if name in self.modules:
             return None
-        if name not in self._places:
-            self._places[name] = located(name, self.aliases)
-        return self._places[name]
+        if name not in self._locations:
+            self._locations[name] = locate(name, self.aliases)
+        return self._locations[name]
 
     def find(self, name: str) -> FoundModel | LoadedModel:
-        """A model without its weights. Raises `ModelError`."""
-        place = self.locate(name)
-        if place is None:
+        """A model's config and tokenizer, or the model if it is in memory. Raises `ModelError`."""
+        location = self.locate(name)
+        if location is None:
             return self.load(name)
         if name not in self._found:
             with working(f"Looking at {name}"):
                 from toolkit.runtime.models.load import find
 
-                self._found[name] = find(place, self.executor)
+                self._found[name] = find(location, self.executor)
         return self._found[name]
 
     def load(self, name: str) -> LoadedModel:
@@ -126,22 +125,22 @@ class Pool:
 
     def _prepare(self, name: str) -> LoadedModel:
         from toolkit.runtime.models.borrow import state_of
-        from toolkit.runtime.models.load import prepared
+        from toolkit.runtime.models.load import prepare
 
         module = self.modules[name]
         if name not in self._loaded or self._states[name] != state_of(module):
-            self._loaded[name] = prepared(name, module, executor=self.executor)
+            self._loaded[name] = prepare(name, module, executor=self.executor)
             self._states[name] = state_of(module)
         return self._loaded[name]
 
     def revision(self, name: str) -> str | None:
-        """What weights a name stands for; None for a module that was given in memory."""
+        """The revision of a model's weights; None for a module in memory."""
         from toolkit.runtime.models.load import FoundModel
 
         found = None if name in self.modules else self.find(name)
         return found.revision if isinstance(found, FoundModel) else None
 
-    def place(self, name: str) -> str:
+    def origin(self, name: str) -> str:
         """Where a model comes from: a folder, a hub id, this package or memory."""
         if name in self.modules:
             return "in memory"

@@ -1,4 +1,4 @@
-"""Architectures that cannot be decoded by trees, and why, found out without weights."""
+"""Which architectures can decode trees, and which KV policies they support; checked without weights."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from toolkit.runtime.kv.eviction import AllVisible, eviction_of
 from toolkit.runtime.kv.rotary import Rotary, has_rotary, rotation_known
 
 COUNTS = re.compile(r"n(um)?_.*(layer|expert)s?")  # what a config calls its numbers of modules
-MOST = 10_000
+MOST = 10_000  # layers, or experts
 MOVING_ROTARY = ("dynamic", "longrope")  # frequencies depend on the deepest position of a pass
+UNLIMITED = 1 << 30  # positions: more than any text has
 
 
-_reasons: dict[tuple[type, str], str | None] = {}  # found out once per config
+_reasons: dict[tuple[type, str], str | None] = {}  # by config class and contents
 
 
 def require_countable(config: dict[str, Any]) -> None:
@@ -49,15 +50,15 @@ def require_supported(config: PretrainedConfig, name: str) -> None:
 
 def _reason_against(config: PretrainedConfig) -> str | None:
     try:
-        return _stated(config) or _trial(config)
+        return _reason_in_config(config) or _reason_in_trial(config)
     except Exception as error:  # noqa: BLE001 whatever an architecture can do to its builder
         return f"it cannot be built without weights ({type(error).__name__}: {first_line(error)})"
 
 
-def _stated(config: PretrainedConfig) -> str | None:
-    """A reason that the config or the class states."""
+def _reason_in_config(config: PretrainedConfig) -> str | None:
+    """A reason that can be read from the config or the class."""
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return "transformers knows no decoder-only language model of this type"
+        return "transformers has no decoder-only language model of this type"
     if hasattr(config, "type_vocab_size"):
         return "it is built as an encoder, which reads both ways or counts positions its own way"
     rope = getattr(config, "rope_parameters", None) or {}
@@ -65,7 +66,7 @@ def _stated(config: PretrainedConfig) -> str | None:
     if {rope.get("rope_type"), *nested} & set(MOVING_ROTARY):
         return "its rotary frequencies move with the longest position of a pass, so a tree changes them"
     if "chunked_attention" in (getattr(config, "layer_types", None) or []):
-        return "it attends in chunks, which the tree attention does not know"
+        return "it attends in chunks, which the tree attention does not support"
     cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if getattr(cls, "_is_stateful", False):
         return "it keeps a recurrent state, which cannot forget a rejected token"
@@ -76,7 +77,7 @@ def _stated(config: PretrainedConfig) -> str | None:
     return None
 
 
-def _trial(config: PretrainedConfig) -> str | None:
+def _reason_in_trial(config: PretrainedConfig) -> str | None:
     """Build the architecture without weights and send two rows through our attention."""
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # experts want it
@@ -99,7 +100,7 @@ def _trial(config: PretrainedConfig) -> str | None:
         except ModelError as error:
             return str(error)
         except (NotImplementedError, RuntimeError) as error:
-            if "meta" in str(error):  # it reads values, as some experts do: the trial tells nothing
+            if "meta" in str(error):  # it reads values, as some experts do: inconclusive
                 return None
             raise
     if now.calls < config.num_hidden_layers:
@@ -120,32 +121,36 @@ class Sized(Protocol):
 
 def require_kv_supported(choice: Choice[KVPolicy], model: Sized) -> None:
     """Raise `MismatchError` with the reason when a KV policy cannot work on this model."""
-    reason = _against_policy(choice.build(), model.config, model.positions)
+    reason = _reason_against_policy(choice.build(), model.config, model.positions)
     if reason:
         raise MismatchError(
             f"cannot use KV policy {str(choice)!r} on model {model.name!r}: {reason}"
         )
 
 
-def _against_policy(policy: KVPolicy, config: PretrainedConfig, positions: int) -> str | None:
+def _reason_against_policy(
+    policy: KVPolicy, config: PretrainedConfig, positions: int
+) -> str | None:
     if isinstance(policy, ScorePolicy):
-        return _against_scores(policy, config)
+        return _reason_against_scores(policy, config)
     if isinstance(policy, MaskPolicy) and policy.reindexes:
-        return _against_reindexing(policy, config, positions)
+        return _reason_against_reindexing(policy, config, positions)
     return None
 
 
-def _against_scores(policy: ScorePolicy, config: PretrainedConfig) -> str | None:
+def _reason_against_scores(policy: ScorePolicy, config: PretrainedConfig) -> str | None:
     if getattr(config, "num_kv_shared_layers", None):
-        return "some of its layers attend to another layer's KV, so no layer can choose alone"
+        return "some of its layers attend to another layer's KV, so a layer cannot evict alone"
     if None not in windows_of(config):
-        return "all its layers keep to a sliding window of their own, so it has no say"
+        return "all its layers have a sliding window of their own, so it could evict nothing"
     if policy.rotates and not rotation_known(config):
         return f"how {config.model_type} rotates its keys is not known here"
     return None
 
 
-def _against_reindexing(policy: MaskPolicy, config: PretrainedConfig, positions: int) -> str | None:
+def _reason_against_reindexing(
+    policy: MaskPolicy, config: PretrainedConfig, positions: int
+) -> str | None:
     if not has_rotary(config):
         return (
             "its positions are learned and are in the keys, so sinks cannot move; "
@@ -171,13 +176,13 @@ def require_shareable(choice: Choice[KVPolicy]) -> None:
 
 
 def positions_under(policy: KVPolicy, positions: int) -> int:
-    """How long a text may be: a policy that re-indexes reads on beyond the model's positions."""
+    """How many positions a text may have: `UNLIMITED` under a policy that re-indexes."""
     reindexes = isinstance(policy, MaskPolicy) and policy.reindexes
-    return 1 << 30 if reindexes else positions
+    return UNLIMITED if reindexes else positions
 
 
 def windows_of(config: PretrainedConfig) -> tuple[int | None, ...]:
-    """The sliding window of each layer, None where it sees everything."""
+    """The sliding window of each layer, None where it has none."""
     return tuple(
         getattr(layer, "sliding_window", None) for layer in DynamicCache(config=config).layers
     )

@@ -1,19 +1,19 @@
-"""Do two models speak the same tokens?"""
+"""Whether two models have the same tokens."""
 
 from __future__ import annotations
 
 from toolkit.errors import MismatchError
 from toolkit.runtime.models.load import FoundModel, LoadedModel
 
-Speaker = FoundModel | LoadedModel
+Model = FoundModel | LoadedModel
 
 
-def require_same_tokens(target: Speaker, drafter: Speaker) -> None:
-    """Raise `MismatchError` unless a token id means the same to both.
+def require_same_tokens(target: Model, drafter: Model) -> None:
+    """Raise `MismatchError` unless every token id that both models have is the same token.
 
-    Tokenizers decide where both are known: models of one tokenizer may pad their embeddings to
-    different sizes (Qwen2.5 does), or add special tokens that the other lacks. Without tokenizers
-    the sizes must be equal.
+    Tokenizers are compared where both models have one: embeddings may be padded to different sizes
+    (Qwen2.5's are), and one model may have special tokens that the other lacks. Without tokenizers,
+    vocabulary sizes must be equal.
     """
     if target.tokenizer is not None and drafter.tokenizer is not None:
         ours = {index: token for token, index in target.tokenizer.get_vocab().items()}

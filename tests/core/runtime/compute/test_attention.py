@@ -15,7 +15,7 @@ from toolkit.runtime.kv.cache import TreeCache
 from toolkit.runtime.kv.eviction import AllVisible, eviction_of
 from toolkit.runtime.kv.positions import NEVER
 from toolkit.runtime.kv.rotary import Rotary
-from toolkit.runtime.models.load import prepared
+from toolkit.runtime.models.load import prepare
 from toolkit.runtime.session import ModelSession
 
 H, H_KV, D = 4, 2, 8
@@ -96,7 +96,7 @@ def test_a_window_counts_the_rows_own_position(make, window):
 
 
 def test_outside_a_pipeline_the_model_says_what_happened():
-    model = prepared("mine", copy.deepcopy(tiny("llama"))).module
+    model = prepare("mine", copy.deepcopy(tiny("llama"))).module
     with pytest.raises(ModelError, match="call it through a toolkit pipeline, or load it anew"):
         model(input_ids=torch.tensor([[1, 2, 3]]))
 
@@ -114,7 +114,7 @@ def test_a_pass_is_bound_for_one_forward_only(states):
 def test_a_model_that_ignores_our_attention_is_found_out(make):
     from toolkit.runtime.session import ModelSession
 
-    loaded = prepared("mine", copy.deepcopy(tiny("llama")), executor="module")
+    loaded = prepare("mine", copy.deepcopy(tiny("llama")), executor="module")
     loaded.module.config._attn_implementation = "eager"
     with pytest.raises(ModelError, match="LlamaForCausalLM does not use the attention that was set"):
         ModelSession(loaded, make("kv", "full")).prefill([1, 2, 3])
@@ -134,7 +134,7 @@ def test_a_window_that_only_the_config_knows_is_kept():
     with torch.no_grad():
         wanted = stock(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
     policy = Registry.installed().resolve("kv", "full").build()
-    session = ModelSession(prepared("mine", stock), policy)
+    session = ModelSession(prepare("mine", stock), policy)
     ours = session.forward(ids, list(range(-1, 9)))
     assert (ours - wanted).abs().max() < 1e-5
     assert session.model.windows == (4, None)

@@ -10,7 +10,7 @@ from toolkit import Registry
 from toolkit.conformance.models import tiny
 from toolkit.runtime.compute.cudnn import without_cudnn
 from toolkit.runtime.compute.executors.functional_executor import FunctionalExecutor
-from toolkit.runtime.models.load import prepared
+from toolkit.runtime.models.load import prepare
 from toolkit.runtime.session import ModelSession
 
 allowed = torch.backends.cuda.cudnn_sdp_enabled
@@ -72,7 +72,7 @@ def test_a_pass_anywhere_but_on_the_cpu_goes_without_it(monkeypatch, device, dur
     was = allowed()
     torch.backends.cuda.enable_cudnn_sdp(True)
     monkeypatch.setattr(FunctionalExecutor, "forward", watched)
-    model = prepared("it", copy.deepcopy(tiny("gpt_neox")).to(device))
+    model = prepare("it", copy.deepcopy(tiny("gpt_neox")).to(device))
     policy = Registry.installed().resolve("kv", "full").build()
     ModelSession(model, policy).forward([5, 8, 9], [-1, 0, 0])
     assert seen == [during]

@@ -14,7 +14,7 @@ from toolkit.conformance.models import tiny
 from toolkit.runtime.compute.linears import fastest
 from toolkit.runtime.compute.linears.kernels import Blocked
 from toolkit.runtime.kernels import native
-from toolkit.runtime.models.load import prepared
+from toolkit.runtime.models.load import prepare
 from toolkit.runtime.session import ModelSession
 
 pytestmark = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
@@ -27,7 +27,7 @@ def model(monkeypatch):
     monkeypatch.setattr(
         "toolkit.runtime.compute.executors.c_decoder.SHARE", 1
     )  # worth threads, tiny as it is
-    return prepared("it", copy.deepcopy(tiny("llama")).float(), owned=True)
+    return prepare("it", copy.deepcopy(tiny("llama")).float(), owned=True)
 
 
 def logits_of(model, threads=None):

@@ -6,7 +6,7 @@ import pytest
 
 from toolkit.conformance.models import tiny
 from toolkit.runtime.compute.attention import NAME
-from toolkit.runtime.models.borrow import borrowed
+from toolkit.runtime.models.borrow import borrow
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def state(model):
 
 
 def test_it_is_ours_while_it_is_borrowed(model):
-    with borrowed(model):
+    with borrow(model):
         assert model.config._attn_implementation == NAME
         assert not any(part.training for part in model.modules())
 
@@ -29,14 +29,14 @@ def test_it_is_ours_while_it_is_borrowed(model):
 def test_it_comes_back_as_it_was(model):
     model.lm_head.eval()
     before = state(model)
-    with borrowed(model):
+    with borrow(model):
         pass
     assert state(model) == before
 
 
 def test_it_comes_back_after_an_error(model):
     before = state(model)
-    with pytest.raises(RuntimeError, match="on a bad day"), borrowed(model):
+    with pytest.raises(RuntimeError, match="on a bad day"), borrow(model):
         raise RuntimeError("on a bad day")
     assert state(model) == before
 
@@ -44,6 +44,6 @@ def test_it_comes_back_after_an_error(model):
 def test_two_at_once(model):
     other = copy.deepcopy(tiny("gpt2", 0))
     before = state(model), state(other)
-    with borrowed(model, other):
+    with borrow(model, other):
         assert other.config._attn_implementation == NAME
     assert (state(model), state(other)) == before

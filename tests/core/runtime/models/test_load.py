@@ -10,8 +10,8 @@ import transformers as hf
 
 from toolkit.conformance.models import VOCABULARY, tiny
 from toolkit.errors import ModelError
-from toolkit.runtime.models.load import find, load, positions_of, prepared
-from toolkit.runtime.models.locate import located
+from toolkit.runtime.models.load import find, load, positions_of, prepare
+from toolkit.runtime.models.locate import locate
 from toolkit.runtime.numerics import level_of
 
 
@@ -19,7 +19,7 @@ def test_a_refusal_needs_no_weights(tmp_path):
     config = hf.MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2)
     config.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="cannot decode trees: it keeps a recurrent state"):
-        find(located(str(tmp_path), {}))
+        find(locate(str(tmp_path), {}))
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_is_found_and_loaded(folder):
-    found = find(located(str(folder), {}))
+    found = find(locate(str(folder), {}))
     assert (found.vocabulary, found.positions, found.tokenizer) == (VOCABULARY, 256, None)
     loaded = load(found, torch.device("cpu"), None)
     assert (loaded.layers, loaded.dtype, loaded.stop_ids) == (2, torch.float64, {0})
@@ -39,7 +39,7 @@ def test_a_folder_is_found_and_loaded(folder):
 
 def test_a_config_without_weights(folder):
     (folder / "model.safetensors").unlink()
-    found = find(located(str(folder), {}))
+    found = find(locate(str(folder), {}))
     with pytest.raises(ModelError, match="has a config but no weights that load") as caught:
         load(found, torch.device("cpu"), None)
     assert "\n" not in str(caught.value)
@@ -49,7 +49,7 @@ def test_weights_that_are_cut_short(folder):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelError, match="has a config but no weights that load"):
-        load(find(located(str(folder), {})), torch.device("cpu"), None)
+        load(find(locate(str(folder), {})), torch.device("cpu"), None)
 
 
 @pytest.mark.parametrize(
@@ -63,19 +63,19 @@ def test_weights_that_are_cut_short(folder):
 def test_a_config_that_is_none(tmp_path, text, said):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ModelError, match=said) as caught:
-        find(located(str(tmp_path), {}))
+        find(locate(str(tmp_path), {}))
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_a_config(tmp_path):
     with pytest.raises(ModelError, match=f"no config.json in {tmp_path}: a model folder is what"):
-        find(located(str(tmp_path), {}))
+        find(locate(str(tmp_path), {}))
 
 
 @pytest.mark.parametrize("name", ["target", "middle", "drafter"])
 def test_the_shipped_models_are_found(name):
-    found = find(located(name, {name: f"package:{name}"}))
+    found = find(locate(name, {name: f"package:{name}"}))
     assert found.vocabulary >= len(found.tokenizer)
 
 
@@ -86,7 +86,7 @@ def test_the_shipped_models_are_found(name):
 def test_stop_ids_come_from_the_generation_config_first(generation, config, stop):
     model = copy.deepcopy(tiny("llama"))
     model.generation_config.eos_token_id, model.config.eos_token_id = generation, config
-    assert prepared("mine", model).stop_ids == stop
+    assert prepare("mine", model).stop_ids == stop
 
 
 def test_positions():
@@ -100,7 +100,7 @@ def test_positions():
     [(torch.float64, "fp32"), (torch.half, "tie")],
 )
 def test_numerics_follow_a_dtype_without_kernels(dtype, level):
-    assert level_of(prepared("mine", copy.deepcopy(tiny("llama")).to(dtype))).name == level
+    assert level_of(prepare("mine", copy.deepcopy(tiny("llama")).to(dtype))).name == level
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,12 @@ def test_numerics_follow_a_dtype_without_kernels(dtype, level):
 def test_a_config_that_would_take_minutes_to_build(tmp_path, config):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"and no model has more than 10000$"):
-        find(located(str(tmp_path), {}))
+        find(locate(str(tmp_path), {}))
 
 
 def test_an_executor_that_cannot_run_a_family_needs_no_weights(tmp_path):
     copy.deepcopy(tiny("phi")).config.save_pretrained(tmp_path)
-    place = located(str(tmp_path), {})
+    place = locate(str(tmp_path), {})
     assert find(place).config.model_type == "phi"
     with pytest.raises(ModelError, match="no functional executor for this phi model: no descr"):
         find(place, "functional")
@@ -128,7 +128,7 @@ def test_an_executor_that_cannot_run_a_family_needs_no_weights(tmp_path):
 
 def test_first_loads_in_several_threads_at_once(folder):
     """transformers builds modules on the meta device for the whole process while it loads."""
-    found = find(located(str(folder), {}))
+    found = find(locate(str(folder), {}))
     with ThreadPoolExecutor(4) as pool:
         models = list(pool.map(lambda _: load(found, torch.device("cpu"), None), range(8)))
     weights = [model.module.lm_head.weight for model in models]

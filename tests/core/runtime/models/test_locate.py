@@ -6,7 +6,7 @@ import pytest
 
 from toolkit import embedded
 from toolkit.errors import ModelError
-from toolkit.runtime.models.locate import located, place_of
+from toolkit.runtime.models.locate import locate, resolve
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ from toolkit.runtime.models.locate import located, place_of
 )
 def test_a_model_that_is_not_here(name, said):
     with pytest.raises(ModelError) as caught:
-        located(name, {"pythia-70m": "EleutherAI/none-such"})
+        locate(name, {"pythia-70m": "EleutherAI/none-such"})
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
 
@@ -46,4 +46,4 @@ def test_a_model_that_is_not_here(name, said):
     ],
 )
 def test_where_a_name_leads(name, place):
-    assert place_of(name, {"short": "owner/long", "shipped": "package:drafter"}) == place
+    assert resolve(name, {"short": "owner/long", "shipped": "package:drafter"}) == place

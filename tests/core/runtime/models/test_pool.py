@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from toolkit import Pool
+from toolkit import Pipeline, Pool
 from toolkit.conformance.models import tiny
 from toolkit.errors import ModelError
 
@@ -58,7 +58,7 @@ def test_a_module_in_memory_keeps_its_dtype():
     loaded = pool.load("mine")
     assert (loaded.module, loaded.dtype, loaded.name) == (module, torch.float64, "mine")
     assert pool.find("mine") is loaded
-    assert pool.place("mine") == "in memory"
+    assert pool.origin("mine") == "in memory"
     assert pool.revision("mine") is None
 
 
@@ -67,7 +67,7 @@ def test_a_module_in_memory_keeps_its_dtype():
     [("stories-1m", "in this package"), ("owner/name", "owner/name"), ("./folder", "./folder")],
 )
 def test_place(name, place):
-    assert Pool(aliases=ALIASES).place(name) == place
+    assert Pool(aliases=ALIASES).origin(name) == place
 
 
 def test_revision_changes_with_the_weights(tmp_path):
@@ -88,3 +88,11 @@ def test_an_unknown_name_is_a_model_error():
 def test_a_device_or_dtype_that_is_none_is_refused(given):
     with pytest.raises(ModelError, match="there are"):
         Pool(**given)
+
+
+def test_a_pool_changes_none_of_its_arguments():
+    aliases, modules = {"mine": "owner/mine"}, {"it": tiny("llama")}
+    pool = Pool(aliases=aliases, modules=modules)
+    Pipeline(tiny("gpt2"), pool=pool)
+    assert (aliases, list(modules)) == ({"mine": "owner/mine"}, ["it"])
+    assert "stories-11m" in pool.aliases

@@ -48,8 +48,8 @@ ROPE = {"rope_theta": 1e4, "factor": 2.0}
                                          num_hidden_layers=1, intermediate_size=48),
          "it reads both ways"),
         (lambda: hf.DogeConfig(**SMALL), "it makes an attention mask of its own"),
-        (lambda: hf.T5Config(vocab_size=97), "transformers knows no decoder-only language model"),
-        (hf.CLIPVisionConfig, "transformers knows no decoder-only language model"),
+        (lambda: hf.T5Config(vocab_size=97), "transformers has no decoder-only language model"),
+        (hf.CLIPVisionConfig, "transformers has no decoder-only language model"),
     ],
 )
 def test_what_cannot_decode_trees_is_refused_with_the_reason(config, said):
@@ -91,7 +91,7 @@ class Model:
         ("expected", hf.CohereConfig, "how cohere rotates its keys is not known"),
         ("streaming:budget=2040,positions=cache", lambda: hf.LlamaConfig(**SMALL), "lower one"),
         ("h2o", hf.Gemma3nTextConfig, "another layer's KV"),
-        ("knorm", lambda: hf.MistralConfig(sliding_window=64), "keep to a sliding window of their own"),
+        ("knorm", lambda: hf.MistralConfig(sliding_window=64), "have a sliding window of their own"),
     ],
 )
 def test_a_policy_that_cannot_work_here_is_refused_with_the_reason(registry, spec, config, said):

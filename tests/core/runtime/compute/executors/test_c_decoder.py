@@ -13,7 +13,7 @@ from toolkit.runtime.compute.executors.functional_executor import FunctionalExec
 from toolkit.runtime.compute.linears import fastest
 from toolkit.runtime.compute.linears.kernels import Blocked
 from toolkit.runtime.kernels import build, native
-from toolkit.runtime.models.load import prepared
+from toolkit.runtime.models.load import prepare
 from toolkit.runtime.session import ModelSession
 
 from .test_functional_executor import VARIANTS, logits, varied
@@ -43,7 +43,7 @@ def model_of(name):
 
 
 def loaded(name, dtype):
-    return prepared("it", copy.deepcopy(model_of(name)).to(dtype), owned=True)
+    return prepare("it", copy.deepcopy(model_of(name)).to(dtype), owned=True)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -102,14 +102,14 @@ def test_weights_of_two_dtypes_are_left_to_pytorch(monkeypatch):
     monkeypatch.undo()
     model = copy.deepcopy(model_of("llama")).bfloat16()
     model.lm_head.float()
-    executor = prepared("it", model).executor
+    executor = prepare("it", model).executor
     assert executor.c_decoder is None
     assert "PyTorch's own" in executor.linears
 
 
 def test_a_module_whose_storage_moves_is_read_no_more():
     model = copy.deepcopy(model_of("gpt_neox")).float()
-    session = ModelSession(prepared("it", model))
+    session = ModelSession(prepare("it", model))
     before = session.prefill(PROMPT)
     model.share_memory()
     again = ModelSession(session.model)
@@ -119,7 +119,7 @@ def test_a_module_whose_storage_moves_is_read_no_more():
 def test_what_c_does_not_know_runs_step_by_step():
     model = copy.deepcopy(varied("llama-with-biases")).float()
     model.config.hidden_act = "tanh"
-    assert prepared("it", model).executor.c_decoder is None
+    assert prepare("it", model).executor.c_decoder is None
 
 
 def test_trees_of_any_size_have_the_same_bits():

@@ -11,7 +11,7 @@ from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, tiny
 from toolkit.errors import ModelError
 from toolkit.runtime.compute.layers import decoder, descriptions
 from toolkit.runtime.kernels import native
-from toolkit.runtime.models.load import prepared
+from toolkit.runtime.models.load import prepare
 from toolkit.runtime.session import ModelSession
 
 FULL = Registry.installed().resolve("kv", "full")
@@ -73,7 +73,7 @@ def varied(name):
 def logits(model, executor, owned=False):
     """Of a prompt, and of a tree after it, and again after a commit."""
     session = ModelSession(
-        prepared("it", copy.deepcopy(model), executor=executor, owned=owned), FULL.build()
+        prepare("it", copy.deepcopy(model), executor=executor, owned=owned), FULL.build()
     )
     assert session.model.executor.name == executor
     found = [session.prefill([i % 13 + 1 for i in range(20)])[None]]
@@ -124,23 +124,23 @@ def test_every_described_family_is_held():
 
 def test_what_is_not_described_is_run_as_a_module():
     model = copy.deepcopy(tiny("phi"))
-    assert prepared("it", model).executor.name == "module"
-    assert "phi" in prepared("it", model).executor.why
+    assert prepare("it", model).executor.name == "module"
+    assert "phi" in prepare("it", model).executor.why
     with pytest.raises(ModelError, match="no functional executor for this phi model: no descr"):
-        prepared("it", model, executor="functional").executor  # noqa: B018
+        prepare("it", model, executor="functional").executor  # noqa: B018
 
 
 def test_a_changed_module_is_run_as_a_module():
     hooked = copy.deepcopy(tiny("llama"))
     hooked.model.layers[0].register_forward_hook(lambda *_: None)
-    assert "has hooks" in prepared("it", hooked).executor.why
+    assert "has hooks" in prepare("it", hooked).executor.why
 
     class Adapted(torch.nn.Linear):
         pass
 
     adapted = copy.deepcopy(tiny("llama"))
     adapted.model.layers[0].mlp.up_proj = Adapted(32, 48, bias=False, dtype=torch.double)
-    assert "is a Adapted" in prepared("it", adapted).executor.why
+    assert "is a Adapted" in prepare("it", adapted).executor.why
 
 
 def test_a_wrapped_linear_is_run_as_a_module():
@@ -155,7 +155,7 @@ def test_a_wrapped_linear_is_run_as_a_module():
 
     wrapped = copy.deepcopy(tiny("llama"))
     wrapped.model.layers[0].mlp.up_proj = Wrapped(wrapped.model.layers[0].mlp.up_proj)
-    assert "up_proj is a Wrapped" in prepared("it", wrapped).executor.why
+    assert "up_proj is a Wrapped" in prepare("it", wrapped).executor.why
 
 
 def test_weights_are_not_copied():
@@ -163,7 +163,7 @@ def test_weights_are_not_copied():
     for owned in (False, True):
         model = copy.deepcopy(tiny("llama"))
         before = {p.data_ptr() for p in model.parameters()}
-        layer = prepared("it", model, owned=owned).executor.decoder.layers[0]
+        layer = prepare("it", model, owned=owned).executor.decoder.layers[0]
         query = model.model.layers[0].self_attn.q_proj.weight
         assert (query.data_ptr() in before) != owned
         made = layer.attention.qkv.kernel
@@ -179,7 +179,7 @@ def test_a_model_on_another_device_asks_for_no_kernels_in_c(monkeypatch, family)
         raise AssertionError("kernels in C were asked for")
 
     monkeypatch.setattr(native, "library", asked)
-    session = ModelSession(prepared("it", copy.deepcopy(tiny(family)).to("meta")), FULL.build())
+    session = ModelSession(prepare("it", copy.deepcopy(tiny(family)).to("meta")), FULL.build())
     assert session.model.executor.name == "functional"
     logits = session.forward([5, 8, 9], [-1, 0, 0])
     session.cache.commit([0, 2])

@@ -12,7 +12,7 @@ from toolkit.runtime import numerics
 from toolkit.runtime.compute.linears import kernels
 from toolkit.runtime.compute.linears.kernels import Blocked, Packed, Stock, onednn_packs
 from toolkit.runtime.kernels import build, native
-from toolkit.runtime.models.load import prepared
+from toolkit.runtime.models.load import prepare
 from toolkit.runtime.session import ModelSession
 
 LOW = [torch.float32, torch.bfloat16]
@@ -86,7 +86,7 @@ def test_onednn_is_no_candidate_where_it_has_no_kernel(monkeypatch):
     try:
         module = copy.deepcopy(tiny("llama")).bfloat16()
         assert Packed not in kernels.kernels_for(module)
-        model = prepared("it", module, owned=True)
+        model = prepare("it", module, owned=True)
         ModelSession(model).prefill([1, 2, 3])
         assert numerics.level_of(model).name == "bitwise"
     finally:

@@ -10,7 +10,7 @@ from toolkit.runtime import numerics
 from toolkit.runtime.compute.linears import fastest
 from toolkit.runtime.compute.linears.kernels import Blocked, Packed, Stock, onednn_packs
 from toolkit.runtime.kernels import build, native
-from toolkit.runtime.models.load import prepared
+from toolkit.runtime.models.load import prepare
 
 LOW = [torch.float32, torch.bfloat16]
 KERNELS = [
@@ -45,9 +45,9 @@ def test_a_model_of_linears_laid_out_anew(monkeypatch, family, dtype, owned, ker
     monkeypatch.setattr(fastest, "fastest_kernel", lambda _: kernel)
     module = copy.deepcopy(tiny(family)).to(dtype)
     exact = numerics.ModelSession(
-        prepared("exact", tiny(family), executor="module")
+        prepare("exact", tiny(family), executor="module")
     )
-    model = prepared("it", module, owned=owned)
+    model = prepare("it", module, owned=owned)
     weights = sum(p.numel() for p in module.parameters())
     session = numerics.ModelSession(model)
     ids = [i % 7 + 1 for i in range(9)]

@@ -1,8 +1,7 @@
-"""Measure what passes and levels cost on this machine, by decoding: what lies around a pass counts,
-and so do caches that it leaves cold.
+"""Measures what passes and draft levels cost on this machine.
 
-Medians count, because that is what a request meets, and a small pass never counts as dearer than a
-larger one.
+It decodes, because the time of a pass depends on what runs between passes and on the CPU's caches. The
+median of each size counts; a smaller pass never counts as more expensive than a larger one.
 """
 
 from __future__ import annotations
@@ -28,25 +27,24 @@ CONTEXTS = 64, 512
 ROWS = 1, 2, 4, 8, 16, 32, 64
 WIDTHS = 1, 2, 4, 8, 16
 CHILDREN = 4  # asked for after every node of a level
-SETTLING = (
-    2  # steps of a size before its times count: among its like a pass is what it is in requests
-)
-TURNS = 3  # that count, of sizes up to 16; larger ones get one
+WARM_UP = 2  # steps of a size before its times count: requests, too, repeat passes of similar sizes
+REPEATS = 3  # steps that count, for sizes up to 16; larger sizes have one
 SMALL = 120e6  # parameters up to which there is more than one step of a size
 
 Begin = Callable[[], tuple[ModelSession, Runtime, Drafter]]
 
 
-def measure(begin: Begin, positions: int) -> Costs:
-    """Measure passes and levels after random prompts; `begin` gives a request's target and drafter, of
-    which each can address that many `positions`.
+def measure_costs(begin: Begin, positions: int) -> Costs:
+    """Measure passes and levels after random prompts.
 
-    At most 3 seconds for a target up to 100 M parameters on an idle machine; a larger one gets one
-    step of each size: 18 passes.
+    `begin` opens a request's target and drafter, each of which can address `positions` positions.
+
+    It takes at most 3 seconds for a target up to 100 M parameters on an idle machine. A larger target
+    gets one step of each size: 18 passes.
     """
     room = positions - max(ROWS) * 2
     contexts = [max(1 + i, min(length, room)) for i, length in enumerate(CONTEXTS)]
-    timed = [_timed(begin, length, Accepting(moves=room > 0)) for length in contexts]
+    timed = [_timed(begin, length, TimingVerifier(moves=room > 0)) for length in contexts]
     return Costs(
         contexts=(contexts[0], contexts[1]),
         rows=ROWS,
@@ -60,11 +58,11 @@ def measure(begin: Begin, positions: int) -> Costs:
 def _timed(begin: Begin, length: int, verifier: Verifier) -> Times:
     target, runtime, drafter = begin()
     rng, times, sizes = random.Random(0), Times(), _sizes(target.model.parameters)  # noqa: S311
-    probe = Probe(target, iter(sizes), times, rng)
+    shaper = TimingShaper(target, iter(sizes), times, rng)
     events = decode(
         target,
         runtime,
-        Strategies(drafter, probe, verifier),
+        Strategies(drafter, shaper, verifier),
         [rng.randrange(2) for _ in range(length)],
         max_new_tokens=3 * len(sizes),
         stop_ids=frozenset(),
@@ -80,33 +78,33 @@ def _timed(begin: Begin, length: int, verifier: Verifier) -> Times:
 def _sizes(parameters: int) -> list[tuple[int, bool]]:
     """The size of each step, and whether its times count."""
     if parameters > SMALL:
-        return [(size, True) for size in (ROWS[0], *ROWS)]  # one of them twice, to know the noise
-    return [each for size in ROWS for each in _turns(size)]
+        return [(size, True) for size in (ROWS[0], *ROWS)]  # the first twice, for the noise
+    return [each for size in ROWS for each in _steps(size)]
 
 
-def _turns(size: int) -> list[tuple[int, bool]]:
-    return [(size, False)] * SETTLING + [(size, True)] * (TURNS if size <= max(WIDTHS) else 1)
+def _steps(size: int) -> list[tuple[int, bool]]:
+    return [(size, False)] * WARM_UP + [(size, True)] * (REPEATS if size <= max(WIDTHS) else 1)
 
 
 @define(eq=False)
 class Times:
-    """Times in ms, by what and size."""
+    """Times in ms by kind (pass or level) and size."""
 
     taken: defaultdict[tuple[str, int], list[float]] = field(factory=lambda: defaultdict(list))
 
     @property
     def passes(self) -> tuple[float, ...]:
-        """Of passes of `ROWS` nodes."""
+        """Times of passes of `ROWS` nodes."""
         return self._curve("pass", ROWS)
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """Of levels of `WIDTHS` frontier nodes."""
+        """Times of levels of `WIDTHS` frontier nodes."""
         return self._curve("level", WIDTHS)
 
     def _curve(self, what: str, sizes: tuple[int, ...]) -> tuple[float, ...]:
-        """The median times, none above that of a larger size; where there are none, those of the
-        size before."""
+        """Median times, each at most that of the next size; a size without times has those of the size
+        before."""
         typical, last = {}, 0.0
         for size in sizes:
             last = typical[size] = median(self.taken.get((what, size)) or [last])
@@ -114,7 +112,7 @@ class Times:
 
     @property
     def noise(self) -> float:
-        """How much longer than the least times things typically took, or than larger ones at worst."""
+        """The worst ratio of a median time to the least time of its size, or of a larger size."""
         several = [times for times in self.taken.values() if len(times) > 1]
         spread = median([median(times) / min(times) for times in several] or [1.0])
         curves = ("pass", ROWS, self.passes), ("level", WIDTHS, self.levels)
@@ -128,11 +126,13 @@ class Times:
 
 
 @define(eq=False)
-class Probe(TreeShaper):
-    """Sends trees of random tokens, of `sizes`, and times three levels that it drafts before each, no
-    wider than the tree is large. Each size says whether its times count."""
+class TimingShaper(TreeShaper):
+    """Sends trees of random tokens of `sizes`, and times three draft levels before each tree.
 
-    name = "probe"
+    No level is wider than the tree is large. Each size comes with whether its times count.
+    """
+
+    name = "timing"
     nodes = max(ROWS)
 
     target: ModelSession
@@ -143,7 +143,7 @@ class Probe(TreeShaper):
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
         (size, counts), most = next(self.sizes), max(WIDTHS)
-        if size == 1:  # as AR's: nothing was drafted before it
+        if size == 1:  # as in AR, where nothing is drafted
             return root
         width = next(width for width in self.widths if width <= size)
         star = self._grown(root, 0, max(ROWS) - 1)
@@ -151,7 +151,7 @@ class Probe(TreeShaper):
         levels = [(0, 1), (1, width), (1 + most, width)]  # first node and width
         for first, count in levels[
             : self.target.max_draft_depth
-        ]:  # nobody is asked about deeper ones
+        ]:  # deeper levels are never drafted
             ms = self._level(drafted.first(first + most), list(range(first, first + count)), expand)
             if counts:
                 self.times.taken["level", count].append(ms)
@@ -168,10 +168,10 @@ class Probe(TreeShaper):
 
 
 @define
-class Accepting(Verifier):
-    """Reads what `greedy` reads, and accepts one drafted node whatever it is, or none."""
+class TimingVerifier(Verifier):
+    """Reads the logits as `greedy` does, and accepts one drafted node or none, whatever they say."""
 
-    name = "accepting"
+    name = "timing"
     exactness = "lossy"
     assumes = frozenset({"fixed", "sampled"})
 

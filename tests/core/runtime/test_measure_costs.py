@@ -4,8 +4,8 @@ import pytest
 
 from toolkit import Pipeline, Pool
 from toolkit.conformance.models import noisy, tiny
-from toolkit.runtime import probe
-from toolkit.runtime.probe import ROWS, WIDTHS, Accepting, Times
+from toolkit.runtime import measure_costs
+from toolkit.runtime.measure_costs import ROWS, WIDTHS, Times, TimingVerifier
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_a_target_under_a_kv_policy_is_measured(kv):
 
 
 def test_a_model_of_few_positions_is_measured_within_them(monkeypatch):
-    monkeypatch.setattr(probe, "CONTEXTS", (64, 100_000))
+    monkeypatch.setattr(measure_costs, "CONTEXTS", (64, 100_000))
     assert pipeline().costs().contexts == (64, 128)
 
 
@@ -72,7 +72,7 @@ def test_a_small_pass_that_took_longer_than_a_large_one_is_noise():
 def test_a_large_target_gets_one_round(monkeypatch):
     """At most 20 passes for both contexts, prefills included."""
     passes = []
-    monkeypatch.setattr(probe, "SMALL", 0)
+    monkeypatch.setattr(measure_costs, "SMALL", 0)
     it = pipeline("ngram")
     it.load()
     cls = type(it.pool.load(it.target).executor)
@@ -101,13 +101,13 @@ def test_passes_have_the_sizes_that_are_said(monkeypatch, drafter):
     """And one row is timed as AR's are: nothing was drafted before it."""
     it = pipeline(drafter)
     it.load()
-    target, runtime, drafts = it._begun()
+    target, runtime, drafts = it._begin()
     calls = []
     watched(monkeypatch, type(target), "forward",
             lambda self, tokens, _: calls.append(len(tokens)) if self is target else None)
     watched(monkeypatch, type(drafts), "expand", lambda *_: calls.append("level"))
-    probe._timed(lambda: (target, runtime, drafts), 8, Accepting(moves=True))
-    sizes = [size for rows in ROWS for size, _ in probe._turns(rows)]
+    measure_costs._timed(lambda: (target, runtime, drafts), 8, TimingVerifier(moves=True))
+    sizes = [size for rows in ROWS for size, _ in measure_costs._steps(rows)]
     assert calls == [call for size in sizes for call in (["level"] * 3 * (size > 1) + [size])]
 
 
@@ -115,21 +115,22 @@ def test_what_it_commits_has_moved(monkeypatch):
     """An accepted node that does not lie where it will: its rows are moved, as in a request."""
     it = pipeline()
     it.load()
-    target, runtime, drafts = it._begun()
+    target, runtime, drafts = it._begin()
     commits = []
     watched(monkeypatch, type(target), "commit",
             lambda self, rows: commits.append(rows) if self is target else None)
-    probe._timed(lambda: (target, runtime, drafts), 8, Accepting(moves=True))
-    assert commits.count([0, 2]) == sum(len(probe._turns(rows)) for rows in ROWS[2:])
-    assert target.length == 8 + sum(map(len, commits))
+    measure_costs._timed(lambda: (target, runtime, drafts), 8, TimingVerifier(moves=True))
+    assert commits.count([0, 2]) == sum(len(measure_costs._steps(rows)) for rows in ROWS[2:])
+    assert commits[0] == list(range(8))  # the prompt's
+    assert target.length == sum(map(len, commits))
 
 
 def test_steps_that_settle_do_not_count():
     """Times of a size are of steps among their like, and levels no wider than the tree is large."""
     it = pipeline()
     it.load()
-    times = probe._timed(it._begun, 8, Accepting(moves=True))
-    counted = {size: sum(counts for _, counts in probe._turns(size)) for size in ROWS}
+    times = measure_costs._timed(it._begin, 8, TimingVerifier(moves=True))
+    counted = {size: sum(counts for _, counts in measure_costs._steps(size)) for size in ROWS}
     assert {size: len(times.taken["pass", size]) for size in ROWS} == counted
     assert counted == {1: 3, 2: 3, 4: 3, 8: 3, 16: 3, 32: 1, 64: 1}
     widths = [size for what, size in times.taken if what == "level"]
@@ -145,16 +146,16 @@ def test_learned_positions_are_not_overrun(family):
     used = []
 
     def begin():
-        used.append(it._begun())
+        used.append(it._begin())
         return used[-1]
 
     for positions in (40, 70, 140):
-        assert probe.measure(begin, positions).rows == ROWS
+        assert measure_costs.measure_costs(begin, positions).rows == ROWS
         assert max(session.length for session, *_ in used) <= positions
 
 
 def test_a_large_target_knows_its_noise():
-    assert [size for size, _ in probe._sizes(int(1e9))] == [1, *ROWS]
+    assert [size for size, _ in measure_costs._sizes(int(1e9))] == [1, *ROWS]
 
 
 def test_where_nothing_was_timed_the_size_before_counts():
@@ -169,9 +170,12 @@ def test_a_tree_that_was_cut_counts_for_no_size(monkeypatch):
     it = Pipeline(tiny("llama"), drafter="ngram", kv=kv)
     it.load()
     sent = []
-    watched(monkeypatch, probe.ModelSession, "forward", lambda _, tokens, __: sent.append(len(tokens)))
-    times = probe._timed(it._begun, 8, Accepting(moves=True))
-    steps = list(zip(probe._sizes(0), sent, strict=True))
+    watched(
+        monkeypatch, measure_costs.ModelSession, "forward",
+        lambda _, tokens, __: sent.append(len(tokens)),
+    )  # fmt: skip
+    times = measure_costs._timed(it._begin, 8, TimingVerifier(moves=True))
+    steps = list(zip(measure_costs._sizes(0), sent, strict=True))
     assert any(size != nodes for (size, _), nodes in steps)
     for size in ROWS:
         right = [nodes for (said, counts), nodes in steps if counts and said == size == nodes]
