@@ -1,10 +1,10 @@
-"""One plugin: who owns it, for which versions it is written, its file, and what its hooks return."""
+"""Plugins: their owner, versions and files, what their hooks return, and checks of it."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint
 from importlib.metadata import version as version_of
@@ -13,15 +13,18 @@ from pkgutil import walk_packages
 from types import ModuleType
 from typing import TypeVar
 
+import attrs
 import pluggy
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from toolkit.choice import Strategy, options_of
 from toolkit.errors import PluginError, trace
+from toolkit.hookspecs import Dataset, Family
 from toolkit.interfaces import INTERFACES
 
 OURS = "speculative-toolkit"
+HOOKS = ("strategies", "families", "datasets")
 Row = TypeVar("Row")
 SECOND_COPY = ("strategies.", "kvcache.", "bench.")
 
@@ -139,3 +142,59 @@ def require_row(row: object, wanted: type[Row], hook: str, distribution: str) ->
             f"plugin {distribution} offers {row!r}: {hook}() gives {wanted.__name__} rows"
         )
     return row
+
+
+@attrs.frozen
+class Entry:
+    """A registered strategy class and where it came from."""
+
+    cls: type[Strategy]
+    distribution: str
+    version: str
+
+
+@attrs.frozen
+class Provided:
+    """What plugins provide: strategies by kind and name, model families, and data sets by name."""
+
+    entries: dict[tuple[str, str], Entry] = attrs.field(factory=dict)
+    families: list[Family] = attrs.field(factory=list)
+    datasets: dict[str, Dataset] = attrs.field(factory=dict)
+
+    def with_rows(
+        self, rows: Mapping[str, Iterable[object]], distribution: str, version: str
+    ) -> Provided:
+        """This and what the hooks of one more plugin return. Raises `PluginError` for a taken name."""
+        more = Provided(dict(self.entries), list(self.families), dict(self.datasets))
+        for row in rows["strategies"]:
+            more._add_strategy(require_strategy(row, distribution), distribution, version)
+        for row in rows["families"]:
+            more._add_family(require_row(row, Family, "families", distribution), distribution)
+        for row in rows["datasets"]:
+            more._add_dataset(require_row(row, Dataset, "datasets", distribution), distribution)
+        return more
+
+    def _add_strategy(self, cls: type[Strategy], distribution: str, version: str) -> None:
+        taken = self.entries.get((cls.kind, cls.name))
+        if taken:
+            raise PluginError(
+                f"{cls.kind} {cls.name!r} of {distribution} is already provided by "
+                f"{taken.distribution}: rename one of them"
+            )
+        self.entries[cls.kind, cls.name] = Entry(cls, distribution, version)
+
+    def _add_family(self, family: Family, distribution: str) -> None:
+        for other in self.families:
+            shared = sorted(set(family.models) & set(other.models))
+            if shared:
+                raise PluginError(
+                    f"alias {shared[0]!r} of {distribution} is already in family {other.name!r}"
+                )
+        self.families.append(family)
+
+    def _add_dataset(self, dataset: Dataset, distribution: str) -> None:
+        if dataset.name in self.datasets:
+            raise PluginError(
+                f"data set {dataset.name!r} of {distribution} is there already: rename one of them"
+            )
+        self.datasets[dataset.name] = dataset

@@ -21,28 +21,20 @@ from toolkit.errors import PluginError, SpecError, trace
 from toolkit.files import is_folder
 from toolkit.hookspecs import Dataset, Family
 from toolkit.plugins import (
+    HOOKS,
     OURS,
+    Entry,
+    Provided,
     call_hook,
     import_file,
     owner,
     reason,
     require_our_version,
-    require_row,
-    require_strategy,
 )
 from toolkit.spec import parse, require_valid
 from toolkit.words import did_you_mean, quote
 
 GROUP = "toolkit"
-
-
-@attrs.frozen
-class Entry:
-    """A registered strategy class and where it came from."""
-
-    cls: type[Strategy]
-    distribution: str
-    version: str
 
 
 @attrs.frozen
@@ -62,9 +54,7 @@ class BrokenPlugin:
 class Registry:
     """All strategies, model families and data sets of one process."""
 
-    _entries: dict[tuple[str, str], Entry] = attrs.field(init=False, factory=dict)
-    _families: list[Family] = attrs.field(init=False, factory=list)
-    _datasets: dict[str, Dataset] = attrs.field(init=False, factory=dict)
+    _provided: Provided = attrs.field(init=False, factory=Provided)
     _broken: dict[str, BrokenPlugin] = attrs.field(init=False, factory=dict)
     _waiting: list[EntryPoint] = attrs.field(init=False, factory=list)  # not loaded yet
     _plugins: pluggy.PluginManager = attrs.field(init=False)
@@ -92,19 +82,19 @@ class Registry:
     def entries(self) -> dict[tuple[str, str], Entry]:
         """Every strategy by kind and name."""
         self._load_waiting()
-        return self._entries
+        return self._provided.entries
 
     @property
     def families(self) -> list[Family]:
         """Every model family."""
         self._load_waiting()
-        return self._families
+        return self._provided.families
 
     @property
     def datasets(self) -> dict[str, Dataset]:
         """Every data set by name."""
         self._load_waiting()
-        return self._datasets
+        return self._provided.datasets
 
     @property
     def broken(self) -> dict[str, BrokenPlugin]:
@@ -138,53 +128,19 @@ class Registry:
 
     def add(self, plugin: ModuleType, distribution: str, version: str) -> None:
         """Register everything that a plugin provides, or nothing. Raises `PluginError`."""
-        before = dict(self._entries), list(self._families), dict(self._datasets)
         name = f"{distribution}:{plugin.__name__}"
         if self._plugins.is_registered(plugin) or self._plugins.has_plugin(name):
             raise PluginError(f"plugin {distribution} is given twice: give it once")
         self._plugins.register(plugin, name)
         try:
             self._plugins.check_pending()  # raises for a misspelt hook
-            for cls in call_hook(self._plugins, "strategies", plugin, distribution):
-                self._add_class(cls, distribution, version)
-            for family in call_hook(self._plugins, "families", plugin, distribution):
-                self._add_family(family, distribution)
-            for dataset in call_hook(self._plugins, "datasets", plugin, distribution):
-                self._add_dataset(dataset, distribution)
+            rows = {hook: call_hook(self._plugins, hook, plugin, distribution) for hook in HOOKS}
+            self._provided = self._provided.with_rows(rows, distribution, version)
         except Exception as error:
             self._plugins.unregister(plugin)
-            self._entries, self._families, self._datasets = before
             if isinstance(error, PluginError):
                 raise
             raise PluginError(f"plugin {distribution} cannot be used: {reason(error)}") from error
-
-    def _add_class(self, cls: object, distribution: str, version: str) -> None:
-        known = require_strategy(cls, distribution)
-        taken = self._entries.get((known.kind, known.name))
-        if taken:
-            raise PluginError(
-                f"{known.kind} {known.name!r} of {distribution} is already provided by "
-                f"{taken.distribution}: rename one of them"
-            )
-        self._entries[known.kind, known.name] = Entry(known, distribution, version)
-
-    def _add_family(self, row: object, distribution: str) -> None:
-        family = require_row(row, Family, "families", distribution)
-        for other in self._families:
-            shared = sorted(set(family.models) & set(other.models))
-            if shared:
-                raise PluginError(
-                    f"alias {shared[0]!r} of {distribution} is already in family {other.name!r}"
-                )
-        self._families.append(family)
-
-    def _add_dataset(self, row: object, distribution: str) -> None:
-        dataset = require_row(row, Dataset, "datasets", distribution)
-        if dataset.name in self._datasets:
-            raise PluginError(
-                f"data set {dataset.name!r} of {distribution} is there already: rename one of them"
-            )
-        self._datasets[dataset.name] = dataset
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -197,7 +153,8 @@ class Registry:
 
     def _entry(self, kind: str, name: str) -> Entry | None:
         """The strategy of this kind and name. Plugins are loaded only when no built-in has the name."""
-        return self._entries.get((kind, name)) or self.entries.get((kind, name))
+        known = self._provided.entries.get((kind, name))
+        return known or self.entries.get((kind, name))
 
     def find(self, kind: str, name: str) -> type[Strategy]:
         """The class of this kind and name.
