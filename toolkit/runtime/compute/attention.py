@@ -59,23 +59,18 @@ class Pass:
     def mask(self, layer: TreeLayer, window: int | None) -> Tensor:
         """Which of a layer's rows each row sees: bool [N, C+S], or [H_kv, N, C+S] if heads differ.
 
-        A policy hides rows of the prefix and of the path by position; a row always sees itself.
+        A policy hides rows of prefix and path by position; a row always sees itself.
         """
         key = id(layer.table), window
         if key not in self._masks:
             query, held = self.query_pos[:, None], layer.table.positions
-            drafted = self.positions[None]
-            prefix, path = layer.table.visible(query, self.deepest), self.lineage[None]
+            prefix = layer.table.visible(query, self.deepest)
+            mask = torch.cat([prefix, self.lineage.expand(len(prefix), -1, -1)], -1)
+            rows = torch.cat([held, self.positions.expand(len(held), -1)], 1)  # [h, C+S]
             if self.eviction.hides(self.deepest):
-                itself = (
-                    query == drafted
-                )  # siblings have the same position, but are not on the path
-                prefix = prefix & self.eviction.visible(query, held)
-                path = path & (self.eviction.visible(query, drafted) | itself)
+                mask = mask & (self.eviction.visible(query, rows) | (query == rows[:, None]))
             if window is not None:
-                prefix = prefix & (query - held[:, None] < window)
-                path = path & (query - drafted < window)
-            mask = torch.cat([prefix, path.expand(len(prefix), -1, -1)], -1)
+                mask = mask & (query - rows[:, None] < window)
             self._masks[key] = mask[0] if len(mask) == 1 else mask
         return self._masks[key]
 

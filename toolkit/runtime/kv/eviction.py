@@ -18,12 +18,13 @@ from attrs import define, field
 from torch import Tensor
 from torch.nn.functional import pad
 
+from toolkit.errors import StrategyError
 from toolkit.interfaces import KVPolicy, MaskPolicy, ScorePolicy
 from toolkit.kv_view import KVView
 from toolkit.runtime.kv.cache import TreeCache, TreeLayer
 from toolkit.runtime.kv.positions import GROWTH, NEVER, PositionTable
 from toolkit.runtime.kv.rotary import Rotary
-from toolkit.runtime.kv.selection import scores_of, select, visible_to
+from toolkit.runtime.kv.selection import scores_of, select
 
 CHUNK = 512  # prompt tokens per pass; chunks start at 0, so a prompt is always cut alike
 
@@ -166,7 +167,19 @@ class MaskEviction(Eviction):
         return deepest > self.all_visible_until
 
     def visible(self, query: Tensor, positions: Tensor) -> Tensor:
-        visible = visible_to(self.policy, query, positions.flatten()[None])
+        key = positions.flatten()[None]
+        shape, answer = (len(query), key.shape[1]), self.policy.visible(query, key)
+        if not isinstance(answer, Tensor) or answer.dtype != torch.bool:
+            raise StrategyError(
+                f"KV policy {self.policy.name!r}: `visible` gives bool, got {answer!r}"
+            )
+        try:
+            visible = answer.expand(shape)
+        except RuntimeError as error:
+            raise StrategyError(
+                f"KV policy {self.policy.name!r}: `visible` gives {list(shape)} for queries "
+                f"{list(query.shape)} and keys {list(key.shape)}, got {list(answer.shape)}"
+            ) from error
         return visible.unflatten(1, positions.shape).transpose(0, 1)
 
     def after_attention(self, layer: TreeLayer, query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -198,10 +211,10 @@ class MaskEviction(Eviction):
 
     def _shows_all(self, table: PositionTable, last: int) -> bool:
         """Whether the policy hides nothing in a table from queries up to `last`."""
-        held = table.positions[0]
-        later = torch.arange(self.cache.length, last + 1, device=held.device)
-        held, query = torch.cat([held, later])[None], later[:, None]
-        return bool((visible_to(self.policy, query, held) | (held > query)).all())
+        held = table.positions[:1]
+        query = torch.arange(self.cache.length, last + 1, device=held.device)[:, None]
+        held = torch.cat([held, query.T], 1)
+        return bool((self.visible(query, held) | (held > query)).all())
 
 
 @define(eq=False)

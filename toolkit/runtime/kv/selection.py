@@ -1,5 +1,4 @@
-"""What a policy answers, checked, and which rows a policy that scores keeps: the same ones whatever
-the schedule of the passes before."""
+"""Which rows a policy that scores keeps: the same ones whatever the schedule of the passes before."""
 
 from __future__ import annotations
 
@@ -7,23 +6,8 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import StrategyError
-from toolkit.interfaces import MaskPolicy, ScorePolicy
+from toolkit.interfaces import ScorePolicy
 from toolkit.kv_view import KVView
-
-
-def visible_to(policy: MaskPolicy, query_pos: Tensor, key_pos: Tensor) -> Tensor:
-    """Which keys at `key_pos[1, C]` the policy lets queries at `query_pos[N, 1]` see: bool [N, C].
-    Raises `StrategyError` when it answers something else."""
-    visible, shape = policy.visible(query_pos, key_pos), (query_pos.shape[0], key_pos.shape[1])
-    if not isinstance(visible, Tensor) or visible.dtype != torch.bool:
-        raise StrategyError(f"KV policy {policy.name!r}: `visible` gives bool, got {visible!r}")
-    try:
-        return visible.expand(shape)
-    except RuntimeError as error:
-        raise StrategyError(
-            f"KV policy {policy.name!r}: `visible` gives {list(shape)} for queries "
-            f"{list(query_pos.shape)} and keys {list(key_pos.shape)}, got {list(visible.shape)}"
-        ) from error
 
 
 @torch.no_grad()
