@@ -1,4 +1,4 @@
-"""Attention that coming queries are expected to pay (Expected Attention, Devoto et al. 2025)."""
+"""Expected Attention (Devoto et al. 2025): keys are scored by the attention of future queries."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 @attrs.define
 class Expected(ScorePolicy):
-    """Queries are taken as normal, with the mean and covariance of the epoch's before rotation.
+    """Expected Attention: scores keys by expected attention under a Gaussian model of queries.
 
-    Rotated by the mean over the next `future` positions, they give each key an expected weight; that
-    times the value's norm is the score.
+    The Gaussian has the mean and the covariance of the logged queries before rotation, rotated by the
+    mean rotation over the next `future` positions. The score of a row is its expected attention
+    weight times the norm of its value.
     """
 
     name = "expected"
@@ -28,7 +29,7 @@ class Expected(ScorePolicy):
     recent: int = option(32, help="last positions, always kept", validator=ge(0))
     sinks: int = option(4, help="first positions, always kept", validator=ge(0))
     epoch: int = option(16, help="tokens between decisions", validator=ge(2))
-    future: int = option(512, help="coming positions averaged over", validator=ge(1))
+    future: int = option(512, help="future positions averaged over", validator=ge(1))
 
     def score(self, view: KVView) -> Tensor:
         keys = view.keys.to(view.carry.dtype)
@@ -37,16 +38,16 @@ class Expected(ScorePolicy):
         mean = queries.mean(1)
         spread = queries - mean[:, None]
         covariance = spread.transpose(1, 2) @ spread / max(1, queries.shape[1])
-        turn = self._turn(view, width)
-        mean = (mean @ turn).reshape(heads, -1, 1, width)  # [H_kv, G, 1, D]
-        covariance = (turn.T @ covariance @ turn).reshape(heads, -1, width, width)
+        rotation = self._mean_rotation(view, width)
+        mean = (mean @ rotation).reshape(heads, -1, 1, width)  # [H_kv, G, 1, D]
+        covariance = (rotation.T @ covariance @ rotation).reshape(heads, -1, width, width)
         keys = keys[:, None] * view.scaling
         logits = (keys * mean).sum(-1) + ((keys @ covariance) * keys).sum(-1) / 2
         logits = logits.masked_fill(view.positions[:, None] < 0, -math.inf)
         return logits.softmax(-1).mean(1) * view.values.to(keys.dtype).norm(dim=-1)
 
-    def _turn(self, view: KVView, width: int) -> Tensor:
-        """The mean rotation [D, D] over the coming positions, to be applied from the right."""
+    def _mean_rotation(self, view: KVView, width: int) -> Tensor:
+        """The mean rotation [D, D] over the next `future` positions; multiply from the right."""
         import torch
 
         basis = torch.eye(width, dtype=view.carry.dtype, device=view.keys.device)

@@ -1,4 +1,4 @@
-"""Every position stays visible: the model as it is."""
+"""The full cache: every position stays visible."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @attrs.define
 class Full(MaskPolicy):
-    """No policy: plain attention over everything committed."""
+    """Full cache: nothing is evicted."""
 
     name = "full"
 

@@ -1,4 +1,4 @@
-"""Heavy hitters: positions that got most attention so far (H2O, Zhang et al. 2023)."""
+"""H2O (Zhang et al. 2023): the heavy hitters stay, positions with the most attention so far."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @attrs.define
 class H2O(ScorePolicy):
-    """Accumulated attention decides, the prompt's included; sinks and recent positions stay."""
+    """H2O: keeps the positions with the most accumulated attention, sinks and recent ones."""
 
     name = "h2o"
     budget: int = option(128, help="positions kept per KV head", validator=ge(1))
@@ -23,7 +23,7 @@ class H2O(ScorePolicy):
     sinks: int = option(4, help="first positions, always kept", validator=ge(0))
     epoch: int = option(16, help="tokens between decisions", validator=ge(2))
     mean: bool = option(
-        False, help="attention per query that could see it, not the sum, which grows with age"
+        False, help="score by mean attention per query; the sum favours old positions"
     )
 
     def score(self, view: KVView) -> Tensor:

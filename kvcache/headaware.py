@@ -1,4 +1,4 @@
-"""A window per head, as wide as the head looks back (after the head analysis of Xiao et al. 2024)."""
+"""A window for each KV head, after the analysis of heads in DuoAttention (Xiao et al. 2024)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @attrs.define
 class HeadAware(ScorePolicy):
-    """Local heads get a short window, heads that gather from afar a long one; all keep the sinks.
+    """Head-aware windows: each KV head keeps the sinks and a window sized by its own attention.
 
-    At the end of the prompt each KV head's attention, sinks apart, is measured: its window is the
-    least that holds a share `mass` of it. A layer's memory is that of its widest head.
+    At the end of the prompt, each head gets the smallest window that holds the share `mass` of its
+    attention, sinks excluded. All heads of a layer take the memory of its widest one.
     """
 
     name = "headaware"
     budget: int = option(128, help="positions that the widest head keeps", validator=ge(1))
-    recent: int = option(8, help="positions that the narrowest window has", validator=ge(1))
+    recent: int = option(8, help="smallest window", validator=ge(1))
     sinks: int = option(4, help="first positions, always kept", validator=ge(0))
     epoch: int = option(16, help="tokens between decisions", validator=ge(2))
     mass: float = option(
@@ -42,7 +42,7 @@ class HeadAware(ScorePolicy):
         return self._windows[view.layer]
 
     def _measured(self, view: KVView) -> Tensor:
-        """Positions to keep [H_kv]: the sinks and the window that the prompt's queries ask for."""
+        """Positions to keep [H_kv]: the sinks, and the window measured on the last prompt queries."""
         rows = view.rows(self.observed).mean(1)  # [H_kv, w, C]
         distance = view.query_positions[-rows.shape[1] :, None] - view.positions[:, None, :]
         rows = rows.masked_fill((distance < 0) | (view.positions[:, None, :] < self.sinks), 0.0)

@@ -1,4 +1,4 @@
-"""Keys unlike the others stay (KeyDiff, Park et al. 2025)."""
+"""KeyDiff (Park et al. 2025): keys that differ from the others stay."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @attrs.define
 class KeyDiff(ScorePolicy):
-    """The more a key points where all keys point on average, the sooner it goes."""
+    """KeyDiff: evicts the keys most similar to the mean direction of all keys."""
 
     name = "keydiff"
     logs = False

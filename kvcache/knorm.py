@@ -1,4 +1,4 @@
-"""Keys of small norm stay (L2 norm, Devoto et al. 2024), and the controls that it is compared with."""
+"""L2-norm eviction (Devoto et al. 2024): keys with a small norm stay. With the paper's controls."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @attrs.define
 class Knorm(ScorePolicy):
-    """A key's norm decides, and rotation leaves it alone.
+    """L2 norm: keeps the keys with the smallest norm, which rotation does not change.
 
-    With `ratio`, that share of all positions is kept, and none is dropped before `prune_after`;
-    without, a fixed number. `high`, `random` and `latest` are the controls of the published tables.
+    Keeps the share `ratio` of all positions if it is set, else `budget` of them; nothing is evicted
+    before `prune_after` tokens. `high`, `random` and `latest` are the controls of the paper's tables.
     """
 
     name = "knorm"
@@ -35,14 +35,14 @@ class Knorm(ScorePolicy):
     )
     ratio: float = option(
         0.0,
-        help="share of all positions to keep; 0: as many as the budget says",
+        help="share of all positions to keep; 0: keep `budget` of them",
         validator=[ge(0), le(1)],
     )
     prune_after: int = option(
         0, help="committed tokens before which everything is kept", validator=ge(0)
     )
-    skip_layers: int = option(0, help="first layers, where everything is kept", validator=ge(0))
-    seed: int = option(0, help="of `random`")
+    skip_layers: int = option(0, help="first layers in which everything is kept", validator=ge(0))
+    seed: int = option(0, help="seed of `random`")
 
     def score(self, view: KVView) -> Tensor:
         if self.keep == "latest":
@@ -60,7 +60,7 @@ class Knorm(ScorePolicy):
 
 
 def drawn(view: KVView, seed: int) -> Tensor:
-    """Uniform numbers [H_kv, C] that depend on seed, layer, head and position alone."""
+    """Uniform numbers [H_kv, C] that depend on seed, layer, head and position only."""
     import torch
 
     heads = torch.arange(len(view.positions), device=view.positions.device)[:, None]

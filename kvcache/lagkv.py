@@ -1,4 +1,4 @@
-"""Rows that vary unlike the stretch of text after them stay (LagKV, Liang et al. 2025)."""
+"""LagKV (Liang et al. 2025): rows that vary most relative to the chunk after them stay."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ if TYPE_CHECKING:
 
 @attrs.define
 class LagKV(ScorePolicy):
-    """No attention is read: keys and values are scaled by the range of the next `lag` rows, and the
-    spread over their channels is the score, ranked within each stretch.
+    """LagKV: scores rows by their variation after scaling by the range of the next chunk.
 
-    The last stretch has no other after it and is kept.
+    Keys and values are scaled channel by channel with the minimum and maximum of the next `lag` rows.
+    The score is the rank, within a chunk, of the standard deviation over channels. The last chunk has
+    none after it and is kept. No queries are read.
     """
 
     name = "lagkv"
     logs = False
     budget: int = option(128, help="positions kept per KV head", validator=ge(1))
-    lag: int = option(16, help="rows in a stretch", validator=ge(2))
+    lag: int = option(16, help="rows in a chunk", validator=ge(2))
     sinks: int = option(4, help="first positions, always kept", validator=ge(0))
     epoch: int = option(16, help="tokens between decisions", validator=ge(2))
 
     def score(self, view: KVView) -> Tensor:
         count = view.positions.shape[1] - self.sinks
-        stretches = max(0, count // self.lag - 1)
+        chunks = max(0, count // self.lag - 1)
         scores = view.carry.new_full(view.carry.shape, 2.0)
-        if stretches:
-            end = self.sinks + stretches * self.lag
+        if chunks:
+            end = self.sinks + chunks * self.lag
             keys, values = (
-                self._spread(rows[:, self.sinks :].float(), stretches)
+                self._deviation(rows[:, self.sinks :].float(), chunks)
                 for rows in (view.keys, view.values)
             )
             rank = (keys + values).bfloat16().argsort(dim=-1, stable=True).argsort(-1)
             scores[:, self.sinks : end] = (rank.to(scores.dtype) / self.lag).flatten(1)
         return scores
 
-    def _spread(self, rows: Tensor, stretches: int) -> Tensor:
-        """Spread over channels [H_kv, stretches, lag], a share of its stretch's sum."""
-        parts = rows[:, : (stretches + 1) * self.lag].unflatten(1, (stretches + 1, self.lag))
-        after, here = parts[:, 1:], parts[:, :-1]
-        low, high = after.amin(2, keepdim=True), after.amax(2, keepdim=True)
-        return ((here - low) / (high - low).clamp(min=1e-6)).std(-1).softmax(-1)
+    def _deviation(self, rows: Tensor, chunks: int) -> Tensor:
+        """Softmax, within each chunk, of the deviation over channels: [H_kv, chunks, lag]."""
+        parts = rows[:, : (chunks + 1) * self.lag].unflatten(1, (chunks + 1, self.lag))
+        next_chunk, chunk = parts[:, 1:], parts[:, :-1]
+        low, high = next_chunk.amin(2, keepdim=True), next_chunk.amax(2, keepdim=True)
+        return ((chunk - low) / (high - low).clamp(min=1e-6)).std(-1).softmax(-1)

@@ -1,4 +1,4 @@
-"""SnapKV with more room in the lower layers (PyramidKV, Cai et al. 2024)."""
+"""PyramidKV (Cai et al. 2024): SnapKV with larger budgets in lower layers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,25 @@ if TYPE_CHECKING:
 
 @attrs.define
 class Pyramid(ScorePolicy):
-    """Decides once, at the end of the prompt; the budget falls from layer to layer, in a line."""
+    """PyramidKV: SnapKV with a budget that falls linearly from the first layer to the last."""
 
     name = "pyramid"
     once = True
     budget: int = option(
         64,
-        help="positions of a long prompt kept per KV head, mean over layers",
+        help="prompt positions kept per KV head, mean over layers",
         validator=ge(1),
     )
-    recent: int = option(16, help="last positions: they observe, and are kept", validator=ge(1))
-    kernel: int = option(5, help="neighbours smoothed over, odd", validator=odd)
+    recent: int = option(
+        16,
+        help="last prompt positions: their queries score the others, and they are kept",
+        validator=ge(1),
+    )
+    kernel: int = option(5, help="width of the average over neighbours, odd", validator=odd)
     beta: float = option(
-        20.0, help="how many times less than the mean the last layer gets", validator=gt(0)
+        20.0,
+        help="the last layer gets 1/beta of the mean, recent positions excluded",
+        validator=gt(0),
     )
 
     def score(self, view: KVView) -> Tensor:
@@ -39,5 +45,5 @@ class Pyramid(ScorePolicy):
         mean = self.budget - self.recent
         least = min(mean / self.beta, mean)
         depth = view.layer / max(1, view.layers - 1)
-        chosen = (2 * mean - least) * (1 - depth) + least * depth if view.layers > 1 else mean
-        return self.recent + round(chosen)
+        share = (2 * mean - least) * (1 - depth) + least * depth if view.layers > 1 else mean
+        return self.recent + round(share)

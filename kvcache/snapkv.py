@@ -1,4 +1,4 @@
-"""What the prompt's last queries look at (SnapKV, Li et al. 2024)."""
+"""SnapKV (Li et al. 2024): the prompt positions that its last queries attend to stay."""
 
 from __future__ import annotations
 
@@ -21,24 +21,30 @@ def odd(_: object, field: attrs.Attribute[int], value: int) -> None:
 
 @attrs.define
 class SnapKV(ScorePolicy):
-    """Decides once, at the end of the prompt: what is generated later is all kept.
+    """SnapKV: keeps the prompt positions with the most attention from the last prompt queries.
 
-    The attention of the last `recent` prompt queries, summed and smoothed over neighbours, says which
-    of the earlier positions stay. Per KV head, where the paper keeps a set per query head.
+    The attention of the last `recent` prompt queries is summed and averaged over neighbours. Decides
+    once, at the end of the prompt, and keeps all later tokens. Selects per KV head; the paper selects
+    per query head.
     """
 
     name = "snapkv"
     once = True
-    budget: int = option(64, help="positions of the prompt kept per KV head", validator=ge(1))
-    recent: int = option(16, help="last positions: they observe, and are kept", validator=ge(1))
-    kernel: int = option(5, help="neighbours smoothed over, odd", validator=odd)
+    budget: int = option(64, help="prompt positions kept per KV head", validator=ge(1))
+    recent: int = option(
+        16,
+        help="last prompt positions: their queries score the others, and they are kept",
+        validator=ge(1),
+    )
+    kernel: int = option(5, help="width of the average over neighbours, odd", validator=odd)
 
     def score(self, view: KVView) -> Tensor:
         return observed(view, self.recent, self.kernel)
 
 
 def observed(view: KVView, recent: int, kernel: int) -> Tensor:
-    """Attention [H_kv, C] of the last `recent` queries on what is older, smoothed; 0 on themselves."""
+    """Attention [H_kv, C] of the last `recent` queries on older rows, averaged over neighbours; 0 on
+    the rows of these queries."""
     mass = view.rows(recent).sum(2).mean(1)
     older = mass.shape[1] - recent
     if older < 1:

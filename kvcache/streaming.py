@@ -1,4 +1,4 @@
-"""The first positions and the last ones (StreamingLLM, Xiao et al. 2023)."""
+"""StreamingLLM (Xiao et al. 2023): attention sinks and a recent window."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @attrs.define
 class Streaming(MaskPolicy):
-    """Attention sinks and a recent window; with `positions=cache`, text without end.
+    """StreamingLLM: keeps the first positions (attention sinks) and a recent window.
 
-    The paper counts positions within the cache, so that sinks stay next to the window however far it
-    has gone. Here the sinks' keys move up to the window at every boundary, which is the same to a
-    rotary model there; until the next boundary the window gains up to an epoch on them.
+    With `positions=cache` the keys of the sinks move up to the window at every decision, as in the
+    paper, so that a text may be longer than the model's positions. Between two decisions the window
+    moves ahead of them by up to one epoch.
     """
 
     name = "streaming"
@@ -27,10 +27,10 @@ class Streaming(MaskPolicy):
     sinks: int = option(4, help="first positions, always visible", validator=ge(0))
     positions: str = option(
         "absolute",
-        help="absolute, or cache: sinks follow the window, beyond the model's own positions",
+        help="absolute, or cache: sinks follow the window, for texts of any length",
         validator=in_(("absolute", "cache")),
     )
-    epoch: int = option(16, help="tokens between boundaries, where rows are freed", validator=ge(2))
+    epoch: int = option(16, help="tokens between decisions", validator=ge(2))
 
     @sinks.validator
     def _leave_room(self, _: object, sinks: int) -> None:

@@ -1,4 +1,4 @@
-"""Whatever the last query attends to least goes (TOVA, Oren et al. 2024)."""
+"""TOVA (Oren et al. 2024): the positions that the last query attends to least are evicted."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 @attrs.define
 class Tova(ScorePolicy):
-    """The boundary's query decides for all heads of a layer together, by its mean attention.
+    """TOVA: keeps the positions with the most attention from the last query, mean over heads.
 
-    The paper drops one position per token; here an epoch's worth goes at each boundary.
+    All heads of a layer keep the same positions. The paper evicts one position per token; here the
+    positions of a whole epoch are evicted at each decision.
     """
 
     name = "tova"

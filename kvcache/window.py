@@ -1,4 +1,4 @@
-"""Recent positions only: sliding-window attention (Longformer, Beltagy et al. 2020)."""
+"""Sliding-window attention (Longformer, Beltagy et al. 2020)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @attrs.define
 class Window(MaskPolicy):
-    """A query sees itself and the `budget` − 1 positions before it."""
+    """Sliding window: a query sees itself and the `budget` − 1 positions before it."""
 
     name = "window"
     epoch = 16
