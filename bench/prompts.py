@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from toolkit import Conversation, ToolkitError
+from toolkit import Conversation, ToolkitError, encode_messages, has_template
 
 if TYPE_CHECKING:
     from toolkit import Pipeline
@@ -79,10 +79,7 @@ class Encoder:
                     {"role": "assistant", "content": answer},
                     {"role": "user", "content": text},
                 ]
-            ids: list[int] = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_dict=False
-            )
-            return ids
+            return encode_messages(messages, self.tokenizer)
         mixed = [texts[0]]
         for answer, text in zip(answers, texts[1:], strict=True):
             mixed += [answer, text]
@@ -90,7 +87,7 @@ class Encoder:
         return plain
 
     def uses_template(self, talk: Talk) -> bool:
-        return talk.chat and bool(getattr(self.tokenizer, "chat_template", None))
+        return talk.chat and has_template(self.tokenizer)
 
 
 def cut_excerpts(

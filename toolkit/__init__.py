@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from toolkit.kv_view import KVView as KVView
     from toolkit.pipeline import Pipeline as Pipeline
     from toolkit.plugins import strategies_in as strategies_in
+    from toolkit.prompts import encode_messages as encode_messages
+    from toolkit.prompts import has_template as has_template
     from toolkit.records import Node as Node
     from toolkit.records import Request as Request
     from toolkit.records import Run as Run
@@ -91,7 +93,9 @@ _HOMES = {
     "Verdict": "tree",
     "Verifier": "interfaces",
     "column": "records",
+    "encode_messages": "prompts",
     "forced": "scoring",
+    "has_template": "prompts",
     "hookimpl": "hookspecs",
     "node_rows": "records",
     "open_atomically": "files",

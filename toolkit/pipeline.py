@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
@@ -14,11 +14,11 @@ from toolkit.errors import MismatchError, SpecError
 from toolkit.families import STORIES, of_model
 from toolkit.hookspecs import Family
 from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
+from toolkit.prompts import Prompt, encode_prompt
 from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel
 
     from toolkit.costs import Costs
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from toolkit.stream import Stream
 
 Spec = str | Strategy | type[Strategy] | Choice[Any]
-Prompt: TypeAlias = "str | Sequence[int] | Tensor"
 
 
 class Pipeline:
@@ -126,9 +125,13 @@ class Pipeline:
             ignore_eos=self.ignore_eos,
         )
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids [P] of a prompt. Raises `MismatchError` when it is empty or too long."""
-        ids = self.ids(prompt)
+    def encode(self, prompt: Prompt, template_args: Mapping[str, Any] | None = None) -> list[int]:
+        """Token ids [P] of a prompt: of a text, or of a list of messages in the model's chat template.
+
+        `template_args` are variables of that template, as in `{"enable_thinking": False}`. Raises
+        `MismatchError` when the prompt is empty, too long or not one of these.
+        """
+        ids = self.ids(prompt, template_args)
         if len(ids) >= self.positions:
             raise MismatchError(
                 f"the prompt has {len(ids)} tokens, but target {self.target!r} has only "
@@ -144,30 +147,9 @@ class Pipeline:
         found = self.pool.find(self.target)
         return positions_under(self.kv.build(), found.positions)
 
-    def ids(self, prompt: Prompt) -> list[int]:
-        """Token ids of a text of any length. Raises `MismatchError` when it is empty."""
-        import torch
-
-        found = self.pool.find(self.target)
-        if isinstance(prompt, str):
-            if found.tokenizer is None:
-                raise MismatchError(f"target {self.target!r} has no tokenizer: give token ids")
-            if not prompt:
-                raise MismatchError("the prompt is empty: give at least one character")
-            ids = torch.tensor(found.tokenizer(prompt).input_ids, dtype=torch.long)
-        else:
-            ids = torch.as_tensor(prompt, dtype=torch.long).cpu()
-        if not ids.numel():
-            raise MismatchError("the prompt is empty: give at least one token")
-        strange = ids[(ids < 0) | (ids >= found.vocabulary)]
-        if ids.ndim != 1 or len(strange):
-            raise MismatchError(
-                f"a prompt is one row of ids from 0 to {found.vocabulary - 1}, the vocabulary of "
-                f"target {self.target!r}; this one has shape {list(ids.shape)} and holds "
-                f"{strange.tolist()[:3]}"
-            )
-        known: list[int] = ids.tolist()
-        return known
+    def ids(self, prompt: Prompt, template_args: Mapping[str, Any] | None = None) -> list[int]:
+        """Token ids of a prompt of any length; as `encode`, without a limit."""
+        return encode_prompt(prompt, self.pool.find(self.target), template_args)
 
     def load(self) -> None:
         """Load the weights of every model in use, and find or compile what runs them, so that no

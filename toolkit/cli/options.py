@@ -7,6 +7,7 @@ module loads neither torch nor plugins.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,23 @@ class Counts(click.ParamType[list[int]]):
         return found
 
 
+class TemplateArg(click.ParamType[tuple[str, Any]]):
+    """NAME=VALUE; a value that is JSON (true, 3, "x") is read as such, any other is a text."""
+
+    name = "template-arg"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = value.partition("=")
+        if not equals or not name.isidentifier():
+            self.fail(f"{quote(value)} is not NAME=VALUE, as in enable_thinking=false", param, ctx)
+        try:
+            return name, json.loads(text)
+        except ValueError:
+            return name, text
+
+
 def _option(*names: str, **settings: Any) -> Callable[..., Any]:
     """Define an option: a function that takes changes and returns click's decorator."""
 
@@ -76,6 +94,17 @@ draft_kv = _option(
     metavar="SPEC",
     default="full",
     help="KV policy of the drafter's own cache; never changes the output.",
+)
+system = _option(
+    "--system", metavar="TEXT", help="System message, before the first message of the user."
+)
+template_args = _option(
+    "--template-arg",
+    "template_args",
+    multiple=True,
+    type=TemplateArg(),
+    metavar="NAME=VALUE",
+    help="Variable of the chat template, as in enable_thinking=false; may be repeated.",
 )
 kind = _option("--kind", type=click.Choice(["drafter", "shaper", "verifier", "kv"]))
 device = _option(

@@ -13,12 +13,15 @@ from toolkit.pipeline import Pipeline
 COLOURS = {"exact": "green", "tie": "yellow", "inconclusive": "yellow", "divergent": "red"}
 
 
-def show(generation: Generation, pipeline: Pipeline) -> None:
-    """Print the request's figures, its specs, and the verdict where there is one."""
+def show(generation: Generation, pipeline: Pipeline, sent: str | None) -> None:
+    """Print the request's figures, its specs, and the verdict where there is one.
+
+    `sent`: how the prompt was sent to the model, where there is a choice.
+    """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    for name, value in _rows(generation, pipeline):
+    for name, value in _rows(generation, pipeline, sent):
         table.add_row(name, value if isinstance(value, Text) else Text(value))  # [ is no markup
     count = len(generation.token_ids)
     reason = generation.stop_reason
@@ -27,7 +30,9 @@ def show(generation: Generation, pipeline: Pipeline) -> None:
     Console(highlight=False).print(Panel(table, title=title, title_align="left", expand=False))
 
 
-def _rows(generation: Generation, pipeline: Pipeline) -> list[tuple[str, str | Text]]:
+def _rows(
+    generation: Generation, pipeline: Pipeline, sent: str | None
+) -> list[tuple[str, str | Text]]:
     m, specs = generation.metrics, generation.specs
     shares = [
         f"{name} {_number(m[f'{name}_share'], 100)} %" for name in ("draft", "verify", "commit")
@@ -48,6 +53,8 @@ def _rows(generation: Generation, pipeline: Pipeline) -> list[tuple[str, str | T
             " ".join(f"--{k.replace('_', '-')} {v}" for k, v in specs.items() if k != "target"),
         ),
     ]
+    if sent:
+        rows.append(("prompt", f"{len(generation.prompt_ids)} tokens, {sent}"))
     if generation.verification:
         rows.append(("against AR", _verdict(generation, generation.verification, pipeline)))
     return rows

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from toolkit.cli import INTERRUPTED, options
-from toolkit.errors import ToolkitError
+from toolkit.cli.prompts import Formatting, read_prompt
 from toolkit.progress import show_progress, working
 
 if TYPE_CHECKING:
     from toolkit import Generation, Pipeline
     from toolkit.records import Out
-
-BUILT_IN_PROMPT = "Once upon a time there was a little girl who"
 
 
 @click.command()
@@ -37,6 +35,14 @@ BUILT_IN_PROMPT = "Once upon a time there was a little girl who"
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Read the prompt from a file; one final line break is dropped.",
 )
+@click.option(
+    "--chat/--no-chat",
+    default=None,
+    help="Send the prompt as a message in the model's chat template, or as it is; by default as a "
+    "message to instruct models.",
+)
+@options.system()
+@options.template_args()
 @options.models()
 @click.option(
     "--verify", "verifying", is_flag=True, help="Run AR, too, and compare token by token."
@@ -47,6 +53,9 @@ BUILT_IN_PROMPT = "Once upon a time there was a little girl who"
 def run(
     prompt: str | None,
     prompt_file: Path | None,
+    chat: bool | None,
+    system: str | None,
+    template_args: tuple[tuple[str, Any], ...],
     max_new_tokens: int,
     verifying: bool,
     as_json: bool,
@@ -59,14 +68,17 @@ def run(
     A SPEC is a strategy's name with options, as in adaptive:nodes=32,max_depth=6. `toolkit plugins
     list` lists the strategies.
     """
-    text = _prompt(prompt, prompt_file)
+    text = read_prompt(prompt, prompt_file)
+    formatting = Formatting(chat, system, dict(template_args))
     progress = nullcontext if as_json else show_progress
     with progress():
         pipeline, place = _prepared(out, chosen)
-        decoding = pipeline.stream(text, max_new_tokens=max_new_tokens)
+        ids = formatting.encode(text, pipeline)
+        decoding = pipeline.stream(ids, max_new_tokens=max_new_tokens)
         pieces = iter(decoding)
         first = next(pieces)
-    _write(text, chain([first], pieces), sys.stderr if as_json else sys.stdout)
+    shown = f"{text}\n" if formatting.uses_template(pipeline) else text
+    _write(shown, chain([first], pieces), sys.stderr if as_json else sys.stdout)
     with progress():
         generation = decoding.result
         interrupted = generation.stop_reason == "interrupted"
@@ -84,7 +96,7 @@ def run(
     else:
         from toolkit.cli.panel import show
 
-        show(generation, pipeline)
+        show(generation, pipeline, formatting.describe(pipeline))
     if interrupted:
         raise SystemExit(INTERRUPTED)
     if generation.verdict == "divergent":
@@ -99,34 +111,6 @@ def _prepared(out: Path | None, chosen: dict[str, Any]) -> tuple[Pipeline, Out |
 
         place = Out.at(out)
     return options.make_pipeline(**chosen), place
-
-
-def _prompt(argument: str | None, file: Path | None) -> str:
-    """The prompt: from the argument, the file, piped stdin, or the built-in one, in this order."""
-    if argument is not None and file is not None:
-        raise ToolkitError("a prompt and --prompt-file are both given: use one of them")
-    if argument is not None:
-        if not argument:
-            raise ToolkitError("the prompt is empty: give some text, or no argument at all")
-        return _text(argument.encode("utf-8", "surrogateescape"), "the prompt")
-    if file is not None:
-        text = _text(file.read_bytes(), f"prompt file {file}")
-        if not text:
-            raise ToolkitError(f"prompt file {file} is empty: put some text into it")
-        return text
-    if sys.stdin is None or sys.stdin.isatty():
-        return BUILT_IN_PROMPT
-    return _text(sys.stdin.buffer.read(), "the piped prompt") or BUILT_IN_PROMPT
-
-
-def _text(data: bytes, what: str) -> str:
-    """Decode UTF-8 without a byte order mark and one final line break. Raises `ToolkitError`."""
-    try:
-        return data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise ToolkitError(
-            f"{what} is not UTF-8 text (byte {error.start}): convert it first"
-        ) from error
 
 
 def _write(prompt: str, pieces: Iterable[str], stream: TextIO) -> None:

@@ -516,3 +516,51 @@ def test_the_promised_command_works_as_written(target, drafter, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "pythia-2.8b (EleutherAI/pythia-2.8b)" in done.stdout
     assert "--drafter model:pythia-70m --shaper adaptive" in done.stdout
+
+
+TEMPLATE = (
+    "{% for m in messages %}{{ {'user': 'w2', 'assistant': 'w3', 'system': 'w4'}[m.role] }} "
+    "{{ m.content }} {% endfor %}{% if short %}w6 {% endif %}w3"
+)
+
+
+@pytest.fixture(scope="session")
+def instruct(target, tmp_path_factory):
+    """A model whose name and tokenizer say that it answers messages."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-instruct"
+    shutil.copytree(target, folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return str(folder)
+
+
+def tokens(result):
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)["token_ids"]
+
+
+def test_an_instruct_model_gets_messages_unless_it_is_told_otherwise(run, pair, instruct):
+    chat, plain = run(PROMPT, *pair, "--target", instruct), run(PROMPT, *pair)
+    assert "8 tokens, as messages, in the model's chat template" in shown(chat)
+    assert "as messages" not in shown(plain)
+    as_text = ["--target", instruct, "--no-chat"]
+    assert "6 tokens, as it is" in shown(run(PROMPT, *pair, *as_text))
+    by_hand = tokens(run(f"w2 {PROMPT} w3", *pair, "--json"))
+    assert tokens(run(PROMPT, *pair, "--target", instruct, "--json")) == by_hand
+    assert tokens(run(PROMPT, *pair, *as_text, "--json")) == tokens(run(PROMPT, *pair, "--json"))
+
+
+def shown(result):
+    return " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_system_message_and_a_variable_reach_the_template(run, pair, instruct):
+    given = ["--system", "w7", "--template-arg", "short=true", "--target", instruct, "--json"]
+    by_hand = f"w4 w7 w2 {PROMPT} w6 w3"
+    assert tokens(run(PROMPT, *pair, *given)) == tokens(run(by_hand, *pair, "--json"))
+
+
+def test_messages_without_a_template_are_refused(run, target):
+    for given in (["--chat"], ["--system", "w7"], ["--template-arg", "short=1"]):
+        refused(run(PROMPT, "--target", target, *given), "no chat template")
+    refused(run("hi", "--no-chat", "--system", "w7"), "--no-chat leaves it out")
+    refused(run("hi", "--template-arg", "short"), "is not NAME=VALUE", lines=5)

@@ -1,0 +1,98 @@
+"""Prompts on the command line: where they are read from, and how they are sent to the model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from toolkit.errors import ToolkitError
+
+if TYPE_CHECKING:
+    from toolkit import Pipeline
+    from toolkit.prompts import Prompt
+
+BUILT_IN_PROMPT = "Once upon a time there was a little girl who"
+
+
+@frozen
+class Formatting:
+    """How texts are sent: as messages in the chat template, or as they are."""
+
+    chat: bool | None  # None: as messages to instruct models
+    system: str | None
+    template_args: dict[str, Any]
+
+    def __attrs_post_init__(self) -> None:
+        if self.chat is False and (self.system is not None or self.template_args):
+            raise ToolkitError(
+                "--system and --template-arg are for the chat template, and --no-chat leaves it out: "
+                "use --chat"
+            )
+
+    def encode(self, prompt: Prompt, pipeline: Pipeline) -> list[int]:
+        """Token ids of a text or of messages. Raises `MismatchError`."""
+        if isinstance(prompt, str) and prompt and self.uses_template(pipeline):
+            prompt = [*self.opening, {"role": "user", "content": prompt}]
+        elif not isinstance(prompt, str):
+            prompt = [*self.opening, *prompt]
+        return pipeline.encode(prompt, self.template_args)
+
+    @property
+    def opening(self) -> list[dict[str, str]]:
+        """The messages before the first of the user's."""
+        return [] if self.system is None else [{"role": "system", "content": self.system}]
+
+    def uses_template(self, pipeline: Pipeline) -> bool:
+        """Whether texts are sent as messages."""
+        if self.chat is not None:
+            return self.chat
+        if self.system is not None or self.template_args:
+            return True
+        from toolkit.prompts import is_chat_model
+
+        target = pipeline.target
+        return is_chat_model(pipeline.pool.find(target), pipeline.pool.origin(target))
+
+    def describe(self, pipeline: Pipeline) -> str | None:
+        """How texts are sent, in words; None where the model has no template and so no choice."""
+        from toolkit.prompts import has_template
+
+        if not has_template(pipeline.pool.find(pipeline.target).tokenizer):
+            return None
+        if self.uses_template(pipeline):
+            return "as messages, in the model's chat template (--no-chat: as it is)"
+        return "as it is (--chat: as messages, in the model's chat template)"
+
+
+def read_prompt(argument: str | None, file: Path | None) -> str:
+    """The prompt: from the argument, the file, piped stdin, or the built-in one, in this order.
+
+    Raises `ToolkitError`.
+    """
+    if argument is not None and file is not None:
+        raise ToolkitError("a prompt and --prompt-file are both given: use one of them")
+    if argument is not None:
+        if not argument:
+            raise ToolkitError("the prompt is empty: give some text, or no argument at all")
+        return decode_text(argument.encode("utf-8", "surrogateescape"), "the prompt")
+    if file is not None:
+        text = decode_text(file.read_bytes(), f"prompt file {file}")
+        if not text:
+            raise ToolkitError(f"prompt file {file} is empty: put some text into it")
+        return text
+    if sys.stdin is None or sys.stdin.isatty():
+        return BUILT_IN_PROMPT
+    return decode_text(sys.stdin.buffer.read(), "the piped prompt") or BUILT_IN_PROMPT
+
+
+def decode_text(data: bytes, what: str) -> str:
+    """Decode UTF-8 without a byte order mark and one final line break. Raises `ToolkitError`."""
+    try:
+        return data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise ToolkitError(
+            f"{what} is not UTF-8 text (byte {error.start}): convert it first"
+        ) from error
