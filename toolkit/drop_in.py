@@ -1,4 +1,4 @@
-"""speculative(): our decoding behind a `model.generate` call that is there already."""
+"""speculative(): speculative decoding for an existing `model.generate` call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from toolkit.runtime.models.supported import UNLIMITED
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
-OURS = {"use_cache", "logits_to_keep", "cache_position"}  # what generate adds, and we decide
+OURS = {
+    "use_cache",
+    "logits_to_keep",
+    "cache_position",
+}  # generate passes these; the toolkit decides
 DEFAULTS: dict[str, Any] = {
     "do_sample": False,
     "num_beams": 1,
@@ -27,17 +31,17 @@ DEFAULTS: dict[str, Any] = {
     "assistant_early_exit": None,
     "use_mtp": False,
 }
-"""Generation options that must keep these values: AR, one sequence, a tensor of ids."""
+"""Generation options that must have these values: greedy, one sequence, a tensor of ids."""
 
 
 class Streamer(Protocol):
-    """What transformers' streamers are: given the prompt's ids, then every token."""
+    """A transformers streamer: it gets the prompt's ids, then every token."""
 
     def put(self, value: Tensor) -> None:
-        """Take ids, on the host."""
+        """Take ids on the host."""
 
     def end(self) -> None:
-        """There are no more."""
+        """No more ids will come."""
 
 
 def speculative(
@@ -48,24 +52,23 @@ def speculative(
     draft_kv: Spec = "full",
     streamer: Streamer | None = None,
 ) -> Speculative:
-    """For `model.generate(**inputs, custom_generate=toolkit.speculative(drafter=…))`: greedy, one
-    sequence, the same ids sooner.
+    """Speculative decoding for `model.generate(**inputs, custom_generate=speculative(drafter=…))`.
 
-    `drafter` may also be a transformers model that you have in memory. Maximal lengths, end-of-sequence
-    ids and stopping criteria are those of the call. Two things that `generate` keeps to itself: a
-    streamer (give it here, not there), and the tokenizer that `stop_strings` needs (give a
-    `StopStringCriteria` of your own among the stopping criteria). Keep what this returns for the next
-    call: it holds the drafting model.
+    The ids are those of greedy `generate` for one sequence. `drafter` may also be a transformers model
+    in memory. Maximal lengths, end-of-sequence ids and stopping criteria are those of the call.
+    `generate` does not pass on two things: a streamer, which you give here instead, and the tokenizer
+    for `stop_strings`; use a `StopStringCriteria` among the stopping criteria. Keep the returned object
+    for later calls: it holds the drafting model and the laid-out weights.
 
-    The model is left as it was found. Raises `MismatchError` for what it does not do, by name:
-    sampling, beams, batches, padding, logits processors.
+    The model's attention and training mode are restored after each call. Calling it raises
+    `MismatchError` for sampling, beams, batches, padding and logits processors, naming the option.
     """
     return Speculative(drafter, shaper, verifier, kv, draft_kv, streamer)
 
 
 @define(eq=False)
 class Speculative:
-    """A decoding method for `generate`. Made by `speculative`."""
+    """A decoding method for `generate`, made by `speculative`."""
 
     drafter: Spec | PreTrainedModel
     shaper: Spec
@@ -74,7 +77,9 @@ class Speculative:
     draft_kv: Spec
     streamer: Streamer | None
     _pipeline: Pipeline | None = field(init=False, default=None)
-    _for: tuple[Any, ...] = field(init=False, default=())  # what the pipeline was made for
+    _for: tuple[Any, ...] = field(
+        init=False, default=()
+    )  # the model, device and dtype of `_pipeline`
 
     def __call__(
         self,
@@ -85,16 +90,16 @@ class Speculative:
         generation_config: GenerationConfig | None = None,
         **model_kwargs: Any,
     ) -> Tensor:
-        """Ids [1, P + new] of the prompt and what follows; called by `generate`."""
+        """Ids [1, P + T] of the prompt and T new tokens; called by `generate`."""
         assert generation_config is not None  # noqa: S101 `generate` always has one
-        _refuse(input_ids, logits_processor, generation_config, model_kwargs)
+        _require_supported(input_ids, logits_processor, generation_config, model_kwargs)
         with borrow(model, *self._module()):
             return self._decoded(model, input_ids, stopping_criteria, generation_config)
 
     def _decoded(
         self, model: PreTrainedModel, ids: Tensor, criteria: Any, config: GenerationConfig
     ) -> Tensor:
-        pipeline = self._fitting(model)
+        pipeline = self._pipeline_for(model)
         room = (config.max_length or UNLIMITED) - ids.shape[1]
         stream = pipeline.stream(ids[0], max_new_tokens=max(1, room), stop_ids=_stop_ids(config))
         self._tell(ids[0])
@@ -116,11 +121,11 @@ class Speculative:
             self.streamer.put(ids.cpu())
 
     def _module(self) -> tuple[PreTrainedModel, ...]:
-        """The drafting model, where it was given as one."""
+        """The drafter, if it is a module."""
         return (self.drafter,) if hasattr(self.drafter, "generate") else ()
 
-    def _fitting(self, model: PreTrainedModel) -> Pipeline:
-        """The pipeline for this model, from the last call where that was for the same."""
+    def _pipeline_for(self, model: PreTrainedModel) -> Pipeline:
+        """The pipeline for this model; that of the last call where it fits."""
         wanted = model, model.device, model.dtype
         if self._pipeline is None or self._for != wanted:
             pool = Pool(device=model.device.type)
@@ -145,10 +150,10 @@ def _stop_ids(config: GenerationConfig) -> frozenset[int]:
     return frozenset(ids.flatten().long().tolist())
 
 
-def _refuse(
+def _require_supported(
     input_ids: Tensor, processors: Any, config: GenerationConfig, model_kwargs: dict[str, Any]
 ) -> None:
-    """Raise `MismatchError` naming the first option that we do not support."""
+    """Raise `MismatchError` for the first option that is not supported."""
     for name, value in DEFAULTS.items():
         given = getattr(config, name, None)
         if given not in (None, value):

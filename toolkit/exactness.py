@@ -1,4 +1,4 @@
-"""Is a generation what AR gives? The verdict that every result carries."""
+"""Compares a generation with AR; the verdict is part of every result."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def compare_with_ar(
 
 @attrs.define(eq=False)
 class Watch(Verifier):
-    """AR's verifier: greedy, and comparing each token with the one that was expected."""
+    """AR's verifier: greedy, and compares each token with the one that is expected."""
 
     name = "watch"
     exactness = "greedy"
@@ -65,14 +65,14 @@ class Watch(Verifier):
 
     expected: list[int]
     dtype: torch.dtype  # of the target's weights; its logits may be wider
-    seen: int = 0
+    compared: int = 0  # tokens so far
     ties: list[Difference] = attrs.field(factory=list)
     divergent: Difference | None = None
 
     def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
-        index, row = self.seen, logits[0]
-        token, wanted = int(row.argmax()), self.expected[self.seen]
-        self.seen += 1
+        index, row = self.compared, logits[0]
+        token, wanted = int(row.argmax()), self.expected[self.compared]
+        self.compared += 1
         if token != wanted:
             margin, allowed = (
                 float(row[token] - row[wanted]),

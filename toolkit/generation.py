@@ -1,4 +1,4 @@
-"""Generation: what one request gave, and every figure that is derived from it.
+"""Generation: the result of one request, and all figures that are derived from it.
 
 A figure has one definition, here, and one name everywhere: in the panel, in JSON and in Parquet.
 """

@@ -167,7 +167,7 @@ def run_record(pipeline: Pipeline) -> Run:
 
     from toolkit.runtime.kernels import native, structs
     from toolkit.runtime.machine.cpu import cpu_model
-    from toolkit.runtime.numerics import level_of
+    from toolkit.runtime.numerics import find_level
 
     model = pipeline.pool.load(pipeline.target)
     cuda = model.device.type == "cuda"
@@ -187,7 +187,7 @@ def run_record(pipeline: Pipeline) -> Run:
         isa=kernels.isa if kernels else None,
         torch_isa=torch.backends.cpu.get_cpu_capability(),
         dtype=str(model.dtype).removeprefix("torch."),
-        numerics=level_of(model).name,
+        numerics=find_level(model).name,
         target_revision=pipeline.pool.revision(pipeline.target),
         **pipeline.specs,
     )

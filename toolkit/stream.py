@@ -14,7 +14,7 @@ from toolkit.generation import Generation, StopReason
 from toolkit.runtime.draft_runtime import DraftRuntime
 from toolkit.runtime.machine.memory import forget_peak, peak_memory
 from toolkit.runtime.models.detokenize import Detokenizer
-from toolkit.runtime.numerics import level_of
+from toolkit.runtime.numerics import find_level
 from toolkit.runtime.session import ModelSession
 
 
@@ -79,7 +79,7 @@ class Stream:
             prompt_ids=self.prompt,
             stop_reason=self._stop_reason(ids),
             specs=self.specs,
-            numerics=level_of(model, len(self.prompt) + len(ids)).name,
+            numerics=find_level(model, len(self.prompt) + len(ids)).name,
             ttft_ms=self.ttft_ms,
             kv_bytes=self.target.cache.bytes,
             kv_peak_bytes=self.target.cache.peak,

@@ -1,8 +1,8 @@
 """Frozen data between the stages of a step: Candidates → TokenTree → Verdict.
 
 Shapes: N nodes (root included), F frontier nodes, K candidates per node, A accepted path (root
-included), V vocabulary. Whatever is counted in nodes is a list on the host: on the few nodes of a
-level that takes a tenth of the time of tensors. Nobody changes a list that was handed over.
+included), V vocabulary. What is counted in nodes is a list on the host, because lists are ten times
+faster than tensors for the few nodes of a level. Lists are not changed after they are handed over.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class TokenTree:
 
     def ancestors(self) -> Tensor:
         """Bool [N, N]: [i, j] is true when j is i or an ancestor of i."""
-        return table(lineage(self.parents))
+        return ancestor_mask(lineage(self.parents))
 
 
 def _only(tree: TokenTree, kept: Sequence[int]) -> TokenTree:
@@ -136,7 +136,7 @@ def _only(tree: TokenTree, kept: Sequence[int]) -> TokenTree:
 
 @frozen(eq=False)
 class Verdict:
-    """What the target accepts: `path[A]` node ids from the root (included) down, and one token more.
+    """What the target accepts: `path[A]` node ids from the root (included) down, and one more token.
 
     `bonus` is the target's own next token after the path's last node. Raises `TypeError` for tensors.
     """
@@ -157,7 +157,7 @@ def lineage(parents: list[int], known: Sequence[bytes] = ()) -> list[bytes]:
     return rows
 
 
-def table(rows: list[bytes], first: int = 0) -> Tensor:
+def ancestor_mask(rows: list[bytes], first: int = 0) -> Tensor:
     """The rows of `lineage` from `first` on, as bool [N − first, N]."""
     import torch
 

@@ -133,7 +133,7 @@ def test_equal_tokens_are_no_difference():
     watch = Watch([1, 2], torch.float32)
     for row in ([0.0, 5.0, 1.0], [0.0, 1.0, 5.0]):
         watch.judge(ROOT, torch.tensor([row]), torch.Generator())
-    assert (watch.seen, watch.ties, watch.divergent) == (2, [], None)
+    assert (watch.compared, watch.ties, watch.divergent) == (2, [], None)
 
 
 @given(st.floats(2.0**-900, 2.0**900) | st.floats(-(2.0**900), -(2.0**-900)))

@@ -17,7 +17,7 @@ from toolkit.runtime.compute.linears import fastest
 from toolkit.runtime.compute.linears.kernels import Blocked, Packed, onednn_packs
 from toolkit.runtime.kernels import native
 from toolkit.runtime.models.load import prepare
-from toolkit.runtime.numerics import level_of
+from toolkit.runtime.numerics import find_level
 from toolkit.runtime.session import ModelSession
 
 REGISTRY = Registry.installed()
@@ -168,7 +168,7 @@ def test_every_schedule_gives_the_bits_of_ar(name):
     def holds(pair, linears, text, schedule):
         (family, policy), (kernel, dtype) = pair, linears
         loaded = low("llama" if family == "phi" else family, dtype, kernel)
-        assert level_of(loaded).name == "bitwise"
+        assert find_level(loaded).name == "bitwise"
         evicted.append(
             kv.schedule_does_not_matter(
                 lambda: ModelSession(loaded, policy.build()), *text, schedule, tolerance=0.0

@@ -94,9 +94,9 @@ def _set(*names: str) -> list[str]:
 def facts(model: LoadedModel) -> dict[str, str]:
     """Facts about a loaded model on this machine."""
     from toolkit.runtime.kernels import structs
-    from toolkit.runtime.numerics import level_of
+    from toolkit.runtime.numerics import find_level
 
-    executor, level = model.executor, level_of(model)
+    executor, level = model.executor, find_level(model)
     facts = {
         "model": f"{model.name}, {str(model.dtype).removeprefix('torch.')} on {model.device}",
         "executor": f"{executor.name}, because {executor.why}",

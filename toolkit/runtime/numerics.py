@@ -1,8 +1,8 @@
-"""Levels of exactness: how equality with AR is meant on this machine, for this model and dtype.
+"""Numerics levels: how exactly decoding by trees equals AR on this machine, for a model and dtype.
 
-`bitwise`: logits and KV have the bits that AR's have. `fp32`: tokens are the same, as tested. `tie`: in
-lower precision with stock kernels, up to numerical ties. The first is claimed only after whole passes
-were compared with AR's, bit by bit.
+`bitwise`: logits and KV have the same bits as AR's; claimed only after whole passes were compared bit
+by bit. `fp32`: tokens are the same, as tested. `tie`: tokens are the same up to numerical ties, in
+lower precision with stock kernels.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from toolkit.runtime.session import ModelSession
 
 PROMPT = 19  # tokens before the first passes that are compared
 SIZES = (1, 2, 3, 5, 8, 12, 16, 17, 24, 32, 33, 48, 64)  # of trees after it
-CONTEXTS = (127, 511, 2047)  # longer contexts, each just before an edge of the kernels' blocks
+CONTEXTS = (127, 511, 2047)  # longer contexts, each just before a block of the kernels ends
 FEW = (3, 33)  # sizes of trees after each of them
-PROBED = 2048  # tokens of context that every claim holds for, if the model can address so many
+PROBED = 2048  # tokens of context that are always compared, if the model has so many positions
 ACCEPTED = 3  # tokens that each tree commits at most
-DEEPEST = 64  # no random tree is deeper
+DEEPEST = 64  # depth that no random tree exceeds
 
 
 @frozen
 class Level:
-    """A level's name, and what speaks for it or against a higher one."""
+    """A level's name, and the reason for it or against a higher one."""
 
     name: str
     why: str
@@ -41,25 +41,25 @@ _levels: WeakKeyDictionary[LoadedModel, dict[int, Level]] = (
 )  # by longest context
 
 
-def level_of(model: LoadedModel, length: int = PROBED) -> Level:
-    """The level that a loaded model reaches here, for requests of up to `length` tokens.
+def find_level(model: LoadedModel, length: int = PROBED) -> Level:
+    """The level of a loaded model on this machine, for requests of up to `length` tokens.
 
-    Compared once on each machine for a model's architecture, sizes and dtype, then remembered.
+    It is found once for a model's architecture, sizes and dtype, then remembered on disk.
     """
     longest = longest_probed(model, length)
     known = _levels.setdefault(model, {})
     if longest not in known:
-        known[longest] = _found(model, longest)
+        known[longest] = _compare(model, longest)
     return known[longest]
 
 
-def _found(model: LoadedModel, longest: int) -> Level:
-    reason = _against(model)
+def _compare(model: LoadedModel, longest: int) -> Level:
+    reason = _reason_against_bitwise(model)
     if reason is None:
         about = "level", str(longest), model.executor.name, model.executor.linears
         reason = remembered(
             (*about, *module_key(model.module)),
-            lambda: {"differs": differs(model, longest)},
+            lambda: {"differs": find_difference(model, longest)},
             "Comparing the bits of trees with AR's (once)",
         )["differs"]
     if reason is None:
@@ -72,13 +72,13 @@ def _found(model: LoadedModel, longest: int) -> Level:
 
 
 def longest_probed(model: LoadedModel, length: int = PROBED) -> int:
-    """The longest context at which trees are compared for requests of up to `length` tokens: that of
-    `PROBED` ones, then the powers of two, as far as the model goes."""
+    """The longest context at which trees are compared for requests of up to `length` tokens: `PROBED`,
+    or the next power of two, but at most the model's positions."""
     return min(max(PROBED, 1 << (length - 1).bit_length()), model.positions)
 
 
-def _against(model: LoadedModel) -> str | None:
-    """What rules `bitwise` out without a comparison."""
+def _reason_against_bitwise(model: LoadedModel) -> str | None:
+    """A reason against `bitwise` that needs no comparison."""
     if model.device.type != "cpu":
         return "no kernels of ours on this device"
     if model.dtype not in structs.DTYPES:
@@ -94,9 +94,11 @@ def _against(model: LoadedModel) -> str | None:
     return None
 
 
-def differs(model: LoadedModel, longest: int = PROBED) -> str | None:
-    """Where a tree's bits are not AR's, over trees of many sizes after contexts of up to `longest`
-    tokens; None where they all are."""
+def find_difference(model: LoadedModel, longest: int = PROBED) -> str | None:
+    """The first difference in bits between trees and AR; None when there is none.
+
+    Trees of many sizes are compared, after contexts of up to `longest` tokens.
+    """
     rng = random.Random(0)  # noqa: S311 no secrets
     ar, trees = (ModelSession(model) for _ in range(2))
     room = min(longest, model.positions - DEEPEST)  # for committed tokens
@@ -108,7 +110,7 @@ def differs(model: LoadedModel, longest: int = PROBED) -> str | None:
         for session in (ar, trees) if gap > 0 else ():
             _fill(session, gap, seed=context)
         for size in sizes:
-            reason = _differ(ar, trees, min(size, model.positions - trees.length), rng)
+            reason = _compare_tree(ar, trees, min(size, model.positions - trees.length), rng)
             if reason is not None:
                 return reason
     for (_, *ours), (_, *theirs) in zip(trees.cache.committed(), ar.cache.committed(), strict=True):
@@ -117,8 +119,11 @@ def differs(model: LoadedModel, longest: int = PROBED) -> str | None:
     return None
 
 
-def _differ(ar: ModelSession, trees: ModelSession, size: int, rng: random.Random) -> str | None:
-    """Commit a path in both sessions, of a tree of `size` nodes and token by token: how they differ."""
+def _compare_tree(
+    ar: ModelSession, trees: ModelSession, size: int, rng: random.Random
+) -> str | None:
+    """Commit a path in both sessions, token by token and in a tree of `size` nodes; say how logits
+    differ."""
     if size < 1:
         return None
     path, logits = _tokens(min(ACCEPTED, size), trees.vocabulary, rng), []

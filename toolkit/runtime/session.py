@@ -15,7 +15,7 @@ from toolkit.runtime.kv.cache import TreeCache
 from toolkit.runtime.kv.eviction import AllVisible, Eviction, eviction_of
 from toolkit.runtime.models.load import LoadedModel
 from toolkit.runtime.models.supported import positions_under
-from toolkit.tree import lineage, table
+from toolkit.tree import ancestor_mask, lineage
 
 
 @define(eq=False)
@@ -87,7 +87,7 @@ class ModelSession:
         self.cache.extend(len(tokens))
         self._lineage = lineage(parents, above)
         positions = [self.length + depth for depth in depths(self._lineage)]
-        return self._run(tokens, table(self._lineage, len(above)), positions, keep)
+        return self._run(tokens, ancestor_mask(self._lineage, len(above)), positions, keep)
 
     def _run(self, tokens: list[int], paths: Tensor, positions: list[int], keep: int) -> Tensor:
         """Run one pass; returns logits [N, V], or those of the last `keep` rows unless that is 0."""

@@ -31,10 +31,10 @@ def loaded(family, dtype, executor="auto", owned=True):
 def test_every_described_family_is_bitwise(family, dtype, isa):
     with native.using(isa):
         model = loaded(family, dtype)
-        assert numerics.differs(model) is None
-        assert numerics.level_of(model).name == "bitwise"
+        assert numerics.find_difference(model) is None
+        assert numerics.find_level(model).name == "bitwise"
     said = "trees of 1 to 64 nodes gave AR's bits, after up to 256 tokens"
-    assert numerics.level_of(model).why == said
+    assert numerics.find_level(model).why == said
 
 
 def test_claims_go_as_far_as_was_probed():
@@ -56,8 +56,8 @@ def test_bits_that_change_in_long_contexts_alone_are_found_out(monkeypatch):
 
     monkeypatch.setattr(fastest, "fastest_kernel", lambda _: Blocked)
     monkeypatch.setattr(CDecoder, "forward", uneven)
-    assert numerics.differs(model, 100) is None
-    assert re.search("nodes after 19[2-9] tokens differ", numerics.differs(model, 256))
+    assert numerics.find_difference(model, 100) is None
+    assert re.search("nodes after 19[2-9] tokens differ", numerics.find_difference(model, 256))
 
 
 @pytest.mark.parametrize("dtype", LOW, ids=str)
@@ -65,9 +65,9 @@ def test_stock_attention_is_found_out(dtype):
     """The control: the same linears under the stock attention do not give AR's bits."""
     model = loaded("llama", dtype)
     with native.using(None):
-        assert "differ from AR's" in numerics.differs(model)
-        assert numerics.level_of(model).name == ("fp32" if dtype is torch.float32 else "tie")
-        assert "switched off" in numerics.level_of(model).why
+        assert "differ from AR's" in numerics.find_difference(model)
+        assert numerics.find_level(model).name == ("fp32" if dtype is torch.float32 else "tie")
+        assert "switched off" in numerics.find_level(model).why
 
 
 @compiled
@@ -83,18 +83,18 @@ def test_linears_that_depend_on_rows_are_found_out(monkeypatch):
         return plain(self, x) * (1 + 1e-6 * (len(x) % 3))
 
     monkeypatch.setattr(type(ruled), "__call__", uneven)
-    assert "differ from AR's" in numerics.differs(model)
+    assert "differ from AR's" in numerics.find_difference(model)
     assert model.executor.maps.find_row_multiple() is None
 
 
 def test_what_is_known_without_a_comparison():
-    level = numerics.level_of(loaded("llama", torch.float64))
+    level = numerics.find_level(loaded("llama", torch.float64))
     assert level == numerics.Level("fp32", "not bitwise: no kernels of ours for float64")
 
 
 @compiled
 def test_a_module_claims_nothing_that_was_not_probed():
-    level = numerics.level_of(loaded("llama", torch.bfloat16, executor="module"))
+    level = numerics.find_level(loaded("llama", torch.bfloat16, executor="module"))
     assert level.name == "tie"
     assert "only the functional executor's linears" in level.why
 
@@ -106,7 +106,7 @@ def test_a_long_request_is_claimed_for_its_own_length(monkeypatch):
         probed.append(longest)
         return numerics.Level("bitwise" if longest <= 5000 else "fp32", "")
 
-    monkeypatch.setattr(numerics, "_found", found)
-    levels = [numerics.level_of(model, n).name for n in (10, 2048, 3000, 6000, 3000)]
+    monkeypatch.setattr(numerics, "_compare", found)
+    levels = [numerics.find_level(model, n).name for n in (10, 2048, 3000, 6000, 3000)]
     assert levels == [*["bitwise"] * 3, "fp32", "bitwise"]
     assert probed == [2048, 4096, 8192]

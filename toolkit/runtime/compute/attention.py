@@ -46,7 +46,7 @@ class Pass:
     cache: TreeCache = field(init=False)
     calls: int = 0  # layers that attended: a model that never asks has ignored our attention
     _masks: dict[tuple[int, int | None], Tensor] = field(factory=dict, init=False)
-    _visible: dict[tuple[int, int | None], native.Seen] = field(factory=dict, init=False)
+    _visible: dict[tuple[int, int | None], native.Visible] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.cache = self.eviction.cache
@@ -74,17 +74,17 @@ class Pass:
             self._masks[key] = mask[0] if len(mask) == 1 else mask
         return self._masks[key]
 
-    def visible(self, layer: TreeLayer, window: int | None) -> native.Seen:
+    def visible(self, layer: TreeLayer, window: int | None) -> native.Visible:
         """What `mask` says, for kernels: a number of rows that all see, and a mask of the others."""
         key = id(layer.table), window
         if key not in self._visible:
             hides = layer.table.hides(self.deepest) or self.eviction.hides(self.deepest)
             if window is None and not hides:
-                seen = native.Seen(layer.table.count, self.lineage[None].contiguous())
+                visible = native.Visible(layer.table.count, self.lineage[None].contiguous())
             else:
                 mask = self.mask(layer, window)
-                seen = native.Seen(0, (mask if mask.ndim == 3 else mask[None]).contiguous())
-            self._visible[key] = seen
+                visible = native.Visible(0, (mask if mask.ndim == 3 else mask[None]).contiguous())
+            self._visible[key] = visible
         return self._visible[key]
 
 
@@ -140,7 +140,7 @@ def attend(
     layer.attention = config
     if now.whole_prompt:
         out = _causal(query, key, value, config)
-    elif query.shape[2] <= WIDE and (kernels := native.attends(query, key, value)):
+    elif query.shape[2] <= WIDE and (kernels := native.for_attention(query, key, value)):
         visible = now.visible(layer, config.window)
         out = kernels.attention(
             query, key, value, visible, config.scaling, config.softcap, config.s_aux

@@ -1,7 +1,7 @@
-"""cuDNN's attention, kept out of our passes.
+"""Switches cuDNN's attention off during passes.
 
-It builds a plan for every new count of rows and of keys: 40 to 65 ms of host time each on an H200 with
-PyTorch 2.11, and nearly every pass has new counts. PyTorch's other kernels need none.
+cuDNN builds a plan for every new count of rows and keys. That takes 40 to 65 ms of host time on an H200
+with PyTorch 2.11, and nearly every pass has new counts. PyTorch's other kernels need no plans.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from attrs import define, field
 
 @define(eq=False)
 class WithoutCudnn:
-    """PyTorch has one switch for the whole process: the first pass that begins turns it off, and the
-    last one that ends turns it back to what it was, whichever threads they run in."""
+    """A context manager for passes, in any number of threads.
+
+    PyTorch has one switch for the whole process. The first pass to begin turns it off, and the last one
+    to end restores it.
+    """
 
     _lock: Lock = field(init=False, factory=Lock)
     _passes: int = field(init=False, default=0)  # that are running

@@ -178,24 +178,24 @@ void attention_task(const Attention *a, int64_t task, float *scratch) {
     else group(a, head, node, count, 1, BF16, scratch);
 }
 
-static int all_see(const Seen *seen, int64_t row) {
-    for (int64_t t = 0; t < seen->tables * seen->nodes; t++)
-        if (!seen->mask[t * seen->rows + row]) return 0;
+static int visible_to_all(const Visible *visible, int64_t row) {
+    for (int64_t t = 0; t < visible->tables * visible->nodes; t++)
+        if (!visible->mask[t * visible->rows + row]) return 0;
     return 1;
 }
 
-Lists make_lists(const Seen *seen, int32_t *room) {
-    const int64_t tasks = seen->tables * seen->nodes;
+Lists make_lists(const Visible *visible, int32_t *room) {
+    const int64_t tasks = visible->tables * visible->nodes;
     int64_t first = 0;
-    while (first < seen->rows && all_see(seen, first)) first++; /* extend the prefix */
-    const int64_t longest = seen->rows - first;
-    Lists lists = {room, room + tasks * longest, seen->tables, seen->nodes, longest,
-                   seen->prefix + first};
+    while (first < visible->rows && visible_to_all(visible, first)) first++; /* extend the prefix */
+    const int64_t longest = visible->rows - first;
+    Lists lists = {room, room + tasks * longest, visible->tables, visible->nodes, longest,
+                   visible->prefix + first};
     for (int64_t t = 0; t < tasks; t++) {
-        const uint8_t *mask = seen->mask + t * seen->rows;
+        const uint8_t *mask = visible->mask + t * visible->rows;
         int32_t *tail = lists.tails + t * longest, length = 0;
-        for (int64_t j = first; j < seen->rows; j++)
-            if (mask[j]) tail[length++] = (int32_t)(seen->prefix + j);
+        for (int64_t j = first; j < visible->rows; j++)
+            if (mask[j]) tail[length++] = (int32_t)(visible->prefix + j);
         lists.lengths[t] = length;
     }
     return lists;
@@ -213,12 +213,12 @@ static void attend(const void *context, int64_t task, int64_t thread) {
 }
 
 /* Attention alone, for passes that do not run in C as a whole. Returns 0, or 1 when there is no memory. */
-int tree_attention(const Attention *of, const Seen *seen, int64_t threads) {
-    Alone alone = {*of, 0, attention_room(seen->prefix + seen->rows)};
-    int32_t *room = malloc(lists_room(seen) * sizeof(int32_t));
+int tree_attention(const Attention *of, const Visible *visible, int64_t threads) {
+    Alone alone = {*of, 0, attention_room(visible->prefix + visible->rows)};
+    int32_t *room = malloc(lists_room(visible) * sizeof(int32_t));
     alone.scores = malloc(threads * alone.room * sizeof(float));
     if (room && alone.scores) {
-        alone.attention.lists = make_lists(seen, room);
+        alone.attention.lists = make_lists(visible, room);
         const Phase phase = {attend, &alone, attention_tasks(&alone.attention)};
         run_phases(&phase, 1, threads);
     }

@@ -39,7 +39,7 @@ typedef struct {
 typedef struct {
     char *keys, *values;
     char *queries; /* written: [nodes, heads, width]; or null */
-    int64_t room, first, seen;
+    int64_t room, first, visible;
 } LayerCache;
 
 typedef struct {
@@ -48,8 +48,8 @@ typedef struct {
     const int64_t *positions;
     const float *const *cos, *const *sin; /* tables [positions, rotated]; half of sin is negated */
     const LayerCache *caches;
-    const Seen *seen;
-    int64_t tables; /* entries of `seen` */
+    const Visible *visible;
+    int64_t tables; /* entries of `visible` */
     void *logits;   /* [keep, vocabulary] */
     int64_t threads;
 } PassCall;
@@ -212,7 +212,7 @@ static Attention attention_of(const Decoder *d, const Layer *b, const LayerCache
         .kv_heads = b->kv_heads,
         .width = b->width,
         .value_width = b->width,
-        .lists = s->lists[at->seen],
+        .lists = s->lists[at->visible],
         .scale = b->scale,
         .softcap = b->softcap,
     };
@@ -362,8 +362,8 @@ static void *allocate(const Decoder *d, const PassCall *p, Space *s) {
         attended = most(attended, row_in(b->out.in, d->dtype));
     }
     for (int64_t t = 0; t < p->tables; t++) {
-        lists += lists_room(p->seen + t);
-        longest = most(longest, p->seen[t].prefix + p->seen[t].rows);
+        lists += lists_room(p->visible + t);
+        longest = most(longest, p->visible[t].prefix + p->visible[t].rows);
     }
     s->score_room = attention_room(longest);
     const struct {
@@ -400,8 +400,8 @@ static void *allocate(const Decoder *d, const PassCall *p, Space *s) {
     s->up_width = up;
     int32_t *room = s->room;
     for (int64_t t = 0; t < p->tables; t++) {
-        s->lists[t] = make_lists(p->seen + t, room);
-        room += lists_room(p->seen + t);
+        s->lists[t] = make_lists(p->visible + t, room);
+        room += lists_room(p->visible + t);
     }
     return held;
 }

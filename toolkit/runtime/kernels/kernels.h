@@ -54,7 +54,7 @@ typedef struct {
     const uint8_t *mask; /* [tables, nodes, rows] of the rows after the prefix */
     int64_t tables;      /* 1, or one per KV head */
     int64_t nodes, rows, prefix;
-} Seen;
+} Visible;
 
 typedef struct {
     int32_t *tails;   /* [tables, nodes, longest] rows after the prefix */
@@ -74,12 +74,12 @@ typedef struct {
 
 #define SHARED 4 /* nodes that share each load of a prefix row */
 
-INLINE int64_t lists_room(const Seen *seen) { /* in int32 */
-    return seen->tables * seen->nodes * (seen->rows + 1);
+INLINE int64_t lists_room(const Visible *visible) { /* in int32 */
+    return visible->tables * visible->nodes * (visible->rows + 1);
 }
 
 /* Make lists from masks, in `room`. */
-Lists make_lists(const Seen *seen, int32_t *room);
+Lists make_lists(const Visible *visible, int32_t *room);
 
 INLINE int64_t attention_tasks(const Attention *a) {
     return (a->nodes + SHARED - 1) / SHARED * a->heads;

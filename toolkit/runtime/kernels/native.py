@@ -24,15 +24,15 @@ GRAIN = 1 << 14  # elements worth a thread of their own
 
 
 @frozen(eq=False)
-class Seen:
+class Visible:
     """The rows that each node attends to: 0 … prefix − 1, then those in its mask, in order."""
 
     prefix: int
     mask: Tensor  # bool [T, N, K], contiguous, of the rows from `prefix` on; T is 1, or H_kv
 
     @property
-    def struct(self) -> structs.Seen:
-        return structs.Seen(self.mask.data_ptr(), *self.mask.shape, self.prefix)
+    def struct(self) -> structs.Visible:
+        return structs.Visible(self.mask.data_ptr(), *self.mask.shape, self.prefix)
 
 
 @frozen(eq=False)
@@ -51,7 +51,7 @@ class Library:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        seen: Seen,
+        visible: Visible,
         scaling: float,
         softcap: float | None = None,
         s_aux: Tensor | None = None,
@@ -70,7 +70,7 @@ class Library:
             softcap or 0.0,
         )  # fmt: skip
         threads = torch.get_num_threads()
-        _require_memory(self._attention(byref(call), byref(seen.struct), threads), nodes)
+        _require_memory(self._attention(byref(call), byref(visible.struct), threads), nodes)
         return out
 
     def gated(self, act: str, gate: Tensor, up: Tensor | None) -> Tensor:
@@ -120,7 +120,7 @@ def _library(isa: str) -> Library | str:
     except NoCompiler as error:
         return str(error)
     takes = {
-        "tree_attention": [POINTER(structs.Attention), POINTER(structs.Seen), c_int64],
+        "tree_attention": [POINTER(structs.Attention), POINTER(structs.Visible), c_int64],
         "gated": [c_void_p] * 3 + [c_int64] * 6,
         "linear": [POINTER(structs.Linear), c_void_p, c_int64, c_void_p, c_int64],
         "decoder_pass": [POINTER(structs.Decoder), POINTER(structs.PassCall)],
@@ -180,7 +180,7 @@ def why_not() -> str | None:
     return found if isinstance(found, str) else None
 
 
-def attends(query: Tensor, key: Tensor, value: Tensor) -> Library | None:
+def for_attention(query: Tensor, key: Tensor, value: Tensor) -> Library | None:
     """The kernels, if they can compute attention of these tensors."""
     known = (
         query.device.type == "cpu"

@@ -45,7 +45,7 @@ class Heads(Structure):
         return cls(states.data_ptr(), states.stride(1), states.stride(2))
 
 
-class Seen(Structure):
+class Visible(Structure):
     """The rows that nodes attend to, as a mask."""
 
     _fields_ = [*pointers("mask"), *ints("tables nodes rows prefix")]
@@ -106,7 +106,7 @@ class Decoder(Structure):
 class LayerCache(Structure):
     """Where a layer's rows of this pass are written."""
 
-    _fields_ = [*pointers("keys values queries"), *ints("room first seen")]
+    _fields_ = [*pointers("keys values queries"), *ints("room first visible")]
 
 
 class Buffer(Structure):
@@ -129,7 +129,7 @@ class PassCall(Structure):
         *pointers("x positions"),
         *((name, POINTER(c_void_p)) for name in ("cos", "sin")),
         ("caches", POINTER(LayerCache)),
-        ("seen", POINTER(Seen)),
+        ("visible", POINTER(Visible)),
         *ints("tables"),
         *pointers("logits"),
         *ints("threads"),

@@ -5,17 +5,22 @@ from __future__ import annotations
 from attrs import define, field
 from transformers import PreTrainedTokenizerBase
 
-CONTEXT = 6  # prompt ids decoded again before the first new ones: a space depends on what precedes
-UNFINISHED = "\ufffd"  # a character whose bytes are not all here
+CONTEXT = 6  # prompt ids decoded with the first new ones, because spaces depend on the ids before
+UNFINISHED = "\ufffd"  # stands for a character of which bytes are missing
 
 
 @define
 class Detokenizer:
-    """Turns committed ids into text as soon as it is certain. Without a tokenizer: empty text."""
+    """Turns committed ids into text as soon as the text is final; empty text without a tokenizer.
+
+    `tokenizers`' `DecodeStream` cannot replace it: it has no end, so it loses an unfinished character.
+    """
 
     tokenizer: PreTrainedTokenizerBase | None
     prompt: list[int]
-    _before: list[int] = field(init=False)  # ids that begin and end at a character's border
+    _before: list[int] = field(
+        init=False
+    )  # decoded ids, from a whole character to a whole character
     _waiting: list[int] = field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -24,13 +29,13 @@ class Detokenizer:
             self._before = self._before[1:]
 
     def add(self, ids: list[int]) -> str:
-        """The text that `ids` complete; what they leave unfinished waits."""
+        """The text that `ids` complete; an unfinished character waits for more."""
         self._waiting += ids
         text = self._new()
         return "" if text.endswith(UNFINISHED) else self._flush(text)
 
     def rest(self) -> str:
-        """What is left at the end, unfinished characters included."""
+        """The rest of the text, with an unfinished character as U+FFFD."""
         return self._flush(self._new())
 
     def _new(self) -> str:

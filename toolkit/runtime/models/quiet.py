@@ -1,4 +1,4 @@
-"""No progress bars and no advice from transformers and the hub: what matters, we say ourselves."""
+"""Switches off progress bars and warnings of transformers and the hub."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ _wanted = False
 
 
 def quiet() -> None:
-    """No progress bars and no advice from transformers.
-
-    It is not imported for that: where it is not yet, it is told when it is.
-    """
+    """Switch off progress bars and warnings of transformers, now or once it is imported."""
     global _wanted  # noqa: PLW0603 logging is one per process, too
     _wanted = True
     if "transformers" in sys.modules:
@@ -19,7 +16,7 @@ def quiet() -> None:
 
 
 def hush() -> None:
-    """Pass it on, if `quiet` was called: for those who import transformers."""
+    """Do what `quiet` asked for, if it was called; called when transformers is imported."""
     if not _wanted:
         return
     from huggingface_hub.utils import logging as hub

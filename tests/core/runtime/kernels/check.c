@@ -6,7 +6,7 @@
 
 #include "kernels.h"
 
-int tree_attention(const Attention *of, const Seen *seen, int64_t threads);
+int tree_attention(const Attention *of, const Visible *visible, int64_t threads);
 int linear(const Linear *of, const void *x, int64_t rows, void *out, int64_t threads);
 void gated(const void *gate, const void *up, void *out, int64_t count, int64_t width, int64_t stride,
            int64_t threads, int64_t act, int64_t dtype);
@@ -95,12 +95,12 @@ static void check_attention(int64_t width, int64_t prefix, int64_t nodes, int dt
         .out = out, .out_row = heads * width, .query_dtype = dtype, .dtype = dtype, .out_dtype = dtype,
         .nodes = nodes, .heads = heads, .kv_heads = kv_heads, .width = width, .value_width = width, .scale = 0.5,
     };
-    const Seen seen = {mask, 1, nodes, nodes, prefix};
-    tree_attention(&a, &seen, threads);
+    const Visible visible = {mask, 1, nodes, nodes, prefix};
+    tree_attention(&a, &visible, threads);
     for (int64_t n = 0; n < nodes; n++) {
         Attention alone = a;
         alone.query.data = (char *)q + n * width * size, alone.out = one, alone.nodes = 1;
-        const Seen own = {mask + n * nodes, 1, 1, nodes, prefix};
+        const Visible own = {mask + n * nodes, 1, 1, nodes, prefix};
         tree_attention(&alone, &own, 1);
         require(!memcmp(one, (char *)out + n * heads * width * size, heads * width * size),
                 "a node's attention is another among others", width, prefix, n);

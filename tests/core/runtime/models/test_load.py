@@ -12,7 +12,7 @@ from toolkit.conformance.models import VOCABULARY, tiny
 from toolkit.errors import ModelError
 from toolkit.runtime.models.load import find, load, positions_of, prepare
 from toolkit.runtime.models.locate import locate
-from toolkit.runtime.numerics import level_of
+from toolkit.runtime.numerics import find_level
 
 
 def test_a_refusal_needs_no_weights(tmp_path):
@@ -100,7 +100,7 @@ def test_positions():
     [(torch.float64, "fp32"), (torch.half, "tie")],
 )
 def test_numerics_follow_a_dtype_without_kernels(dtype, level):
-    assert level_of(prepare("mine", copy.deepcopy(tiny("llama")).to(dtype))).name == level
+    assert find_level(prepare("mine", copy.deepcopy(tiny("llama")).to(dtype))).name == level
 
 
 @pytest.mark.parametrize(

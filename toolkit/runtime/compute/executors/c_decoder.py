@@ -107,11 +107,11 @@ class CDecoder:
         keep = keep or count
         x = self.decoder.embed(tokens, positions).float().contiguous()
         logits = torch.empty(keep, self._struct.head.outputs, dtype=self.dtype)
-        caches, seen, queries = self._caches(now, count)
+        caches, visible, queries = self._caches(now, count)
         cos_sin = self._tables(now.deepest)
         call = structs.PassCall(
-            count, keep, x.data_ptr(), positions.data_ptr(), cos_sin.cos, cos_sin.sin, caches, seen,
-            len(seen), logits.data_ptr(), min(torch.get_num_threads(), self._share),
+            count, keep, x.data_ptr(), positions.data_ptr(), cos_sin.cos, cos_sin.sin, caches, visible,
+            len(visible), logits.data_ptr(), min(torch.get_num_threads(), self._share),
         )  # fmt: skip
         kernels.decoder(self._struct, call)
         for layer, kept in queries:
@@ -123,13 +123,15 @@ class CDecoder:
         addresses = self._addresses.get(now.cache)
         if addresses is None:
             addresses = self._addresses[now.cache] = CacheAddresses.empty(len(self.layers))
-        seen: dict[native.Seen, int] = {}
+        visible: dict[native.Visible, int] = {}
         queries: list[tuple[TreeLayer, Tensor]] = []
         for index, held in enumerate(addresses.each):
             attention = self.layers[index].attention
             layer: TreeLayer = now.cache.layers[attention.layer]
             held.first = layer.claim(count, attention.kv_heads, attention.width, self.dtype)
-            held.seen = seen.setdefault(now.visible(layer, attention.config.window), len(seen))
+            held.visible = visible.setdefault(
+                now.visible(layer, attention.config.window), len(visible)
+            )
             if layer.keys is not addresses.keys[index]:
                 addresses.update(index, layer)
                 layer.attention = attention.config
@@ -138,7 +140,7 @@ class CDecoder:
                 kept = torch.empty(count, attention.heads, attention.width, dtype=self.dtype)
                 held.queries = kept.data_ptr()
                 queries.append((layer, kept))
-        return addresses.array, structs.array(structs.Seen, [s.struct for s in seen]), queries
+        return addresses.array, structs.array(structs.Visible, [s.struct for s in visible]), queries
 
     def _tables(self, deepest: int) -> CosSinAddresses:
         """The cos/sin tables, with room for position `deepest`."""

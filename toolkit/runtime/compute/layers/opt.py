@@ -30,7 +30,7 @@ def layer_of(
 ) -> Layer | PostNormLayer:
     """One decoder layer."""
     attention = layer.self_attn
-    attends = Attention(
+    heads = Attention(
         layer=index,
         qkv=linears.fuse(attention.q_proj, attention.k_proj, attention.v_proj),
         out=linears.fuse(attention.out_proj),
@@ -42,7 +42,7 @@ def layer_of(
     mlp = MLP(linears.fuse(layer.fc1), config.activation_function, linears.fuse(layer.fc2))
     norms = layer_norm(layer.self_attn_layer_norm), layer_norm(layer.final_layer_norm)
     before = layer.do_layer_norm_before
-    return Layer(attends, mlp, *norms) if before else PostNormLayer(attends, mlp, *norms)
+    return Layer(heads, mlp, *norms) if before else PostNormLayer(heads, mlp, *norms)
 
 
 def last_norm(model: Any, linears: Linears) -> Map:

@@ -51,8 +51,8 @@ def loaded(name, dtype):
 def test_every_described_decoder_runs_in_c_but_one(name, dtype):
     model = loaded(name, dtype)
     assert (model.executor.c_decoder is None) == (name == "opt-350m")
-    assert numerics.differs(model) is None
-    assert numerics.level_of(model).name == "bitwise"
+    assert numerics.find_difference(model) is None
+    assert numerics.find_level(model).name == "bitwise"
 
 
 @pytest.mark.parametrize("name", MODELS)

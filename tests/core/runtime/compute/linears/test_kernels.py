@@ -88,6 +88,6 @@ def test_onednn_is_no_candidate_where_it_has_no_kernel(monkeypatch):
         assert Packed not in kernels.kernels_for(module)
         model = prepare("it", module, owned=True)
         ModelSession(model).prefill([1, 2, 3])
-        assert numerics.level_of(model).name == "bitwise"
+        assert numerics.find_level(model).name == "bitwise"
     finally:
         onednn_packs.cache_clear()

@@ -56,5 +56,5 @@ def test_a_model_of_linears_laid_out_anew(monkeypatch, family, dtype, owned, ker
     assert (model.executor.c_decoder is not None) == (kernel is Blocked)
     near = 1e-3 if dtype is torch.float32 else 0.1
     assert (got - expected).norm() < near * expected.norm()
-    assert numerics.level_of(model).name == "bitwise"
+    assert numerics.find_level(model).name == "bitwise"
     assert (sum(p.numel() for p in module.parameters()) < weights) == owned
