@@ -15,7 +15,7 @@ from toolkit import ToolkitError
 from toolkit.words import quote
 
 from .keys import Key, Setting
-from .statistics import Ratio, geometric_mean, mean, paired
+from .statistics import Ratio, compare_paired, geometric_mean, mean
 from .store import Row, Store
 
 LOOP = 0.5  # share of distinct 3-grams below which an output counts as a loop
@@ -136,7 +136,7 @@ class Results:
         the ratios of a prompt are averaged over settings first.
         """
         other = baseline or self.by_arm[arm]["baseline"]
-        return paired(
+        return compare_paired(
             _speeds_of(self.rows(arm, setting), whole), _speeds_of(self.rows(other, setting), whole)
         )
 
@@ -147,7 +147,7 @@ class Results:
         if not again:
             return None
         before = self.rows(again[0]["arm"])
-        return paired(_speeds_of(again, False), _speeds_of(before, False))
+        return compare_paired(_speeds_of(again, False), _speeds_of(before, False))
 
     @cached_property
     def load(self) -> float | None:
@@ -236,7 +236,7 @@ def _find_problem(runs: list[Row], requests: list[Row]) -> str | None:
     return None
 
 
-def shorten(name: str, most: int = 44) -> str:
+def shorten_arm(name: str, most: int = 44) -> str:
     """An arm's name without the keys of its words, cut in the middle when it is long."""
     name = name.replace("drafter=", "").replace("shaper=", "")
     if len(name) <= most:

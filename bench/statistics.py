@@ -1,10 +1,9 @@
 """Paired statistics: ratios per prompt, geometric means, bootstrap intervals over prompts.
 
-A ratio is taken between two requests with the same prompt and setting, one after the other on the
-same machine. Its logarithms are averaged within a prompt (over turns), then over prompts; the
-prompt is what is resampled, because the requests of one prompt are not independent. Plain
-percentiles are too narrow for few prompts; they are widened after Hesterberg 2015, arXiv:1411.5279
-(the expanded percentile interval).
+A ratio compares two requests with the same key on the same machine. Logarithms of ratios are averaged
+within a prompt, then over prompts. The bootstrap resamples prompts, because the requests of one prompt
+are not independent. Plain percentiles are too narrow for few prompts; they are widened as in the
+expanded percentile interval of Hesterberg 2015, arXiv:1411.5279.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from attrs import frozen
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-FEWEST = 5  # prompts below which no interval is given: a bootstrap of so few is a guess
+FEWEST = 5  # prompts: with fewer, a bootstrap says nothing
 
 
 @frozen
 class Ratio:
-    """A geometric mean of paired ratios, and where 95 % of its bootstrap lies."""
+    """A geometric mean of paired ratios, with its 95 % bootstrap interval."""
 
     mean: float
     low: float | None  # None: too few prompts for an interval
@@ -34,7 +33,7 @@ class Ratio:
 
     @property
     def reading(self) -> str:
-        """What may be said: faster, slower, or that the interval includes 1."""
+        """faster, slower, includes 1 (the interval does), or too few prompts."""
         if self.low is None or self.high is None:
             return "too few prompts"
         if self.low <= 1 <= self.high:
@@ -48,10 +47,12 @@ class Ratio:
         return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float], seed: int = 0) -> Ratio | None:
-    """The ratio of two measurements by (prompt, …) keys; only keys that both have count.
+def compare_paired(
+    ours: Mapping[Any, float], theirs: Mapping[Any, float], seed: int = 0
+) -> Ratio | None:
+    """The ratio of two sets of measurements by key, over the keys that both have.
 
-    The first part of a key is the prompt. None when the two share no key.
+    The first part of a key is the prompt. None when they share no key.
     """
     logs: dict[Any, list[float]] = defaultdict(list)
     for key in ours.keys() & theirs.keys():
@@ -59,29 +60,29 @@ def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float], seed: int = 0
     if not logs:
         return None
     means = np.array([float(np.mean(sorted(values))) for _, values in sorted(logs.items())])
-    low, high = interval(means, seed)
+    low, high = bootstrap(means, seed)
     centre = float(np.exp(means.mean()))
     if low is None or high is None:
         return Ratio(centre, None, None, len(means))
     return Ratio(centre, math.exp(low), math.exp(high), len(means))
 
 
-def interval(values: np.ndarray, seed: int = 0) -> tuple[float | None, float | None]:
-    """Bootstrap interval of a mean (expanded percentiles), or nothing for too few values."""
+def bootstrap(values: np.ndarray, seed: int = 0) -> tuple[float | None, float | None]:
+    """The bootstrap interval of the mean of `values[n]`; None for fewer than `FEWEST` values."""
     if len(values) < FEWEST:
         return None, None
     rng = np.random.default_rng(seed)
     picks = rng.integers(0, len(values), size=(RESAMPLES, len(values)))
     means = values[picks].mean(axis=1)
-    tail = expanded_tail(len(values))
+    tail = widen_tail(len(values))
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def expanded_tail(count: int) -> float:
-    """The bootstrap's tail that stands for one of 2.5 %: Φ(−t √(n / (n − 1))), with Student's t.
+def widen_tail(count: int) -> float:
+    """The tail of the bootstrap to cut instead of 2.5 %: Φ(−t √(n / (n − 1))), t from Student's law.
 
-    t is Cornish and Fisher's expansion, right to 0.3 % from five values on.
+    t by the expansion of Cornish and Fisher; its error is below 0.3 % from five values on.
     """
     normal, v = NormalDist(), count - 1
     z = normal.inv_cdf((1 + LEVEL) / 2)
@@ -95,12 +96,12 @@ def expanded_tail(count: int) -> float:
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:
-    """Of positive values; None of none."""
+    """The geometric mean of positive values; None without values."""
     logs = [math.log(value) for value in values]
     return math.exp(sum(logs) / len(logs)) if logs else None
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Of the values that were measured; None when none was."""
+    """The mean of the values that are not None; None without any."""
     found = [value for value in values if value is not None]
     return sum(found) / len(found) if found else None

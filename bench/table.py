@@ -11,7 +11,7 @@ from rich.text import Text
 
 from .keys import Setting
 from .machine import describe_machine
-from .results import LOOP, Results, Summary, shorten
+from .results import LOOP, Results, Summary, shorten_arm
 from .statistics import Ratio
 
 BEYOND = ": above 100 %, so they stay in a cache, or memory was busy when its speed was measured"
@@ -85,7 +85,7 @@ def format_cells(summary: Summary) -> list[str]:
     """An arm's cells, in the order of `COLUMNS`."""
     ratio, reading = format_ratio(summary.ratio, summary.is_baseline)
     return [
-        shorten(summary.arm),
+        shorten_arm(summary.arm),
         format_number(summary.tokens_per_s, 1),
         ratio,
         reading,
@@ -153,9 +153,9 @@ def _compare_with_library(results: Results, setting: Setting) -> list[str]:
     for engines in (["hf:generate"], ["hf:assisted", "hf:lookup"]):
         theirs = results.find_fastest(setting, engines)
         ratios = {arm: results.ratio(arm, setting, theirs) for arm in ours if arm and theirs}
-        said = [f"{shorten(arm)} {ratio.text} ×" for arm, ratio in ratios.items() if ratio]
+        said = [f"{shorten_arm(arm)} {ratio.text} ×" for arm, ratio in ratios.items() if ratio]
         if theirs and said:
-            found.append(f"Against {shorten(theirs)}: {', '.join(said)}")
+            found.append(f"Against {shorten_arm(theirs)}: {', '.join(said)}")
     return found
 
 

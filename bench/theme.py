@@ -17,7 +17,7 @@ Line = Mapping[int, Sequence[float]]  # x → a value per panel
 
 @frozen
 class Theme:
-    """Colours of a page."""
+    """The colours of a page, and how panels are drawn with them."""
 
     name: str
     page: str
@@ -28,7 +28,7 @@ class Theme:
     heat: str  # a matplotlib colour map
 
     def figure(self, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-        """A figure of panels, laid out so that nothing overlaps."""
+        """A figure of rows × columns panels; `height` in inches."""
         figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor=self.page)
         axes = [axes for row in figure.subplots(rows, columns, squeeze=False) for axes in row]
         for panel in axes:
@@ -54,11 +54,11 @@ class Theme:
                 axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
             else:
                 axes.axhline(levels[index], color=self.soft, linestyle=(0, (4, 3)), label="full")
-            self.title(axes, title)
+            self.add_title(axes, title)
             axes.set(xlabel=x_label, xscale="log")
             axes.set_xticks(ticks, [str(tick) for tick in ticks])
             axes.minorticks_off()
-        self.legend(figure, axes_of[0], 3)
+        self.add_legend(figure, axes_of[0], 3)
         return figure
 
     def dress(self, axes: Axes) -> None:
@@ -72,15 +72,15 @@ class Theme:
         axes.xaxis.label.set_color(self.ink)
         axes.yaxis.label.set_color(self.ink)
 
-    def title(self, axes: Axes, text: str) -> None:
-        """What a panel shows, above it on the left."""
+    def add_title(self, axes: Axes, text: str) -> None:
+        """Put a title above a panel, on the left."""
         axes.set_title(text, loc="left", fontsize=10, color=self.ink)
 
     def arm(self, results: Results, arm: str) -> str:
-        """An arm's colour, the same in every figure; AR's is grey."""
+        """An arm's colour, the same in every figure; AR is grey."""
         if results.by_arm[arm]["baseline"] == arm:
             return self.soft
-        if len(results.by_arm) > len(self.colours) + 1:  # more than can be told apart
+        if len(results.by_arm) > len(self.colours) + 1:  # more arms than colours
             return self.colour(0)
         others = [name for name, run in results.by_arm.items() if run["baseline"] != name]
         return self.colour(others.index(arm))
@@ -88,8 +88,8 @@ class Theme:
     def colour(self, index: int) -> str:
         return self.colours[index % len(self.colours)]
 
-    def legend(self, figure: Figure, axes: Axes, columns: int = 4) -> None:
-        """One legend below all panels."""
+    def add_legend(self, figure: Figure, axes: Axes, columns: int = 4) -> None:
+        """Put one legend below all panels."""
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(
             handles,
@@ -101,8 +101,8 @@ class Theme:
             fontsize=9,
         )
 
-    def reference(self, axes: Axes, *, vertical: bool) -> None:
-        """The line at 1, which is AR."""
+    def add_reference(self, axes: Axes, *, vertical: bool) -> None:
+        """Draw the line at 1, which is AR."""
         line = axes.axvline if vertical else axes.axhline
         line(1.0, color=self.soft, linewidth=1.2, linestyle=(0, (4, 3)))
 
@@ -121,7 +121,7 @@ THEMES = (LIGHT, DARK)
 
 
 def whiskers(ratios: Sequence[Any]) -> list[list[float]]:
-    """Distances from the mean to the interval's ends, nothing where there is no interval."""
+    """Distances [2][n] from the means to the ends of their intervals; 0 without an interval."""
     low = [r.mean - r.low if r.low is not None else 0.0 for r in ratios]
     high = [r.high - r.mean if r.high is not None else 0.0 for r in ratios]
     return [low, high]

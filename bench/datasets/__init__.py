@@ -11,6 +11,6 @@ from toolkit import Dataset, hookimpl
 
 @hookimpl
 def datasets() -> Iterable[Dataset]:
-    """Whatever lies in this folder: a new set is one new file."""
+    """Every data set in this folder: a new one is one new file."""
     modules = (import_module(info.name) for info in iter_modules(__path__, __name__ + "."))
     return [module.DATASET for module in modules]

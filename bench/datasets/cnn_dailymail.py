@@ -10,7 +10,7 @@ from ..dataset_loading import Row, hub
 
 
 def questions(rows: Iterable[Row]) -> list[Conversation]:
-    """The article, then what is wanted: a prompt that is cut keeps the article's beginning."""
+    """The article with instructions around it; a prompt that is cut keeps its beginning."""
     return [(f"Summarize this article.\n\n{row['article']}\n\nSummary:",) for row in rows]
 
 

@@ -10,7 +10,7 @@ from ..dataset_loading import Row, hub
 
 
 def questions(rows: Iterable[Row]) -> list[Conversation]:
-    """The question, as a prompt that a base model can go on from."""
+    """The question, as a prompt that a base model can continue."""
     return [(f"Question: {row['question']}\nAnswer:",) for row in rows]
 
 

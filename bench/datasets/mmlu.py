@@ -10,7 +10,7 @@ from ..dataset_loading import Row, hub
 
 
 def questions(rows: Iterable[Row]) -> list[Conversation]:
-    """The question and its lettered answers; the right one stays unsaid."""
+    """The question and its lettered answers, without the right one."""
     found: list[Conversation] = []
     for row in rows:
         answers = [f"{letter}. {text}" for letter, text in zip("ABCD", row["choices"], strict=True)]

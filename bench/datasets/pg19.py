@@ -1,6 +1,6 @@
 """PG-19: books before 1919. Rae et al. 2019, arXiv:1911.05507.
 
-The set's own copy on the hub is a script, which is no longer run: this is a mirror in Parquet.
+The authors' copy on the hub is a script, which the library no longer runs: this is a mirror in Parquet.
 """
 
 from __future__ import annotations

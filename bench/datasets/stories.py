@@ -1,4 +1,4 @@
-"""Beginnings of children's stories, ours: prompts that the shipped models can go on from."""
+"""Beginnings of children's stories, our own: prompts that the shipped models can continue."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from toolkit import Dataset, Source, ToolkitError
 
 
 def load(location: str | None) -> Source:
-    """A line is a prompt."""
+    """One prompt per line."""
     if location is not None:
-        raise ToolkitError("data set stories ships with the package: write stories, and no place")
+        raise ToolkitError("data set stories ships with the package: write stories without a location")
     text = (files(__package__) / "stories.txt").read_text(encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()
     return Source([(line,) for line in text.splitlines() if line], f"sha256:{digest}")

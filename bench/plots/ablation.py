@@ -1,24 +1,24 @@
-"""What each part of `adaptive` brings."""
+"""The effect of each part of `adaptive`."""
 
 from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, shorten
+from ..results import Results, shorten_arm
 from ..theme import Theme, whiskers
 
 ORDER = 4
 TITLE = "Ablation of adaptive"
 CAPTION = (
-    "The shaper adaptive with its parts switched on one after another (breadth by confidence, "
-    "depth by path probability, steering by history), beside fixed trees where they were "
-    "measured: speed against AR with its 95 % interval, and τ."
+    "The shaper adaptive with its parts switched on one by one (breadth by confidence, depth by path "
+    "probability, steering by history), and fixed trees where they were measured: speed against AR "
+    "with its 95 % interval, and τ."
 )
 PARTS = ("breadth", "gating", "history")
 
 
 def draw(results: Results, theme: Theme) -> Figure | None:
-    """The first data set at its longest; nothing unless some arm has a part switched off."""
+    """The first data set at its longest; None unless some arm has a part switched off."""
     setting = results.longest_settings[0]
     found = []
     for arm in results.list_ours():
@@ -45,11 +45,11 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         ecolor=theme.ink,
     )
     right.barh(places, [row.tau or 0.0 for row in rows], 0.62, color=colours)
-    left.set_yticks(places, [shorten(row.arm, 36) for row in rows])
+    left.set_yticks(places, [shorten_arm(row.arm, 36) for row in rows])
     right.set_yticks(places, [""] * len(rows))
     for axes, name in ((left, f"× AR, {setting.label}"), (right, "τ")):
-        theme.title(axes, name)
+        theme.add_title(axes, name)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-    theme.reference(left, vertical=True)
+    theme.add_reference(left, vertical=True)
     return figure

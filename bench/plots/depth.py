@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, shorten
+from ..results import Results, shorten_arm
 from ..store import Row
 from ..theme import Theme
 
 ORDER = 7
 TITLE = "Acceptance by depth"
 CAPTION = (
-    "Of the steps whose tree reached a depth, the share in which a drafted token was accepted "
-    "there: the drafter's use falls with depth. All requests of an arm together; depths that "
-    "fewer than 20 steps reached are left out."
+    "The share of steps that accepted a drafted token at a depth, among the steps whose tree reached "
+    "it. It falls with depth. All requests of an arm together; depths that fewer than 20 steps "
+    "reached are left out."
 )
 FEWEST = 20  # steps behind a point
 MOST = 8  # arms
 
 
 def draw(results: Results, theme: Theme) -> Figure | None:
-    """Nothing unless an arm of ours drafted."""
+    """None unless an arm of ours drafted."""
     lines = [(arm, shares(results.rows(arm))) for arm in results.list_ours()]
     lines = [(arm, line) for arm, line in lines if line][:MOST]
     if not lines:
@@ -29,13 +29,13 @@ def draw(results: Results, theme: Theme) -> Figure | None:
     for arm, line in lines:
         axes.plot(
             range(1, len(line) + 1), line, marker="o", markersize=4, color=theme.arm(results, arm),
-            label=shorten(arm, 34),
+            label=shorten_arm(arm, 34),
         )  # fmt: skip
     axes.set_xticks(range(1, max(len(line) for _, line in lines) + 1))
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("depth below the root")
     axes.set_ylabel("share accepted")
-    theme.legend(figure, axes, 3)
+    theme.add_legend(figure, axes, 3)
     return figure
 
 

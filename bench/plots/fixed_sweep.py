@@ -13,15 +13,14 @@ from ..theme import Theme
 ORDER = 5
 TITLE = "Sweep of fixed trees"
 CAPTION = (
-    "Speed against AR (geometric mean of paired ratios) of every fixed tree, by its depth, "
-    "branches and threshold. Marked with a dot: the interval includes 1, or there are too few "
-    "prompts for one. The best cell of many is partly luck: measure it again before you quote "
-    "it."
+    "Speed against AR (geometric mean of paired ratios) of every fixed tree, by depth, branches and "
+    "threshold. A dot marks cells whose interval includes 1 or that have too few prompts for one. "
+    "The best cell of many is partly luck: measure it again before you quote it."
 )
 
 
 def draw(results: Results, theme: Theme) -> Figure | None:
-    """One panel per threshold; nothing unless both depth and branches vary."""
+    """One panel per threshold; None unless both depth and branches vary."""
     setting = results.longest_settings[0]
     cells: dict[float, dict[tuple[int, int], Any]] = {}
     for arm in results.list_ours():
@@ -55,7 +54,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
                 *place, f"{ratio.mean:.2f}{'' if sure else ' ·'}", ha="center", va="center",
                 fontsize=9, color="#ffffff" if dark else "#101418",
             )  # fmt: skip
-        theme.title(axes, f"threshold {threshold:g}")
+        theme.add_title(axes, f"threshold {threshold:g}")
         axes.set_xticks(range(len(branches)), [str(b) for b in branches])
         axes.set_yticks(range(len(depths)), [str(d) for d in depths])
         axes.set_xlabel("branches")

@@ -10,15 +10,15 @@ from ..theme import Theme
 ORDER = 9
 TITLE = "Over the KV budget"
 CAPTION = (
-    "Tokens per second (geometric mean over prompts) of arms whose KV policy has a budget, and "
-    "the bytes of KV that they held at the end. The same drafter and shaper with full KV, where"
-    " it was measured, is the dashed line. A policy changes the output: each is exact to AR "
-    "under the same policy, not to the model alone."
+    "Tokens per second (geometric mean over prompts) of arms whose KV policy has a budget, and the "
+    "bytes of KV that they held at the end. The dashed line is the same drafter and shaper under the "
+    "full cache, where it was measured. A policy changes the output: each arm is exact to AR under "
+    "the same policy."
 )
 
 
 def draw(results: Results, theme: Theme) -> Figure | None:
-    """One line per policy, drafter and shaper; nothing unless some policy has two budgets."""
+    """One line per policy, drafter and shaper; None unless some policy has two budgets."""
     setting = results.longest_settings[0]
     lines: dict[str, list[tuple[int, float, float]]] = {}
     full: dict[str, float] = {}
@@ -53,8 +53,8 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         (left, f"tokens/s, {setting.label}"),
         (right, "KV held, MiB"),
     ):
-        theme.title(axes, title)
+        theme.add_title(axes, title)
         axes.set_xlabel("budget, positions")
         axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
-    theme.legend(figure, left, 2)
+    theme.add_legend(figure, left, 2)
     return figure

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, shorten
+from ..results import Results, shorten_arm
 from ..theme import Theme, whiskers
 
 ORDER = 2
 TITLE = "Over the output's length"
 CAPTION = (
-    "How speed, speed against AR (with 95 % intervals), τ and the share of different 3-grams change "
-    "with T. Greedy output of small models begins to repeat itself, and what repeats is easily "
-    "drafted: read the growth of τ beside the last panel."
+    "Speed, speed against AR (with 95 % intervals), τ and the share of different 3-grams over T. The "
+    "greedy output of small models starts to repeat itself, and repetitions are easy to draft: "
+    "compare the growth of τ with the last panel."
 )
 MOST = 8  # arms
 
 
 def draw(results: Results, theme: Theme) -> Figure | None:
-    """The first data set at its longest prompts; nothing unless there are two lengths."""
+    """The first data set at its longest prompts; None unless there are two lengths."""
     first = results.longest_settings[0]
     settings = sorted(
         s for s in results.settings
@@ -39,7 +39,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
             values = [getattr(row, key) for row in rows]
             values = [float("nan") if value is None else value for value in values]
             axes.plot(
-                lengths, values, marker="o", markersize=4, color=colour, label=shorten(arm, 30)
+                lengths, values, marker="o", markersize=4, color=colour, label=shorten_arm(arm, 30)
             )
         ratios = [row.ratio for row in rows if row.ratio is not None]
         if rows[0].is_baseline or len(ratios) < len(rows):
@@ -52,7 +52,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         )  # fmt: skip
     names = ("tokens/s", "× AR", "τ, tokens per target forward", "different 3-grams in the output")
     for axes, name in zip(panels, names, strict=True):
-        theme.title(axes, name)
+        theme.add_title(axes, name)
         axes.set_xscale("log")
         axes.set_xticks(lengths, [str(length) for length in lengths])
         axes.minorticks_off()
@@ -60,6 +60,6 @@ def draw(results: Results, theme: Theme) -> Figure | None:
     for axes in (panels[0], panels[2]):
         axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
     panels[3].set_ylim(0, 1.05)
-    theme.reference(panels[1], vertical=False)
-    theme.legend(figure, panels[0])
+    theme.add_reference(panels[1], vertical=False)
+    theme.add_legend(figure, panels[0])
     return figure

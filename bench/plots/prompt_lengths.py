@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, shorten
+from ..results import Results, shorten_arm
 from ..theme import Theme, whiskers
 
 ORDER = 3
@@ -16,7 +16,7 @@ CAPTION = (
 
 
 def draw(results: Results, theme: Theme) -> Figure | None:
-    """The first data set; nothing unless prompts were cut to two lengths."""
+    """The first data set; None unless prompts were cut to two lengths."""
     settings = results.settings_by_prompt
     if len(settings) < 2:
         return None
@@ -31,15 +31,15 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         means = [ratio.mean for ratio in ratios]
         left.errorbar(
             limits, means, yerr=whiskers(ratios), marker="o", markersize=4, color=colour, capsize=2,
-            label=shorten(arm, 30),
+            label=shorten_arm(arm, 30),
         )  # fmt: skip
         taus = [row.tau if row.tau is not None else float("nan") for row in rows]
         right.plot(limits, taus, marker="o", markersize=4, color=colour)
     for axes, name in ((left, f"× AR, {settings[0].label}"), (right, "τ")):
-        theme.title(axes, name)
+        theme.add_title(axes, name)
         axes.set_xticks(limits)
         axes.set_xlabel("tokens of the prompt")
     right.set_ylim(0, 1.08 * right.get_ylim()[1])
-    theme.reference(left, vertical=False)
-    theme.legend(figure, left)
+    theme.add_reference(left, vertical=False)
+    theme.add_legend(figure, left)
     return figure

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, shorten
+from ..results import Results, shorten_arm
 from ..theme import Theme, whiskers
 
 ORDER = 1
 TITLE = "Speed against AR"
 CAPTION = (
-    "Decoding speed of each arm over that of AR with the same target and KV policy: geometric mean of "
-    "paired ratios, and its 95 % bootstrap interval over prompts. Hollow: the interval includes 1, or "
-    "there are too few prompts for one."
+    "Decoding speed of each arm divided by that of AR with the same target and KV policy: geometric "
+    "mean of paired ratios, and its 95 % bootstrap interval over prompts. Hollow bars: the interval "
+    "includes 1, or there are too few prompts for one."
 )
 MOST = 24  # arms in one panel
 
@@ -44,12 +44,12 @@ def draw(results: Results, theme: Theme) -> Figure | None:
                 f"{ratio.mean:.2f}", (end, place), (5, 0), textcoords="offset points",
                 va="center", fontsize=9, color=theme.ink,
             )  # fmt: skip
-        axes.set_yticks(places, [shorten(arm) for arm, _ in shown])
+        axes.set_yticks(places, [shorten_arm(arm) for arm, _ in shown])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, 1.12 * max([1.0, *(ratio.high or ratio.mean for ratio in ratios)]))
         axes.set_xlabel("× AR")
-        theme.reference(axes, vertical=True)
+        theme.add_reference(axes, vertical=True)
         more = f", the {MOST} fastest of {len(found)}" if len(found) > MOST else ""
-        theme.title(axes, f"{setting.label}{more}")
+        theme.add_title(axes, f"{setting.label}{more}")
     return figure

@@ -1,4 +1,4 @@
-"""How much the options of `adaptive` matter."""
+"""Sensitivity to the options of `adaptive`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..theme import Theme, whiskers
 ORDER = 6
 TITLE = "Sensitivity of adaptive"
 CAPTION = (
-    "Arms with the shaper adaptive that differ in options: speed against AR with its 95 % "
-    "interval, one panel per group of options that vary together. Where intervals overlap "
-    "widely, the choice does not matter as far as these prompts can tell."
+    "Arms with the shaper adaptive that differ in options: speed against AR with its 95 % interval, "
+    "one panel per group of options that vary together. Where intervals overlap widely, these "
+    "prompts show no effect of the choice."
 )
 GROUPS = (
     ("high", "low"),
@@ -25,10 +25,10 @@ GROUPS = (
 
 
 def draw(results: Results, theme: Theme) -> Figure | None:
-    """A panel per group of options, with the arms in which only that group differs from the usual."""
+    """A panel per group of options, with arms that differ in that group only; None without two."""
     setting = results.longest_settings[0]
     arms = [a for a in results.list_ours() if results.options(a)["shaper"]["name"] == "adaptive"]
-    panels = [(group, _varied(results, arms, group)) for group in GROUPS]
+    panels = [(group, _group_varied(results, arms, group)) for group in GROUPS]
     panels = [(group, found) for group, found in panels if len(found) > 1]
     if not panels:
         return None
@@ -48,16 +48,16 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         axes.set_yticks(places, [label for label, ratio in shown if ratio])
         axes.set_ylim(-0.6, len(ratios) - 0.4)
         axes.invert_yaxis()
-        theme.title(axes, " / ".join(group))
+        theme.add_title(axes, " / ".join(group))
         axes.set_xlabel(f"× AR, {setting.label}")
-        theme.reference(axes, vertical=True)
+        theme.add_reference(axes, vertical=True)
     for axes in axes_of[len(panels) :]:
         axes.set_visible(False)
     return figure
 
 
-def _varied(results: Results, arms: list[str], group: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Arms that are alike but for this group's options, as (values, arm): the largest such set."""
+def _group_varied(results: Results, arms: list[str], group: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The largest set of arms that differ in this group's options only, as (values, arm)."""
     sets: dict[str, list[tuple[Any, str]]] = {}
     for arm in arms:
         shaper = results.options(arm)["shaper"]

@@ -1,10 +1,10 @@
-"""Where the time of a token goes."""
+"""The time of a token, split."""
 
 from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, shorten
+from ..results import Results, shorten_arm
 from ..statistics import mean
 from ..theme import Theme
 
@@ -12,8 +12,8 @@ ORDER = 8
 TITLE = "Where the time goes"
 CAPTION = (
     "Milliseconds per token after the first, split into drafting, verifying (the target's forward and "
-    "the verdict) and the rest (shaping trees, keeping the accepted path). Hugging Face's arms are not "
-    "split: their inside is not measured."
+    "the verdict) and the rest (shaping trees, committing the accepted path). Hugging Face's arms are "
+    "not split, because their steps are not observed."
 )
 MOST = 16
 PARTS = ("draft", "verify", "commit")
@@ -45,7 +45,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
                 place, part or 0.0, 0.62, left=start, color=theme.colour(index), label=names[index]
             )
             start += part or 0.0
-    axes.set_yticks(range(len(found)), [shorten(arm) for arm, _, _ in found])
+    axes.set_yticks(range(len(found)), [shorten_arm(arm) for arm, _, _ in found])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"ms per token, {setting.label}")

@@ -12,7 +12,7 @@ from toolkit.bench import hf
 from toolkit.bench.results import Results
 from toolkit.bench.store import Store
 
-from toolkit import embedded
+from toolkit import Pool, embedded
 
 QUICK = ["--target", "stories-1m", "--prompts", "2", "--max-new-tokens", "8", "--warmup", "1"]
 NGRAM = ["--arm", "drafter=ngram shaper=chain:k=2"]
@@ -191,6 +191,16 @@ def test_hugging_faces_arms_share_their_models(bench, monkeypatch):
     monkeypatch.setattr(hf, "load_module", lambda pool, name: loaded.append(name) or LOAD(pool, name))
     bench(*QUICK, "--arm", "hf:generate", "--arm", "hf:lookup k={2,3}")
     assert loaded == ["stories-1m"]
+
+
+def test_the_executor_is_the_plans(bench, monkeypatch):
+    made, honest = [], Pool.__attrs_post_init__
+    monkeypatch.setattr(
+        Pool, "__attrs_post_init__", lambda self: made.append(self.executor) or honest(self)
+    )
+    results, _ = bench(*QUICK, *NGRAM, "--prompts", "1", "--executor", "module")
+    assert set(made) == {"module"}
+    assert 'executor = "module"' in results.runs[0]["plan"]
 
 
 def test_the_environment_is_recorded(bench):

@@ -6,7 +6,7 @@ from toolkit.bench.plots import list_figures
 from toolkit.bench.plots.depth import shares
 from toolkit.bench.plots.kv_budget import draw as kv_budget
 from toolkit.bench.plots.speedup import draw as speedup
-from toolkit.bench.plots.thresholds import _varied
+from toolkit.bench.plots.thresholds import _group_varied
 from toolkit.bench.theme import DARK, LIGHT, THEMES
 
 ADAPTIVE = {
@@ -125,7 +125,7 @@ def test_arms_are_grouped_by_any_policys_budget(invented):
 
 def test_sensitivity_compares_arms_that_differ_in_one_group(rich):
     arms = [arm for arm in rich.list_ours() if arm.startswith("adaptive")]
-    assert [arm for _, arm in _varied(rich, arms, ("high", "low"))] == [
+    assert [arm for _, arm in _group_varied(rich, arms, ("high", "low"))] == [
         "adaptive, high",
         "adaptive",
     ]

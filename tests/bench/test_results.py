@@ -7,7 +7,7 @@ from attrs import evolve
 from rich.console import Console
 from toolkit.bench.keys import Setting
 from toolkit.bench.machine import describe_machine
-from toolkit.bench.results import Results, pool_tau, shorten
+from toolkit.bench.results import Results, pool_tau, shorten_arm
 from toolkit.bench.store import Store
 from toolkit.bench.table import COLUMNS, format_cells, list_closing_notes, list_notes, show
 
@@ -109,8 +109,8 @@ def test_a_set_is_called_without_the_way_to_it(name, shown):
 
 
 def test_long_names_are_shortened():
-    assert shorten("drafter=model shaper=chain:k=5") == "model chain:k=5"
-    assert len(shorten("x" * 100)) <= 44
+    assert shorten_arm("drafter=model shaper=chain:k=5") == "model chain:k=5"
+    assert len(shorten_arm("x" * 100)) <= 44
 
 
 def test_results_are_their_tables():

@@ -8,11 +8,11 @@ import pytest
 from toolkit.bench.statistics import (
     FEWEST,
     Ratio,
-    expanded_tail,
+    bootstrap,
+    compare_paired,
     geometric_mean,
-    interval,
     mean,
-    paired,
+    widen_tail,
 )
 
 
@@ -21,7 +21,7 @@ def keyed(values):
 
 
 def test_the_mean_is_geometric():
-    ratio = paired(keyed([2.0, 8.0]), keyed([1.0, 1.0]))
+    ratio = compare_paired(keyed([2.0, 8.0]), keyed([1.0, 1.0]))
     assert ratio.mean == pytest.approx(4.0)
     assert geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
 
@@ -29,7 +29,7 @@ def test_the_mean_is_geometric():
 def test_swapping_the_arms_inverts_ratio_and_interval():
     rng = np.random.default_rng(1)
     a, b = keyed(rng.uniform(1, 2, 20)), keyed(rng.uniform(1, 2, 20))
-    there, back = paired(a, b), paired(b, a)
+    there, back = compare_paired(a, b), compare_paired(b, a)
     assert there.mean == pytest.approx(1 / back.mean)
     assert there.low == pytest.approx(1 / back.high, rel=0.02)
 
@@ -39,10 +39,10 @@ def test_hard_and_easy_prompts_cancel_in_pairs():
     rng = np.random.default_rng(2)
     base = rng.uniform(10, 100, 12)
     ours = 1.1 * base * rng.uniform(0.99, 1.01, 12)
-    right = paired(keyed(ours), keyed(base))
+    right = compare_paired(keyed(ours), keyed(base))
     assert right.reading == "faster"
     assert right.low < 1.1 < right.high
-    shuffled = paired(keyed(rng.permutation(ours)), keyed(base))
+    shuffled = compare_paired(keyed(rng.permutation(ours)), keyed(base))
     assert shuffled.reading == "includes 1"
 
 
@@ -50,7 +50,7 @@ def coverage(count, tries=500):
     """How often an interval of `count` prompts holds the truth."""
     rng, inside = np.random.default_rng(3), 0
     for seed in range(tries):
-        low, high = interval(rng.normal(0.2, 0.3, count), seed)
+        low, high = bootstrap(rng.normal(0.2, 0.3, count), seed)
         inside += low <= 0.2 <= high
     return inside / tries
 
@@ -63,46 +63,46 @@ def test_an_interval_holds_the_truth_in_about_19_of_20(count, monkeypatch):
 
 def test_plain_percentiles_of_few_prompts_would_not(monkeypatch):
     monkeypatch.setattr("toolkit.bench.statistics.RESAMPLES", 2000)
-    monkeypatch.setattr("toolkit.bench.statistics.expanded_tail", lambda count: 0.025)
+    monkeypatch.setattr("toolkit.bench.statistics.widen_tail", lambda count: 0.025)
     assert coverage(6) < 0.92
 
 
 @pytest.mark.parametrize(("count", "t"), [(5, 2.776), (6, 2.571), (11, 2.228), (31, 2.042)])
 def test_the_tail_is_students(count, t):
     wanted = NormalDist().cdf(-t * math.sqrt(count / (count - 1)))
-    assert expanded_tail(count) == pytest.approx(wanted, rel=0.03)
+    assert widen_tail(count) == pytest.approx(wanted, rel=0.03)
 
 
 def test_the_prompt_is_what_is_resampled():
     """Ten turns of the same prompt are no ten prompts: the interval does not shrink."""
     rng = np.random.default_rng(4)
     ease = rng.normal(0, 0.2, 8)
-    one = paired({(p, 0): math.exp(e) for p, e in enumerate(ease)}, keyed([1.0] * 8))
+    one = compare_paired({(p, 0): math.exp(e) for p, e in enumerate(ease)}, keyed([1.0] * 8))
     many_ours = {(p, t): math.exp(e) for p, e in enumerate(ease) for t in range(10)}
     many_base = {(p, t): 1.0 for p in range(8) for t in range(10)}
-    many = paired(many_ours, many_base)
+    many = compare_paired(many_ours, many_base)
     assert many.prompts == one.prompts == 8
     assert many.low == pytest.approx(one.low)
-    pretended = interval(np.repeat(ease, 10))
+    pretended = bootstrap(np.repeat(ease, 10))
     assert math.exp(pretended[0]) > one.low + 0.02
 
 
 def test_only_pairs_count():
-    ratio = paired({("a", 0): 2.0, ("b", 0): 100.0}, {("a", 0): 1.0, ("c", 0): 1.0})
+    ratio = compare_paired({("a", 0): 2.0, ("b", 0): 100.0}, {("a", 0): 1.0, ("c", 0): 1.0})
     assert ratio.mean == pytest.approx(2.0)
     assert ratio.prompts == 1
-    assert paired({("a", 0): 1.0}, {("b", 0): 1.0}) is None
+    assert compare_paired({("a", 0): 1.0}, {("b", 0): 1.0}) is None
 
 
 def test_few_prompts_give_no_interval():
-    ratio = paired(keyed([2.0] * (FEWEST - 1)), keyed([1.0] * (FEWEST - 1)))
+    ratio = compare_paired(keyed([2.0] * (FEWEST - 1)), keyed([1.0] * (FEWEST - 1)))
     assert ratio.low is None
     assert ratio.reading == "too few prompts"
 
 
 def test_a_seed_gives_the_same_interval():
     a, b = keyed([1.0, 2.0, 3.0, 4.0, 5.0]), keyed([1.0] * 5)
-    assert paired(a, b) == paired(a, b)
+    assert compare_paired(a, b) == compare_paired(a, b)
 
 
 @pytest.mark.parametrize(
