@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def column(text: str) -> Any:
-    """A column with its one line of documentation, which is also stored in the Parquet schema."""
+    """A field of a record class, with a line of help that is stored in the Parquet schema, too."""
     return field(metadata={"help": text})
 
 
@@ -41,7 +41,9 @@ class Run:
     run_id: str = column("random id, in every table")
     created: str = column("UTC, ISO 8601")
     toolkit_version: str = column("version of speculative-toolkit")
-    git_revision: str | None = column("of the checkout in the working directory, null outside one")
+    git_revision: str | None = column(
+        "git revision of the working directory, null outside a checkout"
+    )
     python: str = column("version")
     torch: str = column("version")
     transformers: str = column("version")
@@ -49,11 +51,11 @@ class Run:
     device: str = column("cpu, or the GPU's name")
     cpu: str = column("the CPU's model")
     threads: int = column("CPU threads of torch")
-    isa: str | None = column("instruction set that our kernels use; null: they are not in use")
-    torch_isa: str = column("instruction set that PyTorch's own kernels use on the CPU")
+    isa: str | None = column("instruction set of our kernels; null: not in use")
+    torch_isa: str = column("instruction set of PyTorch's kernels on the CPU")
     dtype: str = column("of the target's weights")
     numerics: str = column(
-        "equality with AR is meant as bitwise: same bits; fp32: same tokens; tie: up to rounding"
+        "how equal to AR: bitwise (same bits), fp32 (same tokens) or tie (same up to rounding)"
     )
     target: str = column("target as given")
     target_revision: str | None = column(
@@ -82,24 +84,30 @@ class Request:
     steps: int = column("target forwards, prefill excluded")
     tau: float | None = column("tokens committed per target forward")
     ttft_ms: float = column("time to first token: the target's prefill")
-    decode_ms: float = column("from the first token to the last, the drafter's prefill included")
+    decode_ms: float = column(
+        "time from the first token to the last, the drafter's prefill included"
+    )
     tokens_per_s: float | None = column("tokens after the first, per second of decoding")
-    tokens_per_s_end_to_end: float | None = column("all tokens, per second of ttft and decoding")
+    tokens_per_s_end_to_end: float | None = column(
+        "all tokens, per second of ttft_ms and decode_ms together"
+    )
     tpot_ms: float | None = column("decode_ms per token after the first")
     drafted: int | None = column("drafted nodes sent to verification, all steps")
     accepted: int = column("drafted tokens accepted, all steps")
-    acceptance: float | None = column("accepted over the depths of the trees: at most 1")
+    acceptance: float | None = column("accepted, over the sum of the trees' depths; at most 1")
     nodes_mean: float | None = column("mean tree size N, root included")
-    draft_share: float | None = column("of decode_ms in the drafter")
-    verify_share: float | None = column("of decode_ms in target forward and verifier")
-    commit_share: float | None = column("of decode_ms in shaping and commit")
+    draft_share: float | None = column("share of decode_ms in the drafter")
+    verify_share: float | None = column(
+        "share of decode_ms in the target's forward and the verifier"
+    )
+    commit_share: float | None = column("share of decode_ms in shaping and commit")
     kv_bytes: int | None = column("bytes of the target's KV buffers at the end")
     kv_peak_bytes: int | None = column(
-        "bytes of them at most, one prompt layer that is scored included"
+        "peak of kv_bytes, with the one prompt layer that is being scored"
     )
     draft_kv_bytes: int | None = column("bytes of the drafter's KV buffers at the end")
     peak_memory_bytes: int | None = column(
-        "the request's peak on CUDA, the process's so far on CPU; null: unknown"
+        "peak of the request on CUDA, of the process so far on CPU; null: unknown"
     )
     verdict: Outcome | None = column("exact, tie, divergent, inconclusive; null: not compared")
     ties: int | None = column("numerical ties with AR; null: not compared")
@@ -123,7 +131,7 @@ class Node:
 
 @frozen(kw_only=True)
 class StepKey:
-    """What a step's row holds before the engine's own `Step` fields."""
+    """The first columns of a step's row. The fields of `Step` follow."""
 
     run_id: str = column("of the run")
     request_id: int = column("of the request")
@@ -131,7 +139,7 @@ class StepKey:
 
 
 def schema(*classes: type[Any]) -> pa.Schema:
-    """The Arrow schema of record classes, one after another; each field carries its help."""
+    """The Arrow schema of the fields of record classes, in this order, with their help."""
     fields = [f for cls in classes for f in attrs.fields(attrs.resolve_types(cls))]
     return pa.schema(
         {
@@ -162,7 +170,7 @@ TABLES = {
 
 
 def run_record(pipeline: Pipeline) -> Run:
-    """The run's row: environment, versions and choices of a loaded pipeline."""
+    """The row of a run: environment, versions and choices of a pipeline. Loads its target."""
     import torch
 
     from toolkit.runtime.kernels import native, structs
@@ -194,7 +202,7 @@ def run_record(pipeline: Pipeline) -> Run:
 
 
 def request_record(run: Run, request_id: int, generation: Generation) -> Request:
-    """A request's row."""
+    """The row of a request."""
     metrics: dict[str, Any] = dict(generation.metrics)
     columns = {f.name for f in attrs.fields(Request)}
     return Request(
@@ -221,13 +229,13 @@ def hash_prompt(ids: Sequence[int]) -> str:
 
 
 def step_rows(run: Run, request_id: int, generation: Generation) -> Iterator[dict[str, Any]]:
-    """The steps' rows of one request."""
+    """The rows of a request's steps."""
     for number, step in enumerate(generation.steps):
         yield {"run_id": run.run_id, "request_id": request_id, "step": number, **attrs.asdict(step)}
 
 
 def node_rows(run: Run, request_id: int, generation: Generation) -> Iterator[dict[str, Any]]:
-    """The nodes' rows of one request."""
+    """The rows of a request's nodes. Steps without a tree have none."""
     for number, event in enumerate(e for e in generation.events if e.step is not None):
         if event.tree is not None and event.verdict is not None:
             for node in _nodes(event.tree, event.verdict):
@@ -286,7 +294,7 @@ class Out:
         return cls(path)
 
     def write(self, run: Run, generations: list[Generation]) -> None:
-        """Write the tables of a run, each file whole or not at all."""
+        """Write the tables of a run."""
         numbered = list(enumerate(generations))
         requests = [attrs.asdict(request_record(run, i, g)) for i, g in numbered]
         if self.path.suffix == ".parquet":
@@ -306,7 +314,7 @@ class Out:
 
 
 def write_part(path: Path, rows: list[dict[str, Any]], as_schema: pa.Schema) -> None:
-    """Write one Parquet file so that it is either whole or not there."""
+    """Write one Parquet file atomically: it is whole or not there. Raises `OSError`."""
     table = pa.Table.from_pylist(rows, as_schema)
     with open_atomically(path) as file:
         pq.write_table(table, file)
