@@ -16,6 +16,13 @@ from toolkit.errors import SpecError
 if TYPE_CHECKING:
     from toolkit import Registry, Strategy
 
+DECLARATIONS = {
+    "proposals": "proposals that it makes",
+    "assumes": "proposals its proof covers",
+    "prunes": "drops drafted nodes",
+    "exactness": "exactness",
+}
+
 
 @click.group()
 def plugins() -> None:
@@ -124,18 +131,15 @@ def described(cls: type[Strategy]) -> str:
 
 
 def _declared(cls: type[Strategy]) -> list[str]:
-    """The class attributes that others rely on, such as its exactness."""
-    lines = []
-    for name, label in (
-        ("proposals", "proposals that it makes"),
-        ("assumes", "proposals its proof covers"),
-        ("prunes", "drops drafted nodes"),
-        ("exactness", "exactness"),
-    ):
-        if hasattr(cls, name):
-            value = getattr(cls, name)
-            shown = ", ".join(sorted(value)) if isinstance(value, frozenset) else value
-            lines.append(
-                f"{label}: {shown if not isinstance(shown, bool) else 'yes' if shown else 'no'}"
-            )
-    return lines
+    """The class attributes that others rely on, such as its exactness, in words."""
+    return [
+        f"{label}: {_in_words(getattr(cls, name))}"
+        for name, label in DECLARATIONS.items()
+        if hasattr(cls, name)
+    ]
+
+
+def _in_words(value: frozenset[str] | bool | str) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(sorted(value)) if isinstance(value, frozenset) else value
