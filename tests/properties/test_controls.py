@@ -102,7 +102,7 @@ def test_acceptance_past_a_stop_id_is_caught():
     ends = [
         case
         for case in cases(max_new_tokens=60, stops=(0, 20, 21, 22, 23, 24, 25))
-        if decoding.decoded(case.pipeline(REGISTRY), case).result.stop_reason == "eos"
+        if decoding.decode(case.pipeline(REGISTRY), case).result.stop_reason == "eos"
     ]
     found = [
         broken(case, saboteurs.machinery.past_the_end, decoding.stops_in_time) for case in ends
@@ -191,7 +191,7 @@ class Malformed(TreeShaper):
 def test_what_is_no_tree_is_refused(how):
     case = next(cases(shaper=Choice(Malformed, (("how", how),))))
     with pytest.raises(ToolkitError, match="no tree on the root"):
-        decoding.decoded(case.pipeline(REGISTRY), case)
+        decoding.decode(case.pipeline(REGISTRY), case)
 
 
 def test_a_verifier_that_accepts_too_much_is_caught_by_itself():

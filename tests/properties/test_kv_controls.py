@@ -20,7 +20,8 @@ REGISTRY = Registry.installed()
 TEXT = [(7 * i * i + 3 * i) % 23 + 1 for i in range(72)]
 PROMPT = 20
 SCHEDULE = [
-    kv.Pass(accepted=i % 7, wrong=((0, 30 + i), (1, 50 + i), (2, 70 - i), (0, 9))) for i in range(60)
+    kv.ScheduledPass(accepted=i % 7, wrong=((0, 30 + i), (1, 50 + i), (2, 70 - i), (0, 9)))
+    for i in range(60)
 ]
 H2O = "h2o:budget=10,recent=3,sinks=1,epoch=4"
 

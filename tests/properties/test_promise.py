@@ -81,7 +81,7 @@ def test_acceptances_are_mixed():
             },
             draft_kv=REGISTRY.resolve("kv", "full"),
         )
-        for step in decoding.decoded(case.pipeline(REGISTRY), case).result.steps:
+        for step in decoding.decode(case.pipeline(REGISTRY), case).result.steps:
             accepted += step.accepted
             rejected += step.nodes - 1 - step.accepted
     assert accepted > 20

@@ -99,7 +99,7 @@ def _of_kind(
     )
 
 
-def _greedy(subject: UnderTest) -> bool:
+def _is_greedy(subject: UnderTest) -> bool:
     return subject.kind != "verifier" or subject.exactness == "greedy"
 
 
@@ -107,17 +107,17 @@ def _texts(_: UnderTest) -> st.SearchStrategy[Any]:
     return st.tuples(generators.prompts(), st.integers(0, VOCABULARY - 1))
 
 
-def _branches(subject: UnderTest, example: Any, tally: Tally) -> None:
+def _try_branches(subject: UnderTest, example: Any, tally: Tally) -> None:
     prompt, root = [*example[0]], example[1]
     drafters.branches_drafted_alone(lambda: subject.drafter(prompt, tally), prompt, root)
 
 
-def _committed(subject: UnderTest, example: Any, tally: Tally) -> None:
+def _try_commits(subject: UnderTest, example: Any, tally: Tally) -> None:
     prompt, schedule = [*example[0]], example[1]
     drafters.drafts_from_committed_only(lambda p: subject.drafter(p, tally), prompt, schedule)
 
 
-def _candidates(subject: UnderTest, example: Any, tally: Tally) -> None:
+def _try_candidates(subject: UnderTest, example: Any, tally: Tally) -> None:
     prompt, tree, k = example
     drafters.candidates_in_order(subject.drafter([*prompt], tally), tree, k, VOCABULARY)
 
@@ -130,7 +130,7 @@ def padded_vocabularies_fit(drafter: Proposals, schedule: generators.Schedule) -
         drafter.commit([tree.tokens[node] for node in path])
 
 
-def _padded(subject: UnderTest, example: Any, tally: Tally) -> None:
+def _try_padding(subject: UnderTest, example: Any, tally: Tally) -> None:
     prompt, schedule, width = example
     padded_vocabularies_fit(subject.drafter([*prompt], tally, width), schedule)
 
@@ -140,12 +140,12 @@ def _answers(_: UnderTest) -> st.SearchStrategy[Any]:
     return st.lists(st.tuples(widths, st.integers(0, 99)), min_size=1, max_size=8)
 
 
-def _grows(subject: UnderTest, steps: Any, tally: Tally) -> None:
+def _try_growing(subject: UnderTest, steps: Any, tally: Tally) -> None:
     trees = shapers.any_answer_grows_a_tree(subject.build(), steps)
     tally["drafted"] += sum(len(tree) - 1 for tree in trees)
 
 
-def _keeps(subject: UnderTest, widths: list[int], tally: Tally) -> None:
+def _try_keeping_draws(subject: UnderTest, widths: list[int], tally: Tally) -> None:
     tally["drafted"] += shapers.draws_are_all_kept(subject.build, widths)
 
 
@@ -162,25 +162,25 @@ def _judged(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Any:
     return tree, torch.stack(rows)
 
 
-def _accepts(subject: UnderTest, example: Any, tally: Tally) -> None:
+def _try_accepting(subject: UnderTest, example: Any, tally: Tally) -> None:
     tree, logits = example
     verifiers.accepts_what_ar_says(subject.build(), tree, logits)
-    _count(tally, tree, logits)
+    _count_children(tally, tree, logits)
 
 
-def _reorders(subject: UnderTest, example: Any, tally: Tally) -> None:
+def _try_reordering(subject: UnderTest, example: Any, tally: Tally) -> None:
     (tree, logits), rng = example
     verifiers.siblings_in_any_order(subject.build(), tree, logits, rng)
-    _count(tally, tree, logits)
+    _count_children(tally, tree, logits)
 
 
-def _remembers(subject: UnderTest, cases: Any, tally: Tally) -> None:
+def _try_repeating(subject: UnderTest, cases: Any, tally: Tally) -> None:
     verifiers.judges_without_memory(subject.build, cases)
     for tree, logits in cases:
-        _count(tally, tree, logits)
+        _count_children(tally, tree, logits)
 
 
-def _count(tally: Tally, tree: TokenTree, logits: Tensor) -> None:
+def _count_children(tally: Tally, tree: TokenTree, logits: Tensor) -> None:
     said, drafted = int(logits[0].argmax()), len(tree) - 1
     right = sum(tree.tokens[node] == said for node in nodes_at(tree, 1))
     tally["drafted"] += drafted
@@ -188,7 +188,7 @@ def _count(tally: Tally, tree: TokenTree, logits: Tensor) -> None:
     tally["rejected"] += drafted - right
 
 
-def _node(subject: UnderTest, example: Any, tally: Tally) -> None:
+def _try_tree_pass(subject: UnderTest, example: Any, tally: Tally) -> None:
     family, prefix, tree = example
     session = subject.session(family)
     session.prefill([*prefix])
@@ -211,20 +211,20 @@ def _positions(_: UnderTest) -> st.SearchStrategy[Any]:
     return st.tuples(ids, ids)
 
 
-def _visible(subject: UnderTest, example: Any, tally: Tally) -> None:
+def _try_visibility(subject: UnderTest, example: Any, tally: Tally) -> None:
     queries, keys = map(torch.tensor, example)
     tally["hidden"] += masks.visible_by_position_alone(subject.build, queries, keys)
 
 
-def _budget(subject: UnderTest, length: int, tally: Tally) -> None:
+def _try_budget(subject: UnderTest, length: int, tally: Tally) -> None:
     tally["hidden"] += masks.sees_at_most_its_budget(subject.build(), length)
 
 
-def _stays(subject: UnderTest, length: int, tally: Tally) -> None:
+def _try_staying_hidden(subject: UnderTest, length: int, tally: Tally) -> None:
     tally["hidden"] += masks.hidden_stays_hidden(subject.build(), length)
 
 
-def _scheduled(subject: UnderTest, example: Any, tally: Tally) -> None:
+def _try_schedule(subject: UnderTest, example: Any, tally: Tally) -> None:
     family, (words, prompt), schedule = example
     if works_on(subject.choice, family):
         text = [*subject.stretched(words[:prompt]), *words]
@@ -235,7 +235,7 @@ def _scheduled(subject: UnderTest, example: Any, tally: Tally) -> None:
         tally["hidden"] += evicted + hidden
 
 
-def _protected(subject: UnderTest, example: Any, tally: Tally) -> None:
+def _try_protection(subject: UnderTest, example: Any, tally: Tally) -> None:
     family, (words, prompt) = example
     if works_on(subject.choice, family):
         text = [*subject.stretched(words[:prompt]), *words]
@@ -248,41 +248,41 @@ def _prompted(*more: st.SearchStrategy[Any]) -> Callable[[UnderTest], st.SearchS
 
 
 PROPERTIES: tuple[Property, ...] = (
-    _of_decodings(decoding.tokens_equal_ar, applies=_greedy, proves="greedy"),
-    _of_decodings(decoding.cache_equals_ar, applies=_greedy),
+    _of_decodings(decoding.tokens_equal_ar, applies=_is_greedy, proves="greedy"),
+    _of_decodings(decoding.cache_equals_ar, applies=_is_greedy),
     _of_decodings(decoding.stops_in_time),
     _of_decodings(decoding.trees_within_budget, kinds=frozenset({"shaper"})),
     _of_decodings(decoding.requests_are_independent),
     _of_decodings(decoding.repeats_exactly),
-    _of_kind(drafters.branches_drafted_alone, "drafter", _texts, _branches, "drafted"),
+    _of_kind(drafters.branches_drafted_alone, "drafter", _texts, _try_branches, "drafted"),
     _of_kind(
         drafters.drafts_from_committed_only,
         "drafter",
         _prompted(generators.schedules()),
-        _committed,
+        _try_commits,
         "drafted",
     ),
     _of_kind(
         drafters.candidates_in_order,
         "drafter",
         _prompted(generators.trees(), st.integers(1, 9)),
-        _candidates,
+        _try_candidates,
         "drafted",
     ),
     _of_kind(
         padded_vocabularies_fit,
         "drafter",
         _prompted(generators.schedules(), st.sampled_from([VOCABULARY + 31, VOCABULARY - 7])),
-        _padded,
+        _try_padding,
         "drafted",
         applies=lambda subject: subject.models,
     ),
-    _of_kind(shapers.any_answer_grows_a_tree, "shaper", _answers, _grows, "drafted"),
+    _of_kind(shapers.any_answer_grows_a_tree, "shaper", _answers, _try_growing, "drafted"),
     _of_kind(
         shapers.draws_are_all_kept,
         "shaper",
         lambda _: st.lists(st.integers(0, 5), max_size=9),
-        _keeps,
+        _try_keeping_draws,
         "drafted",
         applies=lambda subject: not subject.prunes,
     ),
@@ -290,25 +290,25 @@ PROPERTIES: tuple[Property, ...] = (
         verifiers.accepts_what_ar_says,
         "verifier",
         lambda _: _judged(),
-        _accepts,
+        _try_accepting,
         "accepted",
         "rejected",
-        applies=_greedy,
+        applies=_is_greedy,
     ),
     _of_kind(
         verifiers.siblings_in_any_order,
         "verifier",
         lambda _: st.tuples(_judged(), st.randoms(use_true_random=False)),
-        _reorders,
+        _try_reordering,
         "accepted",
         "rejected",
-        applies=_greedy,
+        applies=_is_greedy,
     ),
     _of_kind(
         verifiers.judges_without_memory,
         "verifier",
         lambda _: st.lists(_judged(), min_size=1, max_size=4),
-        _remembers,
+        _try_repeating,
         "accepted",
         "rejected",
     ),
@@ -316,23 +316,25 @@ PROPERTIES: tuple[Property, ...] = (
         kv.schedule_does_not_matter,
         "kv",
         lambda _: st.tuples(FAMILIES, generators.texts(), generators.passes()),
-        _scheduled,
+        _try_schedule,
         "hidden",
     ),
     _of_kind(
         kv.protected_rows_stay,
         "kv",
         lambda _: st.tuples(FAMILIES, generators.texts()),
-        _protected,
+        _try_protection,
         "hidden",
         applies=lambda s: s.scores,
     ),
-    _of_kind(masks.node_sees_its_path, "kv", _nodes, _node, "hidden", applies=lambda s: s.mask),
+    _of_kind(
+        masks.node_sees_its_path, "kv", _nodes, _try_tree_pass, "hidden", applies=lambda s: s.mask
+    ),
     _of_kind(
         masks.visible_by_position_alone,
         "kv",
         _positions,
-        _visible,
+        _try_visibility,
         "hidden",
         applies=lambda s: s.mask,
     ),
@@ -340,7 +342,7 @@ PROPERTIES: tuple[Property, ...] = (
         masks.sees_at_most_its_budget,
         "kv",
         lambda _: st.integers(1, 200),
-        _budget,
+        _try_budget,
         "hidden",
         applies=lambda s: s.mask,
     ),
@@ -348,7 +350,7 @@ PROPERTIES: tuple[Property, ...] = (
         masks.hidden_stays_hidden,
         "kv",
         lambda _: st.integers(1, 200),
-        _stays,
+        _try_staying_hidden,
         "hidden",
         applies=lambda s: s.mask,
     ),

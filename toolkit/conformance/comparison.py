@@ -8,14 +8,14 @@ from torch import Tensor
 from toolkit.runtime.kv.cache import TreeCache
 
 TOLERANCE = 1e-9  # float64: schedules differ by 1e-14, bugs by far more
-Rows = list[tuple[Tensor, Tensor, Tensor]]  # per layer: positions, keys, values
+Snapshot = list[tuple[Tensor, Tensor, Tensor]]  # per layer: positions, keys, values
 
 
 class Broken(AssertionError):  # noqa: N818 it names a finding, not an error
     """A property does not hold. The message says where."""
 
 
-def snapshot(cache: TreeCache) -> Rows:
+def snapshot(cache: TreeCache) -> Snapshot:
     """Copy the committed rows of a cache, with empty rows set to zero."""
     return [
         (held.clone(), keys * (held >= 0)[..., None], values * (held >= 0)[..., None])
@@ -23,7 +23,9 @@ def snapshot(cache: TreeCache) -> Rows:
     ]
 
 
-def same_rows(ours: Rows, theirs: Rows, where: str, tolerance: float = TOLERANCE) -> None:
+def require_same_rows(
+    ours: Snapshot, theirs: Snapshot, where: str, tolerance: float = TOLERANCE
+) -> None:
     """Raise `Broken` when two snapshots differ by more than `tolerance`."""
     for layer, (mine, wanted) in enumerate(zip(ours, theirs, strict=True)):
         if mine[0].tolist() != wanted[0].tolist():
@@ -31,10 +33,10 @@ def same_rows(ours: Rows, theirs: Rows, where: str, tolerance: float = TOLERANCE
                 f"layer {layer} holds positions {mine[0].tolist()}, AR {wanted[0].tolist()}, {where}"
             )
         for held, right in zip(mine[1:], wanted[1:], strict=True):
-            close(held, right, f"layer {layer} {where}", tolerance)
+            require_close(held, right, f"layer {layer} {where}", tolerance)
 
 
-def close(ours: Tensor, theirs: Tensor, where: str, tolerance: float = TOLERANCE) -> None:
+def require_close(ours: Tensor, theirs: Tensor, where: str, tolerance: float = TOLERANCE) -> None:
     """Raise `Broken` when two tensors differ by more than `tolerance` anywhere."""
     finite = torch.isfinite(theirs)
     worst = float((ours - theirs)[finite].abs().max()) if finite.any() else 0.0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from toolkit.conformance.cases import Case
 from toolkit.conformance.comparison import Broken
-from toolkit.conformance.properties.decoding import decoded
+from toolkit.conformance.properties.decoding import decode
 from toolkit.conformance.under_test import UnderTest
 from toolkit.engine import Event
 from toolkit.errors import trace
@@ -57,7 +57,7 @@ def _case(case: Case, subject: UnderTest) -> list[str]:
 
 def _difference(case: Case, subject: UnderTest) -> list[str]:
     pipeline = case.pipeline(subject.registry)
-    ours, ar = decoded(pipeline, case), decoded(pipeline.autoregressive, case)
+    ours, ar = decode(pipeline, case), decode(pipeline.autoregressive, case)
     mine, wanted = _tokens(ours.events), _tokens(ar.events)
     at = _first_difference(mine, wanted)
     lines = [f"ours        {_row(mine, at)}", f"AR          {_row(wanted, at)}"]

@@ -55,7 +55,7 @@ def models() -> st.SearchStrategy[PreTrainedModel]:
 
 
 @attrs.frozen
-class Pass:
+class ScheduledPass:
     """One pass of a schedule: the number of accepted draft tokens, and the wrong nodes beside them.
 
     `wrong` holds (parent, token) pairs. The parent is taken modulo the number of nodes so far.
@@ -74,8 +74,8 @@ def texts(draw: Draw) -> tuple[tuple[int, ...], int]:
     return text, draw(st.integers(1, min(48, length - 4)))
 
 
-def passes() -> st.SearchStrategy[list[Pass]]:
+def passes() -> st.SearchStrategy[list[ScheduledPass]]:
     """Schedules of 1 to 24 passes, each with 0 to 12 accepted tokens and up to 6 wrong nodes."""
     wrong = st.tuples(st.integers(0, 20), st.integers(1, VOCABULARY - 1))
-    one = st.builds(Pass, st.integers(0, 12), st.lists(wrong, max_size=6).map(tuple))
+    one = st.builds(ScheduledPass, st.integers(0, 12), st.lists(wrong, max_size=6).map(tuple))
     return st.lists(one, min_size=1, max_size=24)

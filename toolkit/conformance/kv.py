@@ -8,8 +8,15 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from toolkit.conformance.comparison import TOLERANCE, Broken, Rows, close, same_rows, snapshot
-from toolkit.conformance.generators import Pass
+from toolkit.conformance.comparison import (
+    TOLERANCE,
+    Broken,
+    Snapshot,
+    require_close,
+    require_same_rows,
+    snapshot,
+)
+from toolkit.conformance.generators import ScheduledPass
 from toolkit.interfaces import ScorePolicy
 from toolkit.kv_view import KVView
 from toolkit.runtime.kv import selection
@@ -23,7 +30,7 @@ def schedule_does_not_matter(
     make: Callable[[], ModelSession],
     text: Sequence[int],
     prompt: int,
-    schedule: list[Pass],
+    schedule: list[ScheduledPass],
     tolerance: float = TOLERANCE,
 ) -> int:
     """Any accepted counts, with any rejected branches beside them, give the logits, positions, keys
@@ -35,7 +42,7 @@ def schedule_does_not_matter(
     wanted, logits = one_by_one(make(), text, prompt)
     session = make()
     session.prefill([*text[:prompt]])
-    same_rows(snapshot(session.cache), wanted[prompt], "after the prompt", tolerance)
+    require_same_rows(snapshot(session.cache), wanted[prompt], "after the prompt", tolerance)
     for step in schedule:
         length = session.length
         left = len(text) - length - 1
@@ -48,14 +55,14 @@ def schedule_does_not_matter(
         session.commit(path)
         where = f"at length {session.length}, {accepted} accepted from {length}"
         expected = logits[length - prompt : length - prompt + len(path)]
-        same_rows(snapshot(session.cache), wanted[session.length], where, tolerance)
-        close(got, expected, f"logits {where}", tolerance)
+        require_same_rows(snapshot(session.cache), wanted[session.length], where, tolerance)
+        require_close(got, expected, f"logits {where}", tolerance)
     return session.cache.evicted
 
 
 def one_by_one(
     session: ModelSession, text: Sequence[int], prompt: int
-) -> tuple[dict[int, Rows], Tensor]:
+) -> tuple[dict[int, Snapshot], Tensor]:
     """AR over a text: its cache at every length, and the logits after each token past the prompt."""
     session.prefill([*text[:prompt]])
     held, logits = {session.length: snapshot(session.cache)}, []

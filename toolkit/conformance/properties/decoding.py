@@ -9,14 +9,14 @@ from contextlib import contextmanager
 import torch
 
 from toolkit.conformance.cases import Case
-from toolkit.conformance.comparison import Broken, same_rows, snapshot
+from toolkit.conformance.comparison import Broken, require_same_rows, snapshot
 from toolkit.errors import StrategyError
 from toolkit.pipeline import Pipeline
 from toolkit.registry import Registry
 from toolkit.stream import Stream
 
 
-def decoded(pipeline: Pipeline, case: Case) -> Stream:
+def decode(pipeline: Pipeline, case: Case) -> Stream:
     """Decode a case to its end and return its stream."""
     stream = pipeline.stream(case.prompt, max_new_tokens=case.max_new_tokens)
     for _ in stream.decode():
@@ -27,8 +27,8 @@ def decoded(pipeline: Pipeline, case: Case) -> Stream:
 def tokens_equal_ar(case: Case, registry: Registry) -> None:
     """The tokens are exactly those of AR under the same KV policy."""
     pipeline = case.pipeline(registry)
-    ours = decoded(pipeline, case).result.token_ids
-    ar = decoded(pipeline.autoregressive, case).result.token_ids
+    ours = decode(pipeline, case).result.token_ids
+    ar = decode(pipeline.autoregressive, case).result.token_ids
     if ours != ar:
         at = next((i for i, (a, b) in enumerate(zip(ours, ar, strict=False)) if a != b), None)
         raise Broken(f"token {at} differs, in {case}: ours {ours}, AR {ar}")
@@ -49,12 +49,14 @@ def cache_equals_ar(case: Case, registry: Registry) -> None:
         length = stream.target.length
         if length != len(case.prompt) + emitted - 1:
             raise Broken(f"{length} tokens cached after {emitted} were emitted, in {case}")
-        same_rows(snapshot(stream.target.cache), held[length], f"at length {length}, in {case}")
+        require_same_rows(
+            snapshot(stream.target.cache), held[length], f"at length {length}, in {case}"
+        )
 
 
 def stops_in_time(case: Case, registry: Registry) -> None:
     """Decoding ends at a stop id or at `max_new_tokens`, and emits nothing after either."""
-    stream = decoded(case.pipeline(registry), case)
+    stream = decode(case.pipeline(registry), case)
     ids, stop_ids = stream.result.token_ids, stream.target.model.stop_ids
     if any(token in stop_ids for token in ids[:-1]):
         raise Broken(f"tokens after a stop id, in {case}: {ids}")
@@ -67,19 +69,19 @@ def stops_in_time(case: Case, registry: Registry) -> None:
 def trees_within_budget(case: Case, registry: Registry) -> None:
     """No tree has more nodes than its shaper declares."""
     try:
-        decoded(case.pipeline(registry), case)
+        decode(case.pipeline(registry), case)
     except StrategyError as error:
         raise Broken(f"{error}, in {case}") from error
 
 
 def requests_are_independent(case: Case, registry: Registry) -> None:
     """Two requests through one pipeline equal two pipelines: same tokens, trees and caches."""
-    alone, pipeline = decoded(case.pipeline(registry), case), case.pipeline(registry)
-    decoded(pipeline, case)
-    second = decoded(pipeline, case)
+    alone, pipeline = decode(case.pipeline(registry), case), case.pipeline(registry)
+    decode(pipeline, case)
+    second = decode(pipeline, case)
     _same_steps(second, alone, "a second request", case)
     caches = snapshot(second.target.cache), snapshot(alone.target.cache)
-    same_rows(*caches, f"after a second request, in {case}")
+    require_same_rows(*caches, f"after a second request, in {case}")
 
 
 def repeats_exactly(case: Case, registry: Registry) -> None:
@@ -92,7 +94,7 @@ def repeats_exactly(case: Case, registry: Registry) -> None:
         with torch.random.fork_rng(devices=[]), _python_random(seed):
             torch.manual_seed(seed)
             before = torch.get_rng_state(), random.getstate()
-            runs.append(decoded(pipeline, case))
+            runs.append(decode(pipeline, case))
             if not torch.equal(torch.get_rng_state(), before[0]) or random.getstate() != before[1]:
                 raise Broken(f"the global random state changed: use the given generator, in {case}")
     _same_steps(runs[0], runs[1], "the same request", case)

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from toolkit.conformance.comparison import Broken, close
+from toolkit.conformance.comparison import Broken, require_close
 from toolkit.conformance.tree_paths import nodes_at, path_to
 from toolkit.interfaces import Drafter
 from toolkit.tree import Candidates, TokenTree
@@ -33,7 +33,7 @@ def branches_drafted_alone(
                 raise Broken(
                     f"node {node} of {tree.parents} drafted {tokens}, alone {alone}, after {prompt}"
                 )
-            close(logprobs, wanted, f"node {node}", 1e-4)
+            require_close(logprobs, wanted, f"node {node}", 1e-4)
         first = len(tree)
         tree = tree.grow(frontier, candidates)
         frontier = list(range(first, len(tree)))
@@ -77,7 +77,7 @@ def drafts_from_committed_only(
         ours, fresh = drafter.expand(root, [0], 3), make(text).expand(root, [0], 3)
         if ours.tokens != fresh.tokens:
             raise Broken(f"after {text}: {ours.tokens}, fresh {fresh.tokens}")
-        close(_doubles(ours.logprobs), _doubles(fresh.logprobs), f"after {text}", 1e-4)
+        require_close(_doubles(ours.logprobs), _doubles(fresh.logprobs), f"after {text}", 1e-4)
         drafter.commit(root.tokens)
         text = text + root.tokens
 
@@ -89,14 +89,14 @@ def candidates_in_order(drafter: Drafter, tree: TokenTree, k: int, vocabulary: i
     for depth in range(tree.depth + 1):
         frontier = nodes_at(tree, depth)
         answer = drafter.expand(tree, frontier, k)
-        _row_by_row(answer, len(frontier), k)
+        _require_rows(answer, len(frontier), k)
         for tokens, logprobs in zip(answer.tokens, answer.logprobs, strict=True):
-            _in_order(tokens, logprobs, vocabulary)
+            _require_order(tokens, logprobs, vocabulary)
     if attrs.astuple(tree) != before:
         raise Broken("expand changed the given tree, whose lists are shared: copy them first")
 
 
-def _row_by_row(answer: Candidates, count: int, k: int) -> None:
+def _require_rows(answer: Candidates, count: int, k: int) -> None:
     """Each node has a row of tokens and one of log-probabilities, of equal length, at most k."""
     if not all(isinstance(row, list) for row in (*answer.tokens, *answer.logprobs)):
         raise Broken("a row of candidates is not a list: call `tolist()` on tensors")
@@ -110,7 +110,7 @@ def _row_by_row(answer: Candidates, count: int, k: int) -> None:
         raise Broken(f"{max(tokens)} candidates for a node, but k is {k}")
 
 
-def _in_order(tokens: list[int], logprobs: list[float], vocabulary: int) -> None:
+def _require_order(tokens: list[int], logprobs: list[float], vocabulary: int) -> None:
     shown = f"tokens {tokens}, log-probabilities {[round(p, 3) for p in logprobs]}"
     given = [(t, p) for t, p in zip(tokens, logprobs, strict=True) if p != -inf]
     if not all(p <= 1e-6 for _, p in given):  # also catches NaN

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toolkit.choice import options_of
-from toolkit.conformance.comparison import Broken, close
+from toolkit.conformance.comparison import Broken, require_close
 from toolkit.conformance.tree_paths import tokens_to
 from toolkit.interfaces import MaskPolicy, Session
 from toolkit.tree import TokenTree
@@ -22,7 +22,7 @@ def node_sees_its_path(session: Session, tree: TokenTree, prefix: list[int], ful
     logits = session.forward(tree.tokens, tree.parents)
     for node in range(len(tree)):
         alone = full(prefix + tokens_to(tree, node))[-1]
-        close(logits[node], alone, f"node {node} of {tree.parents}")
+        require_close(logits[node], alone, f"node {node} of {tree.parents}")
 
 
 def visible_by_position_alone(make: Callable[[], MaskPolicy], queries: Tensor, keys: Tensor) -> int:
