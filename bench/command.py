@@ -11,6 +11,7 @@ import click
 from toolkit import ToolkitError
 from toolkit.cli import options
 from toolkit.cli.options import FILE, Counts, Whole
+from toolkit.extras import require_extra
 from toolkit.words import quote
 
 if TYPE_CHECKING:
@@ -256,6 +257,7 @@ def leave(results: Results | None, interrupted: bool) -> None:
 @options.out(help="Folder of the page and its figures (FOLDER/report).")
 def report(folder: Path, out: Path | None) -> None:
     """Write one HTML page with figures of the results in FOLDER; it needs no network."""
+    require_extra("toolkit report", "plots", "jinja2", "matplotlib")
     from .report import write
     from .results import Results
 

@@ -48,10 +48,8 @@ class PageFigure:
 
 def write(results: Results, folder: Path) -> Path:
     """Write page and figures to a folder and return the page's path. Raises `ToolkitError`."""
-    try:
-        from jinja2 import Environment
-    except ImportError as error:
-        raise ToolkitError(_say_missing("jinja2")) from error
+    from jinja2 import Environment
+
     if not results.tested:
         raise ToolkitError("there is nothing to report yet: no measured request is in the results")
     try:
@@ -126,13 +124,11 @@ def _format_cells(summary: Summary) -> dict[str, Any]:
 
 def _draw(results: Results, folder: Path) -> Iterator[PageFigure]:
     """Write every figure that the results can fill to the folder."""
-    try:
-        import matplotlib as mpl
+    import matplotlib as mpl
 
-        from .plots import list_figures
-        from .theme import THEMES
-    except ImportError as error:
-        raise ToolkitError(_say_missing("matplotlib")) from error
+    from .plots import list_figures
+    from .theme import THEMES
+
     for figure in list_figures():
         with mpl.rc_context(RC):
             images = {theme.name: _save(figure, results, theme, folder) for theme in THEMES}
@@ -158,7 +154,3 @@ def _save(figure: ModuleType, results: Results, theme: Any, folder: Path) -> str
 
 def _name(figure: ModuleType) -> str:
     return figure.__name__.rpartition(".")[2]
-
-
-def _say_missing(package: str) -> str:
-    return f"the report needs {package}, not installed: pip install 'speculative-toolkit[plots]'"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from attrs import asdict, frozen
 
 from toolkit import ToolkitError, schema, write_part
+from toolkit.extras import require_extra
 from toolkit.records import Out
 from toolkit.words import shorten
 
@@ -48,10 +48,7 @@ def require_new_folder(out: Path | None) -> None:
     if out.exists():
         raise ToolkitError(f"--out {out} is there already: name a new folder")
     Out.at(out)
-    if find_spec("matplotlib") is None:
-        raise ToolkitError(
-            "--out needs matplotlib: install it with pip install 'speculative-toolkit[plots]'"
-        )
+    require_extra("--out", "plots", "matplotlib")
 
 
 def save_rows(rows: Sequence[Any], out: Path | None, name: str) -> None:

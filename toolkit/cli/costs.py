@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 
 from toolkit.cli import options
 from toolkit.errors import ToolkitError
+from toolkit.extras import require_extra
 from toolkit.progress import show_progress
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ def _require_drawable(plot: Path) -> None:
     if plot.suffix not in PICTURES:
         raise ToolkitError(f"cannot draw {plot}: its name must end in {', '.join(PICTURES)}")
     options.require_writable(plot)
-    if find_spec("matplotlib") is None:
-        raise ToolkitError(
-            "--plot needs matplotlib: install it with pip install 'speculative-toolkit[plots]'"
-        )
+    require_extra("--plot", "plots", "matplotlib")
 
 
 def _show(costs: Costs, pipeline: Pipeline) -> None:
