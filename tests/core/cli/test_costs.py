@@ -58,7 +58,7 @@ def test_bad_input_is_refused_before_anything_is_measured(monkeypatch, arguments
 
 
 def test_without_matplotlib_it_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr("toolkit.cli.costs.find_spec", lambda _: None)
+    monkeypatch.setattr("toolkit.extras.find_spec", lambda _: None)
     done = costs("--plot", "costs.png")
     assert done.exit_code == 2
     assert "pip install 'speculative-toolkit[plots]'" in done.output
