@@ -5,7 +5,7 @@ AR uses the same loop with a drafter that proposes nothing, so that every tree i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from time import perf_counter
 from types import UnionType
@@ -70,12 +70,14 @@ def decode(
     prompt: list[int],
     *,
     max_new_tokens: int,
-    stop_ids: frozenset[int],
+    ends: Callable[[int], bool],
     rng: torch.Generator,
 ) -> Iterator[Event]:
-    """Decode after `prompt[P]` until a stop id or `max_new_tokens`: one event per target pass.
+    """Decode after `prompt[P]` until `ends` says so or `max_new_tokens` are emitted: one event per
+    target pass.
 
-    Emitted tokens include the stop id. Between events the target's cache holds all emitted tokens
+    `ends(token)` is called once for each emitted token, in order, and says whether the request ends
+    after it, as it does after a stop id. Between events the target's cache holds all emitted tokens
     but the last, which is the next root.
     """
     drafter, shaper, verifier = strategies.drafter, strategies.shaper, strategies.verifier
@@ -84,17 +86,17 @@ def decode(
     require_path(judged, last, verifier)
     root = judged.bonus
     yield Event([root])
-    draft, emitted = TimedDrafter(drafter, target.vocabulary), 1
-    if emitted < max_new_tokens and root not in stop_ids:
+    draft, emitted, ended = TimedDrafter(drafter, target.vocabulary), 1, ends(root)
+    if emitted < max_new_tokens and not ended:
         draft.start(prompt, runtime)
-    while emitted < max_new_tokens and root not in stop_ids:
+    while emitted < max_new_tokens and not ended:
         clock, length = Clock(), target.length
         tree = draft.tree(shaper, root, min(max_new_tokens - emitted - 1, target.max_draft_depth))
         clock.lap("draft")
         logits = target.forward(tree.tokens, tree.parents)
         judged = verifier.judge(tree, logits, rng)
         require_path(judged, tree, verifier)
-        verdict, tokens = cut_verdict(judged, tree, max_new_tokens - emitted, stop_ids)
+        verdict, tokens, ended = cut_verdict(judged, tree, max_new_tokens - emitted, ends)
         first, second = logits[verdict.path[-1]].topk(2).values.tolist()
         clock.lap("verify")
         target.commit(verdict.path)
@@ -130,16 +132,17 @@ def require_path(judged: Verdict, tree: TokenTree, verifier: Verifier) -> None:
 
 
 def cut_verdict(
-    judged: Verdict, tree: TokenTree, room: int, stop_ids: frozenset[int]
-) -> tuple[Verdict, list[int]]:
-    """Cut a verdict after a stop id and to `room` tokens; returns it and the tokens that it emits.
+    judged: Verdict, tree: TokenTree, room: int, ends: Callable[[int], bool]
+) -> tuple[Verdict, list[int], bool]:
+    """Cut a verdict where the request ends and to `room` tokens; returns it, the tokens that it emits,
+    and whether the request ends with them.
 
     A cut verdict's bonus is its last emitted token, so that the cache holds the tokens that AR's would.
     """
     tokens = [*(tree.tokens[node] for node in judged.path[1:]), judged.bonus]
-    stop = next((i for i, token in enumerate(tokens) if token in stop_ids), len(tokens))
-    tokens = tokens[: min(stop + 1, room)]
-    return Verdict(judged.path[: len(tokens)], tokens[-1]), tokens
+    last = next((i for i, token in enumerate(tokens[:room]) if ends(token)), None)
+    tokens = tokens[: room if last is None else last + 1]
+    return Verdict(judged.path[: len(tokens)], tokens[-1]), tokens, last is not None
 
 
 @define(eq=False)

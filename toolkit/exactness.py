@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import attrs
@@ -25,7 +26,9 @@ def verify(pipeline: Pipeline, generation: Generation) -> Verification:
     A generation that drafted nothing is AR itself, and its verdict `inconclusive`; otherwise as
     `compare_with_ar`.
     """
-    found = compare_with_ar(pipeline, generation.prompt_ids, generation.token_ids)
+    found = compare_with_ar(
+        pipeline, generation.prompt_ids, generation.token_ids, stop=generation.stop
+    )
     drafted = any(step.nodes > 1 for step in generation.steps)
     if drafted or found.verdict == "divergent":
         return found
@@ -33,14 +36,16 @@ def verify(pipeline: Pipeline, generation: Generation) -> Verification:
 
 
 def compare_with_ar(
-    pipeline: Pipeline, prompt_ids: list[int], token_ids: list[int]
+    pipeline: Pipeline, prompt_ids: list[int], token_ids: list[int], *, stop: Iterable[str] = ()
 ) -> Verification:
     """Run AR of the pipeline's target and KV policy and compare it with `token_ids`, token by token.
 
     At a difference AR's own logits decide. Within two units in the last place of the target's dtype
     it is a numerical tie: AR takes our token and goes on. Beyond, the verdict is `divergent`.
     """
-    stream = pipeline.autoregressive.stream(prompt_ids, max_new_tokens=len(token_ids))
+    stream = pipeline.autoregressive.stream(
+        prompt_ids, max_new_tokens=len(token_ids), stop=stop
+    )
     watch = Watch(token_ids, stream.target.model.dtype)
     stream.strategies = attrs.evolve(stream.strategies, verifier=watch)
     for _ in stream.decode():

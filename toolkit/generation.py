@@ -12,7 +12,7 @@ from attrs import evolve, field, frozen
 from toolkit.engine import Event, Step
 
 Outcome = Literal["exact", "tie", "divergent", "inconclusive"]
-StopReason = Literal["eos", "length", "positions", "interrupted"]
+StopReason = Literal["eos", "stop", "length", "positions", "interrupted"]
 
 
 @frozen
@@ -47,6 +47,7 @@ class Generation:
     token_ids: list[int]
     prompt_ids: list[int]
     stop_reason: StopReason
+    stop: tuple[str, ...]  # texts that end the request
     specs: dict[str, str]
     numerics: str
     ttft_ms: float

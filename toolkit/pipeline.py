@@ -208,18 +208,23 @@ class Pipeline:
         *,
         max_new_tokens: int = 128,
         seed: int = 0,
+        stop: str | Iterable[str] = (),
         stop_ids: Iterable[int] | None = None,
     ) -> Stream:
         """Decode a prompt: iterate for text as it is committed, then ask for the `result`.
 
-        `stop_ids` are the token ids that end the request; by default the model's.
+        `stop` are texts that end the request: the first token that completes one is the last token, and
+        the text ends before it. `stop_ids` are token ids that end it; by default the model's.
         """
         if max_new_tokens < 1:
             raise MismatchError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         import torch
 
+        from toolkit.stopping import require_stop_strings, special_ids
         from toolkit.stream import Stream
 
+        tokenizer = self.pool.find(self.target).tokenizer
+        stop = require_stop_strings(stop, tokenizer, self.target)
         ids = self.encode(prompt)
         self.load()
         target, drafts = self._open()
@@ -235,14 +240,22 @@ class Pipeline:
             strategies,
             ids,
             max_new_tokens=min(max_new_tokens, target.positions - len(ids) + 1),
-            stop_ids=frozenset(stop_ids),
+            stop_ids=frozenset(stop_ids) | special_ids(stop, tokenizer),
+            stop=stop,
             rng=torch.Generator().manual_seed(seed),
             specs=self.specs,
         )
 
-    def generate(self, prompt: Prompt, *, max_new_tokens: int = 128, seed: int = 0) -> Generation:
-        """Decode a prompt to the end."""
-        stream = self.stream(prompt, max_new_tokens=max_new_tokens, seed=seed)
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int = 128,
+        seed: int = 0,
+        stop: str | Iterable[str] = (),
+    ) -> Generation:
+        """Decode a prompt to the end; as `stream`."""
+        stream = self.stream(prompt, max_new_tokens=max_new_tokens, seed=seed, stop=stop)
         for _ in stream:
             pass
         return stream.result

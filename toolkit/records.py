@@ -79,7 +79,7 @@ class Request:
     token_ids: list[int] = column("emitted tokens, the stop id included")
     text: str = column("emitted text")
     stop_reason: StopReason = column(
-        "eos, length (max_new_tokens), positions (the model's limit) or interrupted"
+        "eos, stop (a stop string), length (max_new_tokens), positions (of the model), interrupted"
     )
     steps: int = column("target forwards, prefill excluded")
     tau: float | None = column("tokens committed per target forward")

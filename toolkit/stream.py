@@ -16,6 +16,7 @@ from toolkit.runtime.machine.memory import forget_peak, peak_memory
 from toolkit.runtime.models.detokenize import Detokenizer
 from toolkit.runtime.numerics import find_level
 from toolkit.runtime.session import ModelSession
+from toolkit.stopping import Ending, TextUntil
 
 
 @define(eq=False)
@@ -31,16 +32,22 @@ class Stream:
     prompt: list[int]
     max_new_tokens: int
     stop_ids: frozenset[int]  # token ids that end the request
+    stop: tuple[str, ...]  # texts that end it
     rng: torch.Generator
     specs: dict[str, str]  # of the pipeline, for the result
     events: list[Event] = field(factory=list, init=False)
     ttft_ms: float = field(default=0.0, init=False)
     _running: Iterator[Event] = field(init=False)
-    _text: Detokenizer = field(init=False)
+    _text: TextUntil = field(init=False)
+    _ending: Ending = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._running = self._decoding()
-        self._text = Detokenizer(self.target.model.tokenizer, self.prompt)
+        self._text = self._new_text()
+        self._ending = Ending(self.stop_ids, self._new_text())
+
+    def _new_text(self) -> TextUntil:
+        return TextUntil(Detokenizer(self.target.model.tokenizer, self.prompt), self.stop)
 
     def __iter__(self) -> Iterator[str]:
         for event in self._running:
@@ -61,7 +68,7 @@ class Stream:
                 self.strategies,
                 self.prompt,
                 max_new_tokens=self.max_new_tokens,
-                stop_ids=self.stop_ids,
+                ends=self._ending,
                 rng=self.rng,
             ):
                 if not self.events:
@@ -78,6 +85,7 @@ class Stream:
             token_ids=ids,
             prompt_ids=self.prompt,
             stop_reason=self._stop_reason(ids),
+            stop=self.stop,
             specs=self.specs,
             numerics=find_level(model, len(self.prompt) + len(ids)).name,
             ttft_ms=self.ttft_ms,
@@ -90,12 +98,14 @@ class Stream:
 
     def _whole_text(self) -> str:
         """The pieces that iterating yields, joined."""
-        text = Detokenizer(self.target.model.tokenizer, self.prompt)
+        text = self._new_text()
         return "".join([text.add(event.tokens) for event in self.events] + [text.rest()])
 
     def _stop_reason(self, ids: list[int]) -> StopReason:
         if ids and ids[-1] in self.stop_ids:
             return "eos"
+        if self._ending.text.found:
+            return "stop"
         if len(ids) < self.max_new_tokens:
             return "interrupted"
         full = len(self.prompt) + len(ids) > self.target.positions

@@ -63,7 +63,7 @@ def repeating(model):
 def run(model, session, drafter, shaper, verifier, prompt, count, stop=frozenset()):
     return list(decode(
         session, None, Strategies(drafter, shaper, verifier), prompt,
-        max_new_tokens=count, stop_ids=frozenset(stop), rng=RNG,
+        max_new_tokens=count, ends=frozenset(stop).__contains__, rng=RNG,
     ))
 
 
@@ -136,7 +136,8 @@ def test_one_token_asks_no_drafter(hash_model, hash_session, make):
 )
 def test_a_verdict_is_cut_after_a_stop_id_and_to_the_room(plant, path, bonus, room, stop, kept, tokens):
     tree = plant([(0, 5, 0.0), (1, 6, 0.0), (0, 7, 0.0), (3, 8, 0.0)], root=4)
-    verdict, emitted = cut_verdict(Verdict(path, bonus), tree, room, frozenset(stop))
+    verdict, emitted, ended = cut_verdict(Verdict(path, bonus), tree, room, stop.__contains__)
+    assert ended is (tokens[-1] in stop)
     assert (verdict.path, emitted) == (kept, tokens)
     assert verdict.bonus == emitted[-1]
 

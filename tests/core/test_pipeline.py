@@ -156,6 +156,23 @@ def test_a_stop_id_ends_the_tokens(registry):
     assert result.token_ids == free.token_ids[: free.token_ids.index(stop) + 1]
 
 
+def test_a_stop_string_that_is_a_special_token_is_a_stop_id(registry):
+    pipeline = Pipeline(speaker(4096), registry=registry)
+    tokenizer = pipeline.pool.find(pipeline.target).tokenizer
+    special = tokenizer.all_special_tokens[0]
+    stream = pipeline.stream(TEXT, max_new_tokens=4, stop=special, stop_ids=())
+    assert stream.stop_ids == {tokenizer.convert_tokens_to_ids(special)}
+
+
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [("x", "has no tokenizer, so it has no text to stop at"), ("", "at least one"), ([3], "not 3")],
+)
+def test_a_stop_string_that_cannot_be_found(pipeline, stop, said):
+    with pytest.raises(MismatchError, match=said):
+        pipeline.generate(PROMPT, stop=[stop] if stop == "" else stop)
+
+
 @pytest.mark.parametrize("shaper", ["adaptive:stop=0,prune=0", "budget", "chain"])
 def test_two_requests_equal_two_pipelines(registry, shaper):
     def build():

@@ -84,7 +84,7 @@ def test_readme_has_every_option_of_run(root):
     options = {
         name
         for parameter in main.get_command(click.Context(main), "run").params
-        for name in parameter.opts
+        for name in (*parameter.opts, *parameter.secondary_opts)
         if name.startswith("--")
     }
     table = re.findall(r"^\| `--.*", text(root, "README.md"), re.MULTILINE)

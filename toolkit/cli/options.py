@@ -95,6 +95,12 @@ draft_kv = _option(
     default="full",
     help="KV policy of the drafter's own cache; never changes the output.",
 )
+stop = _option(
+    "--stop",
+    multiple=True,
+    metavar="TEXT",
+    help="End where the output contains TEXT, which is left out; may be repeated.",
+)
 system = _option(
     "--system", metavar="TEXT", help="System message, before the first message of the user."
 )

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 )
 @options.system()
 @options.template_args()
+@options.stop()
 @options.models()
 @click.option(
     "--verify", "verifying", is_flag=True, help="Run AR, too, and compare token by token."
@@ -56,6 +57,7 @@ def run(
     chat: bool | None,
     system: str | None,
     template_args: tuple[tuple[str, Any], ...],
+    stop: tuple[str, ...],
     max_new_tokens: int,
     verifying: bool,
     as_json: bool,
@@ -74,7 +76,7 @@ def run(
     with progress():
         pipeline, place = _prepared(out, chosen)
         ids = formatting.encode(text, pipeline)
-        decoding = pipeline.stream(ids, max_new_tokens=max_new_tokens)
+        decoding = pipeline.stream(ids, max_new_tokens=max_new_tokens, stop=stop)
         pieces = iter(decoding)
         first = next(pieces)
     shown = f"{text}\n" if formatting.uses_template(pipeline) else text

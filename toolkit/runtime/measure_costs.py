@@ -65,7 +65,7 @@ def _timed(begin: Begin, length: int, verifier: Verifier) -> Times:
         Strategies(drafter, shaper, verifier),
         [rng.randrange(2) for _ in range(length)],
         max_new_tokens=3 * len(sizes),
-        stop_ids=frozenset(),
+        ends=lambda _: False,
         rng=torch.Generator(),
     )
     next(events)  # the prompt's

@@ -564,3 +564,19 @@ def test_messages_without_a_template_are_refused(run, target):
         refused(run(PROMPT, "--target", target, *given), "no chat template")
     refused(run("hi", "--no-chat", "--system", "w7"), "--no-chat leaves it out")
     refused(run("hi", "--template-arg", "short"), "is not NAME=VALUE", lines=5)
+
+
+def test_a_stop_string_ends_the_output(run, pair):
+    free = json.loads(run(PROMPT, *pair, "--json").stdout)
+    words = free["text"].split()
+    stop = f"{words[4]} {words[5]}"
+    found = run(PROMPT, *pair, "--stop", "nowhere", "--stop", stop, "--verify", "--json")
+    found = json.loads(found.stdout)
+    at = free["text"].index(stop)
+    assert (found["stop_reason"], found["verdict"]) == ("stop", "exact")
+    assert found["text"] == free["text"][:at]
+    assert found["token_ids"] == free["token_ids"][: len(found["token_ids"])]
+
+
+def test_an_empty_stop_string_is_refused(run, pair):
+    refused(run(PROMPT, *pair, "--stop", ""), "at least one character")

@@ -81,7 +81,7 @@ def test_no_text_is_forwarded_twice(make, hash_model, hash_session, hash_runtime
     )
     events = list(decode(
         hash_session(target), runtime, strategies, PROMPT, max_new_tokens=40,
-        stop_ids=frozenset(), rng=torch.Generator(),
+        ends=lambda token: False, rng=torch.Generator(),
     ))
     (session,) = runtime.sessions
     assert len(session.forwarded) == len(set(session.forwarded))

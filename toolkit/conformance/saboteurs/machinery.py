@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -59,9 +59,10 @@ def past_the_end() -> Iterator[None]:
     """The whole accepted path is emitted, past a stop id and past `max_new_tokens`."""
 
     def cut_verdict(
-        judged: Verdict, tree: TokenTree, room: int, stop_ids: frozenset[int]
-    ) -> tuple[Verdict, list[int]]:
-        return judged, [*(tree.tokens[node] for node in judged.path[1:]), judged.bonus]
+        judged: Verdict, tree: TokenTree, room: int, ends: Callable[[int], bool]
+    ) -> tuple[Verdict, list[int], bool]:
+        tokens = [*(tree.tokens[node] for node in judged.path[1:]), judged.bonus]
+        return judged, tokens, any(ends(token) for token in tokens)
 
     honest = engine.TimedDrafter.tree
 
