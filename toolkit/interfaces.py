@@ -137,7 +137,7 @@ class TreeShaper(Strategy):
 
     kind = "shaper"
     prunes: ClassVar[bool] = True
-    """Whether it may drop, stop at or reorder candidates once it has seen them."""
+    """Whether it may drop or reorder candidates, or stop at one, after reading them."""
 
     @property
     @abstractmethod

@@ -95,7 +95,7 @@ ROOMS = [
 def test_one_position_too_many_is_caught(spec):
     assert budget_breaks(spec) == ""
     with eviction.budget_off_by_one():
-        assert "positions, room for" in budget_breaks(spec)
+        assert "positions, capacity" in budget_breaks(spec)
 
 
 @pytest.mark.parametrize("spec", [*ROOMS[:3], "pyramid:budget=10,recent=3"])

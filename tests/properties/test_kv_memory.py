@@ -44,7 +44,7 @@ def test_a_policy_that_scores_is_bounded_too(model, spec):
     held, _ = sizes(Pipeline(model, drafter="ngram", shaper="chain:k=8", kv=spec), PROMPT, 400)
     rows = 128 + 2 * 16 + 64 + 64  # the budget, two epochs, a tree, rounding
     cells = rows * 2 * 2 * 8 * 4 + 2 * (2 * 2 * 16 * 8 * 4 + rows * 4)  # K and V, log, scores
-    cells += 2 * 2 * rows * 8  # tables of positions and deaths
+    cells += 2 * 2 * rows * 8  # tables of positions and evictions
     assert max(held) <= cells
 
 

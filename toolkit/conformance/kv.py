@@ -1,4 +1,4 @@
-"""What a KV policy must keep to, whatever the schedule: one property a function."""
+"""The properties of KV policies that hold for every schedule of passes, one per function."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from toolkit.runtime.kv import selection
 from toolkit.runtime.kv.cache import TreeCache
 from toolkit.runtime.session import ModelSession
 
-POISON = 1e4  # finite and large: a masked row weighs nothing, whatever it holds
+POISON = 1e4  # finite and large: the weight of a masked row is 0 whatever it holds
 
 
 def schedule_does_not_matter(
@@ -34,10 +34,10 @@ def schedule_does_not_matter(
     tolerance: float = TOLERANCE,
 ) -> int:
     """Any accepted counts, with any rejected branches beside them, give the logits, positions, keys
-    and values that one token at a time gives; unused rows may hold anything.
+    and values of decoding one token at a time; unused rows may hold anything.
 
-    `make` gives a fresh session; `text` begins with `prompt` tokens of prompt. Returns how many rows
-    were evicted: with none, nothing was tested.
+    `make` opens a new session; the first `prompt` tokens of `text` are the prompt. Returns how many
+    rows were evicted: if none, nothing was tested.
     """
     wanted, logits = one_by_one(make(), text, prompt)
     session = make()
@@ -63,7 +63,7 @@ def schedule_does_not_matter(
 def one_by_one(
     session: ModelSession, text: Sequence[int], prompt: int
 ) -> tuple[dict[int, Snapshot], Tensor]:
-    """AR over a text: its cache at every length, and the logits after each token past the prompt."""
+    """AR over a text: the cache at every length, and the logits after each token past the prompt."""
     session.prefill([*text[:prompt]])
     held, logits = {session.length: snapshot(session.cache)}, []
     for token in text[prompt:]:
@@ -76,7 +76,7 @@ def one_by_one(
 def grown(
     path: Sequence[int], wrong: tuple[tuple[int, int], ...]
 ) -> tuple[list[int], list[int], list[int]]:
-    """Tokens, parents, and the rows of `path`, in a tree with wrong nodes in between."""
+    """Tokens and parents of a tree with wrong nodes among those of `path`, and the rows of `path`."""
     tokens, parents, rows, beside = [path[0]], [-1], [0], list(wrong)
     for token in path[1:]:
         for parent, other in beside[:2]:
@@ -93,7 +93,7 @@ def grown(
 
 
 def poison(cache: TreeCache) -> None:
-    """Fill every row that nothing may read with large numbers."""
+    """Fill every row that must not be read with large numbers."""
     for layer in cache.initialized:
         unused = torch.ones(layer.keys.shape[1], layer.keys.shape[2], dtype=torch.bool)
         unused[:, : layer.table.count] = layer.table.positions < 0
@@ -102,15 +102,15 @@ def poison(cache: TreeCache) -> None:
 
 
 def protected_rows_stay(session: ModelSession, text: Sequence[int], prompt: int) -> int:
-    """At every decision in force, each head holds as many of the positions that were decided on as it
-    has room for, the sinks and the recent ones among them. Returns how many rows were evicted."""
+    """After every decision each head holds as many of the positions decided on as its capacity allows,
+    sinks and recent positions among them. Returns how many rows were evicted."""
     policy = session.policy
     assert isinstance(policy, ScorePolicy)  # noqa: S101 the property binds no other
-    rooms: dict[tuple[int, int], list[int]] = {}  # (layer, decision) → what each head has room for
+    capacities: dict[tuple[int, int], list[int]] = {}  # of the heads, by layer and decision
 
     def capacity(policy: ScorePolicy, view: KVView) -> Tensor:
         found = honest(policy, view)
-        rooms[view.layer, view.now] = found.expand(len(view.positions), 1)[:, 0].tolist()
+        capacities[view.layer, view.now] = found.expand(len(view.positions), 1)[:, 0].tolist()
         return found
 
     honest = selection.capacity_of
@@ -123,22 +123,22 @@ def protected_rows_stay(session: ModelSession, text: Sequence[int], prompt: int)
                 for head, row in enumerate(positions.tolist()):
                     where = f"layer {layer.index}, head {head}, at length {length}: {row}"
                     old = [p for p in row if 0 <= p < decided]
-                    _within(policy, old, decided, rooms[layer.index, decided][head], where)
+                    _within(policy, old, decided, capacities[layer.index, decided][head], where)
     return session.cache.evicted
 
 
 def decision_in_force(policy: ScorePolicy, prompt: int, length: int) -> int:
-    """The length at which what is now visible was decided."""
+    """The length at which the decision in force at `length` was made."""
     epochs = 0 if policy.once else (length - prompt) // policy.epoch
     return prompt + max(0, epochs - 1) * policy.epoch
 
 
-def _within(policy: ScorePolicy, held: list[int], decided: int, room: int, where: str) -> None:
-    if len(held) > room:
-        raise Broken(f"{len(held)} positions, room for {room}, {where}")
-    if type(policy).capacity is ScorePolicy.capacity and len(held) < min(room, decided):
-        raise Broken(f"only {len(held)} positions, room for {room}, {where}")
+def _within(policy: ScorePolicy, held: list[int], decided: int, capacity: int, where: str) -> None:
+    if len(held) > capacity:
+        raise Broken(f"{len(held)} positions, capacity {capacity}, {where}")
+    if type(policy).capacity is ScorePolicy.capacity and len(held) < min(capacity, decided):
+        raise Broken(f"only {len(held)} positions, capacity {capacity}, {where}")
     recent = range(max(0, decided - policy.recent), decided)
     protected = {*range(min(policy.sinks, decided)), *recent}
-    if len(protected) <= room and not protected <= set(held):
-        raise Broken(f"{sorted(protected - set(held))} are protected, {where}")
+    if len(protected) <= capacity and not protected <= set(held):
+        raise Broken(f"{sorted(protected - set(held))} are protected, but evicted, {where}")

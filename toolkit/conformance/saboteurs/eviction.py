@@ -1,4 +1,4 @@
-"""Negative controls of KV policies: ways in which eviction breaks the promise, each to be caught."""
+"""Broken eviction: context managers that put a bug into it, and a policy with state across requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from toolkit.runtime.kv.positions import PositionTable
 
 @contextmanager
 def rejected_nodes_score() -> Iterator[None]:
-    """The log takes the last drafted queries, whichever were accepted."""
+    """The log takes the last drafted queries, whichever tokens were accepted."""
 
     def commit(self: QueryLog, rows: list[int]) -> None:
         if self.scratch:
@@ -48,7 +48,7 @@ def evicts_per_pass() -> Iterator[None]:
 
 @contextmanager
 def clock_counts_passes() -> Iterator[None]:
-    """A boundary every few passes, as decoding presses that count forwards have it."""
+    """A decision every few passes, as in decoding presses that count forwards."""
     honest, passes = Clock.crossed, [0]
 
     def crossed(self: Clock, length: int) -> Iterator[int]:
@@ -63,7 +63,7 @@ def clock_counts_passes() -> Iterator[None]:
 
 @contextmanager
 def ties_by_chance() -> Iterator[None]:
-    """Equal scores are ordered as the sort pleases."""
+    """Equal scores are in random order."""
 
     def rank(worth: Tensor) -> Tensor:
         shuffle = torch.randperm(worth.shape[1])
@@ -76,14 +76,14 @@ def ties_by_chance() -> Iterator[None]:
 
 @contextmanager
 def unrounded_scores() -> Iterator[None]:
-    """Scores are compared to the last bit, which depends on the shape of the passes before."""
+    """Scores are compared to the last bit, which depends on the shapes of the passes before."""
     with patch.object(selection, "rounded", lambda scores: scores):
         yield
 
 
 @contextmanager
 def budget_off_by_one() -> Iterator[None]:
-    """One position more than there is room for is kept."""
+    """One position more than the capacity is kept."""
     honest = selection.rank
     with patch.object(selection, "rank", lambda worth: honest(worth) - 1):
         yield
@@ -103,21 +103,21 @@ def recent_evicted() -> Iterator[None]:
 
 @contextmanager
 def lag_ignored() -> Iterator[None]:
-    """A decision is in force as soon as it is taken, after the pass that should have known it."""
+    """A decision takes effect at once, so the pass that crosses it does not know it."""
     with patch.object(Clock, "effective", lambda _, now: now):
         yield
 
 
 @contextmanager
 def commits_beyond_the_epoch() -> Iterator[None]:
-    """A pass may cross two boundaries, of which only one is decided."""
+    """A pass may cross two boundaries, of which only one was decided."""
     with patch.object(Eviction, "max_draft_depth", PropertyMock(return_value=1000)):
         yield
 
 
 @contextmanager
 def empty_rows_visible() -> Iterator[None]:
-    """Rows that a head does not have are attended to."""
+    """Empty rows of a head are visible."""
     honest = PositionTable.visible
 
     def visible(self: PositionTable, query: Tensor, deepest: int) -> Tensor:
@@ -132,7 +132,7 @@ _requests: list[int] = []
 
 @attrs.define
 class RemembersScores(ScorePolicy):
-    """Accumulated attention, displaced by every request that the process has had."""
+    """Accumulated attention, shifted by the number of requests so far."""
 
     name = "remembers-scores"
     budget: int = option(6, help="positions kept")

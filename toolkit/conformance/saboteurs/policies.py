@@ -1,4 +1,4 @@
-"""Sabotaged KV policies."""
+"""Broken mask policies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.interfaces import MaskPolicy, option
 
 @attrs.define
 class CountsFromTheNewest(MaskPolicy):
-    """A window that ends at the newest key there is: a deep draft moves it for everyone."""
+    """A window that ends at the newest key: a deep draft moves it for every query."""
 
     name = "counts-from-the-newest"
     size: int = 4
@@ -22,7 +22,7 @@ class CountsFromTheNewest(MaskPolicy):
 
 @attrs.define
 class SeesAgain(MaskPolicy):
-    """Even positions see even ones, odd ones odd ones: what was hidden, and freed, is seen again."""
+    """Even positions see even ones, odd see odd ones: rows that were freed are visible again."""
 
     name = "sees-again"
 
@@ -32,7 +32,7 @@ class SeesAgain(MaskPolicy):
 
 @attrs.define
 class TwiceItsBudget(MaskPolicy):
-    """As many positions at the beginning as at the end, each as many as the whole budget."""
+    """Shows the first `budget` positions and the last `budget` ones too."""
 
     name = "twice-its-budget"
     budget: int = option(4, help="visible positions")
@@ -43,7 +43,7 @@ class TwiceItsBudget(MaskPolicy):
 
 @attrs.define
 class Fades(MaskPolicy):
-    """Hides more, the more often it was asked."""
+    """A window that shrinks with every call."""
 
     name = "fades"
     asked: int = 0
@@ -55,7 +55,7 @@ class Fades(MaskPolicy):
 
 @attrs.define
 class Weighs(MaskPolicy):
-    """Answers by weights where yes or no was asked."""
+    """Returns weights instead of booleans."""
 
     name = "weighs"
 
@@ -65,7 +65,7 @@ class Weighs(MaskPolicy):
 
 @attrs.define
 class HidesNothing(MaskPolicy):
-    """A window with its comparison the wrong way round: everything before a query stays visible."""
+    """A window with its comparison reversed: everything before a query stays visible."""
 
     name = "hides-nothing"
     size: int = 4
