@@ -23,11 +23,10 @@ def rejected_nodes_score() -> Iterator[None]:
     """The log takes the last drafted queries, whichever tokens were accepted."""
 
     def commit(self: QueryLog, rows: list[int]) -> None:
-        if self.scratch:
-            queries = torch.cat(self.scratch, 1)
-            last = queries[:, queries.shape[1] - len(rows) :]
-            before = [] if self.committed is None else [self.committed]
-            self.committed, self.scratch = torch.cat([*before, last], 1), []
+        queries = torch.cat(self.scratch, 1)
+        last = queries[:, queries.shape[1] - len(rows) :]
+        before = [] if self.committed is None else [self.committed]
+        self.committed, self.scratch = torch.cat([*before, last], 1), []
 
     with patch.object(QueryLog, "commit", commit):
         yield

@@ -35,10 +35,9 @@ class QueryLog:
 
     def commit(self, rows: list[int]) -> None:
         """Keep the queries of scratch rows `rows[A]` as committed ones, and drop the others."""
-        if self.scratch:
-            queries = torch.cat(self.scratch, 1)[:, rows]
-            before = [] if self.committed is None else [self.committed]
-            self.committed, self.scratch = torch.cat([*before, queries], 1), []
+        queries = torch.cat(self.scratch, 1)[:, rows]
+        before = [] if self.committed is None else [self.committed]
+        self.committed, self.scratch = torch.cat([*before, queries], 1), []
 
     def take(self, later: int) -> Tensor | None:
         """Remove the committed queries but the `later` last ones, and return them; None if nothing
@@ -262,7 +261,8 @@ class TreeCache(Cache):
         if rows != list(range(len(rows))):
             self._move(rows)
         for layer in self.initialized:
-            layer.queries.commit(rows)
+            if layer.queries.scratch:
+                layer.queries.commit(rows)
         self.append(len(rows))
 
     def commit_prompt(self, count: int) -> None:
