@@ -17,21 +17,25 @@ Split = Literal["tune", "test", "drift"]
 class ArmColumns:
     """An arm's row in `runs`: the arm, and what holds for the whole bench."""
 
-    schema_version: int = column("of the bench's tables; folders of two versions do not mix")
+    schema_version: int = column("version of the bench's tables; one folder holds one version")
     config_digest: str = column("sha256 of plan, prompts, versions, models and machine")
-    plan: str = column("the plan as TOML, options of the command line included")
+    plan: str = column("the plan as TOML, with the options of the command line")
     arm: str = column("name of the arm")
     arm_spec: str = column("the arm as words, as on the command line")
     engine: str = column("toolkit, hf:generate, hf:assisted or hf:lookup")
-    baseline: str = column("name of the AR arm it is compared with: same target, same KV policy")
-    lossless: bool = column("whether its tokens must be AR's; false: declared lossy, or it samples")
+    baseline: str = column(
+        "name of the AR arm that it is compared with: same target, same KV policy"
+    )
+    lossless: bool = column(
+        "whether its tokens must be AR's; false: declared lossy, or a sampling verifier"
+    )
     tuned: str | None = column("how its options were chosen on held-out prompts; null: as given")
     options: str = column("JSON: every option of its strategies with its value, defaults included")
     models: str = column("JSON: hub commit or sha256 of every model")
     datasets: str = column("JSON: hub commit or sha256 of every data set")
     weight_bytes: int = column("bytes of the target's parameters")
     bandwidth_bytes_per_s: float = column(
-        "memory bandwidth measured before the bench: the most that reading gave"
+        "memory bandwidth, measured before the bench: the fastest of several reads"
     )
 
 
@@ -42,22 +46,20 @@ class SampleColumns:
     arm: str = column("name of the arm")
     split: Split = column("tune: held out; test: the result; drift: the first arm again at the end")
     dataset: str = column("as given")
-    prompt_index: int = column("row in the data set: what pairs the arms")
+    prompt_index: int = column("row in the data set; arms are paired by it")
     turn: int = column("of a conversation, 0 first; earlier answers in the prompt are AR's")
-    prompt_limit: int = column("tokens that a turn was cut to at most")
-    max_new_tokens: int = column("T: tokens asked for")
-    order: int = column("place of the arm in this round, 0 first")
+    prompt_limit: int = column("tokens that a turn is cut to")
+    max_new_tokens: int = column("T, tokens to decode")
+    order: int = column("position of the arm in this round, from 0")
     started: str = column("UTC, ISO 8601")
-    wall_ms: float = column("from the call to the last token, setup included, detokenising not")
+    wall_ms: float = column("from the call to the last token, setup included, without detokenising")
     load: float | None = column(
-        "share of all cores' time that other processes used meanwhile; null: not known"
+        "share of all cores' time that other processes used during the request; null: unknown"
     )
-    first_tokens: int = column(
-        "tokens that the first target forward gave: 1, or more in hf:assisted"
-    )
+    first_tokens: int = column("tokens of the first target forward: 1, or more with hf:assisted")
     path_length: float | None = column("drafted tokens accepted per target forward")
     distinct_3grams: float | None = column(
-        "different runs of three output tokens over all of them: low is a loop"
+        "share of distinct runs of three output tokens; low: a loop"
     )
     reached_by_depth: list[int] | None = column("steps whose tree reached depth 1, 2, …")
     accepted_by_depth: list[int] | None = column("steps that accepted a token at depth 1, 2, …")

@@ -62,20 +62,20 @@ def counts(*names: str, **settings: Any) -> Any:
     "--record",
     multiple=True,
     type=click.Choice(["steps", "nodes"]),
-    help="Keep these tables too; may be repeated.",
+    help="Write these tables, too; may be repeated.",
 )
 @click.option("--tune", metavar="ARM", help="Choose this arm's options on held-out prompts.")
 @click.option("--grid", metavar="GRID", help='Values to try, as "depth=3,5 branch=2,3".')
 @options.models(default=None)
 @options.out(default=Path("results"), help="Folder of the results.")
-@click.option("--resume", is_flag=True, help="Go on with the results in --out.")
+@click.option("--resume", is_flag=True, help="Continue the bench in --out.")
 @options.plugin()
 @click.pass_context
 def bench(ctx: click.Context, /, **given: Any) -> None:
-    """Measure arms side by side: paired, interleaved, and every output compared with AR's.
+    """Measure ways to decode side by side: paired, interleaved, every output compared with AR's.
 
-    AR is always among the arms. `toolkit bench init` writes a plan to start from; options replace a
-    plan's values. Ctrl-C keeps what is finished; --resume goes on.
+    AR is always one of the arms. `toolkit bench init` writes a plan to start from; options replace
+    its values. After Ctrl-C, --resume continues.
     """
     if ctx.invoked_subcommand is None:
         _bench(given)
@@ -129,7 +129,7 @@ def _bench(given: dict[str, Any]) -> None:
         console.print(Text(told))
     if interrupted:
         click.echo(
-            f"stopped: what was finished is kept; go on with: toolkit bench --resume --out {out}",
+            f"stopped: finished requests are kept; continue with: toolkit bench --resume --out {out}",
             err=True,
         )
     leave(results, interrupted)

@@ -60,8 +60,8 @@ def web(name: str, help: str, url: str, turns: Turns, *, chat: bool = False) -> 
                 data: bytes = answer.read()
         except OSError as error:
             raise ToolkitError(
-                f"data set {name} could not be fetched ({error}): get {url} where there is a network, "
-                f"and name the file: {name}:FILE.jsonl"
+                f"data set {name} could not be downloaded ({error}): download {url} yourself, and give "
+                f"its path: {name}:FILE.jsonl"
             ) from error
         rows = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
         return Source(
@@ -88,14 +88,13 @@ def read_hub_rows(
 ) -> tuple[list[Row], str]:
     """Read the rows of a data set on the hub, and its commit. Raises `ToolkitError`."""
     get = (
-        f"get {repo} where there is a network, as in `hf download {repo} --repo-type dataset`, and "
-        f"name its files: {name}:FOLDER"
+        f"download it with `hf download {repo} --repo-type dataset` and give its path: {name}:FOLDER"
     )
     try:
         from datasets import load_dataset
     except ImportError as error:
         raise ToolkitError(
-            f"data set {name} is read by the package datasets, which is not installed: "
+            f"data set {name} needs the package datasets, which is not installed: "
             f"pip install 'speculative-toolkit[datasets]'; or {get}"
         ) from error
     from huggingface_hub import HfApi
@@ -184,8 +183,8 @@ def read_local(path: Path, column: str | None) -> Source:
     strange = next((turn for turn in turns if not isinstance(turn, (str, type(None)))), None)
     if strange is not None:
         raise ToolkitError(
-            f"column {named!r} of {path} holds {type(strange).__name__}, and prompts are text or "
-            f"lists of text: name another column"
+            f"column {named!r} of {path} holds {type(strange).__name__}, but prompts are text or lists "
+            f"of text: name another column"
         )
     return Source([tuple(v) if isinstance(v, list) else (v or "",) for v in values], revision)
 

@@ -40,8 +40,8 @@ def locked(folder: Path) -> Iterator[None]:
         file.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
     except Timeout as error:
         raise ToolkitError(
-            f"{_holder(file)} is writing to {folder}: wait until it is done, or name another folder "
-            f"with --out"
+            f"{_holder(file)} is writing to {folder}: wait until it has finished, or name another "
+            f"folder with --out"
         ) from error
     except OSError as error:
         lock.release()

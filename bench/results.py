@@ -51,12 +51,12 @@ class Results:
     @classmethod
     def read(cls, path: Path) -> Results:
         """Read a folder. Raises `ToolkitError` when it holds no bench, one of another version, or
-        rows that no bench wrote."""
+        inconsistent rows."""
         store = Store.open(path)
         runs, requests = store.rows("runs"), store.rows("requests")
         problem = _find_problem(runs, requests)
         if problem is not None:
-            raise ToolkitError(f"{path} holds what no bench wrote: {problem}; measure anew")
+            raise ToolkitError(f"{path} holds inconsistent results: {problem}; measure again")
         return cls(runs, requests)
 
     @cached_property

@@ -170,7 +170,7 @@ class Runner:
         except ToolkitError as error:
             raise type(error)(
                 f"arm {task.arm.name!r} failed on prompt {group.talk.index} of {group.talk.dataset}: "
-                f"{error} (what was finished is kept)"
+                f"{error} (finished requests are kept)"
             ) from error
         load = measure_load(began, Moment.now())
         self._write_inside(task, run, outcome.generation)

@@ -36,8 +36,8 @@ def _report_failure(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ToolkitError(
-            f"cannot write to {folder} ({error.strerror or error}): what was finished is kept; "
-            f"make room, then go on with --resume"
+            f"cannot write to {folder} ({error.strerror or error}): finished requests are kept; "
+            f"free some space, then continue with --resume"
         ) from error
 
 
@@ -82,7 +82,7 @@ class Store:
             ) from error
         if taken:
             raise ToolkitError(
-                f"{path} is there already: --resume goes on with it, or name another with --out"
+                f"{path} is there already: continue it with --resume, or name another with --out"
             )
         return cls(path)
 
@@ -108,7 +108,7 @@ class Store:
             raise ToolkitError(
                 f"{path} holds results of schema version {', '.join(sorted(map(str, versions)))}, and "
                 f"this toolkit reads {SCHEMA_VERSION}: use the version that wrote it (column "
-                f"toolkit_version), or measure anew"
+                f"toolkit_version), or measure again"
             )
         return store
 
@@ -159,13 +159,12 @@ class Store:
         missing = [name for name in form.names if name not in found.column_names]
         if missing:
             raise ToolkitError(
-                f"{file} has no column {missing[0]!r}: no bench of this version wrote it so, measure "
-                f"anew"
+                f"{file} has no column {missing[0]!r}: it is not of this version's bench; measure again"
             )
         try:
             return found.select(form.names).cast(form)
         except (ValueError, pa.ArrowException) as error:
-            raise ToolkitError(f"{file} holds what no bench wrote: {error}") from error
+            raise ToolkitError(f"{file} holds values that no bench writes: {error}") from error
 
     def _read(self, file: Path) -> pa.Table:
         try:

@@ -27,10 +27,10 @@ def draw(results: Results, theme: Theme) -> Figure | None:
     figure, panels = theme.figure(0.9 + len(settings) * (0.7 + 0.3 * rows), rows=len(settings))
     for axes, setting in zip(panels, settings, strict=True):
         found = [(arm, ratio) for arm in arms if (ratio := results.ratio(arm, setting))]
-        shown = sorted(found, key=lambda pair: -pair[1].mean)[:MOST]
-        ratios = [ratio for _, ratio in shown]
-        places = list(range(len(shown)))
-        for place, (arm, ratio) in enumerate(shown):
+        bars = sorted(found, key=lambda pair: -pair[1].mean)[:MOST]
+        ratios = [ratio for _, ratio in bars]
+        places = list(range(len(bars)))
+        for place, (arm, ratio) in enumerate(bars):
             colour = theme.arm(results, arm)
             sure = ratio.reading in ("faster", "slower")
             axes.barh(place, ratio.mean, 0.62, color=colour if sure else "none", edgecolor=colour)
@@ -44,7 +44,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
                 f"{ratio.mean:.2f}", (end, place), (5, 0), textcoords="offset points",
                 va="center", fontsize=9, color=theme.ink,
             )  # fmt: skip
-        axes.set_yticks(places, [shorten_arm(arm) for arm, _ in shown])
+        axes.set_yticks(places, [shorten_arm(arm) for arm, _ in bars])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, 1.12 * max([1.0, *(ratio.high or ratio.mean for ratio in ratios)]))

@@ -38,14 +38,14 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         0.8 + rows * (0.6 + 0.26 * tallest), rows=rows, columns=min(2, len(panels))
     )
     for axes, (group, found) in zip(axes_of, panels, strict=False):
-        shown = [(label, results.ratio(arm, setting)) for label, arm in found]
-        ratios = [ratio for _, ratio in shown if ratio]
+        points = [(label, results.ratio(arm, setting)) for label, arm in found]
+        ratios = [ratio for _, ratio in points if ratio]
         places = list(range(len(ratios)))
         axes.errorbar(
             [r.mean for r in ratios], places, xerr=whiskers(ratios), fmt="o", markersize=5,
             color=theme.colour(0), ecolor=theme.soft, capsize=2,
         )  # fmt: skip
-        axes.set_yticks(places, [label for label, ratio in shown if ratio])
+        axes.set_yticks(places, [label for label, ratio in points if ratio])
         axes.set_ylim(-0.6, len(ratios) - 0.4)
         axes.invert_yaxis()
         theme.add_title(axes, " / ".join(group))

@@ -132,7 +132,7 @@ def test_a_file_that_a_finishing_bench_removed_is_not_called_damaged(store, monk
     ("change", "word"),
     [
         (lambda table: table.drop_columns(["tau"]), "has no column 'tau'"),
-        (lambda table: with_column(table, "steps", ["many"]), "holds what no bench wrote"),
+        (lambda table: with_column(table, "steps", ["many"]), "holds values that no bench writes"),
         (lambda table: with_column(table, "wall_ms", [None]), "null values"),
     ],
 )
@@ -180,5 +180,5 @@ def test_a_full_disk_loses_nothing_that_was_written(store):
         [sys.executable, "-P", "-c", code, str(store.path)], capture_output=True, text=True, timeout=60
     )
     assert "ToolkitError cannot write to" in done.stdout, done.stderr
-    assert "what was finished is kept" in done.stdout
+    assert "finished requests are kept" in done.stdout
     assert numbers(Store.open(store.path)) == [0, 1, 2]
