@@ -31,14 +31,14 @@ Spec = str | Strategy | type[Strategy] | Choice[Any]
 
 
 class Pipeline:
-    """A target and four strategies, checked to fit; decodes any number of prompts.
+    """A target and four strategies that fit; decodes any number of prompts.
 
-    `target`: alias, folder, hub id or a transformers model. Without it, the usual target of the
-    drafter's family; without both, the shipped models. Strategies are spec strings, classes, objects
-    (their options count, their state does not) or choices. A target alone is drafted for by `ngram`.
-    Building a pipeline finds and checks everything and loads no weights; what needs neither torch nor
-    transformers is checked before they are imported. `ignore_eos` decodes past stop tokens, for
-    measurements of a given length.
+    `target`: an alias, a folder, a hub id or a transformers model. By default it is the usual target of
+    the drafter's family, or the shipped target without a drafter. The default drafter is `ngram` with a
+    target, and the shipped draft model without one. Strategies are spec strings, classes, choices, or
+    objects, of which only the options are used. A new pipeline has found and checked everything and has
+    loaded no weights. What needs neither torch nor transformers is checked before they are imported.
+    `ignore_eos` decodes past stop tokens, for measurements of a given length.
 
     Raises `SpecError`, `ModelError`, `MismatchError` or `PluginError`, each a `ToolkitError`.
     """
@@ -73,15 +73,15 @@ class Pipeline:
         self.kv: Choice[KVPolicy] = self.registry.resolve("kv", kv)
         self.draft_kv: Choice[KVPolicy] = self.registry.resolve("kv", draft_kv)
         require_fit(choice, self.shaper, self.verifier)
-        self.target = target or _family(choice, self.registry.families).target
-        self.drafter = _named(choice, of_model(self.target, self.registry.families))
+        self.target = target or _family_of(choice, self.registry.families).target
+        self.drafter = _fill_models(choice, of_model(self.target, self.registry.families))
         self.pool.aliases |= self.registry.aliases
         for name in self.models:
             self.pool.locate(name)
         self._require_fitting_models()
 
     def _require_fitting_models(self) -> None:
-        """Raise `ModelError` or `MismatchError` when a model cannot be used, or not with the others."""
+        """Raise `ModelError` or `MismatchError` for a model that is not supported or does not fit."""
         found = self.pool.find(self.target)
         from toolkit.runtime.models.supported import require_kv_supported, require_shareable
         from toolkit.runtime.models.vocabulary import require_same_tokens
@@ -97,7 +97,7 @@ class Pipeline:
 
     @property
     def specs(self) -> dict[str, str]:
-        """Every choice as its spec string."""
+        """The spec strings of target and strategies."""
         return {
             "target": self.target,
             "drafter": str(self.drafter),
@@ -109,12 +109,12 @@ class Pipeline:
 
     @property
     def models(self) -> list[str]:
-        """Every model in use by name, the target first."""
+        """The names of all models in use, the target first."""
         return [self.target, *models_of(self.drafter)]
 
     @property
     def autoregressive(self) -> Pipeline:
-        """AR of the same target under the same KV policy: the same loop, drafting nothing."""
+        """A pipeline for AR of the same target and KV policy: the same loop without drafts."""
         return Pipeline(
             self.target,
             drafter="none",
@@ -141,7 +141,7 @@ class Pipeline:
 
     @property
     def positions(self) -> int:
-        """How long prompt and output may be together."""
+        """The most tokens of prompt and output together."""
         from toolkit.runtime.models.supported import positions_under
 
         found = self.pool.find(self.target)
@@ -152,16 +152,20 @@ class Pipeline:
         return encode_prompt(prompt, self.pool.find(self.target), template_args)
 
     def load(self) -> None:
-        """Load the weights of every model in use, and find or compile what runs them, so that no
-        request's times hold it; `generate` and `stream` do it by themselves."""
+        """Load the weights of all models, and choose or compile what runs them. A module in memory is
+        loaded again if its owner has changed it.
+
+        `generate` and `stream` call it before a request's times begin.
+        """
         for name in self.models:
+            self.pool.forget_changed(name)
             _ = self.pool.load(name).executor
 
     def costs(self, *, fresh: bool = False) -> Costs:
-        """What passes of this target and drafter cost on this machine.
+        """The costs of the target's passes and the drafter's levels on this machine.
 
-        Those that the pool was given; else measured once, then read back from the user's cache, where
-        what a busy machine showed is not kept; `fresh` measures anew.
+        They are the pool's, if it was given any. Otherwise they are measured once and then read from
+        the user's cache; noisy measurements are not cached. `fresh` measures again.
         """
         if self.pool.costs is not None and not fresh:
             return self.pool.costs
@@ -195,7 +199,7 @@ class Pipeline:
         return target, DraftRuntime(self.pool, target, self.draft_kv)
 
     def _begin(self) -> tuple[ModelSession, DraftRuntime, Drafter]:
-        """What a request of its own decodes with, for measurements."""
+        """Sessions and drafter of one request, for measurements."""
         return *self._open(), self.drafter.build()
 
     def _build(self) -> Strategies:
@@ -264,7 +268,7 @@ class Pipeline:
 def require_fit(
     drafter: Choice[Drafter], shaper: Choice[TreeShaper], verifier: Choice[Verifier]
 ) -> None:
-    """Raise `MismatchError` when the verifier's proof does not cover how drafts are made."""
+    """Raise `MismatchError` unless the verifier's proof covers the drafter and the shaper."""
     gives, assumes = drafter.cls.proposals, verifier.cls.assumes
     if not gives & assumes:
         raise MismatchError(
@@ -272,8 +276,8 @@ def require_fit(
             f"gives {', '.join(sorted(gives))} proposals, and the verifier's proof covers "
             f"{', '.join(sorted(assumes))}; `--verifier greedy` fits any drafter"
         )
-    law = verifier.cls.exactness == "distribution" and "sampled" in assumes
-    if law and "sampled" in gives and shaper.cls.prunes:
+    sampling = verifier.cls.exactness == "distribution" and "sampled" in assumes
+    if sampling and "sampled" in gives and shaper.cls.prunes:
         raise MismatchError(
             f"cannot use verifier {verifier.cls.name!r} with shaper {shaper.cls.name!r}: its proof "
             f"needs every drawn candidate, and this shaper drops some; `--verifier greedy` fits"
@@ -300,19 +304,19 @@ def models_of(choice: Choice[Any]) -> list[str]:
     return names
 
 
-def _family(choice: Choice[Any], families: list[Family]) -> Family:
-    """The family of the first model that a drafter names; the shipped one when it names none."""
+def _family_of(choice: Choice[Any], families: list[Family]) -> Family:
+    """The family of the first model that a drafter names; the shipped family when it names none."""
     known = (of_model(name, families) for name in models_of(choice))
     return next((family for family in known if family), STORIES)
 
 
-def _named(choice: Choice[Any], family: Family | None) -> Choice[Any]:
-    """The choice with every unnamed model filled in: the family's usual drafter."""
+def _fill_models(choice: Choice[Any], family: Family | None) -> Choice[Any]:
+    """The choice, with the family's usual drafter for each model that is not named."""
     given = dict(choice.options)
     for option in options_of(choice.cls):
         value = choice[option.name]
         if isinstance(value, Choice):
-            given[option.name] = _named(value, family)
+            given[option.name] = _fill_models(value, family)
         elif option.metadata.get("model") and not value:
             if family is None:
                 raise SpecError(

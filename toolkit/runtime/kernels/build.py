@@ -35,16 +35,16 @@ AVX2 = ["-O3", "-mavx2", "-mfma"]
 AVX512 = [
     *AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"
 ]  # fmt: skip
-FLAGS = {  # of one kind of CPU a later one is faster
+FLAGS = {  # for one kind of CPU, a later set is faster
     "portable": ["-O3"],
     "avx2": AVX2,
     "avx512": AVX512,
     "amx": [*AVX512, "-mamx-tile", "-mamx-bf16"],
     "neon": ["-O3"],
 }
-# A compiler's own -ffp-contract: with `fast`, Clang fuses a sum here and not there.
+# -ffp-contract stays at the compiler's default: with `fast`, Clang fuses some sums and not others.
 COMMON = ["-std=gnu11", "-fPIC", "-pthread", "-fno-math-errno", "-Wno-psabi"]
-NEEDS = {  # flags of an x86 CPU, beside what the instruction set before needs
+NEEDS = {  # flags of an x86 CPU, in addition to those of the set before
     "avx2": {"avx2", "fma"},
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
     "amx": {"amx_tile", "amx_bf16"},
@@ -59,15 +59,15 @@ for name in sys.argv[2:]:
 library.ready()
 """
 _lock = Lock()
-_hung: set[str] = set()  # what this process does not wait for again
+_hung: set[str] = set()  # programs that took too long; this process does not run them again
 
 
-class NoCompiler(Exception):  # noqa: N818 no error: PyTorch attends instead
-    """Why there are no kernels of ours."""
+class NoCompiler(Exception):  # noqa: N818 not an error: PyTorch is used instead
+    """The reason why our kernels are not available."""
 
 
 def supported() -> tuple[str, ...]:
-    """The instruction sets that this CPU has, the fastest last."""
+    """The instruction sets of this CPU that we have kernels for, the fastest last."""
     machine = platform.machine().lower()
     found = ["portable"]
     if machine in ("aarch64", "arm64"):
@@ -81,9 +81,9 @@ def supported() -> tuple[str, ...]:
 
 
 def isas() -> tuple[str, ...]:
-    """The instruction sets that kernels may use, the fastest last: this CPU's, up to TOOLKIT_ISA.
+    """The instruction sets that kernels may use: this CPU's up to TOOLKIT_ISA, the fastest last.
 
-    Raises `ToolkitError` when that names none of them.
+    Raises `ToolkitError` when TOOLKIT_ISA is none of this CPU's.
     """
     found = supported()
     wanted = os.environ.get("TOOLKIT_ISA") or found[-1]
@@ -96,9 +96,9 @@ def isas() -> tuple[str, ...]:
 
 
 def load(isa: str) -> ctypes.CDLL:
-    """The library for an instruction set, compiled when there is none that is whole.
+    """The library for an instruction set, compiled if there is none that is whole.
 
-    Raises `NoCompiler` with the reason; a process that has met it does not try again.
+    Raises `NoCompiler` with the reason. A process tries only once.
     """
     with _lock:
         found = _loaded(isa)
@@ -117,12 +117,12 @@ def _loaded(isa: str) -> ctypes.CDLL | str:
 
 
 def _opened(isa: str) -> ctypes.CDLL:
-    with suppress(OSError, AttributeError):  # whole, and no library of ours or none for this system
+    with suppress(OSError, AttributeError):  # whole, but not for this system
         return _open(built(isa))
     try:
         return _open(_build(isa))
     except (OSError, AttributeError) as error:
-        raise NoCompiler(f"what was compiled does not load: {error}") from error
+        raise NoCompiler(f"the compiled library does not load: {error}") from error
 
 
 def _open(file: Path) -> ctypes.CDLL:
@@ -133,7 +133,7 @@ def _open(file: Path) -> ctypes.CDLL:
 
 
 def built(isa: str) -> Path:
-    """The shared library for an instruction set, compiled when there is none that is whole. Raises
+    """The file of an instruction set's library, compiled if there is none that is whole. Raises
     `NoCompiler` with the reason."""
     stem = _stem(isa)
     with suppress(OSError):
@@ -181,7 +181,7 @@ def _build(isa: str) -> Path:
 
 
 def _compiled(command: list[str], folder: Path) -> bytes:
-    """The library, each source compiled by itself in an empty folder, and then linked."""
+    """Compile each source by itself in an empty folder, and link them; returns the library."""
     sources = sorted(SOURCES.glob("*.c"), key=lambda source: -source.stat().st_size)
     units = {str(folder / f"{source.name}.o"): str(source) for source in sources}
     library, deadline = folder / "library", time.monotonic() + PATIENCE
@@ -214,14 +214,14 @@ def _write(library: bytes, path: Path) -> Path:
 
 
 def _try(library: Path) -> None:
-    """Load a library in a process of its own. Raises `NoCompiler` when that fails."""
+    """Try to load a library, in a separate process. Raises `NoCompiler` when that fails."""
     trial = [sys.executable, "-I", "-S", "-c", TRIAL, str(library), *FUNCTIONS]
     _run("the compiled library", [trial], time.monotonic() + PATIENCE)
 
 
 def _run(what: str, commands: list[list[str]], deadline: float) -> None:
-    """Run commands side by side, as many as there are CPUs. Raises `NoCompiler` when one fails, or is
-    not done in time; none is left running."""
+    """Run commands side by side, as many as there are CPUs. Raises `NoCompiler` when one fails or takes
+    too long; then the others are killed."""
     late = NoCompiler(f"{what} was not done after {PATIENCE:.0f} s")
     if what in _hung:
         raise late
@@ -245,7 +245,7 @@ def _run(what: str, commands: list[list[str]], deadline: float) -> None:
 
 
 def _start(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start a command in a group of its own, so that what it starts can be ended with it."""
+    """Start a command in a process group, so that its child processes can be killed with it."""
     return subprocess.Popen(  # noqa: S603 the compiler, on our own sources
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
     )
@@ -261,7 +261,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _reason(ended: subprocess.Popen[bytes], log: IO[bytes]) -> str:
-    """The first line that names an error, or how a process ended."""
+    """The first line of the log with an error, or the exit status of a process."""
     log.seek(0)
     lines = log.read().decode(errors="replace").splitlines()
     ending = f"it ended with status {ended.returncode}"

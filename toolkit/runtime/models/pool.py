@@ -110,28 +110,30 @@ class Pool:
         return self._found[name]
 
     def load(self, name: str) -> LoadedModel:
-        """A model with its weights, loaded on first use. Raises `ModelError`.
-
-        A module in memory is prepared again when its owner has changed it since.
-        """
-        if name in self.modules:
-            return self._prepare(name)
+        """A model with its weights, loaded on first use. Raises `ModelError`."""
         if name not in self._loaded:
-            from toolkit.runtime.models.load import load
-
-            found = cast("FoundModel", self.find(name))
-            self._loaded[name] = load(found, self.torch_device, self.torch_dtype, self.executor)
+            self._loaded[name] = self._load(name)
         return self._loaded[name]
 
-    def _prepare(self, name: str) -> LoadedModel:
+    def _load(self, name: str) -> LoadedModel:
         from toolkit.runtime.models.borrow import state_of
-        from toolkit.runtime.models.load import prepare
+        from toolkit.runtime.models.load import load, prepare
 
+        if name not in self.modules:
+            found = cast("FoundModel", self.find(name))
+            return load(found, self.torch_device, self.torch_dtype, self.executor)
         module = self.modules[name]
-        if name not in self._loaded or self._states[name] != state_of(module):
-            self._loaded[name] = prepare(name, module, executor=self.executor)
-            self._states[name] = state_of(module)
-        return self._loaded[name]
+        model = prepare(name, module, executor=self.executor)
+        self._states[name] = state_of(module)
+        return model
+
+    def forget_changed(self, name: str) -> None:
+        """Forget a module in memory that its owner has changed since it was loaded; the next `load`
+        prepares it again."""
+        from toolkit.runtime.models.borrow import state_of
+
+        if name in self._states and self._states[name] != state_of(self.modules[name]):
+            del self._loaded[name], self._states[name]
 
     def revision(self, name: str) -> str | None:
         """The revision of a model's weights; None for a module in memory."""
