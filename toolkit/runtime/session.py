@@ -26,12 +26,14 @@ class ModelSession:
     policy: KVPolicy = field(factory=AllVisible)
     cache: TreeCache = field(init=False)
     eviction: Eviction = field(init=False)
+    positions: int = field(init=False)
     _lineage: list[bytes] = field(init=False, factory=list)  # of the scratch rows
 
     def __attrs_post_init__(self) -> None:
         scored = isinstance(self.policy, ScorePolicy)
         self.cache = TreeCache(self.model.layers, self.model.windows, scored)
         self.eviction = eviction_of(self.policy, self.cache, self.model.rotary)
+        self.positions = positions_under(self.policy, self.model.positions)
 
     @property
     def length(self) -> int:
@@ -44,10 +46,6 @@ class ModelSession:
     @property
     def vocabulary(self) -> int:
         return self.model.vocabulary
-
-    @property
-    def positions(self) -> int:
-        return positions_under(self.policy, self.model.positions)
 
     @property
     def max_draft_depth(self) -> int:
