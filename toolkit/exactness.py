@@ -43,9 +43,7 @@ def compare_with_ar(
     At a difference AR's own logits decide. Within two units in the last place of the target's dtype
     it is a numerical tie: AR takes our token and goes on. Beyond, the verdict is `divergent`.
     """
-    stream = pipeline.autoregressive.stream(
-        prompt_ids, max_new_tokens=len(token_ids), stop=stop
-    )
+    stream = pipeline.autoregressive.stream(prompt_ids, max_new_tokens=len(token_ids), stop=stop)
     watch = Watch(token_ids, stream.target.model.dtype)
     stream.strategies = attrs.evolve(stream.strategies, verifier=watch)
     for _ in stream.decode():

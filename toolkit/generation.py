@@ -83,6 +83,15 @@ class Generation:
         return self.verification.verdict if self.verification else None
 
     @property
+    def line(self) -> str:
+        """The figures that matter most, in one line."""
+        figures = [f"{len(self.token_ids)} tokens"]
+        if self.tau is not None and self.tokens_per_s is not None:
+            figures += [f"τ {self.tau:.2f}", f"{self.tokens_per_s:.1f} tokens/s"]
+        end = self.stop_reason if self.stop_reason == "interrupted" else self.verdict
+        return ", ".join([*figures, end] if end else figures)
+
+    @property
     def metrics(self) -> dict[str, float | None]:
         """The derived figures, by their Parquet names."""
         steps, decode_ms, rates = self.steps, self.decode_ms, self._rates

@@ -48,7 +48,9 @@ class TextUntil:
         """Where the longest end of a text begins that a stop string could begin with."""
         longest = max((len(string) - 1 for string in self.strings), default=0)
         starts = range(max(0, len(text) - longest), len(text))
-        return next((i for i in starts if any(s.startswith(text[i:]) for s in self.strings)), len(text))
+        return next(
+            (i for i in starts if any(s.startswith(text[i:]) for s in self.strings)), len(text)
+        )
 
 
 @define(eq=False)

@@ -2,42 +2,83 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.generation import Difference, Generation, Verification
+from toolkit.generation import Difference, Generation, Verification, rates_of
 from toolkit.pipeline import Pipeline
 
 COLOURS = {"exact": "green", "tie": "yellow", "inconclusive": "yellow", "divergent": "red"}
 
 
-def show(generation: Generation, pipeline: Pipeline, sent: str | None) -> None:
-    """Print the request's figures, its specs, and the verdict where there is one.
+Row = tuple[str, str | Text]
 
-    `sent`: how the prompt was sent to the model, where there is a choice.
+
+def show(generations: list[Generation], pipeline: Pipeline, sent: str | None) -> None:
+    """Print the figures of one request or of several together, the specs, and what AR said.
+
+    `sent`: how prompts were sent to the model, where there is a choice.
     """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    for name, value in _rows(generation, pipeline, sent):
+    first, several = generations[0], len(generations) > 1
+    rows = _sums(generations, sent) if several else _figures(first, sent)
+    rows += _choices(first, pipeline)
+    compared = _verdicts(generations) if several else _comparison(first, pipeline)
+    if compared:
+        rows.append(("against AR", compared))
+    for name, value in rows:
         table.add_row(name, value if isinstance(value, Text) else Text(value))  # [ is no markup
-    count = len(generation.token_ids)
-    reason = generation.stop_reason
-    end = reason if reason == "interrupted" else f"stopped by {reason}"
-    title = f"{count} token{'s' * (count != 1)}, {end}"
+    title = _title(generations)
     Console(highlight=False).print(Panel(table, title=title, title_align="left", expand=False))
 
 
-def _rows(
-    generation: Generation, pipeline: Pipeline, sent: str | None
-) -> list[tuple[str, str | Text]]:
-    m, specs = generation.metrics, generation.specs
+def _title(generations: list[Generation]) -> str:
+    count = sum(len(generation.token_ids) for generation in generations)
+    reason = generations[-1].stop_reason
+    prompts = f"{len(generations)} prompts, " * (len(generations) > 1)
+    end = f"stopped by {reason}" if not prompts and reason != "interrupted" else ""
+    end = "interrupted" if reason == "interrupted" else end
+    return f"{prompts}{count} token{'s' * (count != 1)}" + f", {end}" * bool(end)
+
+
+def _sums(generations: list[Generation], sent: str | None) -> list[Row]:
+    """The figures of several requests together."""
+    tokens = sum(len(generation.token_ids) for generation in generations)
+    steps = sum(len(generation.steps) for generation in generations)
+    ttft = sum(generation.ttft_ms for generation in generations)
+    decode = sum(generation.decode_ms for generation in generations)
+    rates = rates_of(tokens, len(generations), steps, ttft, decode)
+    mean = ttft / len(generations)
+    rows: list[Row] = [
+        ("speed", f"{_number(rates['tokens_per_s'])} tokens/s, mean TTFT {mean:.1f} ms"),
+        ("τ", f"{_number(rates['tau'], places=2)} tokens per target forward"),
+        ("forwards", f"{steps} of the target, {tokens - len(generations) - steps} saved"),
+    ]
+    if sent:
+        rows.append(("prompts", sent))
+    return rows
+
+
+def _verdicts(generations: list[Generation]) -> Text | None:
+    """How often each verdict was given; None where nothing was compared."""
+    counts = Counter(str(generation.verdict) for generation in generations if generation.verdict)
+    parts = [Text(f"{counts[name]} {name}", COLOURS[name]) for name in COLOURS if name in counts]
+    return Text(", ").join(parts) if parts else None
+
+
+def _figures(generation: Generation, sent: str | None) -> list[Row]:
+    """The figures of one request."""
+    m = generation.metrics
     shares = [
         f"{name} {_number(m[f'{name}_share'], 100)} %" for name in ("draft", "verify", "commit")
     ]
-    rows: list[tuple[str, str | Text]] = [
+    rows: list[Row] = [
         ("speed", f"{_number(generation.tokens_per_s)} tokens/s, TTFT {generation.ttft_ms:.1f} ms"),
         ("τ", f"{_number(generation.tau, places=2)} tokens per target forward"),
         ("time", ", ".join(shares)),
@@ -47,17 +88,26 @@ def _rows(
             f"target {_bytes(generation.kv_bytes)} (peak {_bytes(generation.kv_peak_bytes)}), "
             f"drafter {_bytes(generation.draft_kv_bytes)}",
         ),
-        ("target", _target(specs["target"], pipeline.pool.origin(specs["target"]))),
-        (
-            "specs",
-            " ".join(f"--{k.replace('_', '-')} {v}" for k, v in specs.items() if k != "target"),
-        ),
     ]
     if sent:
         rows.append(("prompt", f"{len(generation.prompt_ids)} tokens, {sent}"))
-    if generation.verification:
-        rows.append(("against AR", _verdict(generation, generation.verification, pipeline)))
     return rows
+
+
+def _choices(generation: Generation, pipeline: Pipeline) -> list[Row]:
+    """The target and the strategies."""
+    specs = generation.specs
+    others = [f"--{k.replace('_', '-')} {v}" for k, v in specs.items() if k != "target"]
+    return [
+        ("target", _target(specs["target"], pipeline.pool.origin(specs["target"]))),
+        ("specs", " ".join(others)),
+    ]
+
+
+def _comparison(generation: Generation, pipeline: Pipeline) -> Text | None:
+    """What AR said; None where nothing was compared."""
+    found = generation.verification
+    return _verdict(generation, found, pipeline) if found else None
 
 
 def _target(name: str, place: str) -> str:

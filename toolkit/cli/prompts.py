@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from toolkit.errors import ToolkitError
+from toolkit.errors import MismatchError, ToolkitError
+from toolkit.words import quote, shorten
 
 if TYPE_CHECKING:
     from toolkit import Pipeline
     from toolkit.prompts import Prompt
 
+FIELDS = ("prompt", "messages")  # of a row, where no field is named
 BUILT_IN_PROMPT = "Once upon a time there was a little girl who"
 
 
@@ -31,6 +35,17 @@ class Formatting:
                 "--system and --template-arg are for the chat template, and --no-chat leaves it out: "
                 "use --chat"
             )
+
+    def encode_all(self, prompts: Sequence[Prompt], pipeline: Pipeline) -> list[list[int]]:
+        """Token ids of every prompt. Raises `MismatchError` that says which of several it is about."""
+        encoded: list[list[int]] = []
+        for number, prompt in enumerate(prompts, 1):
+            try:
+                encoded.append(self.encode(prompt, pipeline))
+            except MismatchError as error:
+                where = f"prompt {number} of {len(prompts)}: " if len(prompts) > 1 else ""
+                raise MismatchError(f"{where}{error}") from error
+        return encoded
 
     def encode(self, prompt: Prompt, pipeline: Pipeline) -> list[int]:
         """Token ids of a text or of messages. Raises `MismatchError`."""
@@ -65,6 +80,58 @@ class Formatting:
         if self.uses_template(pipeline):
             return "as messages, in the model's chat template (--no-chat: as it is)"
         return "as it is (--chat: as messages, in the model's chat template)"
+
+
+def read_prompts(argument: str | None, file: Path | None, field: str | None) -> list[Prompt]:
+    """The prompts to decode: those of a .jsonl file, or one. Raises `ToolkitError`."""
+    rows = argument is None and file is not None and file.suffix == ".jsonl"
+    if rows and file is not None:
+        return _read_rows(file, field)
+    if field is not None:
+        raise ToolkitError("--field names a field of a .jsonl file: give one with --prompt-file")
+    return [read_prompt(argument, file)]
+
+
+def _read_rows(file: Path, field: str | None) -> list[Prompt]:
+    """The prompts of a file with a JSON object in each line. Raises `ToolkitError`."""
+    prompts: list[Prompt] = []
+    text = decode_text(file.read_bytes(), f"prompt file {file}")
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                prompts.append(_prompt_of(line, field))
+            except (ValueError, RecursionError) as error:
+                raise ToolkitError(f"{file}, line {number}: {error}") from error
+    if not prompts:
+        raise ToolkitError(f"prompt file {file} is empty: put a JSON object into each line")
+    return prompts
+
+
+def _prompt_of(line: str, field: str | None) -> Prompt:
+    """The prompt of a row: a text or a list of messages. Raises `ValueError`."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise ValueError(  # noqa: TRY004 the value of the line is wrong
+            f"a row is a JSON object, and this one is {shorten(line)}"
+        )
+    name = field or next((name for name in FIELDS if name in row), FIELDS[0])
+    if name not in row:
+        wanted = quote(field) if field else " or ".join(map(quote, FIELDS))
+        raise ValueError(f"no field {wanted}; there are {', '.join(row)}: name one with --field")
+    prompt = row[name]
+    messages = isinstance(prompt, list) and all(isinstance(part, dict) for part in prompt)
+    if not prompt or not (isinstance(prompt, str) or messages):
+        raise ValueError(f"field {quote(name)} holds neither a text nor a list of messages")
+    found: Prompt = prompt
+    return found
+
+
+def show_prompt(prompt: Prompt) -> str:
+    """A prompt as a person sees it: its text, or the last message's."""
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])  # type: ignore[index]
 
 
 def read_prompt(argument: str | None, file: Path | None) -> str:

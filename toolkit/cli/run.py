@@ -1,4 +1,4 @@
-"""`toolkit run`: decode one prompt, print the text as it is committed, and compare it with AR."""
+"""`toolkit run`: decode prompts, print the text as it is committed, and compare it with AR."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from toolkit.cli import INTERRUPTED, options
-from toolkit.cli.prompts import Formatting, read_prompt
+from toolkit.cli.prompts import Formatting, read_prompts, show_prompt
 from toolkit.progress import show_progress, working
 
 if TYPE_CHECKING:
@@ -33,7 +33,14 @@ if TYPE_CHECKING:
 @click.option(
     "--prompt-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Read the prompt from a file; one final line break is dropped.",
+    help="Read the prompt from a file; one final line break is dropped. A .jsonl file has a prompt in "
+    "each line, each a request of its own.",
+)
+@click.option(
+    "--field",
+    metavar="NAME",
+    help="Field of a .jsonl file that holds the prompt, a text or a list of messages.  [default: "
+    "prompt, else messages]",
 )
 @click.option(
     "--chat/--no-chat",
@@ -48,12 +55,13 @@ if TYPE_CHECKING:
 @click.option(
     "--verify", "verifying", is_flag=True, help="Run AR, too, and compare token by token."
 )
-@options.as_json(help="One JSON object on stdout, text on stderr.")
+@options.as_json(help="One JSON object a request on stdout, text on stderr.")
 @options.out(help="Results as Parquet: one .parquet file, or a new folder with every table.")
 @options.plugin()
 def run(
     prompt: str | None,
     prompt_file: Path | None,
+    field: str | None,
     chat: bool | None,
     system: str | None,
     template_args: tuple[tuple[str, Any], ...],
@@ -70,39 +78,65 @@ def run(
     A SPEC is a strategy's name with options, as in adaptive:nodes=32,max_depth=6. `toolkit plugins
     list` lists the strategies.
     """
-    text = read_prompt(prompt, prompt_file)
+    prompts = read_prompts(prompt, prompt_file, field)
     formatting = Formatting(chat, system, dict(template_args))
-    progress = nullcontext if as_json else show_progress
-    with progress():
+    request = {"max_new_tokens": max_new_tokens, "stop": stop}
+    with nullcontext() if as_json else show_progress():
         pipeline, place = _prepared(out, chosen)
-        ids = formatting.encode(text, pipeline)
-        decoding = pipeline.stream(ids, max_new_tokens=max_new_tokens, stop=stop)
-        pieces = iter(decoding)
-        first = next(pieces)
-    shown = f"{text}\n" if formatting.uses_template(pipeline) else text
-    _write(shown, chain([first], pieces), sys.stderr if as_json else sys.stdout)
-    with progress():
-        generation = decoding.result
-        interrupted = generation.stop_reason == "interrupted"
-        if verifying and not interrupted:
-            from toolkit import verify
+        encoded = formatting.encode_all(prompts, pipeline)
+    end = "\n" if formatting.uses_template(pipeline) else ""
+    finished: list[Generation] = []
+    try:
+        for text, ids in zip(prompts, encoded, strict=True):
+            shown = show_prompt(text) + end
+            generation = _decode(pipeline, ids, request, shown, verifying, as_json)
+            finished.append(generation)
+            if as_json:
+                click.echo(json.dumps(summary(generation), ensure_ascii=False))
+            elif len(prompts) > 1:
+                click.secho(f"[{len(finished)}/{len(prompts)}] {generation.line}\n", dim=True)
+            if generation.stop_reason == "interrupted":
+                break
+    except KeyboardInterrupt:
+        if not finished:
+            raise
+    finally:
+        if place is not None and finished:
+            from toolkit.records import run_record
 
-            with working("Decoding once more without drafts, to compare"):
-                generation = generation.verified(verify(pipeline, generation))
-    if place is not None:
-        from toolkit.records import run_record
-
-        place.write(run_record(pipeline), [generation])
-    if as_json:
-        click.echo(json.dumps(summary(generation), ensure_ascii=False))
-    else:
+            place.write(run_record(pipeline), finished)
+    if not as_json:
         from toolkit.cli.panel import show
 
-        show(generation, pipeline, formatting.describe(pipeline))
-    if interrupted:
+        show(finished, pipeline, formatting.describe(pipeline))
+    if len(finished) < len(prompts) or finished[-1].stop_reason == "interrupted":
         raise SystemExit(INTERRUPTED)
-    if generation.verdict == "divergent":
+    if any(generation.verdict == "divergent" for generation in finished):
         raise SystemExit(1)
+
+
+def _decode(
+    pipeline: Pipeline,
+    ids: list[int],
+    request: dict[str, Any],
+    shown: str,
+    verifying: bool,
+    as_json: bool,
+) -> Generation:
+    """Decode one prompt, write its text as it comes, and compare it with AR where that is asked for."""
+    progress = nullcontext if as_json else show_progress
+    with progress():
+        decoding = pipeline.stream(ids, **request)
+        pieces = iter(decoding)
+        first = next(pieces)
+    _write(shown, chain([first], pieces), sys.stderr if as_json else sys.stdout)
+    generation = decoding.result
+    if verifying and generation.stop_reason != "interrupted":
+        from toolkit import verify
+
+        with progress(), working("Decoding once more without drafts, to compare"):
+            generation = generation.verified(verify(pipeline, generation))
+    return generation
 
 
 def _prepared(out: Path | None, chosen: dict[str, Any]) -> tuple[Pipeline, Out | None]:

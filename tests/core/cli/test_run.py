@@ -580,3 +580,90 @@ def test_a_stop_string_ends_the_output(run, pair):
 
 def test_an_empty_stop_string_is_refused(run, pair):
     refused(run(PROMPT, *pair, "--stop", ""), "at least one character")
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Writes a .jsonl file."""
+
+    def write(*rows, name="prompts.jsonl"):
+        file = tmp_path / name
+        file.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+        return file
+
+    return write
+
+
+PROMPTS = ["w5 w9", "w33 w4 w9", "w7"]
+
+
+def objects(result):
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_each_row_of_a_file_is_a_request_of_its_own(run, pair, rows, tmp_path):
+    file = rows(*({"prompt": prompt, "id": 3} for prompt in PROMPTS), "")
+    out = tmp_path / "out"
+    found = objects(run("--prompt-file", file, *pair, "--json", "--out", out, "--verify"))
+    alone = [tokens(run(prompt, *pair, "--json")) for prompt in PROMPTS]
+    assert [one["token_ids"] for one in found] == alone
+    assert {one["verdict"] for one in found} == {"exact"}
+    table = pq.read_table(out / "requests").to_pylist()
+    assert [row["token_ids"] for row in table] == alone
+    assert [row["request_id"] for row in table] == [0, 1, 2]
+
+
+def test_many_prompts_end_with_one_panel(run, pair, rows):
+    file = rows(*({"text": prompt} for prompt in PROMPTS))
+    result = run("--prompt-file", file, "--field", "text", *pair, "--verify")
+    assert result.exit_code == 0, result.output
+    assert "[3/3] " in result.output
+    assert "3 prompts, " in result.output
+    assert "3 exact" in result.output
+    assert result.output.count("╭") == 1
+
+
+def test_a_row_may_hold_messages(run, pair, rows, instruct):
+    file = rows({"messages": [{"role": "user", "content": PROMPT}]})
+    given = ["--target", instruct, "--json"]
+    found = tokens(run("--prompt-file", file, *pair, *given))
+    assert found == tokens(run(PROMPT, *pair, *given))
+
+
+@pytest.mark.parametrize(
+    ("lines", "given", "said"),
+    [
+        ([{"prompt": "w5"}, "w5"], [], "line 2: not JSON"),
+        ([["w5"]], [], "line 1: a row is a JSON object"),
+        ([{"text": "w5"}], [], "line 1: no field 'prompt' or 'messages'; there are text"),
+        ([{"text": "w5"}], ["--field", "txt"], "line 1: no field 'txt'"),
+        ([{"prompt": 5}], [], "line 1: field 'prompt' holds neither"),
+        ([{"prompt": ""}], [], "line 1: field 'prompt' holds neither"),
+        ([""], [], "is empty"),
+        ([{"prompt": "w5"}, {"prompt": "w5 " * 300}], [], "prompt 2 of 2: the prompt has 300"),
+        ([{"prompt": "w5"}, {"messages": [{"role": "user", "content": "w5"}]}], [], "chat template"),
+    ],
+)
+def test_a_bad_row_is_named_before_a_model_loads(run, target, rows, tmp_path, lines, given, said):
+    folder = tmp_path / "m"
+    shutil.copytree(target, folder)
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    refused(run("--prompt-file", rows(*lines), "--target", folder, *given), said)
+
+
+def test_a_field_needs_a_file_of_rows(run):
+    refused(run("hi", "--field", "text"), "--field names a field of a .jsonl file")
+
+
+def test_ctrl_c_keeps_the_requests_that_are_finished(run, pair, interrupts, rows, tmp_path):
+    out = tmp_path / "r.parquet"
+    file = rows(*({"prompt": prompt} for prompt in PROMPTS))
+    plugin = Path(interrupts[1])  # counts the steps of all requests
+    text = plugin.read_text().replace("self.steps += 1", "STEPS.append(1)")
+    plugin.write_text(text.replace("self.steps >", "len(STEPS) >") + "\nSTEPS = []\n")
+    result = run("--prompt-file", file, *pair, *interrupts, "interrupts:after=30", "--out", out)
+    assert result.exit_code == 130, result.output
+    first, second = pq.read_table(out).to_pylist()
+    assert (first["stop_reason"], len(first["token_ids"])) == ("length", 24)
+    assert (second["stop_reason"], len(second["token_ids"])) == ("interrupted", 8)
+    assert "2 prompts, 32 tokens, interrupted" in result.output
