@@ -52,7 +52,7 @@ class Choice(Generic[S_co]):
         return dict(self.options).get(name, field.default)
 
     def __str__(self) -> str:
-        parts = [f"{key}={show(value)}" for key, value in self.options]
+        parts = [f"{key}={format_value(value)}" for key, value in self.options]
         if self.options and self._starts_bare():
             parts[0] = parts[0].partition("=")[2]
         return self.cls.name + (":" if parts else "") + ",".join(parts)
@@ -82,7 +82,7 @@ def needs_options(cls: type[Strategy]) -> bool:
     return any(f.default is attrs.NOTHING for f in options_of(cls))
 
 
-def show(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as it is written in a spec."""
     if isinstance(value, Choice):
         return f"[{value}]"

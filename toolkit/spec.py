@@ -16,7 +16,7 @@ from typing import Any, Union, get_args, get_origin
 import attrs
 import cattrs
 
-from toolkit.choice import Choice, Strategy, options_of, show
+from toolkit.choice import Choice, Strategy, format_value, options_of
 from toolkit.errors import SpecError, trace
 from toolkit.words import parse_real, parse_whole, quote, shorten
 
@@ -70,7 +70,7 @@ def describe(field: attrs.Attribute[Any]) -> str:
     if field.default is attrs.NOTHING:
         return f"{field.name} ({type_name(field)}, required)"
     absent = "chosen for you" if field.metadata.get("model") else "none"
-    return f"{field.name} ({type_name(field)}, default {show(field.default) or absent})"
+    return f"{field.name} ({type_name(field)}, default {format_value(field.default) or absent})"
 
 
 def type_name(field: attrs.Attribute[Any]) -> str:

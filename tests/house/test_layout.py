@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from toolkit import Registry
-from toolkit.choice import options_of, show
+from toolkit.choice import format_value, options_of
 from toolkit.interfaces import INTERFACES
 from toolkit.spec import type_name
 
@@ -134,7 +134,7 @@ def test_a_strategy_is_documented_as_it_is(root, kind, name):
 
 def row(option):
     """The row of an option in docs/strategies.md."""
-    value = "" if option.default is attrs.NOTHING else show(option.default)
+    value = "" if option.default is attrs.NOTHING else format_value(option.default)
     absent = "chosen for you" if option.metadata["model"] else "none"
     default = f"`{value}`" if value else absent
     if option.default is attrs.NOTHING:
