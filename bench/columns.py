@@ -69,7 +69,7 @@ TABLES = {
     "runs": schema(Run, ArmColumns),
     "requests": schema(Request, SampleColumns),
     "steps": schema(StepKey, Step),
-    "nodes": schema(Node),
+    "nodes": schema(StepKey, Node),
 }
 
 

@@ -58,12 +58,7 @@ def counts(*names: str, **settings: Any) -> Any:
 @count("--warmup", help="Prompts that every arm decodes first, unmeasured (2).")
 @count("--seed", least=0, help="Of the choice of prompts (0).")
 @click.option("--ignore-eos", is_flag=True, default=None, help="Decode past stop tokens.")
-@click.option(
-    "--record",
-    multiple=True,
-    type=click.Choice(["steps", "nodes"]),
-    help="Write these tables, too; may be repeated.",
-)
+@options.record()
 @click.option("--tune", metavar="ARM", help="Choose this arm's options on held-out prompts.")
 @click.option("--grid", metavar="GRID", help='Values to try, as "depth=3,5 branch=2,3".')
 @options.models(default=None)

@@ -32,10 +32,13 @@ class PipelineEngine:
     """Decodes with a pipeline of the toolkit."""
 
     pipeline: Pipeline
+    record_nodes: bool
 
     def run(self, run: Run, number: int, prompt: list[int], max_new_tokens: int) -> Outcome:
         began = perf_counter()
-        stream = self.pipeline.stream(prompt, max_new_tokens=max_new_tokens)
+        stream = self.pipeline.stream(
+            prompt, max_new_tokens=max_new_tokens, record_nodes=self.record_nodes
+        )
         for _ in stream.decode():
             pass
         wall_ms = 1e3 * (perf_counter() - began)

@@ -121,7 +121,8 @@ class Runner:
 
     def _make_engine(self, arm: Arm) -> Engine:
         if arm.engine == "toolkit":
-            return PipelineEngine(self.prepared.pipelines[arm.name])
+            record_nodes = "nodes" in self.prepared.plan.record
+            return PipelineEngine(self.prepared.pipelines[arm.name], record_nodes)
         from .hf import LibraryEngine
 
         return LibraryEngine(arm, self.prepared.pipelines[arm.name], self.library)

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from toolkit.choice import Choice as Choice
     from toolkit.choice import Strategy as Strategy
     from toolkit.choice import options_of as options_of
+    from toolkit.columns import column as column
+    from toolkit.columns import schema as schema
     from toolkit.costs import Costs as Costs
     from toolkit.draft_session import DraftSession as DraftSession
     from toolkit.drop_in import speculative as speculative
@@ -34,19 +36,17 @@ if TYPE_CHECKING:
     from toolkit.interfaces import Verifier as Verifier
     from toolkit.interfaces import option as option
     from toolkit.kv_view import KVView as KVView
+    from toolkit.nodes import Node as Node
     from toolkit.pipeline import Pipeline as Pipeline
     from toolkit.plugins import strategies_in as strategies_in
     from toolkit.prompts import encode_messages as encode_messages
     from toolkit.prompts import has_template as has_template
-    from toolkit.records import Node as Node
     from toolkit.records import Request as Request
     from toolkit.records import Run as Run
     from toolkit.records import StepKey as StepKey
-    from toolkit.records import column as column
     from toolkit.records import node_rows as node_rows
     from toolkit.records import request_record as request_record
     from toolkit.records import run_record as run_record
-    from toolkit.records import schema as schema
     from toolkit.records import step_rows as step_rows
     from toolkit.records import write_part as write_part
     from toolkit.registry import Registry as Registry
@@ -74,7 +74,7 @@ _HOMES = {
     "KVPolicy": "interfaces",
     "KVView": "kv_view",
     "MaskPolicy": "interfaces",
-    "Node": "records",
+    "Node": "nodes",
     "Pipeline": "pipeline",
     "Pool": "runtime.models.pool",
     "Registry": "registry",
@@ -92,7 +92,7 @@ _HOMES = {
     "TreeShaper": "interfaces",
     "Verdict": "tree",
     "Verifier": "interfaces",
-    "column": "records",
+    "column": "columns",
     "encode_messages": "prompts",
     "forced": "scoring",
     "has_template": "prompts",
@@ -104,7 +104,7 @@ _HOMES = {
     "quiet": "runtime.models.quiet",
     "request_record": "records",
     "run_record": "records",
-    "schema": "records",
+    "schema": "columns",
     "step_rows": "records",
     "strategies_in": "plugins",
     "speculative": "drop_in",

@@ -16,6 +16,7 @@ from attrs import define, field, frozen
 from toolkit.blame import require_type
 from toolkit.errors import StrategyError
 from toolkit.interfaces import Drafter, Runtime, Session, TreeShaper, Verifier
+from toolkit.target_scores import TargetScores
 from toolkit.tree import Candidates, TokenTree, Verdict
 
 if TYPE_CHECKING:
@@ -55,12 +56,16 @@ class Step:
 
 @frozen(eq=False)
 class Event:
-    """The result of one pass over the target; the prefill's has a token and no step."""
+    """The result of one pass over the target; the prefill's has a token and no step.
+
+    `scores` are there where nodes are recorded.
+    """
 
     tokens: list[int]
     step: Step | None = None
     tree: TokenTree | None = None
     verdict: Verdict | None = None
+    scores: TargetScores | None = None
 
 
 def decode(
@@ -72,13 +77,15 @@ def decode(
     max_new_tokens: int,
     ends: Callable[[int], bool],
     rng: torch.Generator,
+    record_nodes: bool = False,
 ) -> Iterator[Event]:
     """Decode after `prompt[P]` until `ends` says so or `max_new_tokens` are emitted: one event per
     target pass.
 
     `ends(token)` is called once for each emitted token, in order, and says whether the request ends
     after it, as it does after a stop id. Between events the target's cache holds all emitted tokens
-    but the last, which is the next root.
+    but the last, which is the next root. `record_nodes` adds the target's scores of all nodes; no
+    step's times include their computation.
     """
     drafter, shaper, verifier = strategies.drafter, strategies.shaper, strategies.verifier
     last = TokenTree.root(prompt[-1])
@@ -99,6 +106,8 @@ def decode(
         verdict, tokens, ended = cut_verdict(judged, tree, max_new_tokens - emitted, ends)
         first, second = logits[verdict.path[-1]].topk(2).values.tolist()
         clock.lap("verify")
+        scores = TargetScores.of(tree, verdict, logits) if record_nodes else None
+        clock.lap("record")
         target.commit(verdict.path)
         drafter.commit([tree.tokens[node] for node in verdict.path])
         shaper.observe(tree, verdict)
@@ -116,7 +125,7 @@ def decode(
             margin=first - second,
         )
         root, emitted = verdict.bonus, emitted + len(tokens)
-        yield Event(tokens, step, tree, verdict)
+        yield Event(tokens, step, tree, verdict, scores)
 
 
 def require_path(judged: Verdict, tree: TokenTree, verifier: Verifier) -> None:

@@ -5,6 +5,7 @@ A figure has one definition, here, and one name everywhere: in the panel, in JSO
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from attrs import evolve, field, frozen
@@ -56,6 +57,7 @@ class Generation:
     draft_kv_bytes: int
     peak_memory_bytes: int | None
     events: list[Event] = field(repr=False)
+    piece: Callable[[int], str] = field(repr=False)  # the text of one token
     verification: Verification | None = None
 
     @property

@@ -214,11 +214,13 @@ class Pipeline:
         seed: int = 0,
         stop: str | Iterable[str] = (),
         stop_ids: Iterable[int] | None = None,
+        record_nodes: bool = False,
     ) -> Stream:
         """Decode a prompt: iterate for text as it is committed, then ask for the `result`.
 
         `stop` are texts that end the request: the first token that completes one is the last token, and
         the text ends before it. `stop_ids` are token ids that end it; by default the model's.
+        `record_nodes` keeps the target's scores of every node, for `node_rows`.
         """
         if max_new_tokens < 1:
             raise MismatchError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
@@ -248,6 +250,7 @@ class Pipeline:
             stop=stop,
             rng=torch.Generator().manual_seed(seed),
             specs=self.specs,
+            record_nodes=record_nodes,
         )
 
     def generate(
@@ -257,9 +260,16 @@ class Pipeline:
         max_new_tokens: int = 128,
         seed: int = 0,
         stop: str | Iterable[str] = (),
+        record_nodes: bool = False,
     ) -> Generation:
         """Decode a prompt to the end; as `stream`."""
-        stream = self.stream(prompt, max_new_tokens=max_new_tokens, seed=seed, stop=stop)
+        stream = self.stream(
+            prompt,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            stop=stop,
+            record_nodes=record_nodes,
+        )
         for _ in stream:
             pass
         return stream.result

@@ -1,4 +1,4 @@
-"""Results as data: four tables, their schemas derived from attrs classes, written as Parquet."""
+"""Results as data: four tables, one row each for run, request, step and node, written as Parquet."""
 
 from __future__ import annotations
 
@@ -6,32 +6,27 @@ import hashlib
 import platform
 import subprocess
 import tempfile
-import types
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pyarrow as pa
 import pyarrow.parquet as pq
-from attrs import field, frozen
+from attrs import frozen
 
+from toolkit.columns import column, schema
 from toolkit.engine import Step
 from toolkit.errors import ToolkitError
 from toolkit.files import open_atomically
 from toolkit.generation import Generation, Outcome, StopReason
-from toolkit.tree import TokenTree, Verdict
+from toolkit.nodes import Node, nodes_of
 
 if TYPE_CHECKING:
     from toolkit.pipeline import Pipeline
-
-
-def column(text: str) -> Any:
-    """A field of a record class, with a line of help that is stored in the Parquet schema, too."""
-    return field(metadata={"help": text})
 
 
 @frozen(kw_only=True)
@@ -114,58 +109,19 @@ class Request:
 
 
 @frozen(kw_only=True)
-class Node:
-    """One drafted node of one step."""
-
-    run_id: str = column("of the run")
-    request_id: int = column("of the request")
-    step: int = column("number within the request")
-    node: int = column("index in the tree; 0 is the root")
-    parent: int = column("index of the parent; −1 at the root")
-    depth: int = column("0 at the root")
-    token: int = column("token id")
-    logprob: float = column("drafter's conditional log-probability, natural log")
-    path_logprob: float = column("sum from the root")
-    accepted: bool = column("on the committed path")
-
-
-@frozen(kw_only=True)
 class StepKey:
-    """The first columns of a step's row. The fields of `Step` follow."""
+    """The first columns of a row of `steps` or `nodes`. The fields of `Step` or `Node` follow."""
 
     run_id: str = column("of the run")
     request_id: int = column("of the request")
     step: int = column("number within the request")
-
-
-def schema(*classes: type[Any]) -> pa.Schema:
-    """The Arrow schema of the fields of record classes, in this order, with their help."""
-    fields = [f for cls in classes for f in attrs.fields(attrs.resolve_types(cls))]
-    return pa.schema(
-        {
-            f.name: pa.field(f.name, *_arrow(f.type), metadata={"help": f.metadata["help"]})
-            for f in fields
-        }.values()
-    )
-
-
-def _arrow(kind: Any) -> tuple[pa.DataType, bool]:
-    """Arrow type and nullability of a Python type."""
-    if get_origin(kind) in (Union, types.UnionType):
-        return _arrow(next(a for a in get_args(kind) if a is not type(None)))[0], True
-    plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-    if kind in plain:
-        return plain[kind], False
-    if get_origin(kind) is list:
-        return pa.list_(_arrow(get_args(kind)[0])[0]), False
-    return pa.string(), False  # a Literal of strings
 
 
 TABLES = {
     "runs": schema(Run),
     "requests": schema(Request),
     "steps": schema(StepKey, Step),
-    "nodes": schema(Node),
+    "nodes": schema(StepKey, Node),
 }
 
 
@@ -235,33 +191,12 @@ def step_rows(run: Run, request_id: int, generation: Generation) -> Iterator[dic
 
 
 def node_rows(run: Run, request_id: int, generation: Generation) -> Iterator[dict[str, Any]]:
-    """The rows of a request's nodes. Steps without a tree have none."""
+    """The rows of a request's nodes. There are none when it was decoded without `record_nodes`."""
     for number, event in enumerate(e for e in generation.events if e.step is not None):
-        if event.tree is not None and event.verdict is not None:
-            for node in _nodes(event.tree, event.verdict):
-                yield {"run_id": run.run_id, "request_id": request_id, "step": number, **node}
-
-
-def _nodes(tree: TokenTree, verdict: Verdict) -> Iterator[dict[str, Any]]:
-    kept = set(verdict.path)
-    rows = zip(
-        tree.parents,
-        tree.depths,
-        tree.tokens,
-        tree.logprobs,
-        tree.path_logprobs,
-        strict=True,
-    )
-    for index, (parent, depth, token, logprob, path_logprob) in enumerate(rows):
-        yield {
-            "node": index,
-            "parent": parent,
-            "depth": depth,
-            "token": token,
-            "logprob": logprob,
-            "path_logprob": path_logprob,
-            "accepted": index in kept,
-        }
+        if event.tree is not None and event.verdict is not None and event.scores is not None:
+            key = {"run_id": run.run_id, "request_id": request_id, "step": number}
+            for node in nodes_of(event.tree, event.verdict, event.scores, generation.piece):
+                yield {**key, **attrs.asdict(node)}
 
 
 @frozen
@@ -294,23 +229,24 @@ class Out:
         return cls(path)
 
     def write(self, run: Run, generations: list[Generation]) -> None:
-        """Write the tables of a run."""
+        """Write the tables of a run; `nodes` only where they were recorded."""
         numbered = list(enumerate(generations))
         requests = [attrs.asdict(request_record(run, i, g)) for i, g in numbered]
         if self.path.suffix == ".parquet":
             rows = [{**row, **attrs.asdict(run)} for row in requests]
             write_part(self.path, rows, schema(Request, Run))
             return
-        tables: dict[str, Iterable[dict[str, Any]]] = {
+        tables = {
             "runs": [attrs.asdict(run)],
             "requests": requests,
-            "steps": (row for i, g in numbered for row in step_rows(run, i, g)),
-            "nodes": (row for i, g in numbered for row in node_rows(run, i, g)),
+            "steps": [row for i, g in numbered for row in step_rows(run, i, g)],
+            "nodes": [row for i, g in numbered for row in node_rows(run, i, g)],
         }
         for name, records in tables.items():
-            folder = self.path / name
-            folder.mkdir(parents=True)
-            write_part(folder / "part-00000.parquet", list(records), TABLES[name])
+            if records or name != "nodes":  # without nodes recorded there is no such table
+                folder = self.path / name
+                folder.mkdir(parents=True)
+                write_part(folder / "part-00000.parquet", records, TABLES[name])
 
 
 def write_part(path: Path, rows: list[dict[str, Any]], as_schema: pa.Schema) -> None:

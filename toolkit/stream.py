@@ -14,6 +14,7 @@ from toolkit.generation import Generation, StopReason
 from toolkit.runtime.draft_runtime import DraftRuntime
 from toolkit.runtime.machine.memory import forget_peak, peak_memory
 from toolkit.runtime.models.detokenize import Detokenizer
+from toolkit.runtime.models.pieces import Pieces
 from toolkit.runtime.numerics import find_level
 from toolkit.runtime.session import ModelSession
 from toolkit.stopping import Ending, TextUntil
@@ -35,6 +36,7 @@ class Stream:
     stop: tuple[str, ...]  # texts that end it
     rng: torch.Generator
     specs: dict[str, str]  # of the pipeline, for the result
+    record_nodes: bool = False  # whether the result has node rows
     events: list[Event] = field(factory=list, init=False)
     ttft_ms: float = field(default=0.0, init=False)
     _running: Iterator[Event] = field(init=False)
@@ -70,6 +72,7 @@ class Stream:
                 max_new_tokens=self.max_new_tokens,
                 ends=self._ending,
                 rng=self.rng,
+                record_nodes=self.record_nodes,
             ):
                 if not self.events:
                     self.ttft_ms = 1e3 * (perf_counter() - began)
@@ -94,6 +97,7 @@ class Stream:
             draft_kv_bytes=self.drafts.bytes,
             peak_memory_bytes=peak_memory(model.device),
             events=self.events,
+            piece=Pieces(model.tokenizer),
         )
 
     def _whole_text(self) -> str:

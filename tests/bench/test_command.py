@@ -137,7 +137,8 @@ def test_steps_and_nodes_on_request(bench, tmp_path):
     store = Store.open(tmp_path / "r")
     steps, nodes = store.rows("steps"), store.rows("nodes")
     assert len(steps) == sum(row["steps"] for row in results.requests)
-    assert len(nodes) == sum(row["drafted"] + row["steps"] for row in results.requests)
+    assert {row["fate"] for row in nodes} >= {"root", "accepted", "bonus"}
+    assert sum(row["fate"] == "bonus" for row in nodes) == len(steps)
     assert {row["run_id"] for row in steps} <= {row["run_id"] for row in results.runs}
 
 

@@ -136,6 +136,12 @@ prompt_tokens = _option("--prompt-tokens", help="Tokens of a prompt.")
 as_json = _option("--json", "as_json", is_flag=True, help="JSON on stdout, and nothing else.")
 json_file = _option("--json", "json_file", type=FILE, metavar="FILE", help="Write JSON to FILE.")
 out = _option("--out", type=FILE, help="Where results go.")
+record = _option(
+    "--record",
+    multiple=True,
+    type=click.Choice(["steps", "nodes"]),
+    help="Write these tables, too; may be repeated.",
+)
 plugin = _option(
     "--plugin",
     "plugins",

@@ -14,6 +14,7 @@ import click
 
 from toolkit.cli import INTERRUPTED, options
 from toolkit.cli.prompts import Formatting, read_prompts, show_prompt
+from toolkit.errors import ToolkitError
 from toolkit.progress import show_progress, working
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ if TYPE_CHECKING:
 )
 @options.as_json(help="One JSON object a request on stdout, text on stderr.")
 @options.out(help="Results as Parquet: one .parquet file, or a new folder with every table.")
+@options.record(
+    multiple=False,
+    type=click.Choice(["nodes"]),
+    help="Write every node, too, with its probability under drafter and target, to the --out folder.",
+)
 @options.plugin()
 def run(
     prompt: str | None,
@@ -70,6 +76,7 @@ def run(
     verifying: bool,
     as_json: bool,
     out: Path | None,
+    record: str | None,
     **chosen: Any,
 ) -> None:
     """Decode PROMPT by speculation and print the text as it is committed.
@@ -80,9 +87,9 @@ def run(
     """
     prompts = read_prompts(prompt, prompt_file, field)
     formatting = Formatting(chat, system, dict(template_args))
-    request = {"max_new_tokens": max_new_tokens, "stop": stop}
+    request = {"max_new_tokens": max_new_tokens, "stop": stop, "record_nodes": record is not None}
     with nullcontext() if as_json else show_progress():
-        pipeline, place = _prepared(out, chosen)
+        pipeline, place = _prepared(out, record, chosen)
         encoded = formatting.encode_all(prompts, pipeline)
     end = "\n" if formatting.uses_template(pipeline) else ""
     finished: list[Generation] = []
@@ -139,9 +146,16 @@ def _decode(
     return generation
 
 
-def _prepared(out: Path | None, chosen: dict[str, Any]) -> tuple[Pipeline, Out | None]:
+def _prepared(
+    out: Path | None, record: str | None, chosen: dict[str, Any]
+) -> tuple[Pipeline, Out | None]:
     """Check everything that needs no weights: the output, then plugins, specs and models."""
     place = None
+    if record and (out is None or out.suffix == ".parquet"):
+        raise ToolkitError(
+            f"--record {record} needs a folder to write to, because one .parquet file holds requests "
+            f"alone: add --out FOLDER"
+        )
     if out is not None:
         from toolkit.records import Out
 

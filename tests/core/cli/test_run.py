@@ -153,8 +153,23 @@ def test_out_is_a_folder_of_tables(run, pair, tmp_path):
     }
     request = tables["requests"].to_pylist()[0]
     assert len(tables["steps"]) == request["steps"]
-    assert len(tables["nodes"]) == request["drafted"] + request["steps"]
-    assert sum(tables["nodes"]["accepted"].to_pylist()) == request["accepted"] + request["steps"]
+    assert set(tables) == {"runs", "requests", "steps"}
+
+
+def test_nodes_are_recorded_on_request(run, pair, tmp_path):
+    args = (PROMPT, *pair, "--record", "nodes", "--out", tmp_path / "results")
+    assert run(*args).exit_code == 0
+    request = pq.read_table(tmp_path / "results" / "requests").to_pylist()[0]
+    fates = pq.read_table(tmp_path / "results" / "nodes")["fate"].to_pylist()
+    assert fates.count("root") == fates.count("bonus") == request["steps"]
+    assert fates.count("accepted") == request["accepted"]
+
+
+@pytest.mark.parametrize("out", [(), ("--out", "r.parquet")])
+def test_nodes_need_a_folder(run, pair, out):
+    result = run(PROMPT, *pair, "--record", "nodes", *out)
+    assert result.exit_code == 2
+    assert "add --out FOLDER" in " ".join(result.output.split())
 
 
 BAD = {
