@@ -16,7 +16,7 @@ from toolkit.conformance.cases import Case, works_on
 from toolkit.conformance.models import VOCABULARY
 from toolkit.conformance.properties import decoding, drafters, masks, shapers, verifiers
 from toolkit.conformance.tree_paths import nodes_at, tokens_to
-from toolkit.conformance.under_test import Proposals, Tally, UnderTest
+from toolkit.conformance.under_test import CountedDrafter, Tally, UnderTest
 from toolkit.interfaces import Exactness
 from toolkit.tree import TokenTree
 
@@ -65,7 +65,7 @@ def _of_decodings(function: Callable[..., None], **rules: Any) -> Property:
     """Make a property of whole decodings, which is tested on cases."""
 
     def holds(subject: UnderTest, case: Case, tally: Tally) -> None:
-        with subject.watched(tally):
+        with subject.counted(tally):
             function(case, subject.registry)
 
     return Property(
@@ -122,7 +122,7 @@ def _try_candidates(subject: UnderTest, example: Any, tally: Tally) -> None:
     drafters.candidates_in_order(subject.drafter([*prompt], tally), tree, k, VOCABULARY)
 
 
-def padded_vocabularies_fit(drafter: Proposals, schedule: generators.Schedule) -> None:
+def padded_vocabularies_fit(drafter: CountedDrafter, schedule: generators.Schedule) -> None:
     """A draft model with a wider or narrower vocabulary than the target's accepts every token, and
     proposes only tokens of the target."""
     for tree, path in schedule:

@@ -79,9 +79,9 @@ def check(
 
 
 def _declared(never: Collection[str]) -> frozenset[str]:
-    strange = sorted(set(never) - set(EVIDENCE))
-    if strange:
-        raise SpecError(f"never takes {', '.join(EVIDENCE)}, not {strange[0]!r}")
+    unknown = sorted(set(never) - set(EVIDENCE))
+    if unknown:
+        raise SpecError(f"never takes {', '.join(EVIDENCE)}, not {unknown[0]!r}")
     return frozenset(never) | ({"accepted", "rejected"} if "drafted" in never else set())
 
 
@@ -201,10 +201,10 @@ def conforms(
     subject = UnderTest.of(spec, Registry.installed(), kind)
     declared, expected = _declared(never), dict(expected_failures or {})
     properties = {prop.name: prop for prop in applicable(subject)}
-    strange = sorted(set(expected) - set(properties))
-    if strange:
+    unknown = sorted(set(expected) - set(properties))
+    if unknown:
         raise SpecError(
-            f"no property {strange[0]!r} applies to {subject.choice}: {', '.join(properties)}"
+            f"no property {unknown[0]!r} applies to {subject.choice}: {', '.join(properties)}"
         )
 
     @pytest.mark.parametrize("name", list(properties))

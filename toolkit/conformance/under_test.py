@@ -96,7 +96,7 @@ class UnderTest:
         """Build a new strategy object."""
         return self.choice.build()
 
-    def drafter(self, prompt: list[int], tally: Tally, padded: int = VOCABULARY) -> Proposals:
+    def drafter(self, prompt: list[int], tally: Tally, padded: int = VOCABULARY) -> CountedDrafter:
         """Build a drafter and start it on a prompt; `tally` counts its proposals.
 
         `padded` is the vocabulary of the draft model, padding included.
@@ -106,7 +106,7 @@ class UnderTest:
         full = self.registry.resolve("kv", "full")
         target = ModelSession(pool.load(EXACT_MODEL), full.build())
         target.prefill(prompt)
-        drafter = Proposals(self.build(), target, tally)
+        drafter = CountedDrafter(self.build(), target, tally)
         drafter.start(prompt, DraftRuntime(pool, target, full))
         return drafter
 
@@ -117,8 +117,8 @@ class UnderTest:
 
     def cases(self) -> st.SearchStrategy[Case]:
         """Cases that combine this strategy with all kinds of others."""
-        company = {kind: self._company(kind) for kind in ("drafter", "shaper", "verifier", "kv")}
-        company[self.kind] = st.just(self.choice)
+        partners = {kind: self._partners(kind) for kind in ("drafter", "shaper", "verifier", "kv")}
+        partners[self.kind] = st.just(self.choice)
         made = st.builds(
             Case,
             family=st.sampled_from(sorted(FAMILIES)),
@@ -127,8 +127,8 @@ class UnderTest:
             prompt=prompts().map(self.stretched),
             max_new_tokens=st.integers(1, LONGEST),
             stops=st.sampled_from([(0,), (), (0, 7, 19, 31, 43, 55, 67, 79, 91)]),
-            draft_kv=st.just(Choice(self.registry.find("kv", "full"))) | self._company("kv"),
-            **company,
+            draft_kv=st.just(Choice(self.registry.find("kv", "full"))) | self._partners("kv"),
+            **partners,
         )
         return made.filter(fits)
 
@@ -147,7 +147,7 @@ class UnderTest:
         length = min(len(ids) + self.budget, POSITIONS - 2 * LONGEST)
         return tuple(ids[i % len(ids)] for i in range(max(len(ids), length)))
 
-    def _company(self, kind: str) -> st.SearchStrategy[Choice[Any]]:
+    def _partners(self, kind: str) -> st.SearchStrategy[Choice[Any]]:
         """Choices to combine it with: built-ins with any options, and edge cases.
 
         A third of the drafters are model drafters.
@@ -156,46 +156,46 @@ class UnderTest:
                 if k == kind and e.distribution == OURS]  # fmt: skip
         if kind == "verifier":
             ours = [c for c in ours if cast("type[Verifier]", c).exactness == "greedy"]
-        odd = {
+        edges = {
             "drafter": edge_cases.DRAFTERS,
             "shaper": edge_cases.SHAPERS,
             "verifier": edge_cases.VERIFIERS,
             "kv": edge_cases.POLICIES,
         }[kind]
         if self.kind == "drafter":  # its trees ignore the drafter, so they would not test it
-            odd = tuple(cls for cls in odd if cls is not edge_cases.Wild)
+            edges = tuple(cls for cls in edges if cls is not edge_cases.Wild)
         usual = st.sampled_from(ours).flatmap(lambda cls: options(cls, self.registry))
-        strange = st.sampled_from(odd).map(Choice)
+        extreme = st.sampled_from(edges).map(Choice)
         if kind != "drafter":
-            return usual | strange
+            return usual | extreme
         model = self.registry.resolve("drafter", f"model:{DRAFT_MODEL}")
-        return st.just(model) | usual | strange
+        return st.just(model) | usual | extreme
 
     @contextmanager
-    def watched(self, tally: Tally) -> Iterator[None]:
+    def counted(self, tally: Tally) -> Iterator[None]:
         """Count what happens in every request that is decoded in this context."""
         streams: list[Stream] = []
-        honest = Pipeline.stream
+        original = Pipeline.stream
 
         def stream(pipeline: Pipeline, *args: Any, **options: Any) -> Stream:
-            streams.append(honest(pipeline, *args, **options))
+            streams.append(original(pipeline, *args, **options))
             return streams[-1]
 
         with patch.object(Pipeline, "stream", stream):
             yield
-        for seen in streams:
-            steps = [event.step for event in seen.events if event.step]
+        for decoded in streams:
+            steps = [event.step for event in decoded.events if event.step]
             tally["drafted"] += sum(step.nodes - 1 for step in steps)
             tally["accepted"] += sum(step.accepted for step in steps)
             tally["rejected"] += sum(step.nodes - 1 - step.accepted for step in steps)
-            tally["hidden"] += hidden(seen)
+            tally["hidden"] += count_hidden(decoded)
 
 
 @attrs.define(eq=False)
-class Proposals(Drafter):
+class CountedDrafter(Drafter):
     """A drafter whose proposals are counted, with a target that commits the same tokens."""
 
-    name = "proposals"
+    name = "counted"
     drafter: Drafter
     target: ModelSession
     tally: Tally
@@ -215,7 +215,7 @@ class Proposals(Drafter):
         self.drafter.commit(tokens)
 
 
-def hidden(stream: Stream) -> int:
+def count_hidden(stream: Stream) -> int:
     """Count what the target's KV policy hid: masked (query, key) pairs and evicted rows."""
     policy, length = stream.target.policy, stream.target.length
     pairs = hidden_pairs(policy, length) if isinstance(policy, MaskPolicy) and length else 0

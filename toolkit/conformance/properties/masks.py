@@ -52,32 +52,32 @@ def visible_by_position_alone(make: Callable[[], MaskPolicy], queries: Tensor, k
 def sees_at_most_its_budget(policy: MaskPolicy, length: int) -> int:
     """A query sees at most `budget` positions, its own included; returns how many pairs are
     hidden."""
-    seen, past = _table(policy, length)
+    visible, past = _table(policy, length)
     budget = budget_of(policy)
-    worst = int(seen.sum(1).argmax())
-    if budget is not None and int(seen[worst].sum()) > budget:
+    worst = int(visible.sum(1).argmax())
+    if budget is not None and int(visible[worst].sum()) > budget:
         raise Broken(
-            f"position {worst} sees {int(seen[worst].sum())} positions; budget is {budget}"
+            f"position {worst} sees {int(visible[worst].sum())} positions; budget is {budget}"
         )
-    return int((past & ~seen).sum())
+    return int((past & ~visible).sum())
 
 
 def hidden_stays_hidden(policy: MaskPolicy, length: int) -> int:
     """A position that is hidden from one query stays hidden from all later ones, because its row may
     be freed; returns how many pairs are hidden."""
-    seen, past = _table(policy, length)
-    again = past & seen & ((past & ~seen).cumsum(0) > 0)
+    visible, past = _table(policy, length)
+    again = past & visible & ((past & ~visible).cumsum(0) > 0)
     again &= ~torch.eye(length, dtype=torch.bool)
     if bool(again.any()):
         query, key = again.nonzero()[0].tolist()
         raise Broken(f"position {query} sees {key}, which was hidden from an earlier position")
-    return int((past & ~seen).sum())
+    return int((past & ~visible).sum())
 
 
 def hidden_pairs(policy: MaskPolicy, length: int) -> int:
     """Count the (query, earlier key) pairs that are hidden among the first `length` positions."""
-    seen, past = _table(policy, length)
-    return int((past & ~seen).sum())
+    visible, past = _table(policy, length)
+    return int((past & ~visible).sum())
 
 
 def _table(policy: MaskPolicy, length: int) -> tuple[Tensor, Tensor]:

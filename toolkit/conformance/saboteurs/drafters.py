@@ -109,9 +109,9 @@ class LikeliestLast(_Plain):
     name = "likeliest-last"
 
     def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
-        honest = super().expand(tree, frontier, k)
+        candidates = super().expand(tree, frontier, k)
         return Candidates(
-            [row[::-1] for row in honest.tokens], [row[::-1] for row in honest.logprobs]
+            [row[::-1] for row in candidates.tokens], [row[::-1] for row in candidates.logprobs]
         )
 
 

@@ -45,10 +45,10 @@ def sibling_visible() -> Iterator[None]:
 @contextmanager
 def wrong_row_kept() -> Iterator[None]:
     """A commit keeps the first rows of the tree, accepted or not."""
-    honest = TreeCache.commit
+    original = TreeCache.commit
 
     def commit(self: TreeCache, rows: list[int]) -> None:
-        honest(self, list(range(len(rows))))
+        original(self, list(range(len(rows))))
 
     with patch.object(TreeCache, "commit", commit):
         yield
@@ -64,10 +64,10 @@ def past_the_end() -> Iterator[None]:
         tokens = [*(tree.tokens[node] for node in judged.path[1:]), judged.bonus]
         return judged, tokens, any(ends(token) for token in tokens)
 
-    honest = engine.TimedDrafter.tree
+    original = engine.TimedDrafter.tree
 
     def deep(self: engine.TimedDrafter, shaper: TreeShaper, root: int, depth: int) -> TokenTree:
-        return honest(self, shaper, root, 1000)
+        return original(self, shaper, root, 1000)
 
     with (
         patch.object(engine, "cut_verdict", cut_verdict),
@@ -79,10 +79,10 @@ def past_the_end() -> Iterator[None]:
 @contextmanager
 def rejected_rows_kept() -> Iterator[None]:
     """A commit keeps every row of the tree, so rejected rows stay in the cache."""
-    honest = TreeCache.commit
+    original = TreeCache.commit
 
     def commit(self: TreeCache, rows: list[int]) -> None:
-        honest(self, list(range(self.scratch)))
+        original(self, list(range(self.scratch)))
 
     with patch.object(TreeCache, "commit", commit):
         yield
@@ -91,11 +91,11 @@ def rejected_rows_kept() -> Iterator[None]:
 @contextmanager
 def rotating_rollback() -> Iterator[None]:
     """A sliding layer is a ring buffer: rows that a rejected branch overwrote are lost."""
-    honest = ModelSession.commit
+    original = ModelSession.commit
 
     def commit(self: ModelSession, rows: list[int]) -> None:
         end = self.length + self.scratch
-        honest(self, rows)
+        original(self, rows)
         for layer in self.cache.initialized:
             if layer.window is not None:
                 held = layer.table.positions[0]
@@ -109,12 +109,12 @@ def rotating_rollback() -> Iterator[None]:
 @contextmanager
 def coarse_tree_pass() -> Iterator[None]:
     """Trees are verified with keys and values in bf16, but AR runs in full precision."""
-    honest = TreeLayer.update
+    original = TreeLayer.update
 
     def update(self: TreeLayer, key: Tensor, value: Tensor, *args: Any, **rest: Any) -> Any:
         if self.owner.length and key.shape[2] > 1:
             key, value = key.bfloat16().to(key.dtype), value.bfloat16().to(value.dtype)
-        return honest(self, key, value, *args, **rest)
+        return original(self, key, value, *args, **rest)
 
     with patch.object(TreeLayer, "update", update):
         yield
