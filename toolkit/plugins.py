@@ -114,7 +114,7 @@ def require_strategy(cls: object, distribution: str) -> type[Strategy]:
         and sum(issubclass(cls, base) for base in INTERFACES) == 1
     ):
         raise PluginError(
-            f"plugin {distribution} offers {cls!r}, which is no strategy: "
+            f"plugin {distribution} provides {cls!r}, which is not a strategy: "
             f"inherit from exactly one of {', '.join(base.__name__ for base in INTERFACES)}"
         )
     if "__attrs_attrs__" not in vars(cls) or "name" not in vars(cls):
@@ -139,7 +139,7 @@ def require_row(row: object, wanted: type[Row], hook: str, distribution: str) ->
     """A row that a plugin's hook gives. Raises `PluginError` when it is of another class."""
     if not isinstance(row, wanted):
         raise PluginError(
-            f"plugin {distribution} offers {row!r}: {hook}() gives {wanted.__name__} rows"
+            f"plugin {distribution} provides {row!r}: {hook}() must return {wanted.__name__} rows"
         )
     return row
 
@@ -195,6 +195,6 @@ class Provided:
     def _add_dataset(self, dataset: Dataset, distribution: str) -> None:
         if dataset.name in self.datasets:
             raise PluginError(
-                f"data set {dataset.name!r} of {distribution} is there already: rename one of them"
+                f"data set {dataset.name!r} of {distribution} exists already: rename one of them"
             )
         self.datasets[dataset.name] = dataset

@@ -212,12 +212,12 @@ class Out:
             raise ToolkitError(f"no folder {path.parent} for --out {path}: make it first")
         if path.is_dir():
             raise ToolkitError(
-                f"--out {path} is a folder that is there already: name a new folder, or a file "
+                f"--out {path} is an existing folder: name a new folder, or a file "
                 f"ending in .parquet"
             )
         if path.exists() and path.suffix != ".parquet":
             raise ToolkitError(
-                f"--out {path} is a file: name a new folder, or one ending in .parquet"
+                f"--out {path} is an existing file: name a new folder, or a file ending in .parquet"
             )
         try:
             with tempfile.TemporaryFile(dir=path.absolute().parent):

@@ -122,7 +122,7 @@ class Registry:
         self.add(module, str(path), "file")
         if not self._plugins.get_hookcallers(module):
             raise PluginError(
-                f"plugin {path} offers nothing: it needs a function `strategies` marked "
+                f"plugin {path} provides nothing: it needs a function `strategies` marked "
                 f"@toolkit.hookimpl"
             )
 

@@ -211,6 +211,6 @@ def test_a_plugin_brings_a_data_set():
     registry = Registry()
     registry.add(plugin("theirs"), "theirs", "1")
     assert registry.datasets == {"mine": mine}
-    with pytest.raises(ToolkitError, match="'mine' of again is there already"):
+    with pytest.raises(ToolkitError, match="'mine' of again exists already"):
         registry.add(plugin("again"), "again", "1")
     assert registry.datasets == {"mine": mine}

@@ -106,7 +106,7 @@ def test_out_is_checked_before_anything_runs(tmp_path):
     (tmp_path / "file.txt").touch()
     for path, word in (
         (tmp_path / "no" / "x.parquet", "no folder"),
-        (tmp_path, "there already"),
+        (tmp_path, "existing folder"),
         (tmp_path / "file.txt", "ending in .parquet"),
     ):
         with pytest.raises(ToolkitError, match=word):

@@ -136,14 +136,14 @@ def raises():
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        (plugin([int]), "plugin theirs offers <class 'int'>, which is no strategy: inherit from"),
-        (plugin(["chain"]), "plugin theirs offers 'chain', which is no strategy"),
+        (plugin([int]), "plugin theirs provides <class 'int'>, which is not a strategy: inherit from"),
+        (plugin(["chain"]), "plugin theirs provides 'chain', which is not a strategy"),
         (plugin([TreeShaper]), "plugin theirs: TreeShaper must be an attrs class"),
         (plugin([NoAttrs]), "plugin theirs: NoAttrs must be an attrs class (@attrs.define) with a"),
         (plugin([NoName]), "plugin theirs: NoName must be an attrs class"),
         (plugin([Inherited]), "plugin theirs: Inherited must be an attrs class"),
-        (plugin([Neither]), f"plugin theirs offers {Neither!r}, which is no strategy: inherit from ex"),
-        (plugin([Both]), f"plugin theirs offers {Both!r}, which is no strategy: inherit from exactly"),
+        (plugin([Neither]), f"plugin theirs provides {Neither!r}, which is not a strategy: inherit"),
+        (plugin([Both]), f"plugin theirs provides {Both!r}, which is not a strategy: inherit"),
         (plugin([Unfinished]), "plugin theirs: Unfinished does not implement visible"),
         (
             plugin([shaper(module="strategies.shapers.chain")]),
@@ -164,7 +164,7 @@ def raises():
             plugin(datasets=hookimpl(specname="datasets")(lambda: 3)),
             "plugin theirs: datasets() returned 3, not a list: return a list",
         ),
-        (plugin(families=["llama"]), "plugin theirs offers 'llama': families() gives Family rows"),
+        (plugin(families=["llama"]), "plugin theirs provides 'llama': families() must return Family"),
     ],
 )
 def test_what_is_refused_and_why(empty, module, said):

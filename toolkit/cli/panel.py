@@ -33,7 +33,7 @@ def show(generations: list[Generation], pipeline: Pipeline, sent: str | None) ->
     if compared:
         rows.append(("against AR", compared))
     for name, value in rows:
-        table.add_row(name, value if isinstance(value, Text) else Text(value))  # [ is no markup
+        table.add_row(name, value if isinstance(value, Text) else Text(value))  # [ is not markup
     title = _title(generations)
     Console(highlight=False).print(Panel(table, title=title, title_align="left", expand=False))
 

@@ -328,8 +328,8 @@ def test_bytes_that_are_no_text_are_refused(run, tmp_path):
     ("body", "word"),
     [
         ("import sys; sys.exit(0)", "does not import"),
-        ("x = 1", "offers nothing"),
-        ("import toolkit\n@toolkit.hookimpl\ndef strategies():\n    return [int]", "no strategy"),
+        ("x = 1", "provides nothing"),
+        ("import toolkit\n@toolkit.hookimpl\ndef strategies():\n    return [int]", "not a strategy"),
     ],
 )
 def test_a_plugin_file_that_is_none_is_refused(run, tmp_path, body, word):
