@@ -160,7 +160,7 @@ def _reason_against_reindexing(
         return f"how {config.model_type} rotates its keys is not known here"
     if policy.budget + policy.epoch > positions:
         return (
-            f"budget {policy.budget} and epoch {policy.epoch} reach further than its {positions} "
+            f"budget {policy.budget} and epoch {policy.epoch} together exceed its {positions} "
             f"positions: lower one"
         )
     return None
