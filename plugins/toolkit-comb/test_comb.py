@@ -13,8 +13,8 @@ test_comb = conforms("comb:first=1,every=3,last=2")
 def test_the_beginning_the_teeth_and_the_latest():
     positions = torch.arange(8)
     comb = Comb(first=2, every=3, last=2)
-    seen = comb.visible(positions[:, None], positions[None, :])
-    assert seen[7].tolist() == [True, True, False, True, False, False, True, True]
+    visible = comb.visible(positions[:, None], positions[None, :])
+    assert visible[7].tolist() == [True, True, False, True, False, False, True, True]
 
 
 def test_a_large_window_hides_nothing():

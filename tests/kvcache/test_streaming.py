@@ -17,10 +17,10 @@ def test_sinks_and_a_window_make_the_budget(make, sinks, recent, queries):
     recent = policy.budget - sinks
     visible = policy.visible(torch.tensor(queries)[:, None], torch.arange(25)[None])
     for query, row in zip(queries, visible.tolist(), strict=True):
-        seen = [key for key in range(query + 1) if row[key]]
+        visible = [key for key in range(query + 1) if row[key]]
         first, last = range(min(sinks, query + 1)), range(max(0, query - recent + 1), query + 1)
-        assert seen == sorted({*first, *last})
-        assert len(seen) == min(policy.budget, query + 1)
+        assert visible == sorted({*first, *last})
+        assert len(visible) == min(policy.budget, query + 1)
 
 
 def test_without_sinks_it_is_a_window(make):

@@ -16,8 +16,8 @@ def test_as_many_as_the_budget_says(make, budget, queries):
         torch.tensor(queries)[:, None], torch.arange(21)[None]
     )
     for query, row in zip(queries, visible.tolist(), strict=True):
-        seen = [key for key in range(query + 1) if row[key]]  # causality is the engine's
-        assert seen == list(range(max(0, query - budget + 1), query + 1))
+        visible = [key for key in range(query + 1) if row[key]]  # causality is the engine's
+        assert visible == list(range(max(0, query - budget + 1), query + 1))
 
 
 def test_the_first_option_is_the_budget(make):

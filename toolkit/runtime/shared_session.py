@@ -17,7 +17,7 @@ from toolkit.runtime.session import ModelSession
 
 @define(eq=False)
 class SharedSession(ModelSession):
-    """Drafts in scratch rows; `commit` forgets them and takes over what the target committed.
+    """Drafts in scratch rows; `commit` drops them and copies the rows that the target committed.
 
     The policy must not read queries: the target logs none for it.
     """

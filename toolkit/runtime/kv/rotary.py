@@ -1,7 +1,7 @@
-"""Moving rotary keys and queries by a number of positions (RoPE, Su et al. 2021).
+"""Move rotary keys and queries by a number of positions (RoPE, Su et al. 2021).
 
-Two rotations add up, so a key at p becomes the key at p + Δ by a rotation of Δ: no original is
-needed. Any scaling of the rotary embedding is in the stored key already and stays.
+Rotations add up: a key rotated for position p, rotated again by Δ, is the key for position p + Δ. A
+scaling of the rotary embedding is part of the stored key and stays.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from attrs import frozen
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-# Architectures whose rotated half pairs dimension i with i + r/2; others pair neighbours, or rotate
-# what they do not cache.
+# Architectures that rotate dimension i together with i + r/2. Others pair neighbours, or rotate states
+# that they do not cache.
 HALVES = frozenset(
     "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text gpt_neox phi phi3 olmo olmo2 granite "
     "starcoder2 stablelm qwen2_moe qwen3_moe mixtral".split()
@@ -22,12 +22,12 @@ HALVES = frozenset(
 
 
 def has_rotary(config: PretrainedConfig) -> bool:
-    """Whether positions enter by rotation of queries and keys."""
+    """Whether the model encodes positions by rotating queries and keys."""
     return bool(getattr(config, "rope_parameters", None))
 
 
 def rotation_known(config: PretrainedConfig) -> bool:
-    """Whether keys can be moved here: without rotary there is nothing to move."""
+    """Whether keys can be moved here; without rotary there is nothing to move."""
     return not has_rotary(config) or config.model_type in HALVES
 
 
@@ -39,7 +39,7 @@ class Rotary:
 
     @classmethod
     def of(cls, module: nn.Module, config: PretrainedConfig) -> Rotary:
-        """The rotation of a loaded model; nothing to rotate where it is not of a known kind."""
+        """The frequencies of a loaded model; all empty if its way of rotating is not known here."""
         layers = config.num_hidden_layers
         if not has_rotary(config) or not rotation_known(config):
             return cls((torch.zeros(0),) * layers)
@@ -62,7 +62,7 @@ class Rotary:
 
 
 def _frequencies(holder: Any, kind: str) -> Tensor:
-    """One layer's, where layers of several kinds may rotate differently."""
+    """The frequencies of one layer; kinds of layers may have different ones."""
     own = getattr(holder, f"{kind}_inv_freq", None)
     frequencies: Tensor = holder.inv_freq if own is None else own
     return frequencies

@@ -26,14 +26,14 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.cache = TreeCache(LAYERS)
         self.committed, self.scratch, self.next = [], [], 1
-        self.seen = None
+        self.returned = None
 
     def forward(self, count):
         ids = list(range(self.next, self.next + count))
         self.next += count
         self.cache.extend(count)
         self.scratch += ids
-        self.seen = [self.cache.update(*states(ids, layer), layer) for layer in range(LAYERS)]
+        self.returned = [self.cache.update(*states(ids, layer), layer) for layer in range(LAYERS)]
 
     @rule(count=st.integers(1, 5))
     def forward_a_level(self, count):
@@ -62,7 +62,7 @@ class Machine(RuleBasedStateMachine):
     def commit(self, rows):
         self.cache.commit(rows)
         self.committed += [self.scratch[row] for row in rows]
-        self.scratch, self.seen = [], None
+        self.scratch, self.returned = [], None
 
     @invariant()
     def committed_rows_are_those_of_the_list(self):
@@ -76,7 +76,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def a_forward_sees_committed_then_scratch_rows(self):
-        for layer, (keys, values) in enumerate(self.seen or []):
+        for layer, (keys, values) in enumerate(self.returned or []):
             expected, negative = states(self.committed + self.scratch, layer)
             assert torch.equal(keys, expected)
             assert torch.equal(values, negative)

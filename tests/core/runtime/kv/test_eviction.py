@@ -173,16 +173,16 @@ def test_a_policy_that_reads_no_queries_has_none_logged():
     assert {view.queries.shape[1] for view in policy.views[2:]} == {0}
 
 
-def freed(seen, prompt, epoch):
-    """Boundaries and what is held there: at P all that is hidden is gone, later what was hidden
-    from a boundary's query and was there a whole epoch before it."""
-    rows, now = [p for p in range(prompt) if seen(prompt, p)], prompt
+def freed(visible, prompt, epoch):
+    """Boundaries and what is held there. At P all hidden rows are gone; at a later boundary, those
+    that are hidden from its query and were committed a whole epoch before it."""
+    rows, now = [p for p in range(prompt) if visible(prompt, p)], prompt
     yield now, rows
     rows, now = [*rows, *range(now, now + epoch)], now + epoch
     yield now, rows
     while True:
         now += epoch
-        rows = [p for p in rows if seen(now, p)] + list(range(now - epoch, now))
+        rows = [p for p in rows if visible(now, p)] + list(range(now - epoch, now))
         yield now, rows
 
 
@@ -191,10 +191,10 @@ def test_what_a_position_hides_is_freed_at_boundaries(make, spec):
     policy = make("kv", spec)
     session, epoch = opened(policy), policy.epoch
 
-    def seen(query, key):
+    def visible(query, key):
         return bool(policy.visible(torch.tensor([[query]]), torch.tensor([[key]])))
 
-    for (now, expected), _ in zip(freed(seen, PROMPT, epoch), range(6), strict=False):
+    for (now, expected), _ in zip(freed(visible, PROMPT, epoch), range(6), strict=False):
         assert session.length == now
         assert held(session) == [expected]
         advance(session, *[1] * (epoch - 1))
@@ -209,12 +209,12 @@ def test_sliding_layers_keep_to_their_window(make, spec):
     session = opened(make("kv", spec), "gemma2", 20)
     policy = session.policy
 
-    def seen(query, key):
+    def visible(query, key):
         scores = isinstance(policy, ScorePolicy)
         mask = scores or policy.visible(torch.tensor([[query]]), torch.tensor([[key]]))
         return query - key < WINDOW and bool(mask)
 
-    for (_, expected), _ in zip(freed(seen, 20, 4), range(6), strict=False):
+    for (_, expected), _ in zip(freed(visible, 20, 4), range(6), strict=False):
         assert held(session, 0) == [expected]
         assert held(session, 1)[0] != expected
         advance(session, 3, 1)
