@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from toolkit.registry import Registry as Registry
     from toolkit.runtime.models.pool import Pool as Pool
     from toolkit.runtime.models.quiet import quiet as quiet
-    from toolkit.scoring import Forced as Forced
-    from toolkit.scoring import forced as forced
+    from toolkit.scoring import TeacherForced as TeacherForced
+    from toolkit.scoring import teacher_force as teacher_force
     from toolkit.tree import Candidates as Candidates
     from toolkit.tree import TokenTree as TokenTree
     from toolkit.tree import Verdict as Verdict
@@ -69,7 +69,6 @@ _HOMES = {
     "Event": "engine",
     "Expand": "interfaces",
     "Family": "hookspecs",
-    "Forced": "scoring",
     "Generation": "generation",
     "KVPolicy": "interfaces",
     "KVView": "kv_view",
@@ -87,6 +86,7 @@ _HOMES = {
     "Step": "engine",
     "StepKey": "records",
     "Strategy": "choice",
+    "TeacherForced": "scoring",
     "TokenTree": "tree",
     "ToolkitError": "errors",
     "TreeShaper": "interfaces",
@@ -94,7 +94,6 @@ _HOMES = {
     "Verifier": "interfaces",
     "column": "columns",
     "encode_messages": "prompts",
-    "forced": "scoring",
     "has_template": "prompts",
     "hookimpl": "hookspecs",
     "node_rows": "records",
@@ -108,6 +107,7 @@ _HOMES = {
     "step_rows": "records",
     "strategies_in": "plugins",
     "speculative": "drop_in",
+    "teacher_force": "scoring",
     "verify": "exactness",
     "write_part": "records",
 }

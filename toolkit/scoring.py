@@ -1,7 +1,7 @@
-"""Teacher forcing under a KV policy: what the target says after every token of a given text.
+"""Teacher forcing under a KV policy: the target's logits after every token of a given text.
 
-A pass takes as many tokens as a commit may keep. The cache does not depend on the schedule, so this
-is what AR would compute one token at a time, in a fraction of the passes.
+Each pass reads as many tokens as a commit may keep. The cache does not depend on the schedule, so the
+logits are those of AR, computed in far fewer passes.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 @frozen(eq=False)
-class Forced:
-    """Logits [T, V] at the prompt's last token and after each later one but the text's last; KV in
-    bytes, at the end and at most."""
+class TeacherForced:
+    """Logits [T, V] at the last token of the prompt and at each later token except the last one of the
+    text; bytes of KV held at the end, and at most."""
 
     logits: Tensor
     kv_bytes: int
     kv_peak_bytes: int
 
 
-def forced(pipeline: Pipeline, ids: list[int], prompt: int) -> Forced:
-    """The target's logits over `ids[P + T]` after a prompt of P = `prompt` tokens.
+def teacher_force(pipeline: Pipeline, ids: list[int], prompt: int) -> TeacherForced:
+    """The target's logits on `ids[P + T]`, of which the first P = `prompt` tokens are the prompt.
 
-    Row t is what the target gives for token P + t, under the pipeline's KV policy.
+    Row t predicts token P + t, under the pipeline's KV policy.
     """
     import torch
 
@@ -41,4 +41,4 @@ def forced(pipeline: Pipeline, ids: list[int], prompt: int) -> Forced:
         chain = list(range(len(chunk)))
         rows.append(session.forward(chunk, [row - 1 for row in chain]))
         session.commit(chain)
-    return Forced(torch.cat(rows), session.cache.bytes, session.cache.peak)
+    return TeacherForced(torch.cat(rows), session.cache.bytes, session.cache.peak)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from toolkit import Choice, Pipeline, Pool, Registry, ToolkitError, forced, options_of
+from toolkit import Choice, Pipeline, Pool, Registry, ToolkitError, options_of, teacher_force
 
 from ..columns import Quality
 
@@ -53,7 +53,7 @@ def measure(
 
     reference = None
     for pipeline in pipelines:
-        runs = [forced(pipeline, ids, prompt) for ids in excerpts]
+        runs = [teacher_force(pipeline, ids, prompt) for ids in excerpts]
         logits = torch.cat([run.logits for run in runs])
         wanted = torch.tensor([ids[prompt:] for ids in excerpts], device=logits.device).flatten()
         first = logits.argmax(-1)

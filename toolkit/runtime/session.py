@@ -20,7 +20,7 @@ from toolkit.tree import ancestor_mask, lineage
 
 @define(eq=False)
 class ModelSession:
-    """Implements `interfaces.Session` for a loaded model under a KV policy."""
+    """A session of a loaded model under a KV policy. Implements `interfaces.Session`."""
 
     model: LoadedModel
     policy: KVPolicy = field(factory=AllVisible)
