@@ -29,12 +29,12 @@ Row = TypeVar("Row")
 SECOND_COPY = ("strategies.", "kvcache.", "bench.")
 
 
-def owner(point: EntryPoint) -> tuple[str, str]:
+def find_owner(point: EntryPoint) -> tuple[str, str]:
     """Name and version of the distribution that an entry point belongs to."""
     return (point.dist.name, point.dist.version) if point.dist else ("unknown", "unknown")
 
 
-def reason(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An exception in one line."""
     text = next(iter(str(error).strip().splitlines()), "")
     return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
@@ -67,7 +67,7 @@ def import_file(path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise PluginError(
-            f"plugin {path} does not import: {reason(error)}\n{trace(error, name)}"
+            f"plugin {path} does not import: {describe_error(error)}\n{trace(error, name)}"
         ) from error
     return module
 

@@ -26,9 +26,9 @@ from toolkit.plugins import (
     Entry,
     Provided,
     call_hook,
+    describe_error,
+    find_owner,
     import_file,
-    owner,
-    reason,
     require_our_version,
 )
 from toolkit.spec import parse, require_valid
@@ -68,7 +68,7 @@ class Registry:
         """A registry of every installed plugin. Built-ins load first, so their names are taken."""
         registry = cls()
         for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
-            if owner(point)[0] == OURS:
+            if find_owner(point)[0] == OURS:
                 registry._load(point)
             else:
                 registry._waiting.append(point)
@@ -103,14 +103,14 @@ class Registry:
         return self._broken
 
     def _load(self, point: EntryPoint) -> None:
-        distribution, version = owner(point)
+        distribution, version = find_owner(point)
         try:
             require_our_version(point)
             self.add(point.load(), distribution, version)
         except (Exception, SystemExit) as error:  # noqa: BLE001 a plugin may raise anything
             own = "" if isinstance(error, PluginError) else trace(error, point.value)
             self._broken[f"{distribution} ({point.value})"] = BrokenPlugin(
-                point.name, reason(error), own
+                point.name, describe_error(error), own
             )
 
     def add_file(self, path: Path) -> None:
@@ -140,7 +140,9 @@ class Registry:
             self._plugins.unregister(plugin)
             if isinstance(error, PluginError):
                 raise
-            raise PluginError(f"plugin {distribution} cannot be used: {reason(error)}") from error
+            raise PluginError(
+                f"plugin {distribution} cannot be used: {describe_error(error)}"
+            ) from error
 
     @property
     def aliases(self) -> dict[str, str]:
