@@ -8,7 +8,7 @@ from attrs import frozen
 
 from toolkit import Node, Request, Run, Step, StepKey, column, schema
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Split = Literal["tune", "test", "drift"]
 

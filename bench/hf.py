@@ -143,6 +143,7 @@ class LibraryEngine:
             request_id=number,
             prompt_id=hash_prompt(prompt),
             prompt_tokens=len(prompt),
+            seed=0,
             kv_bytes=_count_bytes(out.past_key_values),
             peak_memory_bytes=torch.cuda.max_memory_allocated(ids.device) if cuda else None,
             **self._observed(clock, tokens, len(forwards) - 1, wall_ms),

@@ -108,7 +108,7 @@ class PreparedPlan:
     def is_lossless(self, arm: Arm) -> bool:
         """Whether its tokens must be AR's."""
         verifier: Any = self.pipelines[arm.name].verifier.cls
-        return not arm.lossy and verifier.exactness == "greedy"
+        return not arm.lossy and verifier.exactness in ("greedy", "token")
 
     def groups(self, split: Split) -> Iterator[Group]:
         """The groups of a split: by data set, prompt, setting and turn."""

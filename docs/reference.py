@@ -18,6 +18,7 @@ PAGE = Path(__file__).with_name("plugins.md")
 INTERFACES = (
     "Drafter", "TreeShaper", "Verifier", "KVPolicy", "MaskPolicy", "ScorePolicy", "KVView", "Runtime",
     "Session", "DraftSession", "TokenTree", "Candidates", "Verdict",
+    "Sampling", "Sampler",
 )  # fmt: skip
 STRATEGIES = ("prompts", "trees", "schedules", "models")
 SAID = {

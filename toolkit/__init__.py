@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from toolkit.registry import Registry as Registry
     from toolkit.runtime.models.pool import Pool as Pool
     from toolkit.runtime.models.quiet import quiet as quiet
+    from toolkit.sampling import Sampler as Sampler
+    from toolkit.sampling import Sampling as Sampling
     from toolkit.scoring import TeacherForced as TeacherForced
     from toolkit.scoring import teacher_force as teacher_force
     from toolkit.tree import Candidates as Candidates
@@ -80,6 +82,8 @@ _HOMES = {
     "Request": "records",
     "Run": "records",
     "Runtime": "interfaces",
+    "Sampler": "sampling",
+    "Sampling": "sampling",
     "ScorePolicy": "interfaces",
     "Session": "interfaces",
     "Source": "hookspecs",

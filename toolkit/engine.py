@@ -9,18 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from time import perf_counter
 from types import UnionType
-from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
 
 from toolkit.blame import require_type
 from toolkit.errors import StrategyError
 from toolkit.interfaces import Drafter, Runtime, Session, TreeShaper, Verifier
+from toolkit.sampling import Sampler, Sampling
 from toolkit.target_scores import TargetScores
 from toolkit.tree import Candidates, TokenTree, Verdict
-
-if TYPE_CHECKING:
-    import torch
 
 
 @frozen
@@ -76,7 +73,8 @@ def decode(
     *,
     max_new_tokens: int,
     ends: Callable[[int], bool],
-    rng: torch.Generator,
+    sampling: Sampling,
+    seed: int,
     record_nodes: bool = False,
 ) -> Iterator[Event]:
     """Decode after `prompt[P]` until `ends` says so or `max_new_tokens` are emitted: one event per
@@ -88,8 +86,8 @@ def decode(
     step's times include their computation.
     """
     drafter, shaper, verifier = strategies.drafter, strategies.shaper, strategies.verifier
-    last = TokenTree.root(prompt[-1])
-    judged = verifier.judge(last, target.prefill(prompt)[None], rng)
+    last, sampler = TokenTree.root(prompt[-1]), Sampler(sampling, seed, len(prompt) - 1)
+    judged = verifier.judge(last, target.prefill(prompt)[None], sampler)
     require_path(judged, last, verifier)
     root = judged.bonus
     yield Event([root])
@@ -101,7 +99,7 @@ def decode(
         tree = draft.tree(shaper, root, min(max_new_tokens - emitted - 1, target.max_draft_depth))
         clock.lap("draft")
         logits = target.forward(tree.tokens, tree.parents)
-        judged = verifier.judge(tree, logits, rng)
+        judged = verifier.judge(tree, logits, Sampler(sampling, seed, length))
         require_path(judged, tree, verifier)
         verdict, tokens, ended = cut_verdict(judged, tree, max_new_tokens - emitted, ends)
         first, second = logits[verdict.path[-1]].topk(2).values.tolist()

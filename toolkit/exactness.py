@@ -10,8 +10,10 @@ import attrs
 import torch
 from torch import Tensor
 
+from toolkit.errors import MismatchError
 from toolkit.generation import Difference, Generation, Outcome, Verification
 from toolkit.interfaces import Verifier
+from toolkit.sampling import Sampler
 from toolkit.tree import TokenTree, Verdict
 
 if TYPE_CHECKING:
@@ -21,13 +23,19 @@ ULPS = 2  # a margin of so many units in the last place is a numerical tie
 
 
 def verify(pipeline: Pipeline, generation: Generation) -> Verification:
-    """Compare a generation with AR of the same target under the same KV policy, token by token.
+    """Compare a generation with AR of the same target under the same KV policy, token by token; where
+    they are sampled, with the same settings and seed.
 
     A generation that drafted nothing is AR itself, and its verdict `inconclusive`; otherwise as
-    `compare_with_ar`.
+    `compare_with_ar`. Raises `MismatchError` for a verifier that promises AR's law and not its tokens.
     """
+    require_comparable(pipeline)
     found = compare_with_ar(
-        pipeline, generation.prompt_ids, generation.token_ids, stop=generation.stop
+        pipeline,
+        generation.prompt_ids,
+        generation.token_ids,
+        stop=generation.stop,
+        seed=generation.seed,
     )
     drafted = any(step.nodes > 1 for step in generation.steps)
     if drafted or found.verdict == "divergent":
@@ -35,15 +43,33 @@ def verify(pipeline: Pipeline, generation: Generation) -> Verification:
     return attrs.evolve(found, verdict="inconclusive")
 
 
+def require_comparable(pipeline: Pipeline) -> None:
+    """Raise `MismatchError` when tokens need not be AR's, so that comparing them says nothing."""
+    verifier = pipeline.verifier.cls
+    if verifier.exactness == "distribution":
+        raise MismatchError(
+            f"cannot compare with AR token by token: verifier {verifier.name!r} gives tokens with the "
+            f"law of AR's, and not the same ones; use `sampler-match`, or do not compare"
+        )
+
+
 def compare_with_ar(
-    pipeline: Pipeline, prompt_ids: list[int], token_ids: list[int], *, stop: Iterable[str] = ()
+    pipeline: Pipeline,
+    prompt_ids: list[int],
+    token_ids: list[int],
+    *,
+    stop: Iterable[str] = (),
+    seed: int = 0,
 ) -> Verification:
     """Run AR of the pipeline's target and KV policy and compare it with `token_ids`, token by token.
 
-    At a difference AR's own logits decide. Within two units in the last place of the target's dtype
-    it is a numerical tie: AR takes our token and goes on. Beyond, the verdict is `divergent`.
+    At a difference AR's own logits decide. If a change of two units in the last place of the target's
+    dtype gives our token, it is a numerical tie: AR takes our token and goes on. Beyond, the verdict is
+    `divergent`.
     """
-    stream = pipeline.autoregressive.stream(prompt_ids, max_new_tokens=len(token_ids), stop=stop)
+    stream = pipeline.autoregressive.stream(
+        prompt_ids, max_new_tokens=len(token_ids), stop=stop, seed=seed
+    )
     watch = Watch(token_ids, stream.target.model.dtype)
     stream.strategies = attrs.evolve(stream.strategies, verifier=watch)
     for _ in stream.decode():
@@ -60,10 +86,10 @@ def compare_with_ar(
 
 @attrs.define(eq=False)
 class Watch(Verifier):
-    """AR's verifier: greedy, and compares each token with the one that is expected."""
+    """AR's verifier, which compares each token with the one that is expected."""
 
     name = "watch"
-    exactness = "greedy"
+    exactness = "token"
     assumes = frozenset({"fixed", "sampled"})
 
     expected: list[int]
@@ -72,22 +98,35 @@ class Watch(Verifier):
     ties: list[Difference] = attrs.field(factory=list)
     divergent: Difference | None = None
 
-    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
-        index, row = self.compared, logits[0]
-        token, wanted = int(row.argmax()), self.expected[self.compared]
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
+        index, wanted = self.compared, self.expected[self.compared]
+        token = sampler.token(logits[0], 0)
         self.compared += 1
         if token != wanted:
-            margin, allowed = (
-                float(row[token] - row[wanted]),
-                ULPS * ulp(float(row[token]), self.dtype),
-            )
+            allowed = ULPS * ulp(float(logits[0, token]), self.dtype)
+            margin = _margin(sampler, logits[0], token, wanted)
             difference = Difference(index, wanted, token, margin, allowed)
-            if margin <= allowed:
+            if margin <= allowed or _tips(sampler, logits[0], token, wanted, allowed):
                 self.ties.append(difference)
                 token = wanted
             else:
                 self.divergent = difference
         return Verdict([0], token)
+
+
+def _margin(sampler: Sampler, row: Tensor, token: int, wanted: int) -> float:
+    """How far the logit of `wanted` is from being chosen instead of `token`."""
+    perturbed = sampler.perturbed(row, 0)
+    return float(perturbed[token] - perturbed[wanted]) * (sampler.sampling.temperature or 1.0)
+
+
+def _tips(sampler: Sampler, row: Tensor, token: int, wanted: int, allowed: float) -> bool:
+    """Whether `wanted` is drawn once the two logits are closer by `allowed`. Where top-p or top-k cut
+    off the one or kept the other by a hair, no margin shows it."""
+    closer = row.double()
+    closer[token] -= allowed / 2
+    closer[wanted] += allowed / 2
+    return sampler.token(closer, 0) == wanted
 
 
 def ulp(value: float, dtype: torch.dtype) -> float:

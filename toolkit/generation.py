@@ -11,6 +11,7 @@ from typing import Literal
 from attrs import evolve, field, frozen
 
 from toolkit.engine import Event, Step
+from toolkit.sampling import Sampling
 
 Outcome = Literal["exact", "tie", "divergent", "inconclusive"]
 StopReason = Literal["eos", "stop", "length", "positions", "interrupted"]
@@ -50,6 +51,8 @@ class Generation:
     stop_reason: StopReason
     stop: tuple[str, ...]  # texts that end the request
     specs: dict[str, str]
+    sampling: Sampling
+    seed: int
     numerics: str
     ttft_ms: float
     kv_bytes: int

@@ -23,14 +23,16 @@ from toolkit.choice import Choice, Strategy
 from toolkit.tree import Candidates, TokenTree, Verdict
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from toolkit.costs import Costs
     from toolkit.kv_view import KVView
+    from toolkit.sampling import Sampler
 
 Expand = Callable[[TokenTree, list[int], int], Candidates]
-Exactness = Literal["greedy", "distribution", "lossy"]
+Exactness = Literal["greedy", "token", "distribution", "lossy"]
+TOKEN_IDENTICAL: tuple[Exactness, ...] = ("greedy", "token")
+"""What promises AR's tokens, not only their law."""
 Proposal = Literal["fixed", "sampled"]
 
 
@@ -132,7 +134,7 @@ class Drafter(Strategy):
 class TreeShaper(Strategy):
     """Which nodes to grow, which to send to verification, when to stop?
 
-    A shaper can be slow or useless, but under `greedy` verification never make the output wrong.
+    A shaper can be slow or useless, but under `greedy` and `sampler-match` never make the output wrong.
     """
 
     kind = "shaper"
@@ -165,15 +167,18 @@ class Verifier(Strategy):
 
     kind = "verifier"
     exactness: ClassVar[Exactness]
-    """`greedy`: token-identical to AR; `distribution`: the law of sampling; `lossy`: neither."""
+    """What its tokens are. `greedy`: AR's, at temperature 0 and only there; `token`: AR's with the same
+    seed, at any temperature; `distribution`: others with the law of AR's; `lossy`: neither."""
     assumes: ClassVar[frozenset[Proposal]]
     """The proposals that its proof covers."""
 
     @abstractmethod
-    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
-        """Judge a tree by `logits[N, V]`. Pure: no state; randomness comes from `rng` alone.
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
+        """Judge a tree by `logits[N, V]`, as the model gives them.
 
-        Also asked for the first token, with the prompt's last token as a tree of one node.
+        Pure: no state; `sampler` has the target's law, as temperature and the like make it of logits,
+        and all random numbers. Also asked for the first token, with the prompt's last token as a tree
+        of one node.
         """
 
 

@@ -17,6 +17,7 @@ from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
 from toolkit.prompts import Prompt, encode_prompt
 from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
+from toolkit.sampling import Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,6 +40,8 @@ class Pipeline:
     objects, of which only the options are used. A new pipeline has found and checked everything and has
     loaded no weights. What needs neither torch nor transformers is checked before they are imported.
     `ignore_eos` decodes past stop tokens, for measurements of a given length.
+    `sampling` says how the target's tokens are drawn, by default greedily. The default verifier is
+    `greedy` then, and `sampler-match` at temperatures above 0.
 
     Raises `SpecError`, `ModelError`, `MismatchError` or `PluginError`, each a `ToolkitError`.
     """
@@ -49,9 +52,10 @@ class Pipeline:
         *,
         drafter: Spec | None = None,
         shaper: Spec = "adaptive",
-        verifier: Spec = "greedy",
+        verifier: Spec | None = None,
         kv: Spec = "full",
         draft_kv: Spec = "full",
+        sampling: Sampling = Sampling(),  # noqa: B008 it is immutable
         pool: Pool | None = None,
         registry: Registry | None = None,
         ignore_eos: bool = False,
@@ -62,6 +66,7 @@ class Pipeline:
             )
         self.registry = registry or Registry.installed()
         self.pool = pool or Pool()
+        self.sampling = sampling
         self.ignore_eos = ignore_eos
         if target is not None and not isinstance(target, str):
             target = self.pool.hold(target)
@@ -69,10 +74,13 @@ class Pipeline:
             drafter = "model" if target is None else "ngram"
         choice: Choice[Drafter] = self.registry.resolve("drafter", drafter)
         self.shaper: Choice[TreeShaper] = self.registry.resolve("shaper", shaper)
+        if verifier is None:
+            verifier = "greedy" if sampling.greedy else "sampler-match"
         self.verifier: Choice[Verifier] = self.registry.resolve("verifier", verifier)
         self.kv: Choice[KVPolicy] = self.registry.resolve("kv", kv)
         self.draft_kv: Choice[KVPolicy] = self.registry.resolve("kv", draft_kv)
         require_fit(choice, self.shaper, self.verifier)
+        require_temperature(self.verifier, sampling)
         self.target = target or _family_of(choice, self.registry.families).target
         self.drafter = _fill_models(choice, of_model(self.target, self.registry.families))
         self.pool.aliases |= self.registry.aliases
@@ -120,6 +128,7 @@ class Pipeline:
             drafter="none",
             shaper="chain",
             kv=self.kv,
+            sampling=self.sampling,
             pool=self.pool,
             registry=self.registry,
             ignore_eos=self.ignore_eos,
@@ -218,14 +227,13 @@ class Pipeline:
     ) -> Stream:
         """Decode a prompt: iterate for text as it is committed, then ask for the `result`.
 
+        Where tokens are sampled, the same `seed` gives the same text on the same machine.
         `stop` are texts that end the request: the first token that completes one is the last token, and
         the text ends before it. `stop_ids` are token ids that end it; by default the model's.
         `record_nodes` keeps the target's scores of every node, for `node_rows`.
         """
         if max_new_tokens < 1:
             raise MismatchError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        import torch
-
         from toolkit.stopping import require_stop_strings, special_ids
         from toolkit.stream import Stream
 
@@ -248,7 +256,8 @@ class Pipeline:
             max_new_tokens=min(max_new_tokens, target.positions - len(ids) + 1),
             stop_ids=frozenset(stop_ids) | special_ids(stop, tokenizer),
             stop=stop,
-            rng=torch.Generator().manual_seed(seed),
+            sampling=self.sampling,
+            seed=seed,
             specs=self.specs,
             record_nodes=record_nodes,
         )
@@ -291,6 +300,15 @@ def require_fit(
         raise MismatchError(
             f"cannot use verifier {verifier.cls.name!r} with shaper {shaper.cls.name!r}: its proof "
             f"needs every drawn candidate, and this shaper drops some; `--verifier greedy` fits"
+        )
+
+
+def require_temperature(verifier: Choice[Verifier], sampling: Sampling) -> None:
+    """Raise `MismatchError` when the verifier cannot sample."""
+    if verifier.cls.exactness == "greedy" and not sampling.greedy:
+        raise MismatchError(
+            f"cannot use verifier {verifier.cls.name!r} at temperature {sampling.temperature:g}: it is "
+            f"for temperature 0; `--verifier sampler-match` fits any temperature, and is the default"
         )
 
 

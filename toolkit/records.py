@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 import pyarrow as pa
@@ -61,6 +61,12 @@ class Run:
     verifier: str = column("spec")
     kv: str = column("spec of the target's KV policy")
     draft_kv: str = column("spec of the drafter's KV policy")
+    temperature: float = column("of sampling; 0: greedy decoding")
+    top_k: int = column("of sampling: draw among the k likeliest tokens; 0: all")
+    top_p: float = column(
+        "of sampling: draw among the likeliest tokens that have this much together"
+    )
+    min_p: float = column("of sampling: draw among tokens with this share of the likeliest's")
 
 
 @frozen(kw_only=True)
@@ -71,6 +77,7 @@ class Request:
     request_id: int = column("number within the run")
     prompt_id: str = column("sha256 of the prompt's token ids, 16 hex digits")
     prompt_tokens: int = column("P")
+    seed: int = column("of sampling")
     token_ids: list[int] = column("emitted tokens, the stop id included")
     text: str = column("emitted text")
     stop_reason: StopReason = column(
@@ -153,7 +160,8 @@ def run_record(pipeline: Pipeline) -> Run:
         dtype=str(model.dtype).removeprefix("torch."),
         numerics=find_level(model).name,
         target_revision=pipeline.pool.revision(pipeline.target),
-        **pipeline.specs,
+        **attrs.asdict(pipeline.sampling),
+        **cast("dict[str, Any]", pipeline.specs),
     )
 
 
@@ -166,6 +174,7 @@ def request_record(run: Run, request_id: int, generation: Generation) -> Request
         request_id=request_id,
         prompt_id=hash_prompt(generation.prompt_ids),
         prompt_tokens=len(generation.prompt_ids),
+        seed=generation.seed,
         token_ids=generation.token_ids,
         text=generation.text,
         stop_reason=generation.stop_reason,

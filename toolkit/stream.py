@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from time import perf_counter
 
-import torch
 from attrs import define, field
 
 from toolkit.blame import blaming
@@ -17,6 +16,7 @@ from toolkit.runtime.models.detokenize import Detokenizer
 from toolkit.runtime.models.pieces import Pieces
 from toolkit.runtime.numerics import find_level
 from toolkit.runtime.session import ModelSession
+from toolkit.sampling import Sampling
 from toolkit.stopping import Ending, TextUntil
 
 
@@ -34,7 +34,8 @@ class Stream:
     max_new_tokens: int
     stop_ids: frozenset[int]  # token ids that end the request
     stop: tuple[str, ...]  # texts that end it
-    rng: torch.Generator
+    sampling: Sampling
+    seed: int
     specs: dict[str, str]  # of the pipeline, for the result
     record_nodes: bool = False  # whether the result has node rows
     events: list[Event] = field(factory=list, init=False)
@@ -71,7 +72,8 @@ class Stream:
                 self.prompt,
                 max_new_tokens=self.max_new_tokens,
                 ends=self._ending,
-                rng=self.rng,
+                sampling=self.sampling,
+                seed=self.seed,
                 record_nodes=self.record_nodes,
             ):
                 if not self.events:
@@ -90,6 +92,8 @@ class Stream:
             stop_reason=self._stop_reason(ids),
             stop=self.stop,
             specs=self.specs,
+            sampling=self.sampling,
+            seed=self.seed,
             numerics=find_level(model, len(self.prompt) + len(ids)).name,
             ttft_ms=self.ttft_ms,
             kv_bytes=self.target.cache.bytes,

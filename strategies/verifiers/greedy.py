@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from toolkit import TokenTree, Verdict, Verifier
+from toolkit import Sampler, TokenTree, Verdict, Verifier
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -25,7 +24,7 @@ class Greedy(Verifier):
     exactness = "greedy"
     assumes = frozenset({"fixed", "sampled"})
 
-    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
         choice, paths = logits.max(-1).indices.tolist(), {0: [0]}  # on CPU faster than argmax
         for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True)):
             if parent in paths and token == choice[parent]:

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from toolkit import Candidates, Drafter, TreeShaper, Verdict, option
 from toolkit.engine import Strategies, TimedDrafter, cut_verdict, decode, require_path
 from toolkit.errors import StrategyError
-
-RNG = torch.Generator()
+from toolkit.sampling import Sampling
 
 
 @attrs.define(eq=False)
@@ -63,7 +62,7 @@ def repeating(model):
 def run(model, session, drafter, shaper, verifier, prompt, count, stop=frozenset()):
     return list(decode(
         session, None, Strategies(drafter, shaper, verifier), prompt,
-        max_new_tokens=count, ends=frozenset(stop).__contains__, rng=RNG,
+        max_new_tokens=count, ends=frozenset(stop).__contains__, sampling=Sampling(), seed=0,
     ))
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit import Pipeline, Pool, TokenTree, Verdict, Verifier, option, verify
+from toolkit import Pipeline, Pool, Sampler, TokenTree, Verdict, Verifier, option, verify
 from toolkit.conformance.models import noisy, tiny
 from toolkit.exactness import Watch, compare_with_ar, ulp
 
@@ -119,7 +119,7 @@ def test_two_units_in_the_last_place_are_a_tie(dtype, gap, tie, top):
     spacing = torch.finfo(dtype).eps * 2.0 ** math.floor(math.log2(abs(top)))
     row = torch.tensor([-50.0, top, top - gap * spacing], dtype=dtype)
     watch = Watch([2], dtype)
-    verdict = watch.judge(ROOT, row[None], torch.Generator())
+    verdict = watch.judge(ROOT, row[None], Sampler())
     if gap == 0:  # the wanted token is not the lowest id
         assert int(row.argmax()) == 1
     assert verdict.bonus == (2 if tie else 1)
@@ -132,7 +132,7 @@ def test_two_units_in_the_last_place_are_a_tie(dtype, gap, tie, top):
 def test_equal_tokens_are_no_difference():
     watch = Watch([1, 2], torch.float32)
     for row in ([0.0, 5.0, 1.0], [0.0, 1.0, 5.0]):
-        watch.judge(ROOT, torch.tensor([row]), torch.Generator())
+        watch.judge(ROOT, torch.tensor([row]), Sampler())
     assert (watch.compared, watch.ties, watch.divergent) == (2, [], None)
 
 

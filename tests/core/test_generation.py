@@ -6,6 +6,7 @@ import pytest
 
 from toolkit.engine import Event, Step
 from toolkit.generation import Generation, Verification, rates_of
+from toolkit.sampling import Sampling
 
 
 def step(nodes=1, depth=0, accepted=0, times=(1.0, 0.5, 2.0, 0.5)):
@@ -21,8 +22,8 @@ def generation(*steps, ttft_ms=10.0):
     ids = [token for event in events for token in event.tokens]
     return Generation(
         text="", token_ids=ids, prompt_ids=[1, 2, 3], stop_reason="length", stop=(), specs={},
-        numerics="fp32", ttft_ms=ttft_ms, kv_bytes=11, kv_peak_bytes=12, draft_kv_bytes=5,
-        peak_memory_bytes=None, events=events, piece=str,
+        sampling=Sampling(), seed=0, numerics="fp32", ttft_ms=ttft_ms, kv_bytes=11, kv_peak_bytes=12,
+        draft_kv_bytes=5, peak_memory_bytes=None, events=events, piece=str,
     )
 
 

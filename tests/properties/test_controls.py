@@ -6,7 +6,16 @@ import attrs
 import pytest
 import torch
 
-from toolkit import Candidates, Choice, Pool, Registry, TokenTree, ToolkitError, TreeShaper
+from toolkit import (
+    Candidates,
+    Choice,
+    Pool,
+    Registry,
+    Sampler,
+    TokenTree,
+    ToolkitError,
+    TreeShaper,
+)
 from toolkit.conformance import saboteurs
 from toolkit.conformance.cases import Case
 from toolkit.conformance.comparison import Broken
@@ -198,4 +207,4 @@ def test_a_verifier_that_accepts_too_much_is_caught_by_itself():
     tree = TokenTree.root(7).grow([0], Candidates([[1]], [[0.0]]))
     logits = torch.eye(4)[[2, 3]]  # the target says 2 after the root, and 1 was drafted
     with pytest.raises(Broken, match="not one that AR takes"):
-        verifiers.accepts_what_ar_says(saboteurs.verifiers.OneTooMany(), tree, logits)
+        verifiers.accepts_what_ar_says(saboteurs.verifiers.OneTooMany(), tree, logits, Sampler())

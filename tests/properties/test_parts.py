@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 
-from toolkit import Drafter, Pool, Registry
-from toolkit.conformance.generators import schedules, trees
+from toolkit import Drafter, Pool, Registry, Sampler, Sampling
+from toolkit.conformance.cases import token_identical
+from toolkit.conformance.generators import samplings, schedules, trees
 from toolkit.conformance.models import FAMILIES, VOCABULARY, noisy, tiny
 from toolkit.conformance.properties import drafters, masks, verifiers
 from toolkit.conformance.tree_paths import tokens_to
@@ -89,17 +90,18 @@ def test_drafts_depend_on_committed_text_alone(name):
     holds()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n for n in REGISTRY.names("verifier") if REGISTRY.find("verifier", n).exactness == "greedy"],
-)
-def test_a_greedy_verifier_accepts_what_ar_says(name):
-    @given(trees(vocabulary=4), st.integers(0, 2**31))
-    def holds(tree, seed):
-        rng = torch.Generator().manual_seed(seed)
-        logits = torch.randn(len(tree), 4, generator=rng).round()  # rounded: ties happen
+@pytest.mark.parametrize("name", token_identical(REGISTRY))
+def test_a_verifier_accepts_what_ar_says(name):
+    greedy = REGISTRY.find("verifier", name).exactness == "greedy"
+    sampling = st.just(Sampling()) if greedy else samplings()
+
+    @given(trees(vocabulary=4), st.integers(0, 2**31), sampling)
+    def holds(tree, seed, sampling):
+        paths = [tokens_to(tree, node) for node in range(len(tree))]
+        rngs = [torch.Generator().manual_seed(hash((seed, *path)) % 2**31) for path in paths]
+        logits = torch.stack([torch.randn(4, generator=rng).round() for rng in rngs])  # ties happen
         verifier = REGISTRY.resolve("verifier", name).build()
-        verifiers.accepts_what_ar_says(verifier, tree, logits)
+        verifiers.accepts_what_ar_says(verifier, tree, logits, Sampler(sampling, seed))
 
     holds()
 
@@ -112,4 +114,4 @@ def test_the_order_of_siblings_does_not_matter(tree, random):
         path = tuple(tokens_to(tree, node))
         logits[node, choice.setdefault(path, random.randrange(5))] = 1.0
     verifier = REGISTRY.resolve("verifier", "greedy").build()
-    verifiers.siblings_in_any_order(verifier, tree, logits, random)
+    verifiers.siblings_in_any_order(verifier, tree, logits, Sampler(), random)

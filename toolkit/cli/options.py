@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.errors import ToolkitError
-from toolkit.words import parse_whole, quote
+from toolkit.words import parse_real, parse_whole, quote
 
 if TYPE_CHECKING:
     from toolkit import Pipeline, Pool, Registry
@@ -29,6 +29,18 @@ class Whole(click.IntRange):
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         try:
             return super().convert(parse_whole(str(value)), param, ctx)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Real(click.ParamType[float]):
+    """A number in decimal digits."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        try:
+            return value if isinstance(value, float) else parse_real(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -82,7 +94,11 @@ target = _option(
 )
 drafter = _option("--drafter", metavar="SPEC", help="Drafter, or a model that drafts.")
 shaper = _option("--shaper", metavar="SPEC", default="adaptive", help="Tree shaper.")
-verifier = _option("--verifier", metavar="SPEC", default="greedy", help="Verifier.")
+verifier = _option(
+    "--verifier",
+    metavar="SPEC",
+    help="Verifier; by default greedy, and sampler-match at temperatures above 0.",
+)
 kv = _option(
     "--kv",
     metavar="SPEC",
@@ -111,6 +127,41 @@ template_args = _option(
     type=TemplateArg(),
     metavar="NAME=VALUE",
     help="Variable of the chat template, as in enable_thinking=false; may be repeated.",
+)
+temperature = _option(
+    "--temperature",
+    type=Real(),
+    metavar="T",
+    default=0.0,
+    help="Draw tokens by softmax(logits/T); 0: the most likely one.",
+)
+top_k = _option(
+    "--top-k",
+    type=Whole(min=0),
+    metavar="K",
+    default=0,
+    help="Draw among the K most likely tokens; 0: all.",
+)
+top_p = _option(
+    "--top-p",
+    type=Real(),
+    metavar="P",
+    default=1.0,
+    help="Draw among the most likely tokens that together have probability P.",
+)
+min_p = _option(
+    "--min-p",
+    type=Real(),
+    metavar="P",
+    default=0.0,
+    help="Draw among tokens with at least P times the highest probability.",
+)
+seed = _option(
+    "--seed",
+    type=Whole(min=0),
+    metavar="N",
+    default=0,
+    help="Of the draws: the same text again.",
 )
 kind = _option("--kind", type=click.Choice(["drafter", "shaper", "verifier", "kv"]))
 device = _option(
@@ -164,6 +215,17 @@ def models(**changes: Any) -> Callable[[Any], Any]:
     return decorate
 
 
+def sampling(**changes: Any) -> Callable[[Any], Any]:
+    """Add `--temperature`, `--top-k`, `--top-p` and `--min-p`, which `make_pipeline` takes."""
+
+    def decorate(command: Any) -> Any:
+        for option in (min_p, top_p, top_k, temperature):
+            command = option(**changes)(command)
+        return command
+
+    return decorate
+
+
 def load_registry(plugins: Iterable[Path]) -> Registry:
     """Load the installed plugins and the files given with `--plugin`. Raises `PluginError`."""
     from toolkit import Registry
@@ -189,16 +251,22 @@ def make_pipeline(
     device: str,
     dtype: str,
     executor: str,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
     **specs: Any,
 ) -> Pipeline:
     """Make and check the pipeline that the options describe; no weights are loaded.
 
-    `specs` are drafter, shaper, verifier, kv and draft_kv. Raises what `Pipeline` raises.
+    `specs` are drafter, shaper, verifier, kv and draft_kv. Raises what `Sampling` and `Pipeline` raise.
     """
-    from toolkit import Pipeline
+    from toolkit import Pipeline, Sampling
 
+    sampling = Sampling(temperature, top_k, top_p, min_p)
     pool = make_pool(device, dtype, executor)
-    return Pipeline(target, **specs, pool=pool, registry=load_registry(plugins))
+    registry = load_registry(plugins)
+    return Pipeline(target, **specs, sampling=sampling, pool=pool, registry=registry)
 
 
 def require_writable(file: Path) -> None:

@@ -91,6 +91,8 @@ def _figures(generation: Generation, sent: str | None) -> list[Row]:
     ]
     if sent:
         rows.append(("prompt", f"{len(generation.prompt_ids)} tokens, {sent}"))
+    if not generation.sampling.greedy:
+        rows.append(("sampling", f"{generation.sampling}, seed={generation.seed}"))
     return rows
 
 

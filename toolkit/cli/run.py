@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+from attrs import asdict
 
 from toolkit.cli import INTERRUPTED, options
 from toolkit.cli.prompts import Formatting, read_prompts, show_prompt
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 @options.verifier()
 @options.kv()
 @options.draft_kv()
+@options.sampling()
+@options.seed()
 @options.max_new_tokens(type=options.Whole(min=1), default=128)
 @click.option(
     "--prompt-file",
@@ -73,6 +76,7 @@ def run(
     template_args: tuple[tuple[str, Any], ...],
     stop: tuple[str, ...],
     max_new_tokens: int,
+    seed: int,
     verifying: bool,
     as_json: bool,
     out: Path | None,
@@ -87,9 +91,14 @@ def run(
     """
     prompts = read_prompts(prompt, prompt_file, field)
     formatting = Formatting(chat, system, dict(template_args))
-    request = {"max_new_tokens": max_new_tokens, "stop": stop, "record_nodes": record is not None}
+    request = {
+        "max_new_tokens": max_new_tokens,
+        "stop": stop,
+        "seed": seed,
+        "record_nodes": record is not None,
+    }
     with nullcontext() if as_json else show_progress():
-        pipeline, place = _prepared(out, record, chosen)
+        pipeline, place = _prepared(out, record, verifying, chosen)
         encoded = formatting.encode_all(prompts, pipeline)
     end = "\n" if formatting.uses_template(pipeline) else ""
     finished: list[Generation] = []
@@ -147,7 +156,7 @@ def _decode(
 
 
 def _prepared(
-    out: Path | None, record: str | None, chosen: dict[str, Any]
+    out: Path | None, record: str | None, verifying: bool, chosen: dict[str, Any]
 ) -> tuple[Pipeline, Out | None]:
     """Check everything that needs no weights: the output, then plugins, specs and models."""
     place = None
@@ -160,7 +169,12 @@ def _prepared(
         from toolkit.records import Out
 
         place = Out.at(out)
-    return options.make_pipeline(**chosen), place
+    pipeline = options.make_pipeline(**chosen)
+    if verifying:
+        from toolkit.exactness import require_comparable
+
+        require_comparable(pipeline)
+    return pipeline, place
 
 
 def _write(prompt: str, pieces: Iterable[str], stream: TextIO) -> None:
@@ -186,5 +200,7 @@ def summary(generation: Generation) -> dict[str, Any]:
         "verdict": generation.verdict,
         "numerics": generation.numerics,
         "specs": generation.specs,
+        **asdict(generation.sampling),
+        "seed": generation.seed,
         "metrics": generation.metrics,
     }

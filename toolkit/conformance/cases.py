@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import hypothesis.strategies as st
 
 from toolkit.choice import Choice, Strategy, options_of
-from toolkit.conformance.generators import prompts
+from toolkit.conformance.generators import prompts, samplings
 from toolkit.conformance.models import (
     COSTS,
     DRAFT_MODEL,
@@ -21,11 +21,19 @@ from toolkit.conformance.models import (
     tiny,
 )
 from toolkit.errors import MismatchError
-from toolkit.interfaces import Drafter, KVPolicy, ScorePolicy, TreeShaper, Verifier
+from toolkit.interfaces import (
+    TOKEN_IDENTICAL,
+    Drafter,
+    KVPolicy,
+    ScorePolicy,
+    TreeShaper,
+    Verifier,
+)
 from toolkit.pipeline import Pipeline, policies_of
 from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
 from toolkit.runtime.models.supported import require_kv_supported
+from toolkit.sampling import Sampling
 
 KINDS = ("drafter", "shaper", "verifier", "kv")
 
@@ -46,12 +54,16 @@ class Case:
     kv: Choice[KVPolicy]
     draft_kv: Choice[KVPolicy]
     executor: str = "auto"
+    sampling: Sampling = Sampling()
+    sampling_seed: int = 0
 
     def __str__(self) -> str:
         specs = (
             f"{self.drafter} {self.shaper} {self.verifier} kv={self.kv} draft_kv={self.draft_kv}"
         )
         model = f"{self.family} {self.seed}, noise {self.noise}, stops {[*self.stops]}"
+        if not self.sampling.greedy:
+            model += f"; {self.sampling}, seed={self.sampling_seed}"
         return f"{specs}; {model}; {self.max_new_tokens} tokens after {[*self.prompt]}"
 
     def pipeline(self, registry: Registry) -> Pipeline:
@@ -67,6 +79,7 @@ class Case:
             verifier=self.verifier,
             kv=self.kv,
             draft_kv=self.draft_kv,
+            sampling=self.sampling,
             pool=Pool(modules=copies, costs=COSTS, executor=self.executor),
             registry=registry,
         )
@@ -139,9 +152,17 @@ def cases(registry: Registry, names: dict[str, str]) -> st.SearchStrategy[Case]:
         stops=st.sampled_from([(0,), (), (0, 7, 19, 31, 43, 55, 67, 79, 91)]),
         draft_kv=choices("kv", registry),
         executor=st.sampled_from(["auto", "module"]),
+        sampling=samplings(),
+        sampling_seed=st.integers(0, 9),
         **chosen,
     )
-    return made.filter(fits)
+    return made.map(at_its_temperature).filter(fits)
+
+
+def at_its_temperature(case: Case) -> Case:
+    """The case, with greedy decoding if its verifier is for that alone."""
+    greedy = case.verifier.cls.exactness == "greedy"
+    return attrs.evolve(case, sampling=Sampling()) if greedy else case
 
 
 def fits(case: Case) -> bool:
@@ -172,9 +193,18 @@ class Shape:
 
 
 def product(registry: Registry) -> list[dict[str, str]]:
-    """Every combination of registered names, one name of each kind."""
-    every = itertools.product(*(registry.names(kind) for kind in KINDS))
+    """Every combination of registered names, one name of each kind, that gives AR's tokens."""
+    names = {kind: registry.names(kind) for kind in KINDS}
+    names["verifier"] = token_identical(registry)
+    every = itertools.product(*names.values())
     return [dict(zip(KINDS, names, strict=True)) for names in every]
+
+
+def token_identical(registry: Registry) -> list[str]:
+    """The registered verifiers that give AR's tokens, by name."""
+    names = registry.names("verifier")
+    exactness = {n: cast("type[Verifier]", registry.find("verifier", n)).exactness for n in names}
+    return [name for name in names if exactness[name] in TOKEN_IDENTICAL]
 
 
 def pairwise(combinations: list[dict[str, str]]) -> list[dict[str, str]]:

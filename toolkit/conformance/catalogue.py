@@ -17,7 +17,8 @@ from toolkit.conformance.models import VOCABULARY
 from toolkit.conformance.properties import decoding, drafters, masks, shapers, verifiers
 from toolkit.conformance.tree_paths import nodes_at, tokens_to
 from toolkit.conformance.under_test import CountedDrafter, Tally, UnderTest
-from toolkit.interfaces import Exactness
+from toolkit.interfaces import TOKEN_IDENTICAL, Exactness
+from toolkit.sampling import Sampler, Sampling
 from toolkit.tree import TokenTree
 
 FAMILIES = st.sampled_from(
@@ -42,7 +43,7 @@ class Property:
     holds: Callable[[UnderTest, Any, Tally], None]
     needs: frozenset[str]
     applies: Callable[[UnderTest], bool] = lambda _: True
-    proves: Exactness | None = None
+    proves: tuple[Exactness, ...] = ()
 
     def missing(self, subject: UnderTest, tally: Tally) -> set[str]:
         """What the examples should have contained but did not."""
@@ -99,8 +100,8 @@ def _of_kind(
     )
 
 
-def _is_greedy(subject: UnderTest) -> bool:
-    return subject.kind != "verifier" or subject.exactness == "greedy"
+def _token_identical(subject: UnderTest) -> bool:
+    return subject.exactness in TOKEN_IDENTICAL
 
 
 def _texts(_: UnderTest) -> st.SearchStrategy[Any]:
@@ -162,26 +163,34 @@ def _judged(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Any:
     return tree, torch.stack(rows)
 
 
+def _samplers(subject: UnderTest) -> st.SearchStrategy[Sampler]:
+    """Samplers at temperatures that the verifier is for."""
+    greedy = subject.exactness == "greedy"
+    sampling = st.just(Sampling()) if greedy else generators.samplings()
+    return st.builds(Sampler, sampling, st.integers(0, 99), st.integers(0, 99))
+
+
 def _try_accepting(subject: UnderTest, example: Any, tally: Tally) -> None:
-    tree, logits = example
-    verifiers.accepts_what_ar_says(subject.build(), tree, logits)
-    _count_children(tally, tree, logits)
+    (tree, logits), sampler = example
+    verifiers.accepts_what_ar_says(subject.build(), tree, logits, sampler)
+    _count_children(tally, tree, logits, sampler)
 
 
 def _try_reordering(subject: UnderTest, example: Any, tally: Tally) -> None:
-    (tree, logits), rng = example
-    verifiers.siblings_in_any_order(subject.build(), tree, logits, rng)
-    _count_children(tally, tree, logits)
+    (tree, logits), sampler, rng = example
+    verifiers.siblings_in_any_order(subject.build(), tree, logits, sampler, rng)
+    _count_children(tally, tree, logits, sampler)
 
 
-def _try_repeating(subject: UnderTest, cases: Any, tally: Tally) -> None:
-    verifiers.judges_without_memory(subject.build, cases)
+def _try_repeating(subject: UnderTest, example: Any, tally: Tally) -> None:
+    cases, sampler = example
+    verifiers.judges_without_memory(subject.build, cases, sampler.sampling)
     for tree, logits in cases:
-        _count_children(tally, tree, logits)
+        _count_children(tally, tree, logits, sampler)
 
 
-def _count_children(tally: Tally, tree: TokenTree, logits: Tensor) -> None:
-    said, drafted = int(logits[0].argmax()), len(tree) - 1
+def _count_children(tally: Tally, tree: TokenTree, logits: Tensor, sampler: Sampler) -> None:
+    said, drafted = sampler.token(logits[0], 0), len(tree) - 1
     right = sum(tree.tokens[node] == said for node in nodes_at(tree, 1))
     tally["drafted"] += drafted
     tally["accepted"] += right
@@ -248,8 +257,8 @@ def _prompted(*more: st.SearchStrategy[Any]) -> Callable[[UnderTest], st.SearchS
 
 
 PROPERTIES: tuple[Property, ...] = (
-    _of_decodings(decoding.tokens_equal_ar, applies=_is_greedy, proves="greedy"),
-    _of_decodings(decoding.cache_equals_ar, applies=_is_greedy),
+    _of_decodings(decoding.tokens_equal_ar, applies=_token_identical, proves=TOKEN_IDENTICAL),
+    _of_decodings(decoding.cache_equals_ar, applies=_token_identical),
     _of_decodings(decoding.stops_in_time),
     _of_decodings(decoding.trees_within_budget, kinds=frozenset({"shaper"})),
     _of_decodings(decoding.requests_are_independent),
@@ -289,25 +298,25 @@ PROPERTIES: tuple[Property, ...] = (
     _of_kind(
         verifiers.accepts_what_ar_says,
         "verifier",
-        lambda _: _judged(),
+        lambda subject: st.tuples(_judged(), _samplers(subject)),
         _try_accepting,
         "accepted",
         "rejected",
-        applies=_is_greedy,
+        applies=_token_identical,
     ),
     _of_kind(
         verifiers.siblings_in_any_order,
         "verifier",
-        lambda _: st.tuples(_judged(), st.randoms(use_true_random=False)),
+        lambda subject: st.tuples(_judged(), _samplers(subject), st.randoms(use_true_random=False)),
         _try_reordering,
         "accepted",
         "rejected",
-        applies=_is_greedy,
+        applies=_token_identical,
     ),
     _of_kind(
         verifiers.judges_without_memory,
         "verifier",
-        lambda _: st.lists(_judged(), min_size=1, max_size=4),
+        lambda subject: st.tuples(st.lists(_judged(), min_size=1, max_size=4), _samplers(subject)),
         _try_repeating,
         "accepted",
         "rejected",

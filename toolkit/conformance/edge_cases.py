@@ -11,7 +11,6 @@ import random
 from math import inf, log
 
 import attrs
-import torch
 from torch import Tensor
 
 from toolkit.conformance.models import EXACT_MODEL, VOCABULARY
@@ -25,6 +24,7 @@ from toolkit.interfaces import (
     TreeShaper,
     Verifier,
 )
+from toolkit.sampling import Sampler
 from toolkit.tree import Candidates, TokenTree, Verdict
 
 
@@ -168,7 +168,7 @@ class LastOfEquals(Verifier):
     exactness = "greedy"
     assumes = frozenset({"fixed", "sampled"})
 
-    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
         choice, last = logits.argmax(-1).tolist(), {0: 0}
         for node in range(1, len(tree)):
             parent = tree.parents[node]

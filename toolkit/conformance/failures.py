@@ -46,6 +46,7 @@ def _case(case: Case, subject: UnderTest) -> list[str]:
         f"drafter     {case.drafter}, noise {case.noise}, under {case.draft_kv}",
         f"shaper      {case.shaper}",
         f"verifier    {case.verifier}",
+        f"sampling    {case.sampling}, seed {case.sampling_seed}",
         f"kv          {case.kv}",
         f"new tokens  {case.max_new_tokens} at most",
     ]

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from toolkit.conformance.models import FAMILIES, VOCABULARY, fresh
 from toolkit.conformance.tree_paths import path_to
+from toolkit.sampling import Sampling
 from toolkit.tree import Candidates, TokenTree
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -47,6 +48,19 @@ def schedules(draw: Draw, steps: int = 3, nodes: int = 8) -> Schedule:
         node = draw(st.integers(0, len(tree) - 1))
         made.append((tree, path_to(tree, node)))
     return made
+
+
+def samplings() -> st.SearchStrategy[Sampling]:
+    """Sampling with and without the settings that exclude tokens, and greedy decoding."""
+    return st.sampled_from(
+        [
+            Sampling(0.7),
+            Sampling(1.0, top_p=0.9),
+            Sampling(2.0, top_k=5, min_p=0.1),
+            Sampling(0.3),
+            Sampling(),
+        ]
+    )
 
 
 def models() -> st.SearchStrategy[PreTrainedModel]:

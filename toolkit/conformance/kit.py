@@ -67,9 +67,8 @@ def check(
     declared = _declared(never)
     properties = applicable(subject)
     yield from (try_property(subject, prop, declared, max_examples) for prop in properties)
-    if subject.exactness != "lossy" and subject.exactness not in {
-        prop.proves for prop in properties
-    }:
+    proved = {exactness for prop in properties for exactness in prop.proves}
+    if subject.exactness != "lossy" and subject.exactness not in proved:
         yield Finding(
             "exactness-is-proved",
             "Some property tests the exactness that a verifier declares",

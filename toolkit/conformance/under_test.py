@@ -14,8 +14,8 @@ import hypothesis.strategies as st
 
 from toolkit.choice import Choice, Kind, Strategy, options_of
 from toolkit.conformance import edge_cases
-from toolkit.conformance.cases import Case, fits, options
-from toolkit.conformance.generators import prompts
+from toolkit.conformance.cases import Case, at_its_temperature, fits, options
+from toolkit.conformance.generators import prompts, samplings
 from toolkit.conformance.models import (
     DRAFT_MODEL,
     EXACT_MODEL,
@@ -27,6 +27,7 @@ from toolkit.conformance.models import (
 )
 from toolkit.conformance.properties.masks import hidden_pairs
 from toolkit.interfaces import (
+    TOKEN_IDENTICAL,
     Drafter,
     Exactness,
     MaskPolicy,
@@ -128,9 +129,11 @@ class UnderTest:
             max_new_tokens=st.integers(1, LONGEST),
             stops=st.sampled_from([(0,), (), (0, 7, 19, 31, 43, 55, 67, 79, 91)]),
             draft_kv=st.just(Choice(self.registry.find("kv", "full"))) | self._partners("kv"),
+            sampling=samplings(),
+            sampling_seed=st.integers(0, 9),
             **partners,
         )
-        return made.filter(fits)
+        return made.map(at_its_temperature).filter(fits)
 
     @property
     def budget(self) -> int:
@@ -155,7 +158,7 @@ class UnderTest:
         ours = [e.cls for (k, _), e in sorted(self.registry.entries.items())
                 if k == kind and e.distribution == OURS]  # fmt: skip
         if kind == "verifier":
-            ours = [c for c in ours if cast("type[Verifier]", c).exactness == "greedy"]
+            ours = [c for c in ours if cast("type[Verifier]", c).exactness in TOKEN_IDENTICAL]
         edges = {
             "drafter": edge_cases.DRAFTERS,
             "shaper": edge_cases.SHAPERS,

@@ -13,7 +13,6 @@ from itertools import cycle
 from statistics import median
 from time import perf_counter
 
-import torch
 from attrs import define, field
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from toolkit.costs import Costs
 from toolkit.engine import Strategies, decode
 from toolkit.interfaces import Drafter, Expand, Runtime, TreeShaper, Verifier
 from toolkit.runtime.session import ModelSession
+from toolkit.sampling import Sampler, Sampling
 from toolkit.tree import Candidates, TokenTree, Verdict
 
 CONTEXTS = 64, 512
@@ -66,7 +66,8 @@ def _timed(begin: Begin, length: int, verifier: Verifier) -> Times:
         [rng.randrange(2) for _ in range(length)],
         max_new_tokens=3 * len(sizes),
         ends=lambda _: False,
-        rng=torch.Generator(),
+        sampling=Sampling(),
+        seed=0,
     )
     next(events)  # the prompt's
     for (size, counts), event in zip(sizes, events, strict=False):
@@ -177,6 +178,6 @@ class TimingVerifier(Verifier):
 
     moves: bool
 
-    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
         path = [0, 2] if self.moves and len(tree) > 2 else [0]
         return Verdict(path, logits.max(-1).indices.tolist()[0])

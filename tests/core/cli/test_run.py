@@ -85,6 +85,11 @@ def test_json_is_one_object_on_stdout(run, pair):
         "verdict",
         "numerics",
         "specs",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "seed",
         "metrics",
     ]
     assert found["verdict"] == "exact"
@@ -94,6 +99,23 @@ def test_json_is_one_object_on_stdout(run, pair):
 
 def test_without_verify_there_is_no_verdict(run, pair):
     assert json.loads(run(PROMPT, *pair, "--json").stdout)["verdict"] is None
+
+
+def test_a_seed_gives_the_same_sampled_text_and_ar_the_same_tokens(run, pair):
+    """By default `sampler-match` verifies, and the panel says so."""
+    sampled = [*pair, "--temperature", "0.9", "--top-k", "40", "--top-p", "0.9", "--min-p", "0.01"]
+    first, again, other = (
+        json.loads(run(PROMPT, *sampled, "--seed", seed, "--json", "--verify").stdout)
+        for seed in (3, 3, 4)
+    )
+    assert first["verdict"] == "exact"
+    assert first["token_ids"] == again["token_ids"] != other["token_ids"]
+    assert [first[name] for name in ("temperature", "top_k", "top_p", "min_p", "seed")] == [
+        0.9, 40, 0.9, 0.01, 3,
+    ]  # fmt: skip
+    panel = " ".join(run(PROMPT, *sampled).output.replace("│", " ").split())
+    assert "--verifier sampler-match" in panel
+    assert "temperature=0.9,top_k=40,top_p=0.9,min_p=0.01, seed=0" in panel
 
 
 def test_ar_is_inconclusive_and_has_tau_1(run, pair):
@@ -193,6 +215,18 @@ BAD = {
     "no such device": (["hi", "--device", "tpu"], "tpu"),
     "no such dtype": (["hi", "--dtype", "int3"], "int3"),
     "missing parent": (["hi", "--out", "/nowhere/r.parquet"], "no folder /nowhere"),
+    "a temperature below 0": (["hi", "--temperature=-1"], "temperature=-1.0: expected 0 (greedy)"),
+    "no number": (["hi", "--temperature", "nan"], "'nan' is not a number"),
+    "a temperature without end": (["hi", "--temperature", "inf"], "temperature=inf: expected 0"),
+    "top-p of nothing": (["hi", "--temperature", "1", "--top-p", "0"], "top_p=0.0: expected"),
+    "top-p above 1": (["hi", "--temperature", "1", "--top-p", "1.1"], "top_p=1.1: expected"),
+    "top-k below 0": (["hi", "--temperature", "1", "--top-k=-1"], "top-k"),
+    "min-p above 1": (["hi", "--temperature", "1", "--min-p", "2"], "min_p=2.0: expected"),
+    "top-p without a temperature": (["hi", "--top-p", "0.9"], "give a temperature above 0, too"),
+    "greedy with a temperature": (
+        ["hi", "--temperature", "1", "--verifier", "greedy"],
+        "`--verifier sampler-match` fits any temperature",
+    ),
     "missing plugin": (["hi", "--plugin", "/nowhere/p.py"], "no plugin file /nowhere/p.py"),
 }
 

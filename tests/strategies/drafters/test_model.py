@@ -3,11 +3,10 @@
 from math import exp
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit import Candidates, TokenTree
+from toolkit import Candidates, Sampling, TokenTree
 from toolkit.engine import Strategies, decode
 
 PROMPT = [1, 2, 3, 4]
@@ -81,7 +80,7 @@ def test_no_text_is_forwarded_twice(make, hash_model, hash_session, hash_runtime
     )
     events = list(decode(
         hash_session(target), runtime, strategies, PROMPT, max_new_tokens=40,
-        ends=lambda token: False, rng=torch.Generator(),
+        ends=lambda token: False, sampling=Sampling(), seed=0,
     ))
     (session,) = runtime.sessions
     assert len(session.forwarded) == len(set(session.forwarded))

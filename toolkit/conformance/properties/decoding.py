@@ -18,14 +18,20 @@ from toolkit.stream import Stream
 
 def decode(pipeline: Pipeline, case: Case) -> Stream:
     """Decode a case to its end and return its stream."""
-    stream = pipeline.stream(case.prompt, max_new_tokens=case.max_new_tokens)
+    stream = opened(pipeline, case)
     for _ in stream.decode():
         pass
     return stream
 
 
+def opened(pipeline: Pipeline, case: Case) -> Stream:
+    """The stream of a case, not decoded yet."""
+    return pipeline.stream(case.prompt, max_new_tokens=case.max_new_tokens, seed=case.sampling_seed)
+
+
 def tokens_equal_ar(case: Case, registry: Registry) -> None:
-    """The tokens are exactly those of AR under the same KV policy."""
+    """The tokens are exactly those of AR under the same KV policy. Where they are sampled, AR has the
+    same seed."""
     pipeline = case.pipeline(registry)
     ours = decode(pipeline, case).result.token_ids
     ar = decode(pipeline.autoregressive, case).result.token_ids
@@ -38,11 +44,11 @@ def cache_equals_ar(case: Case, registry: Registry) -> None:
     """After every commit, the target's cache holds the positions, keys and values of AR at the same
     length."""
     pipeline = case.pipeline(registry)
-    ar = pipeline.autoregressive.stream(case.prompt, max_new_tokens=case.max_new_tokens)
+    ar = opened(pipeline.autoregressive, case)
     held = {}
     for _ in ar.decode():
         held[ar.target.length] = snapshot(ar.target.cache)
-    stream = pipeline.stream(case.prompt, max_new_tokens=case.max_new_tokens)
+    stream = opened(pipeline, case)
     emitted = 0
     for event in stream.decode():
         emitted += len(event.tokens)

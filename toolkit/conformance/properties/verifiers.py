@@ -11,14 +11,18 @@ from torch import Tensor
 
 from toolkit.conformance.comparison import Broken
 from toolkit.interfaces import Verifier
+from toolkit.sampling import Sampler, Sampling
 from toolkit.tree import TokenTree
 
 
-def accepts_what_ar_says(verifier: Verifier, tree: TokenTree, logits: Tensor) -> None:
-    """The accepted path is the longest that follows the target's argmax, and the bonus token is the
-    argmax after it."""
-    verdict = verifier.judge(tree, logits, torch.Generator())
-    choice = logits.argmax(-1).tolist()
+def accepts_what_ar_says(
+    verifier: Verifier, tree: TokenTree, logits: Tensor, sampler: Sampler
+) -> None:
+    """The accepted path is the longest that follows AR's tokens (at temperature 0 the target's argmax),
+    and the bonus token is AR's after it."""
+    verdict = verifier.judge(tree, logits, sampler)
+    rows = zip(logits, tree.depths, strict=True)
+    choice = [sampler.token(row, depth) for row, depth in rows]
     reached = {0: 1}
     for node in range(1, len(tree)):
         parent = tree.parents[node]
@@ -37,7 +41,7 @@ def accepts_what_ar_says(verifier: Verifier, tree: TokenTree, logits: Tensor) ->
 
 
 def siblings_in_any_order(
-    verifier: Verifier, tree: TokenTree, logits: Tensor, rng: random.Random
+    verifier: Verifier, tree: TokenTree, logits: Tensor, sampler: Sampler, rng: random.Random
 ) -> None:
     """The order of a tree's nodes does not change the committed tokens."""
     order = _shuffled(tree, rng)
@@ -49,8 +53,8 @@ def siblings_in_any_order(
         [tree.logprobs[old] for old in order],
         [tree.path_logprobs[old] for old in order],
     )
-    ours = verifier.judge(tree, logits, torch.Generator())
-    theirs = verifier.judge(reordered, logits[order], torch.Generator())
+    ours = verifier.judge(tree, logits, sampler)
+    theirs = verifier.judge(reordered, logits[order], sampler)
     said = [*(tree.tokens[node] for node in ours.path), ours.bonus]
     said_reordered = [*(reordered.tokens[node] for node in theirs.path), theirs.bonus]
     if said != said_reordered:
@@ -70,20 +74,20 @@ def _shuffled(tree: TokenTree, rng: random.Random) -> list[int]:
 
 
 def judges_without_memory(
-    make: Callable[[], Verifier], cases: Sequence[tuple[TokenTree, Tensor]]
+    make: Callable[[], Verifier], cases: Sequence[tuple[TokenTree, Tensor]], sampling: Sampling
 ) -> None:
-    """A verdict depends only on the tree, the logits and the generator, and does not change them."""
+    """A verdict depends only on the tree, the logits and the sampler, and does not change them."""
     used = make()
     for tree, logits in cases:
         before = attrs.astuple(tree), logits.clone()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            ours = used.judge(tree, logits, torch.Generator().manual_seed(3))
+            ours = used.judge(tree, logits, Sampler(sampling, 3))
         if attrs.astuple(tree) != before[0] or not torch.equal(logits, before[1]):
             raise Broken("judge changed the tree or the logits, which are shared: copy them first")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
-            fresh = make().judge(tree, logits, torch.Generator().manual_seed(3))
+            fresh = make().judge(tree, logits, Sampler(sampling, 3))
         if attrs.astuple(ours) != attrs.astuple(fresh):
             raise Broken(
                 f"path {ours.path} and bonus {ours.bonus}, but a new verifier gives path {fresh.path} "

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from toolkit.conformance.tree_paths import path_to
 from toolkit.interfaces import Proposal, Verifier
+from toolkit.sampling import Sampler
 from toolkit.tree import TokenTree, Verdict
 
 ANY: frozenset[Proposal] = frozenset({"fixed", "sampled"})
@@ -44,7 +45,7 @@ class OneTooMany(Verifier):
     exactness = "greedy"
     assumes = frozenset({"fixed", "sampled"})
 
-    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
         choice = logits.argmax(-1).tolist()
         last = _last(tree, choice)
         last = tree.parents.index(last) if last in tree.parents else last
@@ -59,7 +60,7 @@ class BonusOfTheRoot(Verifier):
     exactness = "greedy"
     assumes = ANY
 
-    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
         choice = logits.argmax(-1).tolist()
         return Verdict(path_to(tree, _last(tree, choice)), choice[0])
 
@@ -72,7 +73,7 @@ class ForgetsAncestors(Verifier):
     exactness = "greedy"
     assumes = ANY
 
-    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
         choice = logits.argmax(-1).tolist()
         last = _deepest(tree, _right(tree, choice))
         return Verdict(path_to(tree, last), choice[last])
@@ -86,7 +87,7 @@ class TiesToTheLast(Verifier):
     exactness = "greedy"
     assumes = ANY
 
-    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
         choice = (logits.shape[1] - 1 - logits.flip(-1).argmax(-1)).tolist()
         last = _last(tree, choice)
         return Verdict(path_to(tree, last), choice[last])
@@ -100,7 +101,7 @@ class FirstChildOnly(Verifier):
     exactness = "greedy"
     assumes = ANY
 
-    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
         choice, last = logits.argmax(-1).tolist(), 0
         while last in tree.parents:
             child = tree.parents.index(last)
@@ -119,7 +120,7 @@ class Cautious(Verifier):
     assumes = ANY
     judged: int = 0
 
-    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
         self.judged += 1
         choice = logits.argmax(-1).tolist()
         near = {node for node, depth in enumerate(tree.depths) if depth < 4 // self.judged}
@@ -135,7 +136,7 @@ class Scribbles(Verifier):
     exactness = "greedy"
     assumes = ANY
 
-    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
         logits -= logits.max(-1, keepdim=True).values
         choice = logits.argmax(-1).tolist()
         last = _last(tree, choice)
@@ -150,7 +151,35 @@ class TossesForTies(Verifier):
     exactness = "greedy"
     assumes = ANY
 
-    def judge(self, tree: TokenTree, logits: Tensor, rng: torch.Generator) -> Verdict:
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
         choice = (logits + 1e-9 * torch.rand_like(logits)).argmax(-1).tolist()
+        last = _last(tree, choice)
+        return Verdict(path_to(tree, last), choice[last])
+
+
+@attrs.define
+class NoiseByNode(Verifier):
+    """Draws what AR draws, but with noise that is keyed by a node's index instead of its depth."""
+
+    name = "noise-by-node"
+    exactness = "token"
+    assumes = ANY
+
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
+        choice = [sampler.token(row, node) for node, row in enumerate(logits)]
+        last = _last(tree, choice)
+        return Verdict(path_to(tree, last), choice[last])
+
+
+@attrs.define
+class DrawsAnew(Verifier):
+    """Has the right law, and promises AR's tokens: it draws each with a random number of its own."""
+
+    name = "draws-anew"
+    exactness = "token"
+    assumes = ANY
+
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
+        choice = [sampler.draw(law) for law in sampler.law(logits)]
         last = _last(tree, choice)
         return Verdict(path_to(tree, last), choice[last])

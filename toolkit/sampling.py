@@ -1,0 +1,178 @@
+"""Sampling: how the target's next token is drawn. Sampler: its law and the random numbers of a step."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from math import inf, isfinite
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen
+
+from toolkit.errors import SpecError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+COLDEST = 1e-5  # logits over a lower temperature may be too large for float32
+
+
+@frozen
+class Sampling:
+    """How the target's next token follows from its logits.
+
+    At temperature 0 it is the most likely one. Otherwise it is drawn, and its law is what transformers'
+    processors make of the logits, in their order: `temperature` divides them; `top_k` keeps the k
+    highest (0: all); `top_p` keeps the most likely tokens that together have probability `top_p`, and
+    at least one (1: all); `min_p` keeps tokens that have at least `min_p` times the highest
+    probability (0: all). Raises `SpecError` for values that mean nothing.
+    """
+
+    temperature: float = field(default=0.0, converter=float)
+    top_k: int = field(default=0)
+    top_p: float = field(default=1.0, converter=float)
+    min_p: float = field(default=0.0, converter=float)
+
+    @temperature.validator
+    def _require_temperature(self, _: object, value: float) -> None:
+        if not isfinite(value) or (value != 0 and value < COLDEST):
+            raise SpecError(
+                f"temperature={value}: expected 0 (greedy) or a finite number from {COLDEST} up"
+            )
+
+    @top_k.validator
+    def _require_count(self, _: object, value: int) -> None:
+        if not isinstance(value, int) or value < 0:
+            raise SpecError(
+                f"top_k={value}: expected a whole number, at least 1, or 0 for all tokens"
+            )
+
+    @top_p.validator
+    def _require_share(self, _: object, value: float) -> None:
+        if not 0 < value <= 1:
+            raise SpecError(f"top_p={value}: expected a number above 0 and at most 1")
+
+    @min_p.validator
+    def _require_fraction(self, _: object, value: float) -> None:
+        if not 0 <= value <= 1:
+            raise SpecError(f"min_p={value}: expected a number from 0 to 1")
+
+    def __attrs_post_init__(self) -> None:
+        for name, nothing in (("top_k", 0), ("top_p", 1), ("min_p", 0)):
+            if self.greedy and getattr(self, name) != nothing:
+                raise SpecError(
+                    f"{name}={getattr(self, name)} changes nothing at temperature 0: give a "
+                    f"temperature above 0, too, or leave it out"
+                )
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the token is the most likely one, without chance."""
+        return self.temperature == 0
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """What the processors make of `logits[R, V]`: float32 (float64 for float64), −inf where a
+        token cannot be drawn. The law is their softmax. For temperatures above 0."""
+        scores = logits if logits.dtype.itemsize > 4 else logits.float()
+        scores = scores / self.temperature
+        if self.top_k:
+            least = scores.topk(min(self.top_k, scores.shape[-1])).values[..., -1:]
+            scores = scores.masked_fill(scores < least, -inf)
+        if self.top_p < 1:
+            ascending, order = scores.sort(-1)
+            unlikely = ascending.softmax(-1).cumsum(-1) <= 1 - self.top_p
+            unlikely[..., -1] = False
+            scores = scores.masked_fill(unlikely.scatter(-1, order, unlikely), -inf)
+        if self.min_p:
+            shares = scores.softmax(-1)
+            least = self.min_p * shares.amax(-1, keepdim=True)
+            scores = scores.masked_fill(shares < least, -inf)
+        return scores
+
+    def __str__(self) -> str:
+        """The settings that say something, as `temperature=0.8,top_p=0.9`."""
+        return ",".join(
+            f"{name}={value:g}"
+            for name, value, nothing in (
+                ("temperature", self.temperature, None),
+                ("top_k", self.top_k, 0),
+                ("top_p", self.top_p, 1),
+                ("min_p", self.min_p, 0),
+            )
+            if value != nothing
+        )
+
+
+@frozen(eq=False)
+class Sampler:
+    """What a verifier draws with in one step: the target's law, and random numbers.
+
+    There is one for each step, made from the request's `seed` and the `position` of the tree's root.
+    `token` is for verifiers that say what AR would say: its random numbers depend on the seed and on
+    the drawn token's position alone. `accepts` and `draw` are for verifiers that prove a law: every
+    call has a random number of its own.
+    """
+
+    sampling: Sampling = field(factory=Sampling)
+    seed: int = 0
+    position: int = 0  # of the root
+    _generator: torch.Generator = field(init=False, repr=False)
+
+    @_generator.default
+    def _seeded(self) -> torch.Generator:
+        return _generator(f"step {self.seed} {self.position}")
+
+    def law(self, logits: Tensor) -> Tensor:
+        """The target's probabilities after `logits[R, V]`: float64 [R, V]."""
+        if self.sampling.greedy:
+            likeliest = logits.max(-1, keepdim=True).indices
+            return logits.new_zeros(logits.shape).double().scatter_(-1, likeliest, 1.0)
+        return self.sampling.scores(logits).double().softmax(-1)
+
+    def token(self, logits: Tensor, depth: int) -> int:
+        """The token that AR draws by `logits[V]`, those of a node of this depth.
+
+        The argmax of `perturbed`, ties to the lowest id: a draw from the law (the Gumbel-max trick,
+        Gumbel 1954). AR draws the same token there, because it perturbs the same logits alike.
+        """
+        return int(self.perturbed(logits, depth).max(-1).indices)
+
+    def perturbed(self, logits: Tensor, depth: int) -> Tensor:
+        """`logits[V]` of a node of this depth, processed, with Gumbel noise that is keyed by the seed
+        and by the position of the token that they decide. At temperature 0 they are as they were."""
+        if self.sampling.greedy:
+            return logits
+        import torch
+
+        key = f"token {self.seed} {self.position + depth + 1}"
+        uniforms = torch.rand(
+            logits.shape,
+            dtype=torch.double,
+            device=logits.device,
+            generator=_generator(key, logits.device),
+        )
+        exponentials = uniforms.neg_().log1p_().neg_().clamp_min_(1e-300)
+        return self.sampling.scores(logits) - exponentials.log_()
+
+    def accepts(self, probability: float) -> bool:
+        """True with this probability: never at 0, always at 1."""
+        return self._uniform() < probability
+
+    def draw(self, weights: Tensor) -> int:
+        """An index, drawn in proportion to `weights[V]`: at least 0, not all of them 0."""
+        sums = weights.double().cumsum(-1)
+        below = (sums <= sums[-1] * self._uniform()) & (sums < sums[-1])
+        return int(below.sum())
+
+    def _uniform(self) -> float:
+        import torch
+
+        return float(torch.rand((), dtype=torch.double, generator=self._generator))
+
+
+def _generator(key: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that is seeded by a text: texts that differ give independent random numbers."""
+    import torch
+
+    digest = blake2b(key.encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest))
