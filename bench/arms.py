@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 from toolkit import ToolkitError
 from toolkit.words import did_you_mean, parse_whole, quote
 
-Engine = Literal["toolkit", "hf:generate", "hf:assisted", "hf:lookup"]
+EngineName = Literal["toolkit", "hf:generate", "hf:assisted", "hf:lookup"]
 PARTS = ("drafter", "shaper", "verifier", "kv", "draft_kv")
 WORDS: dict[str, tuple[str, ...]] = {
     "toolkit": PARTS,
@@ -33,7 +33,7 @@ class Arm:
     """One way to decode. `parts`: its words without `name` and `lossy`."""
 
     name: str
-    engine: Engine
+    engine: EngineName
     parts: tuple[tuple[str, str], ...]
     lossy: bool = False
 
@@ -145,7 +145,7 @@ def parse_arm(text: str) -> Arm:
         plain = make_ar(given.get("kv", "full"))
         return evolve(plain, name=name or plain.name, lossy=lossy)
     spec = " ".join(word for word in words if not word.startswith("name="))
-    return Arm(name or spec, cast("Engine", head), tuple(given.items()), lossy)
+    return Arm(name or spec, cast("EngineName", head), tuple(given.items()), lossy)
 
 
 def require_count(k: str, text: str) -> None:

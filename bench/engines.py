@@ -11,7 +11,7 @@ from toolkit import Generation, Pipeline, Request, Run, request_record
 
 
 @frozen
-class Outcome:
+class Decoded:
     """One decoded request."""
 
     request: Request
@@ -23,7 +23,7 @@ class Outcome:
 class Engine(Protocol):
     """Decodes one prompt at a time."""
 
-    def run(self, run: Run, number: int, prompt: list[int], max_new_tokens: int) -> Outcome:
+    def run(self, run: Run, number: int, prompt: list[int], max_new_tokens: int) -> Decoded:
         """Decode and measure a prompt. `run` and `number` go into the request's row."""
 
 
@@ -34,7 +34,7 @@ class PipelineEngine:
     pipeline: Pipeline
     record_nodes: bool
 
-    def run(self, run: Run, number: int, prompt: list[int], max_new_tokens: int) -> Outcome:
+    def run(self, run: Run, number: int, prompt: list[int], max_new_tokens: int) -> Decoded:
         began = perf_counter()
         stream = self.pipeline.stream(
             prompt, max_new_tokens=max_new_tokens, record_nodes=self.record_nodes
@@ -43,4 +43,4 @@ class PipelineEngine:
             pass
         wall_ms = 1e3 * (perf_counter() - began)
         generation = stream.result
-        return Outcome(request_record(run, number, generation), wall_ms, 1, generation)
+        return Decoded(request_record(run, number, generation), wall_ms, 1, generation)

@@ -20,7 +20,7 @@ from toolkit.generation import rates_of
 from toolkit.records import hash_prompt
 
 from .arms import Arm
-from .engines import Outcome
+from .engines import Decoded
 
 UNKNOWN = (
     "acceptance nodes_mean draft_share verify_share commit_share kv_peak_bytes verdict ties"
@@ -115,7 +115,7 @@ class LibraryEngine:
             return frozenset()
         return self.pipeline.pool.load(self.pipeline.target).stop_ids
 
-    def run(self, run: Run, number: int, prompt: list[int], max_new_tokens: int) -> Outcome:
+    def run(self, run: Run, number: int, prompt: list[int], max_new_tokens: int) -> Decoded:
         target, drafter = self.models
         ids = torch.tensor([prompt], device=target.device)
         cuda = ids.device.type == "cuda"
@@ -148,7 +148,7 @@ class LibraryEngine:
             peak_memory_bytes=torch.cuda.max_memory_allocated(ids.device) if cuda else None,
             **self._observed(clock, tokens, len(forwards) - 1, wall_ms),
         )
-        return Outcome(request, wall_ms, clock.counts[1], None)
+        return Decoded(request, wall_ms, clock.counts[1], None)
 
     def _drafting(self, drafter: PreTrainedModel | None) -> dict[str, Any]:
         if drafter is not None:

@@ -15,7 +15,7 @@ from attrs.validators import deep_iterable, ge, in_, min_len
 from toolkit import ToolkitError
 from toolkit.words import quote
 
-Table = Literal["steps", "nodes"]
+Recorded = Literal["steps", "nodes"]
 
 
 def _require_distinct(_: Any, attribute: Any, values: list[Any]) -> None:
@@ -60,7 +60,7 @@ class Plan:
     warmup: int = field(default=2, validator=ge(1))
     seed: int = field(default=0, validator=ge(0))
     ignore_eos: bool = False
-    record: list[Table] = Factory(list)
+    record: list[Recorded] = Factory(list)
     device: str = field(default="auto", validator=in_(("auto", "cpu", "cuda")))
     dtype: str = "auto"
     executor: str = field(default="auto", validator=in_(("auto", "module", "functional")))

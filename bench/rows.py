@@ -13,7 +13,7 @@ from toolkit import Choice, Run, Step, options_of, run_record
 from .arms import PARTS, Arm
 from .columns import SCHEMA_VERSION, ArmColumns, SampleColumns
 from .configuration import model_revisions
-from .engines import Outcome
+from .engines import Decoded
 from .prepared_plan import PreparedPlan, Task
 from .store import Row
 
@@ -67,11 +67,11 @@ def _list_options(choice: Choice[Any]) -> dict[str, Any]:
     return values
 
 
-def make_request_row(task: Task, started: str, outcome: Outcome, load: float | None) -> Row:
+def make_request_row(task: Task, started: str, decoded: Decoded, load: float | None) -> Row:
     """A request's row. `started`: ISO 8601; `load`: the share of the CPU that others used."""
-    group, request = task.group, outcome.request
+    group, request = task.group, decoded.request
     reached, accepted = (
-        count_by_depth(outcome.generation.steps) if outcome.generation else (None, None)
+        count_by_depth(decoded.generation.steps) if decoded.generation else (None, None)
     )
     columns = SampleColumns(
         arm=task.arm.name,
@@ -83,9 +83,9 @@ def make_request_row(task: Task, started: str, outcome: Outcome, load: float | N
         max_new_tokens=group.setting.max_new_tokens,
         order=task.order,
         started=started,
-        wall_ms=outcome.wall_ms,
+        wall_ms=decoded.wall_ms,
         load=load,
-        first_tokens=outcome.first_tokens,
+        first_tokens=decoded.first_tokens,
         path_length=request.accepted / request.steps if request.steps else None,
         distinct_3grams=share_distinct_3grams(request.token_ids),
         reached_by_depth=reached,

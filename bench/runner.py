@@ -167,15 +167,15 @@ class Runner:
         count = group.setting.max_new_tokens
         started, began = datetime.now(UTC).isoformat(timespec="milliseconds"), Moment.now()
         try:
-            outcome = self.engines[task.arm.name].run(run, task.number, prompt, count)
+            decoded = self.engines[task.arm.name].run(run, task.number, prompt, count)
         except ToolkitError as error:
             raise type(error)(
                 f"arm {task.arm.name!r} failed on prompt {group.talk.index} of {group.talk.dataset}: "
                 f"{error} (finished requests are kept)"
             ) from error
         load = measure_load(began, Moment.now())
-        self._write_inside(task, run, outcome.generation)
-        row = make_request_row(task, started, outcome, load)
+        self._write_inside(task, run, decoded.generation)
+        row = make_request_row(task, started, decoded, load)
         self.store.write("requests", task.number, [row])
         self._remember(row)
 

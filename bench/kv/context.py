@@ -29,7 +29,7 @@ def make_plan(
 
 def summarize(results: Results) -> Iterator[Context]:
     """A row per context length and arm, the shortest context first; those that were measured."""
-    baseline = next(iter(results.by_arm))
+    baseline = next(iter(results.by_arm), "")
     for setting in results.settings:
         for arm, run in results.by_arm.items():
             summary, ratio = results.summarize(arm, setting), results.ratio(arm, setting, baseline)

@@ -96,3 +96,4 @@ def test_rows_that_were_not_measured_are_left_out(invented):
     only = Results(results.runs, [row for row in results.requests if row["arm"] == "ar"])
     assert [type(row) for row in summarize(results)] == [Context, Context]
     assert len(list(summarize(only))) == 1
+    assert list(summarize(Results(results.runs, []))) == []
