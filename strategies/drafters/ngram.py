@@ -1,4 +1,4 @@
-"""Prompt look-up: what followed these words last time (Saxena 2023; LLMA, Yang et al. 2023)."""
+"""Prompt lookup (Saxena 2023; LLMA, Yang et al. 2023)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from toolkit import Candidates, Drafter, Runtime, TokenTree, option
 
 @attrs.define(eq=False)
 class NgramDrafter(Drafter):
-    """Propose the tokens that followed the last n tokens before, in prompt and output.
+    """Prompt lookup: the tokens that followed earlier occurrences of the last n tokens.
 
-    Several continuations, not only the latest: from long n to short, each with its count as
-    probability and one count left over for the shorter n (PPM's escape method A, Cleary & Witten
-    1984). No model, no memory beyond the text.
+    It searches prompt and output, and proposes several continuations. Long matches come before short
+    ones; probabilities are counts, with one count left for shorter matches (PPM's escape method A,
+    Cleary & Witten 1984).
     """
 
     name = "ngram"
@@ -51,7 +51,7 @@ class NgramDrafter(Drafter):
             self._text.append(token)
 
     def _tail(self, node: int, tree: TokenTree) -> list[int]:
-        """The last n tokens up to a node: committed text, then the path from the root."""
+        """The last n tokens up to a node, of committed text and the path from the root."""
         path: list[int] = []
         while node >= 0 and len(path) < self.n:
             path.append(tree.tokens[node])

@@ -1,4 +1,4 @@
-"""No drafts: plain autoregressive decoding, the baseline of everything."""
+"""No drafts: plain autoregressive decoding, the baseline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from toolkit import Candidates, Drafter, Runtime, TokenTree
 
 @attrs.define
 class NoDrafter(Drafter):
-    """Propose nothing, so that every tree is its root: AR through the same loop."""
+    """Autoregressive decoding: it proposes nothing, so every tree is only its root."""
 
     name = "none"
 
