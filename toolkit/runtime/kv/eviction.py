@@ -345,11 +345,12 @@ class ScoreEviction(Eviction):
 
 
 def eviction_of(policy: KVPolicy, cache: TreeCache, rotary: Rotary) -> Eviction:
-    """What applies a policy of any kind to a cache."""
+    """What applies a policy to a cache. Raises `TypeError` for a policy of neither kind."""
     clock = Clock(policy.epoch)
     if isinstance(policy, ScorePolicy):
         return ScoreEviction(cache, clock, policy, rotary)
-    assert isinstance(policy, MaskPolicy)  # noqa: S101 the registry admits no third kind
+    if not isinstance(policy, MaskPolicy):
+        raise TypeError(f"{policy!r} is neither a MaskPolicy nor a ScorePolicy")
     if policy.reindexes:
         return ReindexingEviction(cache, clock, policy, rotary=rotary)
     return MaskEviction(cache, clock, policy)
