@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toolkit.chat import Chat as Chat
     from toolkit.choice import Choice as Choice
     from toolkit.choice import Strategy as Strategy
     from toolkit.choice import options_of as options_of
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Candidates": "tree",
+    "Chat": "chat",
     "Choice": "choice",
     "Conversation": "hookspecs",
     "Dataset": "hookspecs",

@@ -81,13 +81,14 @@ def decode(
     target pass.
 
     `ends(token)` is called once for each emitted token, in order, and says whether the request ends
-    after it, as it does after a stop id. Between events the target's cache holds all emitted tokens
-    but the last, which is the next root. `record_nodes` adds the target's scores of all nodes; no
-    step's times include their computation.
+    after it, as it does after a stop id. What of the prompt the target has cached is not forwarded
+    again. Between events the target's cache holds all emitted tokens but the last, which is the next
+    root. `record_nodes` adds the target's scores of all nodes; no step's times include their
+    computation.
     """
     drafter, shaper, verifier = strategies.drafter, strategies.shaper, strategies.verifier
     last, sampler = TokenTree.root(prompt[-1]), Sampler(sampling, seed, len(prompt) - 1)
-    judged = verifier.judge(last, target.prefill(prompt)[None], sampler)
+    judged = verifier.judge(last, target.prefill(prompt[target.length :])[None], sampler)
     require_path(judged, last, verifier)
     root = judged.bonus
     yield Event([root])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
@@ -200,12 +200,23 @@ class Pipeline:
 
         return ModelSession(self.pool.load(self.target), self.kv.build())
 
-    def _open(self) -> tuple[ModelSession, DraftRuntime]:
-        """Sessions for one request: the target's, and a runtime that opens the drafter's."""
+    def _open(
+        self, after: Stream | None = None, prompt: Sequence[int] = ()
+    ) -> tuple[ModelSession, DraftRuntime]:
+        """Sessions for one request: the target's, that of `after` where it can serve `prompt`, and a
+        runtime that opens the drafter's."""
         from toolkit.runtime.draft_runtime import DraftRuntime
 
-        target = self.session()
+        target = None
+        if after is not None and self._shares_cache(after):
+            target = after.hand_over(list(prompt), self.kv.build())
+        target = target or self.session()
         return target, DraftRuntime(self.pool, target, self.draft_kv)
+
+    def _shares_cache(self, stream: Stream) -> bool:
+        """Whether a request was decoded by the model that this pipeline uses, under the same policy."""
+        same_model = stream.target.model is self.pool.load(self.target)
+        return same_model and stream.specs["kv"] == str(self.kv)
 
     def _begin(self) -> tuple[ModelSession, DraftRuntime, Drafter]:
         """Sessions and drafter of one request, for measurements."""
@@ -224,6 +235,7 @@ class Pipeline:
         stop: str | Iterable[str] = (),
         stop_ids: Iterable[int] | None = None,
         record_nodes: bool = False,
+        after: Stream | None = None,
     ) -> Stream:
         """Decode a prompt: iterate for text as it is committed, then ask for the `result`.
 
@@ -231,6 +243,9 @@ class Pipeline:
         `stop` are texts that end the request: the first token that completes one is the last token, and
         the text ends before it. `stop_ids` are token ids that end it; by default the model's.
         `record_nodes` keeps the target's scores of every node, for `node_rows`.
+
+        `after` is a finished request whose KV the target keeps as far as both prompts agree, as in a
+        conversation; that stream must not be iterated again. The tokens are the same without it.
         """
         if max_new_tokens < 1:
             raise MismatchError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
@@ -241,7 +256,7 @@ class Pipeline:
         stop = require_stop_strings(stop, tokenizer, self.target)
         ids = self.encode(prompt)
         self.load()
-        target, drafts = self._open()
+        target, drafts = self._open(after, ids)
         strategies = self._build()
         if type(strategies.shaper).plan is not TreeShaper.plan:
             with blaming():

@@ -10,6 +10,7 @@ from attrs import define, field
 from toolkit.blame import blaming
 from toolkit.engine import Event, Strategies, decode
 from toolkit.generation import Generation, StopReason
+from toolkit.interfaces import KVPolicy
 from toolkit.runtime.draft_runtime import DraftRuntime
 from toolkit.runtime.machine.memory import forget_peak, peak_memory
 from toolkit.runtime.models.detokenize import Detokenizer
@@ -41,11 +42,14 @@ class Stream:
     events: list[Event] = field(factory=list, init=False)
     ttft_ms: float = field(default=0.0, init=False)
     _running: Iterator[Event] = field(init=False)
+    kept: int = field(init=False)  # prompt tokens that the target has cached from the turn before
+    _handed_over: bool = field(default=False, init=False)
     _text: TextUntil = field(init=False)
     _ending: Ending = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._running = self._decoding()
+        self.kept = self.target.length
         self._text = self._new_text()
         self._ending = Ending(self.stop_ids, self._new_text())
 
@@ -81,10 +85,32 @@ class Stream:
                 self.events.append(event)
                 yield event
 
+    def hand_over(self, prompt: list[int], policy: KVPolicy) -> ModelSession | None:
+        """The target's session for the next request, rewound to what `prompt[P]` shares with this one.
+
+        None when the cache cannot serve it: this request was interrupted, the policy has evicted
+        something, the prompts begin differently, or the session was handed over before.
+        """
+        ids = self._emitted
+        if self._handed_over or self._stop_reason(ids) == "interrupted":
+            return None
+        both = zip([*self.prompt, *ids][: self.target.length], prompt[:-1], strict=False)
+        common = next((i for i, (ours, new) in enumerate(both) if ours != new), None)
+        if common is None:
+            common = min(self.target.length, len(prompt) - 1)
+        if not common or not self.target.rewind(common, policy):
+            return None
+        self._handed_over = True
+        return self.target
+
+    @property
+    def _emitted(self) -> list[int]:
+        return [token for event in self.events for token in event.tokens]
+
     @property
     def result(self) -> Generation:
         """What was decoded so far."""
-        model, ids = self.target.model, [t for event in self.events for t in event.tokens]
+        model, ids = self.target.model, self._emitted
         return Generation(
             text=self._whole_text(),
             token_ids=ids,

@@ -128,6 +128,12 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def catch_next_interrupt() -> None:
+    """Let the next Ctrl-C raise KeyboardInterrupt, too, after one that was dealt with."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
 def _leave(*_: object) -> None:
     os._exit(INTERRUPTED)
 

@@ -51,8 +51,20 @@ class ModelSession:
     def max_draft_depth(self) -> int:
         return self.eviction.max_draft_depth
 
+    def rewind(self, length: int, policy: KVPolicy) -> bool:
+        """Go back to the first `length` committed tokens, for a request whose prompt begins with them;
+        `prefill` takes the rest of it. `policy` is the new request's.
+
+        False, and nothing changes, when the cache is not what a new session would hold there.
+        """
+        if not self.eviction.untouched or not self.cache.rewind(length):
+            return False
+        self.policy, self._lineage = policy, []
+        self.eviction = eviction_of(policy, self.cache, self.model.rotary)
+        return True
+
     def prefill(self, tokens: list[int]) -> Tensor:
-        if self.length:
+        if self.eviction.clock.started:
             return self._read(tokens)
         logits = self._read_whole(tokens) if self.cache.scored else self._read(tokens)
         self.eviction.start()

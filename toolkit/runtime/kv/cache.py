@@ -286,6 +286,19 @@ class TreeCache(Cache):
         self.length += count
         self.scratch = 0
 
+    def rewind(self, length: int) -> bool:
+        """Forget the committed rows from position `length` on, and all scratch rows.
+
+        False, and nothing is forgotten, when a row before `length` is gone that the next token needs:
+        the rows of a layer's sliding window are dropped once it has moved on.
+        """
+        if not all(table.reaches(length) for table in self.tables):
+            return False
+        for table in self.tables:
+            table.truncate(length)
+        self.length, self.scratch = length, 0
+        return True
+
     @property
     def bytes(self) -> int:
         """Bytes held: buffers and tables of all layers, and what eviction keeps beside them."""

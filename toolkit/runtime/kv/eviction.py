@@ -78,6 +78,12 @@ class Eviction(ABC):
         """Whether the policy may hide a row by its position from a query at `deepest` or before."""
         return False
 
+    @property
+    def untouched(self) -> bool:
+        """Whether the cache holds the rows that it would hold without a policy, so that they are right
+        after any prompt that begins with the same tokens."""
+        return False
+
     def visible(self, query: Tensor, positions: Tensor) -> Tensor:
         """Which rows at `positions[h, C]` the policy shows by their position to queries at
         `query[N, 1]`: bool, broadcasts to [h, N, C]."""
@@ -166,6 +172,10 @@ class MaskEviction(Eviction):
     def hides(self, deepest: int) -> bool:
         return deepest > self.all_visible_until
 
+    @property
+    def untouched(self) -> bool:
+        return not self.cache.evicted and not self.hides(self.cache.length)
+
     def visible(self, query: Tensor, positions: Tensor) -> Tensor:
         key = positions.flatten()[None]
         shape, answer = (len(query), key.shape[1]), self.policy.visible(query, key)
@@ -223,6 +233,10 @@ class ReindexingEviction(MaskEviction):
     ends at the boundary at the latest."""
 
     rotary: Rotary = field(kw_only=True)
+
+    @property
+    def untouched(self) -> bool:
+        return False  # keys may have moved
 
     @property
     def chunk(self) -> int:

@@ -106,6 +106,21 @@ class PositionTable:
         self.next_eviction = int(evicted_at[stays].min()) if count else NEVER
         return index
 
+    def reaches(self, length: int) -> bool:
+        """Whether the table holds every position before `length` that the layers' own window shows to
+        queries from there on."""
+        first = 0 if self.window is None else max(0, length - self.window + 1)
+        held = self.positions[0]
+        return first >= length or (
+            self.count > 0
+            and int(held[0]) <= first
+            and int(held[-1]) - int(held[0]) == self.count - 1
+        )
+
+    def truncate(self, length: int) -> None:
+        """Drop the rows at position `length` and later."""
+        self.count = self._written = int((self.positions[0] < length).sum())
+
     def hides(self, deepest: int) -> bool:
         """Whether some row is empty, or evicted for a query at `deepest` or before."""
         return self.ragged or self.next_eviction <= deepest

@@ -1,0 +1,89 @@
+"""`toolkit chat`: talk with a model in several turns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.cli import catch_next_interrupt, options
+from toolkit.errors import ToolkitError
+from toolkit.progress import show_progress
+
+if TYPE_CHECKING:
+    from toolkit import Chat
+
+
+@click.command()
+@options.target()
+@options.drafter()
+@options.shaper()
+@options.verifier()
+@options.kv()
+@options.draft_kv()
+@options.sampling()
+@options.seed()
+@options.max_new_tokens(type=options.Whole(min=1), default=512)
+@options.system()
+@options.template_args()
+@options.stop()
+@options.models()
+@options.plugin()
+def chat(
+    seed: int,
+    max_new_tokens: int,
+    system: str | None,
+    template_args: tuple[tuple[str, Any], ...],
+    stop: tuple[str, ...],
+    **chosen: Any,
+) -> None:
+    """Talk with a model: type a line, read the answer, go on.
+
+    The model gets the whole conversation in its chat template, and keeps what it has read. Ctrl-C ends
+    an answer, Ctrl-D the conversation. Piped lines are turns, too.
+    """
+    from toolkit import Chat
+
+    with show_progress():
+        pipeline = options.make_pipeline(**chosen)
+        talk = Chat(pipeline, system, dict(template_args))
+        pipeline.encode([*talk.messages, {"role": "user", "content": "?"}], talk.template_args)
+        pipeline.load()
+    for text in _lines():
+        try:
+            _answer(talk, text, max_new_tokens=max_new_tokens, seed=seed, stop=stop)
+        except ToolkitError as error:
+            if not sys.stdin.isatty():
+                raise
+            click.secho(f"Error: {error}", err=True)
+
+
+def _lines() -> Iterator[str]:
+    """What the user says, line by line, without empty lines."""
+    asks = sys.stdin is not None and sys.stdin.isatty()
+    if asks:
+        with suppress(ImportError):
+            import readline  # noqa: F401 gives `input` its keys for editing
+    while True:
+        try:
+            line = input("> " if asks else "")
+        except EOFError:
+            return
+        if line.strip():
+            yield line
+
+
+def _answer(talk: Chat, text: str, **request: Any) -> None:
+    """Print an answer as it is committed, until a Ctrl-C, and its figures."""
+    stream = talk.ask(text, **request)
+    try:
+        for piece in stream:
+            click.echo(piece, nl=False)
+    except KeyboardInterrupt:
+        catch_next_interrupt()
+    generation = stream.result
+    kept = f"{stream.kept} of {len(generation.prompt_ids)} prompt tokens kept"
+    click.secho(f"\n[{generation.line}; {kept}]\n", dim=True)
