@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from toolkit.choice import Kind
-from toolkit.conformance import generators, kv
+from toolkit.conformance import enumeration, generators, kv
 from toolkit.conformance.cases import Case, works_on
 from toolkit.conformance.models import VOCABULARY
 from toolkit.conformance.properties import decoding, drafters, masks, shapers, verifiers
@@ -182,6 +182,24 @@ def _try_reordering(subject: UnderTest, example: Any, tally: Tally) -> None:
     _count_children(tally, tree, logits, sampler)
 
 
+def _pairs_of_trees(_: UnderTest) -> st.SearchStrategy[Any]:
+    trees = generators.trees(nodes=4, vocabulary=enumeration.VOCABULARY)
+    return st.tuples(st.tuples(trees, trees), st.integers(0, 2**31), generators.samplings())
+
+
+def _try_enumerating(subject: UnderTest, example: Any, tally: Tally) -> None:
+    trees, seed, sampling = example
+    lengths = verifiers.law_is_the_targets(subject.build, trees, seed, sampling)
+    most = sum(tree.depth + 1 for tree in trees)
+    tally["drafted"] += sum(len(tree) - 1 for tree in trees)
+    tally["accepted"] += sum(length > len(trees) for length in lengths)
+    tally["rejected"] += sum(length < most for length in lengths)
+
+
+def _samples_fixed_trees(subject: UnderTest) -> bool:
+    return subject.exactness in ("token", "distribution") and "fixed" in subject.build().assumes
+
+
 def _try_repeating(subject: UnderTest, example: Any, tally: Tally) -> None:
     cases, sampler = example
     verifiers.judges_without_memory(subject.build, cases, sampler.sampling)
@@ -303,6 +321,16 @@ PROPERTIES: tuple[Property, ...] = (
         "accepted",
         "rejected",
         applies=_token_identical,
+    ),
+    _of_kind(
+        verifiers.law_is_the_targets,
+        "verifier",
+        _pairs_of_trees,
+        _try_enumerating,
+        "accepted",
+        "rejected",
+        applies=_samples_fixed_trees,
+        proves=("distribution",),
     ),
     _of_kind(
         verifiers.siblings_in_any_order,

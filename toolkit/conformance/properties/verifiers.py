@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from toolkit.conformance import enumeration
 from toolkit.conformance.comparison import Broken
 from toolkit.interfaces import Verifier
 from toolkit.sampling import Sampler, Sampling
@@ -38,6 +39,30 @@ def accepts_what_ar_says(
         raise Broken(f"path {path} stops early: {max(reached.values())} nodes are right")
     if verdict.bonus != choice[path[-1]]:
         raise Broken(f"the bonus is {verdict.bonus}, but the target says {choice[path[-1]]}")
+
+
+def law_is_the_targets(
+    make: Callable[[], Verifier], trees: Sequence[TokenTree], seed: int, sampling: Sampling
+) -> set[int]:
+    """The text that two steps emit has exactly the law of AR's, by enumeration of every random number;
+    returns the numbers of tokens that the steps may emit together.
+
+    The trees are fixed: one for each step. `seed` chooses the target.
+    """
+    target = enumeration.language(seed, enumeration.VOCABULARY)
+
+    def grow(step: int, text: enumeration.Text, _: enumeration.Chance) -> TokenTree:
+        return attrs.evolve(trees[step], tokens=[text[-1], *trees[step].tokens[1:]])
+
+    law = enumeration.emitted(make, target, grow, sampling, len(trees))
+    error = enumeration.worst_error(law, target, sampling)
+    if error > enumeration.ROUNDING:
+        shapes = [(tree.tokens[1:], tree.parents[1:]) for tree in trees]
+        raise Broken(
+            f"the probability of a text is off by {error:.2g}, after trees of tokens and parents "
+            f"{shapes}, at {sampling}"
+        )
+    return {len(text) for text, probability in law.items() if probability > 0}
 
 
 def siblings_in_any_order(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from toolkit.conformance.tree_paths import path_to
 from toolkit.interfaces import Proposal, Verifier
-from toolkit.sampling import Sampler
+from toolkit.sampling import Sampler, Sampling
 from toolkit.tree import TokenTree, Verdict
 
 ANY: frozenset[Proposal] = frozenset({"fixed", "sampled"})
@@ -183,3 +183,96 @@ class DrawsAnew(Verifier):
         choice = [sampler.draw(law) for law in sampler.law(logits)]
         last = _last(tree, choice)
         return Verdict(path_to(tree, last), choice[last])
+
+
+@attrs.define
+class OneByOne(Verifier):
+    """Accepts each child with the target's probability of it; the base of verifiers that do more.
+
+    After a child was rejected, its token is excluded (one-hot rejection sampling, as in EAGLE-2).
+    """
+
+    name = "one-by-one"
+    exactness = "distribution"
+    assumes = ANY
+
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
+        path = [0]
+        while True:
+            law = sampler.law(logits[path[-1]])
+            for child in (n for n, parent in enumerate(tree.parents) if parent == path[-1]):
+                share = float(law[tree.tokens[child]])
+                if self.accepts(sampler, share):
+                    path.append(child)
+                    break
+                law = self.residual(law, tree.tokens[child])
+            else:
+                return Verdict(path, self.bonus(sampler, law, logits[path[-1]]))
+
+    def accepts(self, sampler: Sampler, share: float) -> bool:
+        return sampler.accepts(share)
+
+    def residual(self, law: Tensor, token: int) -> Tensor:
+        rest = law.index_fill(0, torch.tensor([token]), 0.0)
+        return rest / rest.sum()
+
+    def bonus(self, sampler: Sampler, law: Tensor, logits: Tensor) -> int:
+        return sampler.draw(law)
+
+
+@attrs.define
+class BonusFromTheLaw(OneByOne):
+    """Rejects a child, and draws the bonus from the target's whole law, the child's token included."""
+
+    name = "bonus-from-the-law"
+
+    def bonus(self, sampler: Sampler, law: Tensor, logits: Tensor) -> int:
+        return sampler.draw(sampler.law(logits))
+
+
+@attrs.define
+class ForgetsRejections(OneByOne):
+    """Accepts a later sibling with the probability that it had before others were rejected."""
+
+    name = "forgets-rejections"
+
+    def residual(self, law: Tensor, token: int) -> Tensor:
+        return law
+
+
+@attrs.define
+class AcceptsMore(OneByOne):
+    """Accepts a child more often than the target says it: relaxed acceptance, which is lossy."""
+
+    name = "accepts-more"
+
+    def accepts(self, sampler: Sampler, share: float) -> bool:
+        return sampler.accepts(share**0.5)
+
+
+@attrs.define
+class AtTemperatureOne(OneByOne):
+    """Judges by the target's law at temperature 1, whatever the temperature is."""
+
+    name = "at-temperature-one"
+
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
+        return OneByOne.judge(self, tree, logits, attrs.evolve(sampler, sampling=Sampling(1.0)))
+
+
+@attrs.define
+class OneRandomNumber(Verifier):
+    """Accepts the first child by a random number, and draws the bonus after it by the same one."""
+
+    name = "one-random-number"
+    exactness = "distribution"
+    assumes = ANY
+
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
+        if len(tree) == 1 or sampler.token(logits[0], 0) != tree.tokens[1]:
+            rest = logits[0] if len(tree) == 1 else self._without(logits[0], tree.tokens[1])
+            return Verdict([0], sampler.token(rest, 0))
+        return Verdict([0, 1], sampler.token(logits[1], 1))
+
+    def _without(self, logits: Tensor, token: int) -> Tensor:
+        return logits.index_fill(0, torch.tensor([token]), float("-inf"))
