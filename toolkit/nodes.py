@@ -12,7 +12,7 @@ from toolkit.columns import column
 from toolkit.target_scores import TargetScores
 from toolkit.tree import TokenTree, Verdict
 
-Fate = Literal["root", "accepted", "bonus", "lost", "passed", "unreached"]
+Fate = Literal["root", "accepted", "bonus", "rejected", "passed", "unreached"]
 
 
 @frozen(kw_only=True)
@@ -45,7 +45,7 @@ class Node:
         "target's log-probability of its likeliest next token, natural log; null: not computed"
     )
     fate: Fate = column(
-        "root; accepted; bonus: the last token that the step commits; lost: tested and rejected; "
+        "root; accepted; bonus: the last token that the step commits; rejected: it was tested; "
         "passed: an earlier sibling was accepted; unreached: its parent was not accepted"
     )
 
@@ -98,5 +98,5 @@ def fates_of(tree: TokenTree, verdict: Verdict) -> list[Fate]:
         elif taken.get(parent) == node:
             fates.append("bonus")
         else:
-            fates.append("passed" if taken.get(parent, node) < node else "lost")
+            fates.append("passed" if taken.get(parent, node) < node else "rejected")
     return fates

@@ -56,8 +56,9 @@ def broken(steps, generation):
                 found.add("unreached")
             taken = [s.node for s in children[n.parent] if s.fate in ("accepted", "bonus")
                      and s.draft_logprob is not None]  # fmt: skip
-            if n.fate in ("lost", "passed") and (n.fate == "passed") != any(t < n.node for t in taken):
-                found.add("lost or passed")
+            passed = any(t < n.node for t in taken)
+            if n.fate in ("rejected", "passed") and (n.fate == "passed") != passed:
+                found.add("rejected or passed")
             above = by_id[n.parent]
             if n.fate in ("accepted", "bonus") and (n.target_rank or n.token != above.top_token):
                 found.add("greedy")
@@ -119,10 +120,10 @@ def changed(steps, choose, **changes):
 @pytest.mark.parametrize(
     ("choose", "changes", "named"),
     [
-        (lambda n: n.fate == "accepted", {"fate": "lost"}, "one path"),
+        (lambda n: n.fate == "accepted", {"fate": "rejected"}, "one path"),
         (lambda n: n.fate == "accepted", {"target_rank": 1}, "greedy"),
-        (lambda n: n.fate == "lost", {"fate": "passed"}, "lost or passed"),
-        (lambda n: n.fate == "unreached", {"fate": "lost"}, "unreached"),
+        (lambda n: n.fate == "rejected", {"fate": "passed"}, "rejected or passed"),
+        (lambda n: n.fate == "unreached", {"fate": "rejected"}, "unreached"),
         (lambda n: n.fate == "bonus", {"token": 96}, "text"),
         (lambda n: n.depth == 1, {"draft_logprob": 0.1}, "drafter's mass"),
         (lambda n: n.depth == 1, {"target_logprob": 0.1}, "target's mass"),
@@ -161,9 +162,9 @@ def test_fates_by_hand():
     """root → 1, 2, 3; 2 → 4, 5; 1 → 6. Path: root, 2. No bonus among 4 and 5."""
     tree = TokenTree.root(9).grow([0], Candidates([[1, 2, 3]], [[-1.0] * 3]))
     tree = tree.grow([2], Candidates([[4, 5]], [[-1.0] * 2])).grow([1], Candidates([[6]], [[-1.0]]))
-    fates = ["root", "lost", "accepted", "passed", "lost", "lost", "unreached"]
+    fates = ["root", "rejected", "accepted", "passed", "rejected", "rejected", "unreached"]
     assert fates_of(tree, Verdict([0, 2], 7)) == fates
-    ended = ["root", "lost", "accepted", "passed", "bonus", "passed", "unreached"]
+    ended = ["root", "rejected", "accepted", "passed", "bonus", "passed", "unreached"]
     assert fates_of(tree, Verdict([0, 2], 4)) == ended
 
 

@@ -18,7 +18,8 @@ KINDS = {
     "kv": "kv",
     "draft_kv": "kv",
 }
-PAGES = ["README.md", "docs/strategies.md", "docs/data.md", "docs/bench.md", "plugins/README.md"]
+PAGES = ["README.md", "docs/strategies.md", "docs/data.md", "docs/bench.md", "docs/show.md"]
+PAGES += ["plugins/README.md"]
 PAGES += ["plugins/toolkit-coin/README.md", "plugins/toolkit-comb/README.md"]
 LINKED = [*PAGES, "docs/kv.md", "docs/plugins.md"]  # test_tutorial.py runs the commands of the tutorial
 

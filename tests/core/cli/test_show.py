@@ -1,0 +1,58 @@
+"""`toolkit show` through Click's runner: its files, and what it refuses."""
+
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from toolkit.cli import main
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("show") / "results"
+    arguments = ["run", "--max-new-tokens", "16", "--record", "nodes", "--out", str(folder)]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def show(*arguments):
+    return CliRunner().invoke(main, ["show", *map(str, arguments)])
+
+
+def test_files_are_written_and_the_same_again(results, tmp_path):
+    texts = []
+    for turn in "ab":
+        files = [tmp_path / f"{turn}.{kind}" for kind in ("html", "svg", "dot")]
+        options = [word for file in files for word in (f"--{file.suffix[1:]}", file)]
+        done = show(results, "--step", "1", *options)
+        assert done.exit_code == 0, done.output
+        texts.append([file.read_bytes() for file in files])
+    assert texts[0] == texts[1]
+    assert [text[:5] for text in texts[0]] == [b"<!doc", b"<svg ", b"digra"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--step", "999", "--svg", "s.svg"], "has no step 999: its steps are 0 to"),
+        (["--request", "5", "--html", "p.html"], "no request 5"),
+        (["--svg", "s.svg"], "say which with --step"),
+        (["--html", "nowhere/p.html"], "no folder nowhere"),
+    ],
+)
+def test_what_is_wrong_is_said(results, tmp_path, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)
+    done = show(results, *options)
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.split())
+    assert not [*tmp_path.iterdir()]
+
+
+def test_results_without_nodes_say_how_to_record_them(results, tmp_path):
+    bare = shutil.copytree(results, tmp_path / "bare")
+    shutil.rmtree(bare / "nodes")
+    done = show(bare, "--html", tmp_path / "p.html")
+    assert done.exit_code == 2
+    assert "--record nodes" in done.output

@@ -1,0 +1,76 @@
+"""`toolkit show`: pictures of a recorded run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from toolkit.cli import options
+from toolkit.errors import ToolkitError
+
+if TYPE_CHECKING:
+    from toolkit.show.recording import RecordedRequest, RecordedStep
+
+
+@click.command()
+@click.argument("results", type=options.FILE)
+@click.option(
+    "--request",
+    "numbers",
+    multiple=True,
+    type=options.Whole(min=0),
+    metavar="N",
+    help="Only this request; for --html it may be repeated.",
+)
+@click.option("--step", type=options.Whole(min=0), metavar="K", help="Only this step.")
+@click.option("--html", type=options.FILE, metavar="FILE", help="Write a page with every step.")
+@click.option("--svg", type=options.FILE, metavar="FILE", help="Draw one step as SVG.")
+@click.option("--dot", type=options.FILE, metavar="FILE", help="Write one step for Graphviz.")
+def show(
+    results: Path,
+    numbers: tuple[int, ...],
+    step: int | None,
+    html: Path | None,
+    svg: Path | None,
+    dot: Path | None,
+) -> None:
+    """Show the trees that were recorded in the folder RESULTS.
+
+    Record them with `toolkit run --record nodes --out RESULTS`, or with `toolkit bench --record
+    nodes`. Without --html, --svg or --dot the trees are written to the terminal.
+    """
+    for file in filter(None, (html, svg, dot)):
+        options.require_writable(file)
+    from toolkit.show.recording import choose_request, read_recording
+
+    requests = read_recording(results)
+    if numbers:
+        requests = [choose_request(requests, number) for number in dict.fromkeys(numbers)]
+    if html is not None:
+        from toolkit.show.page import draw_page
+
+        _write(html, draw_page(requests))
+    if svg is not None:
+        from toolkit.show.picture import draw_svg
+
+        _write(svg, draw_svg(*_one(requests, step)))
+    if dot is not None:
+        from toolkit.show.picture import draw_dot
+
+        _write(dot, draw_dot(_one(requests, step)[1]))
+
+
+def _one(
+    requests: list[RecordedRequest], number: int | None
+) -> tuple[RecordedRequest, RecordedStep]:
+    """The one step to draw. Raises `ToolkitError` when it is not said which."""
+    if number is None:
+        raise ToolkitError("a picture shows one step: say which with --step K, and --request N")
+    return requests[0], requests[0].step(number)
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
+    click.echo(f"wrote {file}")

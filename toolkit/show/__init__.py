@@ -1,0 +1,1 @@
+"""Pictures of recorded decodings, drawn from their rows alone: a page, files, the terminal."""

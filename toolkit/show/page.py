@@ -1,0 +1,102 @@
+"""The page: every step of recorded requests in one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from typing import Any
+
+import attrs
+from jinja2 import Environment
+
+from toolkit.errors import ToolkitError
+from toolkit.show import picture
+from toolkit.show.labels import SIGNS, show_piece
+from toolkit.show.layout import place_nodes
+from toolkit.show.recording import RecordedRequest, RecordedStep
+from toolkit.show.totals import total
+
+MOST_NODES = 50_000  # of a page that still opens quickly
+FATES = list(SIGNS)
+
+
+def draw_page(requests: Sequence[RecordedRequest]) -> str:
+    """The page as text; the same requests give the same text. Raises `ToolkitError` for too many."""
+    count = sum(len(step.nodes) for request in requests for step in request.steps)
+    if count > MOST_NODES and len(requests) > 1:
+        raise ToolkitError(
+            f"{count} nodes are too many for one page (at most {MOST_NODES}): choose requests with "
+            f"--request N, which may be repeated"
+        )
+    folder = files(__package__)
+    texts = {
+        name.replace(".", "_"): (folder / name).read_text(encoding="utf-8")
+        for name in ("page.html", "page.css", "tree.css", "page.js")
+    }
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return template.from_string(texts.pop("page_html")).render(
+        **texts, data=_as_json(requests), signs=SIGNS
+    )
+
+
+def _as_json(requests: Sequence[RecordedRequest]) -> str:
+    """The page's data; no `<` is in it, so no text can end the script element or begin another."""
+    pieces: dict[str, int] = {}  # piece → its index
+    data = {
+        "requests": [_request(request, pieces) for request in requests],
+        "pieces": list(pieces),
+        "labels": [show_piece(piece, picture.CELLS) for piece in pieces],
+        "whole": [show_piece(piece) for piece in pieces],
+        "fates": [
+            {"name": fate, "glyph": sign.glyph, "meaning": sign.meaning}
+            for fate, sign in SIGNS.items()
+        ],
+        "size": {
+            name: getattr(picture, name.upper())
+            for name in ("column", "row", "width", "height", "margin", "bar", "most_entropy")
+        },
+    }
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _request(request: RecordedRequest, pieces: dict[str, int]) -> dict[str, Any]:
+    return {
+        "number": request.number,
+        "title": request.title,
+        "specs": request.specs,
+        "totals": attrs.asdict(total(request.steps)),
+        "steps": [_step(step, pieces) for step in request.steps],
+    }
+
+
+def _step(step: RecordedStep, pieces: dict[str, int]) -> dict[str, Any]:
+    """A step as columns, one entry a node."""
+
+    def index(piece: str | None) -> int | None:
+        return None if piece is None else pieces.setdefault(piece, len(pieces))
+
+    nodes = step.nodes
+    return {
+        "row": [round(row, 2) for row in place_nodes([node.parent for node in nodes])],
+        "parent": [node.parent for node in nodes],
+        "depth": [node.depth for node in nodes],
+        "order": [node.order for node in nodes],
+        "token": [node.token for node in nodes],
+        "piece": [index(node.piece) for node in nodes],
+        "fate": [FATES.index(node.fate) for node in nodes],
+        "q": _short(node.draft_logprob for node in nodes),
+        "p": _short(node.target_logprob for node in nodes),
+        "rank": [node.target_rank for node in nodes],
+        "entropy": _short(node.target_entropy for node in nodes),
+        "top": [index(node.top_piece) for node in nodes],
+        "top_p": _short(node.top_logprob for node in nodes),
+        "committed": [node.node for node in step.committed],
+        "length": step.row.get("length"),
+        "ms": {name: round(value, 3) for name, value in step.times.items()},
+    }
+
+
+def _short(values: Iterable[float | None]) -> list[float | None]:
+    """Numbers to four places, which is more than the page shows."""
+    return [None if value is None else round(value, 4) for value in values]
