@@ -1,4 +1,4 @@
-"""The page: one file, the same for the same rows, whose text cannot act; in a browser if there is one."""
+"""The page: one file, the same for the same rows, whose text cannot act; tried in a browser."""
 
 import json
 import re
