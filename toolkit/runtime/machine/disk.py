@@ -15,6 +15,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
 WINDOWS = os.name == "nt"  # Windows protects a user's folders by itself
 
@@ -44,7 +46,7 @@ def cache_folder(name: str) -> Path:
     temporary folder either.
     """
     try:
-        folder = (_base() / "speculative-toolkit" / name).resolve()
+        folder = (user_cache_path("speculative-toolkit", appauthor=False) / name).resolve()
         _make(folder)
         require_own(folder)
     except (OSError, RuntimeError) as error:  # RuntimeError: no home, or links in a circle
@@ -61,15 +63,6 @@ def private_folder(name: str) -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     require_own(folder)
     return folder
-
-
-def _base() -> Path:
-    """XDG_CACHE_HOME if it is absolute, as its specification requires; else ~/.cache."""
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    base = named if named.is_absolute() else Path.home() / ".cache"
-    if not base.is_absolute():
-        raise FileNotFoundError(errno.ENOENT, "the home folder is not absolute", str(base))
-    return base
 
 
 def _make(folder: Path) -> None:
