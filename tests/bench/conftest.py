@@ -103,7 +103,7 @@ def request_row(number, arm, prompt, speed, **changes):
     tokens = changes.pop("tokens", 64)
     decode = 1e3 * (tokens - 1) / speed
     row = {
-        "run_id": arm, "request_id": number, "prompt_id": "p", "prompt_tokens": 9,
+        "run_id": arm, "request_id": number, "prompt_id": "p", "prompt_tokens": 9, "seed": 0,
         "token_ids": list(range(tokens)), "text": "", "stop_reason": "length", "steps": tokens // 2,
         "tau": 2.0, "ttft_ms": 10.0, "decode_ms": decode, "tokens_per_s": speed,
         "tokens_per_s_end_to_end": 1e3 * tokens / (decode + 10), "tpot_ms": 1e3 / speed,
