@@ -105,7 +105,10 @@ def decode(
         verdict, tokens, ended = cut_verdict(judged, tree, max_new_tokens - emitted, ends)
         first, second = logits[verdict.path[-1]].topk(2).values.tolist()
         clock.lap("verify")
-        scores = TargetScores.of(tree, verdict, logits) if record_nodes else None
+        scores = None
+        if record_nodes:
+            law = logits if sampling.greedy else sampling.scores(logits)
+            scores = TargetScores.of(tree, verdict, law)
         clock.lap("record")
         target.commit(verdict.path)
         drafter.commit([tree.tokens[node] for node in verdict.path])

@@ -12,6 +12,7 @@ from toolkit import Pipeline, Pool, Registry, TokenTree, Verdict, node_rows, run
 from toolkit.conformance.generators import prompts, trees
 from toolkit.conformance.models import COSTS, VOCABULARY, noisy, tiny
 from toolkit.nodes import Node, fates_of, nodes_of
+from toolkit.sampling import Sampling
 from toolkit.target_scores import TargetScores
 from toolkit.tree import Candidates
 
@@ -80,11 +81,11 @@ def steps_of(generation):
     return [[*nodes_of(e.tree, e.verdict, e.scores, generation.piece)] for e in events]
 
 
-def decoded(family, seed, shaper, prompt, count, stops=(0,)):
+def decoded(family, seed, shaper, prompt, count, stops=(0,), **choices):
     pipeline = Pipeline(
         tiny(family, seed, stops), drafter="model:noisy", shaper=shaper,
         pool=Pool(modules={"noisy": noisy(family, seed, 0.05)}, costs=COSTS),
-        registry=Registry.installed(),
+        registry=Registry.installed(), **choices,
     )
     return pipeline, pipeline.generate(list(prompt), max_new_tokens=count, record_nodes=True)
 
@@ -98,6 +99,13 @@ def decoded(family, seed, shaper, prompt, count, stops=(0,)):
 def test_every_invariant_holds(family, seed, shaper, prompt, count, stops):
     _, generation = decoded(family, seed, shaper, prompt, count, stops)
     assert broken(steps_of(generation), generation) == set()
+
+
+@pytest.mark.parametrize("sampling", [Sampling(0.8), Sampling(1.2, top_k=5, top_p=0.9)], ids=str)
+def test_a_sampled_request_keeps_them_too(sampling):
+    """Only that the target's likeliest token is committed does not hold."""
+    _, generation = decoded("llama", 1, "fixed", (5, 9, 33, 4), 24, sampling=sampling)
+    assert broken(steps_of(generation), generation) == {"greedy"}
 
 
 @pytest.fixture(scope="module")

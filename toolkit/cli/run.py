@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 @click.option(
     "--verify", "verifying", is_flag=True, help="Run AR, too, and compare token by token."
 )
+@click.option(
+    "--watch", "watching", is_flag=True, help="Draw the tree of each step while decoding."
+)
 @options.as_json(help="One JSON object a request on stdout, text on stderr.")
 @options.out(help="Results as Parquet: one .parquet file, or a new folder with every table.")
 @options.record(
@@ -78,6 +81,7 @@ def run(
     max_new_tokens: int,
     seed: int,
     verifying: bool,
+    watching: bool,
     as_json: bool,
     out: Path | None,
     record: str | None,
@@ -89,13 +93,15 @@ def run(
     A SPEC is a strategy's name with options, as in adaptive:nodes=32,max_depth=6. `toolkit plugins
     list` lists the strategies.
     """
+    if watching and as_json:
+        raise ToolkitError("--watch draws on stdout, where --json writes: give one of them")
     prompts = read_prompts(prompt, prompt_file, field)
     formatting = Formatting(chat, system, dict(template_args))
     request = {
         "max_new_tokens": max_new_tokens,
         "stop": stop,
         "seed": seed,
-        "record_nodes": record is not None,
+        "record_nodes": watching or record is not None,
     }
     with nullcontext() if as_json else show_progress():
         pipeline, place = _prepared(out, record, verifying, chosen)
@@ -105,7 +111,7 @@ def run(
     try:
         for text, ids in zip(prompts, encoded, strict=True):
             shown = show_prompt(text) + end
-            generation = _decode(pipeline, ids, request, shown, verifying, as_json)
+            generation = _decode(pipeline, ids, request, shown, verifying, watching, as_json)
             finished.append(generation)
             if as_json:
                 click.echo(json.dumps(summary(generation), ensure_ascii=False))
@@ -137,6 +143,7 @@ def _decode(
     request: dict[str, Any],
     shown: str,
     verifying: bool,
+    watching: bool,
     as_json: bool,
 ) -> Generation:
     """Decode one prompt, write its text as it comes, and compare it with AR where that is asked for."""
@@ -144,8 +151,13 @@ def _decode(
     with progress():
         decoding = pipeline.stream(ids, **request)
         pieces = iter(decoding)
-        first = next(pieces)
-    _write(shown, chain([first], pieces), sys.stderr if as_json else sys.stdout)
+        texts: Iterable[str] = chain([next(pieces)], pieces)
+    if watching:
+        from toolkit.cli.watch import Watch
+
+        Watch.of(decoding).run(texts)
+        texts = [decoding.result.text]
+    _write(shown, texts, sys.stderr if as_json else sys.stdout)
     generation = decoding.result
     if verifying and generation.stop_reason != "interrupted":
         from toolkit import verify

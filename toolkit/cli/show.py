@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,8 @@ def show(
     """Show the trees that were recorded in the folder RESULTS.
 
     Record them with `toolkit run --record nodes --out RESULTS`, or with `toolkit bench --record
-    nodes`. Without --html, --svg or --dot the trees are written to the terminal.
+    nodes`. Without --html, --svg or --dot one steps through the trees by
+    keys, or, where stdout is no terminal, they are written as text.
     """
     for file in filter(None, (html, svg, dot)):
         options.require_writable(file)
@@ -60,6 +62,8 @@ def show(
         from toolkit.show.picture import draw_dot
 
         _write(dot, draw_dot(_one(requests, step)[1]))
+    if html is svg is dot is None:
+        _show_in_terminal(requests, step)
 
 
 def _one(
@@ -69,6 +73,27 @@ def _one(
     if number is None:
         raise ToolkitError("a picture shows one step: say which with --step K, and --request N")
     return requests[0], requests[0].step(number)
+
+
+def _show_in_terminal(requests: list[RecordedRequest], number: int | None) -> None:
+    """Step through the requests by keys; where there is no terminal, write every step as text."""
+    if number is not None:
+        requests[0].step(number)
+    if sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
+        from toolkit.show.browse import browse
+
+        browse(requests, number or 0)
+        return
+    from rich.console import Console
+
+    from toolkit.show.terminal import draw_legend, draw_step
+
+    console = Console(highlight=False)
+    console.print(draw_legend())
+    for request in requests:
+        console.print(f"\n{request.title}", markup=False)
+        for step in request.steps if number is None else [request.step(number)]:
+            console.print(draw_step(step, console.width), "", sep="\n", soft_wrap=True)
 
 
 def _write(file: Path, text: str) -> None:

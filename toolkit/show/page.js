@@ -161,15 +161,15 @@ class Pane {
     node = this.node;
     this.find(".canvas .chosen")?.classList.remove("chosen");
     this.find(`.canvas [data-node="${node}"]`)?.classList.add("chosen");
-    const fate = fateOf(step, node), top = step.top[node], log = (value) => (value === null ? "–" : value.toFixed(3));
+    const fate = fateOf(step, node), top = step.top[node], log = (value) => (value === null ? "–" : value <= -1e4 ? "−∞" : value.toFixed(3));
     const rows = [
       ["token", `${data.whole[step.piece[node]]} (id ${step.token[node]})`],
       ["fate", `${fate.glyph} ${fate.name}: ${fate.meaning}`],
       ["drafter q", `${share(step.q[node])} (log ${log(step.q[node])})`],
       ["target p", `${share(step.p[node])} (log ${log(step.p[node])})`],
       ["target's rank", step.rank[node] === null ? "–" : `${step.rank[node] + 1}`],
-      ["path, log q", pathSums(step, step.q)[node].toFixed(3)],
-      ["path, log p", pathSums(step, step.p)[node].toFixed(3)],
+      ["path, log q", log(pathSums(step, step.q)[node])],
+      ["path, log p", log(pathSums(step, step.p)[node])],
       ["drafted as", step.q[node] === null ? "–" : `sibling ${step.order[node] + 1}, depth ${step.depth[node]}`],
       ["target goes on with", top === null ? "–" : `${data.whole[top]} (p ${share(step.top_p[node])})`],
       ["target's entropy", step.entropy[node] === null ? "–" : `${step.entropy[node].toFixed(2)} nats`],

@@ -19,6 +19,7 @@ from toolkit.show.totals import total
 
 MOST_NODES = 50_000  # of a page that still opens quickly
 FATES = list(SIGNS)
+LEAST = -1e4  # log-probability of what cannot be drawn
 
 
 def draw_page(requests: Sequence[RecordedRequest]) -> str:
@@ -98,5 +99,5 @@ def _step(step: RecordedStep, pieces: dict[str, int]) -> dict[str, Any]:
 
 
 def _short(values: Iterable[float | None]) -> list[float | None]:
-    """Numbers to four places, which is more than the page shows."""
-    return [None if value is None else round(value, 4) for value in values]
+    """Numbers to four places, which is more than the page shows; JSON has no −∞."""
+    return [None if value is None else round(max(value, LEAST), 4) for value in values]

@@ -56,3 +56,30 @@ def test_results_without_nodes_say_how_to_record_them(results, tmp_path):
     done = show(bare, "--html", tmp_path / "p.html")
     assert done.exit_code == 2
     assert "--record nodes" in done.output
+
+
+def test_without_a_terminal_every_step_is_written(results):
+    done = show(results)
+    assert done.exit_code == 0, done.output
+    assert "\x1b" not in done.output
+    numbers = [line.split()[1] for line in done.output.splitlines() if line.startswith("step ")]
+    assert numbers == [str(number) for number in range(len(numbers))]
+    assert len(show(results, "--step", "1").output.splitlines()) < len(done.output.splitlines())
+
+
+def test_watching_draws_every_step_where_there_is_no_terminal():
+    """The text and the panel follow, as without --watch."""
+    arguments = ["run", "--max-new-tokens", "16"]
+    plain, watched = (CliRunner().invoke(main, [*arguments, *more]) for more in ([], ["--watch"]))
+    assert watched.exit_code == 0, watched.output
+    text = plain.stdout.partition("╭")[0]
+    assert text.strip() in watched.stdout
+    steps = [line for line in watched.stdout.splitlines() if line.startswith("step ")]
+    assert [line.split()[1] for line in steps] == [str(number) for number in range(len(steps))]
+    assert "◆" in watched.stdout
+
+
+def test_watching_and_json_do_not_go_together():
+    done = CliRunner().invoke(main, ["run", "--watch", "--json"])
+    assert done.exit_code == 2
+    assert "give one of them" in done.output
