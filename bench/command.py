@@ -109,8 +109,9 @@ def list_() -> None:
 
 
 def _bench(given: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.text import Text
+
+    from toolkit.terminal import make_console
 
     out, resume, plugins = (given.pop(key) for key in ("out", "resume", "plugins"))
     plan = _make_plan(given, out, resume)
@@ -118,7 +119,7 @@ def _bench(given: dict[str, Any]) -> None:
     if results is not None:
         from .table import show
 
-        console = Console(highlight=False)
+        console = make_console()
         show(results, console)
         told = f"{len(results.requests)} requests in {out}; see them with: toolkit report {out}"
         console.print(Text(told))
@@ -208,7 +209,6 @@ def run_plan(
 
 def _run(prepared: PreparedPlan, store: Store) -> bool:
     """Run with a progress bar; whether it was stopped with Ctrl-C."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -216,6 +216,8 @@ def _run(prepared: PreparedPlan, store: Store) -> bool:
         TextColumn,
         TimeRemainingColumn,
     )
+
+    from toolkit.terminal import make_console
 
     from .runner import Runner
 
@@ -225,7 +227,7 @@ def _run(prepared: PreparedPlan, store: Store) -> bool:
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),
     )
-    console = Console(stderr=True, highlight=False)
+    console = make_console(stderr=True)
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
 

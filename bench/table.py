@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from toolkit.terminal import make_console
+
 from .keys import Setting
 from .machine import describe_machine
 from .results import LOOP, Results, Summary, shorten_arm
@@ -41,12 +43,10 @@ def make_table(
     return table
 
 
-def print_rows(
-    rows: Sequence[Any], columns: Mapping[str, Callable[[Any], str]], note: str
-) -> None:
+def print_rows(rows: Sequence[Any], columns: Mapping[str, Callable[[Any], str]], note: str) -> None:
     """Print a table with a cell per row and column, and a note below it."""
     cells = [[cell(row) for cell in columns.values()] for row in rows]
-    console = Console(highlight=False)
+    console = make_console()
     console.print(make_table(list(columns), cells, fold=list(columns)))
     console.print(Text(f"\n{note}"))
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
 from toolkit.engine import Event, Step
 from toolkit.sampling import Sampling
+from toolkit.words import shorten
 
 Outcome = Literal["exact", "tie", "divergent", "inconclusive"]
 StopReason = Literal["eos", "stop", "length", "positions", "interrupted"]
@@ -41,7 +42,7 @@ class Verification:
     ar_tokens_per_s: float | None = None
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class Generation:
     """One request's output and measurements. Times are wall-clock; see `metrics` for units."""
 
@@ -59,8 +60,8 @@ class Generation:
     kv_peak_bytes: int
     draft_kv_bytes: int
     peak_memory_bytes: int | None
-    events: list[Event] = field(repr=False)
-    piece: Callable[[int], str] = field(repr=False)  # the text of one token
+    events: list[Event]
+    piece: Callable[[int], str]  # the text of one token
     verification: Verification | None = None
 
     @property
@@ -87,10 +88,14 @@ class Generation:
     def verdict(self) -> Outcome | None:
         return self.verification.verdict if self.verification else None
 
+    def __repr__(self) -> str:
+        return f"<Generation: {self.line}>\n{shorten(self.text)!r}"
+
     @property
     def line(self) -> str:
         """The figures that matter most, in one line."""
-        figures = [f"{len(self.token_ids)} tokens"]
+        count = len(self.token_ids)
+        figures = [f"{count} token{'s' * (count != 1)}"]
         if self.tau is not None and self.tokens_per_s is not None:
             figures += [f"τ {self.tau:.2f}", f"{self.tokens_per_s:.1f} tokens/s"]
         end = self.stop_reason if self.stop_reason == "interrupted" else self.verdict

@@ -39,7 +39,8 @@ class Pipeline:
     target, and the shipped draft model without one. Strategies are spec strings, classes, choices, or
     objects, of which only the options are used. A new pipeline has found and checked everything and has
     loaded no weights. What needs neither torch nor transformers is checked before they are imported.
-    `ignore_eos` decodes past stop tokens, for measurements of a given length.
+    `device` and `dtype` are those of a new pool of models, as `Pool` describes them; `pool` is one that
+    is there. `ignore_eos` decodes past stop tokens, for measurements of a given length.
     `sampling` says how the target's tokens are drawn, by default greedily. The default verifier is
     `greedy` then, and `sampler-match` at temperatures above 0.
 
@@ -56,6 +57,8 @@ class Pipeline:
         kv: Spec = "full",
         draft_kv: Spec = "full",
         sampling: Sampling = Sampling(),  # noqa: B008 it is immutable
+        device: str | None = None,
+        dtype: str | None = None,
         pool: Pool | None = None,
         registry: Registry | None = None,
         ignore_eos: bool = False,
@@ -65,7 +68,9 @@ class Pipeline:
                 "the target is empty: give an alias, a folder or a hub id, or none at all"
             )
         self.registry = registry or Registry.installed()
-        self.pool = pool or Pool()
+        if pool is not None and (device or dtype):
+            raise SpecError("a pool has its own device and dtype: give them to the pool alone")
+        self.pool = pool or Pool(device=device or "auto", dtype=dtype or "auto")
         self.sampling = sampling
         self.ignore_eos = ignore_eos
         if target is not None and not isinstance(target, str):
@@ -87,6 +92,11 @@ class Pipeline:
         for name in self.models:
             self.pool.locate(name)
         self._require_fitting_models()
+
+    def __repr__(self) -> str:
+        target, *others = (f"{name}={spec}" for name, spec in self.specs.items())
+        where = f"device={self.pool.device}, dtype={self.pool.dtype}"
+        return f"<Pipeline: {target}, {where}\n {', '.join(others)}>"
 
     def _require_fitting_models(self) -> None:
         """Raise `ModelError` or `MismatchError` for a model that is not supported or does not fit."""

@@ -26,7 +26,7 @@ def working(what: str) -> Iterator[None]:
     """Show a text while the block runs, if progress is shown. Of nested blocks the innermost shows."""
     with _lock:
         _doing.append(what)
-        _redraw()
+        _redraw(entered=True)
     try:
         yield
     finally:
@@ -42,10 +42,10 @@ def show_progress() -> Iterator[None]:
     if _console is not None or sys.stderr is None or not sys.stderr.isatty():
         yield
         return
-    from rich.console import Console
+    from toolkit.terminal import make_console
 
     with _lock:
-        _console = Console(stderr=True)
+        _console = make_console(stderr=True)
         _redraw()
     try:
         yield
@@ -55,8 +55,9 @@ def show_progress() -> Iterator[None]:
             _redraw()
 
 
-def _redraw() -> None:
-    """Erase the line and show the innermost text, if any.
+def _redraw(*, entered: bool = False) -> None:
+    """Erase the line and show the innermost text, if any. Where nothing can be erased, print the text
+    of a block that was just entered.
 
     There is no spinner: its thread would disturb measurements.
     """
@@ -64,7 +65,10 @@ def _redraw() -> None:
     if _live is not None:
         _live.stop()
         _live = None
-    if _console is not None and _doing:
+    if _console is not None and not _console.is_terminal:
+        if entered:
+            _console.print(f"{_doing[-1]} …")
+    elif _console is not None and _doing:
         from rich.live import Live
         from rich.text import Text
 

@@ -43,8 +43,9 @@ def kv_quality(
     Eviction makes the target another function. Decoding is exact to that function; this measures how
     far it is from the model's own. One row per policy and budget.
     """
-    from rich.console import Console
     from rich.progress import track
+
+    from toolkit.terminal import make_console
 
     from ..dataset_loading import read_text
     from ..prompts import cut_excerpts
@@ -58,7 +59,7 @@ def kv_quality(
     name = text.name if text else "the built-in story"
     excerpts = cut_excerpts(pipelines[0], read_text(text or STORY), name, prompt, tokens, samples)
     found, rows = measure(pipelines, excerpts, name, prompt, decoded), []
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     for row in track(found, "measuring", len(pipelines), console=console, transient=True):
         rows.append(row)
         save_rows(rows, out, "kv_quality")

@@ -2,6 +2,7 @@
 
 import math
 
+import attrs
 import pytest
 
 from toolkit.engine import Event, Step
@@ -107,3 +108,13 @@ def test_a_verified_generation_is_the_same_one_with_a_verdict():
     verified = THREE.verified(Verification("exact"))
     assert (verified.verdict, verified.token_ids) == ("exact", THREE.token_ids)
     assert THREE.verdict is None
+
+
+def test_a_generation_says_what_matters_in_two_lines():
+    found = attrs.evolve(THREE, text="Once upon a time " * 40)
+    first, second = repr(found).splitlines()
+    assert first == f"<Generation: {THREE.line}>"
+    assert THREE.line == "7 tokens, τ 2.00, 500.0 tokens/s"
+    assert second.startswith("'Once upon")
+    assert len(second) < 250
+    assert found.verified(Verification("exact")).line.endswith(" tokens/s, exact")

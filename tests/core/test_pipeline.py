@@ -6,6 +6,7 @@ import attrs
 import pytest
 import torch
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig
+from transformers.utils import logging
 
 from toolkit import (
     Choice,
@@ -338,3 +339,30 @@ def test_what_runs_a_model_is_ready_before_a_request():
     stream = pipeline.stream([1, 2, 3], max_new_tokens=4)
     assert all("executor" in vars(pool.load(name)) for name in ("target", "small"))
     assert not stream.events
+
+
+def test_a_pipeline_says_what_it_is_in_two_lines():
+    first, second = repr(Pipeline("stories-1m", drafter="ngram", dtype="fp64")).splitlines()
+    assert first == "<Pipeline: target=stories-1m, device=auto, dtype=fp64"
+    assert second == (
+        " drafter=ngram, shaper=adaptive, verifier=greedy, kv=full, draft_kv=full>"
+    )
+
+
+def test_device_and_dtype_are_those_of_the_models():
+    pipeline = Pipeline("stories-1m", drafter="none", device="cpu", dtype="fp64")
+    assert pipeline.pool.load("stories-1m").dtype == torch.float64
+    with pytest.raises(SpecError, match="a pool has its own device and dtype"):
+        Pipeline("stories-1m", dtype="fp64", pool=Pool())
+    with pytest.raises(ModelError, match="no dtype 'int3'"):
+        Pipeline("stories-1m", dtype="int3")
+
+
+def test_loading_shows_no_progress_bar_and_leaves_the_setting(capfd):
+    logging.enable_progress_bar()
+    Pipeline("stories-1m", drafter="none", dtype="fp64").load()
+    assert capfd.readouterr().err == ""
+    assert logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    Pipeline("stories-1m", drafter="none", dtype="fp64").load()
+    assert not logging.is_progress_bar_enabled()

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import click
 
 from toolkit.errors import StrategyError, ToolkitError
+from toolkit.terminal import LONGEST, without_colour
 from toolkit.words import shorten
 
 INTERRUPTED = 130  # exit status after Ctrl-C
@@ -37,7 +38,17 @@ class UserError(click.ClickException):
     exit_code = 2
 
 
-class Commands(click.Group):
+class FullHelp(click.Group):
+    """A group whose help has the first sentence of every command, whole."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, command.get_short_help_str(LONGEST)) for name, command in found if command]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class Commands(FullHelp):
     """A group whose commands are listed from metadata and imported when called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -147,8 +158,11 @@ def _unraisable(report: Any) -> None:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="speculative-toolkit", prog_name="toolkit")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Speculative decoding of Hugging Face language models, exact by construction."""
+    if without_colour():
+        ctx.color = False
     for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show τ gets a ? instead
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

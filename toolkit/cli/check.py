@@ -12,6 +12,7 @@ import click
 
 from toolkit.cli import options
 from toolkit.extras import require_extra
+from toolkit.progress import show_progress
 
 if TYPE_CHECKING:
     from toolkit.conformance import Finding
@@ -63,9 +64,10 @@ def check(
     findings: list[Finding] = []
     complete = False
     try:
-        for finding in checked(choice, never=never, max_examples=max_examples, registry=found):
-            findings.append(finding)
-            _show(finding)
+        with show_progress():
+            for finding in checked(choice, never=never, max_examples=max_examples, registry=found):
+                findings.append(finding)
+                _show(finding)
         complete = True
     finally:  # an interrupted check writes what it has found
         if json_file is not None and findings:

@@ -55,12 +55,12 @@ def _require_drawable(plot: Path) -> None:
 
 def _show(costs: Costs, pipeline: Pipeline) -> None:
     """Print two tables; the column × is the cost relative to that of a single row."""
-    from rich.console import Console
     from rich.table import Table
 
     from toolkit.runtime.costs import BUSY
+    from toolkit.terminal import make_console
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = make_console()
     short, long = costs.contexts
     for title, name, sizes, times in (
         (f"a pass of {pipeline.target}", "nodes", costs.rows, costs.target),

@@ -24,8 +24,9 @@ def doctor(**chosen: Any) -> None:
 
     The first call for a model compares whole passes bit by bit and remembers the result.
     """
-    from rich.console import Console
     from rich.table import Table
+
+    from toolkit.terminal import print_table
 
     with show_progress():
         pipeline = options.make_pipeline(drafter="none", **chosen)
@@ -33,7 +34,7 @@ def doctor(**chosen: Any) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, said in rows.items():
         table.add_row(name, said)
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    print_table(table)
 
 
 def machine() -> dict[str, str]:

@@ -21,8 +21,9 @@ def models(plugins: tuple[Path, ...]) -> None:
     Any Hugging Face causal LM works by its folder or hub id. With an alias, the usual drafter or target
     of its family is found, too.
     """
-    from rich.console import Console
     from rich.table import Table
+
+    from toolkit.terminal import print_table
 
     table = Table("alias", "model", "here", "role", box=None, pad_edge=False)
     for column in table.columns:
@@ -31,9 +32,8 @@ def models(plugins: tuple[Path, ...]) -> None:
         for alias, place in family.models.items():
             table.add_row(alias, _shown(place), _here(place), _role(family, alias))
         table.add_section()
-    console = Console(highlight=False, markup=False, emoji=False)
-    console.print(table)
-    console.print("\nTo get one: hf download OWNER/NAME. Any other: --target FOLDER or OWNER/NAME.")
+    print_table(table)
+    click.echo("\nTo get one: hf download OWNER/NAME. Any other: --target FOLDER or OWNER/NAME.")
 
 
 def _role(family: Family, alias: str) -> str:

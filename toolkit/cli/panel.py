@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from toolkit.generation import Difference, Generation, Verification, rates_of
 from toolkit.pipeline import Pipeline
+from toolkit.terminal import make_console
 
 COLOURS = {"exact": "green", "tie": "yellow", "inconclusive": "yellow", "divergent": "red"}
 
@@ -35,7 +35,7 @@ def show(generations: list[Generation], pipeline: Pipeline, sent: str | None) ->
     for name, value in rows:
         table.add_row(name, value if isinstance(value, Text) else Text(value))  # [ is not markup
     title = _title(generations)
-    Console(highlight=False).print(Panel(table, title=title, title_align="left", expand=False))
+    make_console().print(Panel(table, title=title, title_align="left", expand=False))
 
 
 def _title(generations: list[Generation]) -> str:

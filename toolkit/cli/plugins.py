@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.cli import options
+from toolkit.cli import FullHelp, options
 from toolkit.cli.new import new
 from toolkit.errors import SpecError
 
@@ -24,7 +24,7 @@ DECLARATIONS = {
 }
 
 
-@click.group()
+@click.group(cls=FullHelp)
 def plugins() -> None:
     """List strategies, show one, or write a package for a new one."""
 
@@ -51,17 +51,19 @@ def list_(as_json: bool, broken: bool, plugins: tuple[Path, ...]) -> None:
             click.echo("\n".join(filter(None, [f"{row['name']}: {row['reason']}", row["trace"]])))
         click.echo(f"{len(rows)} plugin{'s' * (len(rows) != 1)} did not load")
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from toolkit.terminal import print_table
+
     table = Table("kind", "name", "summary", "from", box=None, pad_edge=False)
+    table.columns[2].ratio = 1
     for row in rows:
         origin = f"{row['distribution']} {row['version']}".strip()
         what = Text("did not load: ", style="red") if row["status"] == "broken" else Text()
         what.append(row["reason"] or row["summary"], style="default")
         table.add_row(row["kind"] or "–", row["name"], what, origin)
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    print_table(table)
 
 
 @plugins.command()

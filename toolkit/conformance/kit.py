@@ -23,6 +23,7 @@ from toolkit.conformance.catalogue import Property, applicable
 from toolkit.conformance.failures import describe_failure
 from toolkit.conformance.under_test import Tally, UnderTest
 from toolkit.errors import SpecError
+from toolkit.progress import working
 from toolkit.registry import Registry
 
 FindingOutcome = Literal["pass", "fail", "inconclusive"]
@@ -66,7 +67,10 @@ def check(
     subject = UnderTest.of(spec, registry or Registry.installed(), kind)
     declared = _declared(never)
     properties = applicable(subject)
-    yield from (try_property(subject, prop, declared, max_examples) for prop in properties)
+    for prop in properties:
+        with working(f"Testing {prop.name}"):
+            finding = try_property(subject, prop, declared, max_examples)
+        yield finding
     proved = {exactness for prop in properties for exactness in prop.proves}
     if subject.exactness != "lossy" and subject.exactness not in proved:
         yield Finding(

@@ -47,7 +47,7 @@ def test_each_line_is_a_turn_that_sees_the_others(talk, folders):
 def test_a_stop_string_and_a_variable_are_taken(talk):
     result = talk("--stop", "w", "--template-arg", "enable_thinking=false", stdin="w7\n")
     assert result.exit_code == 0, result.output
-    assert "[1 tokens" in result.output
+    assert "[1 token" in result.output
 
 
 @pytest.mark.parametrize("template", [None, "{{ raise_exception('not today') }}"])

@@ -33,7 +33,7 @@ from toolkit.runtime.compute.executors.choose_executor import (
 )
 from toolkit.runtime.kv.rotary import Rotary
 from toolkit.runtime.models.locate import Location, quote_model
-from toolkit.runtime.models.quiet import hush
+from toolkit.runtime.models.quiet import hush, without_progress_bars
 from toolkit.runtime.models.supported import (
     UNLIMITED,
     first_line,
@@ -157,7 +157,7 @@ def load(
 ) -> LoadedModel:
     """Load the weights; `dtype` None keeps the checkpoint's own. Raises `ModelError`."""
     try:
-        with _loading, working(f"Loading {found.name}"):
+        with _loading, without_progress_bars(), working(f"Loading {found.name}"):
             module, report = AutoModelForCausalLM.from_pretrained(
                 found.path,
                 config=found.config,

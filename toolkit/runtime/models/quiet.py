@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _wanted = False
 
@@ -25,3 +27,17 @@ def hush() -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     hub.set_verbosity_error()
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Switch off transformers' progress bars while the block runs."""
+    from transformers.utils import logging
+
+    were_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_on:
+            logging.enable_progress_bar()

@@ -1,0 +1,62 @@
+"""What is printed: no escapes under NO_COLOR, whole rows in a pipe, whole sentences in help."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from toolkit.cli import main
+from toolkit.progress import show_progress, working
+
+ESCAPE = "\x1b"
+
+
+@pytest.mark.parametrize("command", ["models", "plugins list"])
+def test_a_row_is_one_line_in_a_pipe(command):
+    result = CliRunner().invoke(main, command.split())
+    rows = [line for line in result.output.splitlines() if line.strip()]
+    assert all(not line.startswith(" ") for line in rows)
+    assert ("in this package" if command == "models" else "speculative-toolkit") in rows[1]
+
+
+@pytest.mark.parametrize("group", [[], ["plugins"]])
+def test_help_has_whole_sentences(group):
+    result = CliRunner().invoke(main, [*group, "--help"])
+    assert result.exit_code == 0
+    assert "..." not in result.output.partition("Commands:")[2]
+    assert "Commands:" in result.output
+
+
+MAIN = "from toolkit.cli import main; main(prog_name='toolkit')"
+
+
+@pytest.mark.installed
+@pytest.mark.parametrize("no_color", ["", "1"])
+@pytest.mark.parametrize(
+    "words", [["run", "Once upon a time", "--max-new-tokens", "8", "--verify"], ["plugins", "list"]]
+)
+def test_no_color_is_obeyed_on_a_terminal(words, no_color):
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "NO_COLOR": no_color}
+    subprocess.run(
+        [sys.executable, "-P", "-c", MAIN, *words],
+        stdin=theirs, stdout=theirs, stderr=theirs, timeout=120, env=environment, check=True,
+    )  # fmt: skip
+    os.set_blocking(ours, False)
+    shown = os.read(ours, 1 << 20).decode(errors="replace")
+    os.close(theirs)
+    os.close(ours)
+    assert len(shown) > 100
+    assert (ESCAPE in shown) is (not no_color)
+
+
+def test_without_escapes_a_slow_step_is_a_line(monkeypatch, capsys):
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with show_progress(), working("Loading"), working("Compiling"):
+        pass
+    assert re.sub(r" +", " ", capsys.readouterr().err) == "Loading …\nCompiling …\n"
