@@ -1,6 +1,7 @@
 """Four choices and a target: defaults, refusals, and what one request may not do to another."""
 
 import copy
+import sys
 
 import attrs
 import pytest
@@ -358,7 +359,9 @@ def test_device_and_dtype_are_those_of_the_models():
         Pipeline("stories-1m", dtype="int3")
 
 
-def test_loading_shows_no_progress_bar_and_leaves_the_setting(capfd):
+def test_loading_shows_no_progress_bar_and_leaves_the_setting(capfd, monkeypatch):
+    hub = sys.modules["huggingface_hub.utils.tqdm"]  # the package has a class of the same name
+    monkeypatch.setattr(hub, "HF_HUB_DISABLE_PROGRESS_BARS", None)
     logging.enable_progress_bar()
     Pipeline("stories-1m", drafter="none", dtype="fp64").load()
     assert capfd.readouterr().err == ""
