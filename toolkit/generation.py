@@ -5,14 +5,21 @@ A figure has one definition, here, and one name everywhere: in the panel, in JSO
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import evolve, frozen
+from attrs import asdict, evolve, frozen
 
 from toolkit.engine import Event, Step
+from toolkit.errors import ToolkitError
 from toolkit.sampling import Sampling
 from toolkit.words import shorten
+
+if TYPE_CHECKING:
+    from toolkit.nodes import Fate
+    from toolkit.show.recording import RecordedRequest
 
 Outcome = Literal["exact", "tie", "divergent", "inconclusive"]
 StopReason = Literal["eos", "stop", "length", "positions", "interrupted"]
@@ -126,12 +133,47 @@ class Generation:
         }
 
     @property
+    def recorded(self) -> RecordedRequest | None:
+        """The nodes of every step, as `toolkit show` reads them from disk; None unless recorded."""
+        from toolkit.nodes import nodes_of
+        from toolkit.show.recording import RecordedRequest, RecordedStep
+
+        steps: list[RecordedStep] = []
+        for e in self.events:
+            if e.step and e.tree and e.verdict and e.scores:
+                nodes = [*nodes_of(e.tree, e.verdict, e.scores, self.piece)]
+                steps.append(RecordedStep(len(steps), nodes, asdict(e.step)))
+        return RecordedRequest(0, "this request", self.specs, steps) if steps else None
+
+    def to_frame(self) -> Any:
+        """The steps as a table, with the columns of `Step`: a pandas DataFrame, or polars' where only
+        that is installed. Raises `ToolkitError` without both."""
+        for name in ("pandas", "polars"):
+            if find_spec(name) is not None:
+                return import_module(name).DataFrame([asdict(step) for step in self.steps])
+        raise ToolkitError("a table of steps needs pandas or polars: pip install pandas")
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from toolkit.show.notebook import draw_output
+
+        return draw_output(written(self.events, self.piece), self.line, self.recorded)
+
+    @property
     def _rates(self) -> dict[str, float | None]:
         return rates_of(len(self.token_ids), 1, len(self.steps), self.ttft_ms, self.decode_ms)
 
     def verified(self, verification: Verification) -> Generation:
         """This generation with its comparison to AR."""
         return evolve(self, verification=verification)
+
+
+def written(events: list[Event], piece: Callable[[int], str]) -> Iterator[tuple[str, Fate]]:
+    """The pieces of an output, each with who wrote it: accepted drafts, or the target's own bonus."""
+    for event in events:
+        *drafted, own = map(piece, event.tokens)
+        yield from ((text, "accepted") for text in drafted)
+        yield own, "bonus"
 
 
 def rates_of(

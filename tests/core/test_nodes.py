@@ -8,7 +8,16 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolkit import Pipeline, Pool, Registry, TokenTree, Verdict, node_rows, run_record
+from toolkit import (
+    Pipeline,
+    Pool,
+    Registry,
+    TokenTree,
+    ToolkitError,
+    Verdict,
+    node_rows,
+    run_record,
+)  # fmt: skip
 from toolkit.conformance.generators import prompts, trees
 from toolkit.conformance.models import COSTS, VOCABULARY, noisy, tiny
 from toolkit.nodes import Node, fates_of, nodes_of
@@ -198,3 +207,27 @@ def test_without_recording_there_are_no_rows():
     assert {*next(node_rows(run, 0, recorded))} == {
         "run_id", "request_id", "step", *(a.name for a in Node.__attrs_attrs__)
     }  # fmt: skip
+
+
+def test_a_notebook_shows_the_text_and_where_recorded_the_trees():
+    pipeline, recorded = decoded("llama", 1, "chain", (5, 9), 12)
+    plain = pipeline.generate([5, 9], max_new_tokens=12)
+    assert [step.nodes for step in recorded.recorded.steps] == steps_of(recorded)
+    assert "<iframe" in recorded._repr_html_()
+    assert plain.recorded is None
+    assert "<iframe" not in plain._repr_html_()
+    assert plain._repr_html_().count("<span") == len(plain.token_ids)
+
+
+def test_the_steps_are_a_frame():
+    _, generation = decoded("llama", 1, "chain", (5, 9), 12)
+    frame = generation.to_frame()
+    assert frame["committed"].tolist() == [step.committed for step in generation.steps]
+    assert [*frame.columns] == [a.name for a in generation.steps[0].__attrs_attrs__]
+
+
+def test_without_pandas_and_polars_a_frame_says_what_is_missing(monkeypatch):
+    _, generation = decoded("llama", 1, "chain", (5, 9), 3)
+    monkeypatch.setattr("toolkit.generation.find_spec", lambda name: None)
+    with pytest.raises(ToolkitError, match="pandas or polars"):
+        generation.to_frame()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 
 import attrs
@@ -11,7 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from toolkit.nodes import Fate, nodes_of
+from toolkit.generation import written
+from toolkit.nodes import nodes_of
 from toolkit.runtime.models.pieces import Pieces
 from toolkit.show.recording import RecordedStep
 from toolkit.show.terminal import draw_legend, draw_step, draw_text
@@ -60,7 +61,7 @@ class Watch:
         count = len(self.decoding.events)
         width, height = self.console.size
         tree = self._draw_step(count - 1, height - TEXT_LINES - 4) if count else Text()
-        text = draw_text(self._written(count)).wrap(self.console, width)
+        text = draw_text(written(self.decoding.events[:count], self.piece)).wrap(self.console, width)
         return Group(tree, draw_legend(), Text(), *text[-TEXT_LINES:])
 
     def _draw_step(self, number: int, height: int | None = None) -> Text:
@@ -71,11 +72,3 @@ class Watch:
         nodes = [*nodes_of(event.tree, event.verdict, event.scores, self.piece)]
         step = RecordedStep(number - 1, nodes, attrs.asdict(event.step))
         return draw_step(step, self.console.width, height)
-
-    def _written(self, count: int) -> Iterator[tuple[str, Fate]]:
-        """The pieces of the first events, each with who wrote it."""
-        for event in self.decoding.events[:count]:
-            *drafted, own = map(self.piece, event.tokens)
-            yield from ((piece, "accepted") for piece in drafted)
-            yield own, "bonus"  # what the target added
-
