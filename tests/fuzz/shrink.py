@@ -11,6 +11,7 @@ from case import REGISTRY, Case, Request, results
 from toolkit.conformance.cases import KINDS
 
 SECONDS = 60.0
+SHORT = (1, 2, 4)  # tokens of the prompts that are tried first
 
 
 def shrunk(case: Case, kind: str, seconds: float = SECONDS) -> Case:
@@ -62,7 +63,7 @@ def _shorter(request: Request) -> Iterator[Request]:
     for count in dict.fromkeys((tokens // 2, tokens - 1)):
         if count:
             yield attrs.evolve(request, max_new_tokens=count)
-    half = len(prompt) // 2
-    for part in dict.fromkeys((prompt[half:], prompt[:half], prompt[1:], prompt[:-1])):
-        if part and part != prompt:
-            yield attrs.evolve(request, prompt=part)
+    for count in (*SHORT, len(prompt) // 2, len(prompt) - 1):
+        if 0 < count < len(prompt):
+            yield attrs.evolve(request, prompt=prompt[:count])
+            yield attrs.evolve(request, prompt=prompt[-count:])

@@ -121,7 +121,7 @@ def test_commands_that_only_list_import_no_torch(command, said, tmp_path):
         ("run hi --prompt-file none.txt", "none.txt"),
         ("run hi --prompt-file /dev/null", "use one of them"),
         ("run --prompt-file /dev/null", "is empty"),
-        ("run hi --out .", "is a folder"),
+        ("run hi --out .", "is an existing folder"),
         ("run hi --plugin none.py", "no plugin file"),
         ("check budgt", "did you mean budget"),
         ("check budget:depht=3", "has no option 'depht'"),

@@ -60,7 +60,8 @@ def test_show_tells_options_and_declarations(kind, name):
     options = options_of(Registry.installed().find(kind, name))
     assert all(f"  {option.name} (" in result.output for option in options)
     if kind == "verifier":
-        assert "exactness: greedy" in result.output
+        exactness = Registry.installed().find(kind, name).exactness
+        assert f"exactness: {exactness}" in result.output
 
 
 def test_show_has_defaults_and_help():

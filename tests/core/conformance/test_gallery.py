@@ -44,10 +44,10 @@ EDGE_CASES = (*edge_cases.DRAFTERS, *edge_cases.SHAPERS, *edge_cases.VERIFIERS, 
 
 @pytest.mark.parametrize("cls", EDGE_CASES, ids=lambda cls: cls.name)
 def test_an_edge_case_passes(cls):
-    """A drafter that is always wrong passes but for acceptance."""
+    """Drafters that are always wrong, or right by chance alone, pass but for acceptance."""
     count = max(40, settings.default.max_examples)
     never = ("drafted",) if cls is edge_cases.Empty else ()
     found = [f for f in check(cls, never=never, max_examples=count) if f.outcome != "pass"]
-    if cls is edge_cases.Contrary:
+    if cls in (edge_cases.Contrary, edge_cases.Scatter):
         found = [f for f in found if "nothing was accepted in" not in f.details]
     assert {finding.name: finding.details for finding in found} == {}
