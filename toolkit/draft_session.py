@@ -50,6 +50,11 @@ class DraftSession:
             self._forward(tree, new)
         return self._gathered([self._rows[node] for node in nodes])
 
+    @property
+    def root_position(self) -> int:
+        """The position of the next tree's root: the number of committed tokens."""
+        return self.session.length + len(self._pending)
+
     def commit(self, tokens: list[int]) -> None:
         """Commit `tokens[A]`, as `Drafter.commit` is told of them, and drop all other rows."""
         self._pending = self._pending + tokens

@@ -91,6 +91,18 @@ class Runtime(Protocol):
     def vocabulary(self) -> int:
         """The target's V: only ids below it may be proposed."""
 
+    @property
+    def draft_temperature(self) -> float | None:
+        """The temperature at which a drafter that can draw should draw its candidates; None: it should
+        choose them without chance."""
+
+    def noise(self, key: str, like: Tensor) -> Tensor:
+        """Gumbel noise of the shape of `like`, float64, for `Candidates.draw`.
+
+        It depends on the request's seed and the key alone. Make the key of what the draw may depend on:
+        the root's position and the tokens on the node's path.
+        """
+
     def session(self, model: str) -> Session:
         """A fresh session of a model by name, folder or hub id; weights are loaded once."""
 

@@ -211,7 +211,7 @@ class Pipeline:
         return ModelSession(self.pool.load(self.target), self.kv.build())
 
     def _open(
-        self, after: Stream | None = None, prompt: Sequence[int] = ()
+        self, after: Stream | None = None, prompt: Sequence[int] = (), seed: int = 0
     ) -> tuple[ModelSession, DraftRuntime]:
         """Sessions for one request: the target's, that of `after` where it can serve `prompt`, and a
         runtime that opens the drafter's."""
@@ -221,7 +221,13 @@ class Pipeline:
         if after is not None and self._shares_cache(after):
             target = after.hand_over(list(prompt), self.kv.build())
         target = target or self.session()
-        return target, DraftRuntime(self.pool, target, self.draft_kv)
+        return target, DraftRuntime(self.pool, target, self.draft_kv, self._draft_temperature, seed)
+
+    @property
+    def _draft_temperature(self) -> float | None:
+        """The target's temperature, if the verifier's proof is about drawn candidates."""
+        draws = self.verifier.cls.exactness == "distribution" and not self.sampling.greedy
+        return self.sampling.temperature if draws else None
 
     def _shares_cache(self, stream: Stream) -> bool:
         """Whether a request was decoded by the model that this pipeline uses, under the same policy."""
@@ -266,7 +272,7 @@ class Pipeline:
         stop = require_stop_strings(stop, tokenizer, self.target)
         ids = self.encode(prompt)
         self.load()
-        target, drafts = self._open(after, ids)
+        target, drafts = self._open(after, ids, seed)
         strategies = self._build()
         if type(strategies.shaper).plan is not TreeShaper.plan:
             with blaming():

@@ -142,17 +142,8 @@ class Sampler:
         and by the position of the token that they decide. At temperature 0 they are as they were."""
         if self.sampling.greedy:
             return logits
-        import torch
-
-        key = f"token {self.seed} {self.position + depth + 1}"
-        uniforms = torch.rand(
-            logits.shape,
-            dtype=torch.double,
-            device=logits.device,
-            generator=_generator(key, logits.device),
-        )
-        exponentials = uniforms.neg_().log1p_().neg_().clamp_min_(1e-300)
-        return self.sampling.scores(logits) - exponentials.log_()
+        noise = gumbel_noise(f"token {self.seed} {self.position + depth + 1}", logits)
+        return self.sampling.scores(logits) + noise
 
     def accepts(self, probability: float) -> bool:
         """True with this probability: never at 0, always at 1."""
@@ -168,6 +159,16 @@ class Sampler:
         import torch
 
         return float(torch.rand((), dtype=torch.double, generator=self._generator))
+
+
+def gumbel_noise(key: str, like: Tensor) -> Tensor:
+    """Float64 noise of the shape of `like`: the same for the same key, independent for others. A
+    log-law plus it has its argmax at each token with the token's probability."""
+    import torch
+
+    generator, device = _generator(key, like.device), like.device
+    uniforms = torch.rand(like.shape, dtype=torch.double, device=device, generator=generator)
+    return uniforms.neg_().log1p_().neg_().clamp_min_(1e-300).log_().neg_()  # −log(−log(1 − u))
 
 
 def _generator(key: str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -25,10 +25,14 @@ class Candidates:
     `tokens[F][K]` ids; `logprobs[F][K]` natural log of the drafter's conditional probability, at
     most 0. K may be smaller than asked, differ from row to row, and be 0. A candidate of
     log-probability −inf is never grown. Raises `TypeError` for tensors: `tolist()` them.
+
+    Candidates that were drawn come in the order of the draws, which were without replacement, and with
+    the `laws` that they were drawn from: float64 [F, V]. None: they were chosen without chance.
     """
 
     tokens: list[list[int]] = field(validator=instance_of(list))
     logprobs: list[list[float]] = field(validator=instance_of(list))
+    laws: Tensor | None = None
 
     @classmethod
     def none(cls, count: int) -> Candidates:
@@ -41,6 +45,18 @@ class Candidates:
         logprobs, tokens = logits.float().log_softmax(-1).topk(min(k, logits.shape[1]))
         return cls(tokens.tolist(), logprobs.tolist())
 
+    @classmethod
+    def draw(cls, scores: Tensor, noise: Tensor, k: int) -> Candidates:
+        """Up to `k` tokens after each of F frontier nodes, drawn without replacement from
+        softmax(`scores[F, V]`).
+
+        `noise[F, V]` is Gumbel noise, as `Runtime.noise` gives it: the order of the sums is that of
+        successive draws (Gumbel-top-k; Kool, van Hoof and Welling 2019).
+        """
+        logprobs = scores.double().log_softmax(-1)
+        tokens = (logprobs + noise).topk(min(k, scores.shape[1])).indices
+        return cls(tokens.tolist(), logprobs.gather(1, tokens).tolist(), logprobs.exp())
+
 
 @frozen(eq=False)
 class TokenTree:
@@ -49,6 +65,8 @@ class TokenTree:
     `tokens[N]`, `parents[N]` (−1 at the root, a parent before its children), `depths[N]` (0 at the
     root); `logprobs[N]` the drafter's conditional log-probabilities (0 at the root) and
     `path_logprobs[N]` their sums from the root. A node's position is L + depth, never its index.
+    `laws`: for each node whose children were drawn, the law [V] that they were drawn from, without
+    replacement and in the order of their ids. The children of other nodes were chosen without chance.
     """
 
     tokens: list[int]
@@ -56,6 +74,7 @@ class TokenTree:
     depths: list[int]
     logprobs: list[float]
     path_logprobs: list[float]
+    laws: dict[int, Tensor] = field(factory=dict)
 
     @classmethod
     def root(cls, token: int) -> TokenTree:
@@ -70,6 +89,13 @@ class TokenTree:
         """The deepest node's depth; 0 for the root alone."""
         return max(self.depths)
 
+    def children(self) -> list[list[int]]:
+        """The children of each node, in ascending order: if they were drawn, in that of the draws."""
+        found: list[list[int]] = [[] for _ in self.tokens]
+        for node, parent in enumerate(self.parents[1:], 1):
+            found[parent].append(node)
+        return found
+
     def grow(self, frontier: Sequence[int], candidates: Candidates) -> TokenTree:
         """Append candidates as children of `frontier[F]`; ids of existing nodes do not change.
 
@@ -78,7 +104,9 @@ class TokenTree:
         there is not one row of candidates for each frontier node.
         """
         tokens, parents, depths = list(self.tokens), list(self.parents), list(self.depths)
-        logprobs, paths = list(self.logprobs), list(self.path_logprobs)
+        logprobs, paths, laws = list(self.logprobs), list(self.path_logprobs), self.laws
+        if candidates.laws is not None:
+            laws = laws | dict(zip(frontier, candidates.laws, strict=True))
         for parent, *row in zip(frontier, candidates.tokens, candidates.logprobs, strict=True):
             for token, logprob in zip(*row, strict=True):
                 if logprob > -inf:
@@ -87,7 +115,7 @@ class TokenTree:
                     depths.append(depths[parent] + 1)
                     logprobs.append(min(logprob, 0.0))
                     paths.append(paths[parent] + logprobs[-1])
-        return TokenTree(tokens, parents, depths, logprobs, paths)
+        return TokenTree(tokens, parents, depths, logprobs, paths, laws)
 
     def best(self, nodes: int) -> TokenTree:
         """The subtree of the `nodes` likeliest nodes by path log-probability, root included.
@@ -131,6 +159,7 @@ def _only(tree: TokenTree, kept: Sequence[int]) -> TokenTree:
         [tree.depths[node] for node in kept],
         [tree.logprobs[node] for node in kept],
         [tree.path_logprobs[node] for node in kept],
+        {renumbered[node]: law for node, law in tree.laws.items() if node in renumbered},
     )
 
 

@@ -29,7 +29,7 @@ from toolkit.interfaces import (
     TreeShaper,
     Verifier,
 )
-from toolkit.pipeline import Pipeline, policies_of
+from toolkit.pipeline import Pipeline, policies_of, require_fit
 from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
 from toolkit.runtime.models.supported import require_kv_supported
@@ -166,7 +166,11 @@ def at_its_temperature(case: Case) -> Case:
 
 
 def fits(case: Case) -> bool:
-    """Whether the family supports every KV policy of the case."""
+    """Whether the family supports every KV policy of the case, and the strategies fit together."""
+    try:
+        require_fit(case.drafter, case.shaper, case.verifier)
+    except MismatchError:
+        return False
     policies = case.kv, case.draft_kv, *policies_of(case.drafter)
     return all(works_on(choice, case.family) for choice in policies)
 

@@ -182,22 +182,24 @@ def _try_reordering(subject: UnderTest, example: Any, tally: Tally) -> None:
     _count_children(tally, tree, logits, sampler)
 
 
-def _pairs_of_trees(_: UnderTest) -> st.SearchStrategy[Any]:
+def _pairs_of_trees(subject: UnderTest) -> st.SearchStrategy[Any]:
     trees = generators.trees(nodes=4, vocabulary=enumeration.VOCABULARY)
-    return st.tuples(st.tuples(trees, trees), st.integers(0, 2**31), generators.samplings())
+    drawn = [proposal == "sampled" for proposal in sorted(subject.build().assumes)]
+    seeds, samplings = st.integers(0, 2**31), generators.samplings()
+    return st.tuples(st.tuples(trees, trees), seeds, samplings, st.sampled_from(drawn))
 
 
 def _try_enumerating(subject: UnderTest, example: Any, tally: Tally) -> None:
-    trees, seed, sampling = example
-    lengths = verifiers.law_is_the_targets(subject.build, trees, seed, sampling)
+    trees, seed, sampling, drawn = example
+    lengths = verifiers.law_is_the_targets(subject.build, trees, seed, sampling, drawn)
     most = sum(tree.depth + 1 for tree in trees)
     tally["drafted"] += sum(len(tree) - 1 for tree in trees)
     tally["accepted"] += sum(length > len(trees) for length in lengths)
     tally["rejected"] += sum(length < most for length in lengths)
 
 
-def _samples_fixed_trees(subject: UnderTest) -> bool:
-    return subject.exactness in ("token", "distribution") and "fixed" in subject.build().assumes
+def _samples(subject: UnderTest) -> bool:
+    return subject.exactness in ("token", "distribution")
 
 
 def _try_repeating(subject: UnderTest, example: Any, tally: Tally) -> None:
@@ -329,7 +331,7 @@ PROPERTIES: tuple[Property, ...] = (
         _try_enumerating,
         "accepted",
         "rejected",
-        applies=_samples_fixed_trees,
+        applies=_samples,
         proves=("distribution",),
     ),
     _of_kind(

@@ -19,7 +19,7 @@ from torch import Tensor
 from toolkit.conformance.tree_paths import tokens_to
 from toolkit.interfaces import Verifier
 from toolkit.sampling import Sampler, Sampling
-from toolkit.tree import TokenTree
+from toolkit.tree import Candidates, TokenTree
 
 VOCABULARY = 3
 ROUNDING = 1e-12  # laws are summed in float64
@@ -111,6 +111,29 @@ def language(seed: int, vocabulary: int) -> Language:
         return 1.5 * torch.randn(vocabulary, generator=rng, dtype=torch.double)
 
     return logits
+
+
+def redrawn(shape: TokenTree, text: Text, draft: Language, chance: Chance) -> TokenTree:
+    """A tree with the children counts of `shape`, drawn without replacement by softmax(draft).
+
+    Where all tokens are drawn already, a child and what is below it are left out.
+    """
+    tree, where, left = TokenTree.root(text[-1]), {0: 0}, {}
+    for node, parent in enumerate(shape.parents[1:], 1):
+        above = where.get(parent, -1)
+        if above < 0:
+            continue
+        if above not in left:
+            left[above] = draft((*text, *tokens_to(tree, above)[1:])).softmax(-1)
+        law = tree.laws.get(above, left[above])
+        if not left[above].any():
+            continue
+        token = chance.choose((left[above] / left[above].sum()).tolist())
+        left[above] = left[above].index_fill(0, torch.tensor([token]), 0.0)
+        where[node] = len(tree)
+        logprob = float(law[token].log())
+        tree = tree.grow([above], Candidates([[token]], [[logprob]], law[None]))
+    return tree
 
 
 def emitted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attrs import define, field
+from torch import Tensor
 
 from toolkit.choice import Choice
 from toolkit.interfaces import KVPolicy
@@ -10,6 +11,7 @@ from toolkit.runtime.models.pool import Pool
 from toolkit.runtime.models.supported import require_shareable
 from toolkit.runtime.session import ModelSession
 from toolkit.runtime.shared_session import SharedSession
+from toolkit.sampling import gumbel_noise
 
 
 @define(eq=False)
@@ -19,11 +21,16 @@ class DraftRuntime:
     pool: Pool
     target: ModelSession
     draft_kv: Choice[KVPolicy]
+    draft_temperature: float | None = None
+    seed: int = 0
     sessions: list[ModelSession] = field(factory=list, init=False)
 
     @property
     def vocabulary(self) -> int:
         return self.target.vocabulary
+
+    def noise(self, key: str, like: Tensor) -> Tensor:
+        return gumbel_noise(f"draft {self.seed} {key}", like)
 
     def session(self, model: str) -> ModelSession:
         self.sessions.append(ModelSession(self.pool.load(model), self.draft_kv.build()))

@@ -42,16 +42,24 @@ def accepts_what_ar_says(
 
 
 def law_is_the_targets(
-    make: Callable[[], Verifier], trees: Sequence[TokenTree], seed: int, sampling: Sampling
+    make: Callable[[], Verifier],
+    trees: Sequence[TokenTree],
+    seed: int,
+    sampling: Sampling,
+    drawn: bool = False,
 ) -> set[int]:
     """The text that two steps emit has exactly the law of AR's, by enumeration of every random number;
     returns the numbers of tokens that the steps may emit together.
 
-    The trees are fixed: one for each step. `seed` chooses the target.
+    There is one tree for each step. If they are `drawn`, only the numbers of children count, and the
+    tokens are drawn from a drafter's law. `seed` chooses the target and the drafter.
     """
-    target = enumeration.language(seed, enumeration.VOCABULARY)
+    languages = (enumeration.language(seed + i, enumeration.VOCABULARY) for i in range(2))
+    target, draft = languages
 
-    def grow(step: int, text: enumeration.Text, _: enumeration.Chance) -> TokenTree:
+    def grow(step: int, text: enumeration.Text, chance: enumeration.Chance) -> TokenTree:
+        if drawn:
+            return enumeration.redrawn(trees[step], text, draft, chance)
         return attrs.evolve(trees[step], tokens=[text[-1], *trees[step].tokens[1:]])
 
     law = enumeration.emitted(make, target, grow, sampling, len(trees))
@@ -59,8 +67,8 @@ def law_is_the_targets(
     if error > enumeration.ROUNDING:
         shapes = [(tree.tokens[1:], tree.parents[1:]) for tree in trees]
         raise Broken(
-            f"the probability of a text is off by {error:.2g}, after trees of tokens and parents "
-            f"{shapes}, at {sampling}"
+            f"the probability of a text is off by {error:.2g}, after "
+            f"{'drawn' if drawn else 'fixed'} trees of tokens and parents {shapes}, at {sampling}"
         )
     return {len(text) for text, probability in law.items() if probability > 0}
 
