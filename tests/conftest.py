@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 from toolkit import Candidates, Registry, Strategy, TokenTree
+from toolkit.sampling import gumbel_noise
 
 torch.set_num_threads(1)
 for name, examples in {"quick": 25, "thorough": 250, "nightly": 2500}.items():
@@ -116,6 +117,11 @@ class HashRuntime:
     vocabulary: int
     positions: int = 1 << 30
     sessions: list[HashSession] = attrs.field(factory=list)
+    draft_temperature: float | None = None
+    seed: int = 0
+
+    def noise(self, key: str, like: Tensor) -> Tensor:
+        return gumbel_noise(f"draft {self.seed} {key}", like)
 
     def session(self, model: str) -> HashSession:
         self.sessions.append(HashSession(self.model, self.positions))

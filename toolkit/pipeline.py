@@ -324,13 +324,14 @@ def require_fit(
         raise MismatchError(
             f"cannot use verifier {verifier.cls.name!r} with drafter {drafter.cls.name!r}: the drafter "
             f"gives {', '.join(sorted(gives))} proposals, and the verifier's proof covers "
-            f"{', '.join(sorted(assumes))}; `--verifier greedy` fits any drafter"
+            f"{', '.join(sorted(assumes))}; `--verifier sampler-match` fits any drafter"
         )
     sampling = verifier.cls.exactness == "distribution" and "sampled" in assumes
     if sampling and "sampled" in gives and shaper.cls.prunes:
         raise MismatchError(
-            f"cannot use verifier {verifier.cls.name!r} with shaper {shaper.cls.name!r}: its proof "
-            f"needs every drawn candidate, and this shaper drops some; `--verifier greedy` fits"
+            f"cannot use verifier {verifier.cls.name!r} with shaper {shaper.cls.name!r}: its proof needs "
+            f"every drawn candidate, and this shaper drops some; `--shaper growmap` and `--shaper chain` "
+            f"keep them all, and `--verifier sampler-match` fits any shaper"
         )
 
 

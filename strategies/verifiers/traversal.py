@@ -19,11 +19,11 @@ class Traversal(Verifier):
     Each node v has the target's law P_v, the drafter's law Q_v and a weight α_v: 1 at the root, and
     min(1, α_v · P_v(x) / Q_v(x)) at a child with token x. From v, go down by first children to a leaf.
     The path to it is accepted with probability α, and the bonus is drawn from the leaf's P; the root is
-    always accepted. If it is rejected, its parent v has R = (α_v P_v − Q_v)₊, P_v becomes R, normalised,
-    α_v becomes ΣR / (ΣR + 1 − α_v), and Q_v becomes Q_v without x, normalised. The leaf is deleted, and
-    the search goes on from v. For a child that was chosen without chance, Q_v is one at x. It accepts
-    at least as much as `swor` (Weng et al. 2025, Traversal Verification; Sun et al. 2024, Block
-    Verification).
+    always accepted. If it is rejected, let R = (α_v P_v − Q_v)₊ at its parent v: P_v becomes R,
+    normalised, α_v becomes ΣR / (ΣR + 1 − α_v), and Q_v becomes Q_v without x, normalised. The leaf is
+    deleted, and the search goes on from v. For a child that was chosen without chance, Q_v is one at x.
+    It accepts at least as much as `swor` (Weng et al. 2025, Traversal Verification; Sun et al. 2024,
+    Block Verification).
     """
 
     name = "traversal"

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
-from toolkit import Pipeline, Sampler, Sampling
+from toolkit import Candidates, Pipeline, Sampler, Sampling
 from toolkit.conformance.models import tiny
 from toolkit.errors import MismatchError, SpecError
+from toolkit.sampling import gumbel_noise
 
 LOGITS = st.lists(
     st.integers(-8, 8).map(lambda halves: halves / 2) | st.just(-math.inf), min_size=2, max_size=12
@@ -180,3 +181,17 @@ def test_acceptance_has_its_probability_and_0_and_1_are_sure():
     assert abs(accepted - 0.3 * DRAWS) < 5.4 * math.sqrt(DRAWS * 0.21)
     assert not any(sampler.accepts(0.0) for _ in range(100))
     assert all(sampler.accepts(1.0) for _ in range(100))
+
+
+def test_drawn_candidates_are_successive_draws_without_replacement():
+    """The first is drawn by the law, the second by the law without the first."""
+    law, counts = torch.tensor([0.5, 0.3, 0.2]), Counter()
+    for seed in range(DRAWS):
+        noise = gumbel_noise(f"draft {seed}", law)[None]
+        drawn = Candidates.draw(law.log()[None], noise, 2)
+        counts[tuple(drawn.tokens[0])] += 1
+    p = law.tolist()
+    pairs = [(a, b) for a in range(3) for b in range(3) if a != b]
+    assert chi_square(counts, {(a, b): p[a] * p[b] / (1 - p[a]) for a, b in pairs}) < 42.7
+    assert drawn.laws[0].tolist() == pytest.approx(p)
+    assert [math.exp(x) for x in drawn.logprobs[0]] == pytest.approx([p[t] for t in drawn.tokens[0]])
