@@ -329,9 +329,9 @@ def require_fit(
     sampling = verifier.cls.exactness == "distribution" and "sampled" in assumes
     if sampling and "sampled" in gives and shaper.cls.prunes:
         raise MismatchError(
-            f"cannot use verifier {verifier.cls.name!r} with shaper {shaper.cls.name!r}: its proof needs "
-            f"every drawn candidate, and this shaper drops some; `--shaper growmap` and `--shaper chain` "
-            f"keep them all, and `--verifier sampler-match` fits any shaper"
+            f"cannot use verifier {verifier.cls.name!r} with shaper {shaper.cls.name!r}: its proof "
+            f"needs every drawn candidate, and this shaper drops some; `--shaper growmap` and "
+            f"`--shaper chain` keep them all, and `--verifier sampler-match` fits any shaper"
         )
 
 
