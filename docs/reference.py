@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +13,9 @@ from pathlib import Path
 import toolkit
 from toolkit import conformance
 from toolkit.conformance.catalogue import PROPERTIES
-from toolkit.conformance.saboteurs import GALLERY
+
+sys.path.append(str(Path(__file__).parents[1] / "tools"))
+from saboteurs import GALLERY
 
 PAGE = Path(__file__).with_name("plugins.md")
 INTERFACES = (

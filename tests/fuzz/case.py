@@ -80,7 +80,7 @@ def results(case: Case) -> list[Result]:
         stack.enter_context(native.using("best" if case.kernels else None))
         specs = {kind: getattr(case, kind) for kind in (*KINDS, "draft_kv")}
         if case.sabotage:
-            from toolkit.conformance.saboteurs import GALLERY  # only a checkout has it
+            from saboteurs import GALLERY  # only a checkout has it
 
             bug = next(bug for bug in GALLERY if bug.name == case.sabotage)
             stack.enter_context(bug.context())

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from shrink import shrunk
 
-from toolkit.conformance.saboteurs import GALLERY
+sys.path.append(str(Path(__file__).parents[2] / "tools"))
+from saboteurs import GALLERY
 
 OUTCOMES = ("exact", "tie", "failed", "nothing drafted", "refused")
 COMPARED = OUTCOMES[:3]

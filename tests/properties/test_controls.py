@@ -4,6 +4,7 @@ import itertools
 
 import attrs
 import pytest
+import saboteurs
 import torch
 
 from toolkit import (
@@ -16,7 +17,6 @@ from toolkit import (
     ToolkitError,
     TreeShaper,
 )
-from toolkit.conformance import saboteurs
 from toolkit.conformance.cases import Case
 from toolkit.conformance.comparison import Broken
 from toolkit.conformance.models import VOCABULARY, noisy, tiny

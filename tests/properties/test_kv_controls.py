@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from saboteurs import eviction
 
 from toolkit import Choice, Pool, Registry
 from toolkit.conformance import kv
@@ -12,7 +13,6 @@ from toolkit.conformance.cases import Case
 from toolkit.conformance.comparison import TOLERANCE, Broken
 from toolkit.conformance.models import tiny
 from toolkit.conformance.properties import decoding
-from toolkit.conformance.saboteurs import eviction
 from toolkit.runtime.kernels import native
 from toolkit.runtime.session import ModelSession
 

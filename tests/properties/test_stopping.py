@@ -5,13 +5,13 @@ from unittest.mock import patch
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from saboteurs import machinery
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from toolkit import Registry, engine, verify
 from toolkit.conformance import cases
 from toolkit.conformance.models import VOCABULARY
-from toolkit.conformance.saboteurs import machinery
 
 REGISTRY = Registry.installed()
 PRODUCT = cases.product(REGISTRY)

@@ -9,7 +9,7 @@ from toolkit.cli import main
 
 BROKEN = """
 import toolkit
-from toolkit.conformance.saboteurs.verifiers import BonusOfTheRoot
+from saboteurs.verifiers import BonusOfTheRoot
 
 @toolkit.hookimpl
 def strategies():

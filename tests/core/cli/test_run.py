@@ -127,7 +127,7 @@ def test_ar_is_inconclusive_and_has_tau_1(run, pair):
 def test_a_divergence_is_shown_and_fails(run, pair, tmp_path):
     wrong = tmp_path / "wrong.py"
     wrong.write_text(
-        "import toolkit\nfrom toolkit.conformance.saboteurs.verifiers import OneTooMany\n"
+        "import toolkit\nfrom saboteurs.verifiers import OneTooMany\n"
         "@toolkit.hookimpl\ndef strategies():\n    return [OneTooMany]\n"
     )
     result = run(PROMPT, *pair, "--plugin", wrong, "--verifier", "one-too-many", "--verify")

@@ -5,6 +5,7 @@ import itertools
 import attrs
 import pytest
 import torch
+from saboteurs.verifiers import OneByOne
 
 from toolkit import Candidates, Registry, Sampler, Sampling, TokenTree
 from toolkit.conformance.enumeration import (
@@ -16,7 +17,6 @@ from toolkit.conformance.enumeration import (
     language,
     worst_error,
 )
-from toolkit.conformance.saboteurs.verifiers import OneByOne
 
 REGISTRY = Registry.installed()
 SAMPLINGS = [

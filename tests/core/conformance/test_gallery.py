@@ -2,12 +2,12 @@
 
 import pytest
 from hypothesis import settings
+from saboteurs import GALLERY
 
 from toolkit import Registry
 from toolkit.conformance import edge_cases, kit
 from toolkit.conformance.catalogue import PROPERTIES
 from toolkit.conformance.kit import check, try_property
-from toolkit.conformance.saboteurs import GALLERY
 from toolkit.conformance.under_test import UnderTest
 
 REGISTRY = Registry.installed()

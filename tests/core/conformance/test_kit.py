@@ -1,12 +1,18 @@
 """`check`, `conforms`, and the descriptions of failures."""
 
+import os
 import subprocess
 import sys
 from math import log
+from pathlib import Path
 
 import attrs
 import pytest
+import saboteurs
 import torch
+from saboteurs.drafters import RemembersRejected, Silent
+from saboteurs.shapers import ExpectsCandidates
+from saboteurs.verifiers import BonusOfTheRoot
 
 from toolkit import Candidates, Registry, TokenTree, Verdict
 from toolkit.conformance import check, conforms
@@ -17,9 +23,6 @@ from toolkit.conformance.failures import draw_tree
 from toolkit.conformance.kit import try_property
 from toolkit.conformance.models import DRAFT_MODEL
 from toolkit.conformance.properties.drafters import candidates_in_order
-from toolkit.conformance.saboteurs.drafters import RemembersRejected, Silent
-from toolkit.conformance.saboteurs.shapers import ExpectsCandidates
-from toolkit.conformance.saboteurs.verifiers import BonusOfTheRoot
 from toolkit.conformance.under_test import UnderTest
 from toolkit.errors import SpecError
 
@@ -175,8 +178,8 @@ def test_an_exactness_that_nothing_checks_is_inconclusive():
 
 SUITE = """
 from toolkit.conformance import conforms
-from toolkit.conformance.saboteurs.verifiers import BonusOfTheRoot
-from toolkit.conformance.saboteurs.drafters import Silent
+from saboteurs.verifiers import BonusOfTheRoot
+from saboteurs.drafters import Silent
 from toolkit.conformance.edge_cases import LastOfEquals, Wide
 
 test_good = conforms(LastOfEquals, max_examples=30)
@@ -192,6 +195,7 @@ def test_conforms_makes_one_test_per_property(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rA", "--strict-markers", "-p", "no:cacheprovider"],
         cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(Path(saboteurs.__file__).parents[1])},
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert sum(line.startswith("PASSED test_mine.py::test_good[") for line in lines) == len(

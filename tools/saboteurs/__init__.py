@@ -12,8 +12,7 @@ from typing import Literal
 
 import attrs
 
-from toolkit.choice import Strategy
-from toolkit.conformance.saboteurs import (
+from saboteurs import (
     drafters,
     eviction,
     machinery,
@@ -21,6 +20,7 @@ from toolkit.conformance.saboteurs import (
     shapers,
     verifiers,
 )
+from toolkit.choice import Strategy
 
 Context = Callable[[], AbstractContextManager[None]]
 

@@ -1,6 +1,0 @@
-"""Scripts of tools/ are no package: their tests import them by the folder."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
