@@ -1,4 +1,4 @@
-"""DynaTree: breadth from confidence, depth from path probability, both from history.
+"""DynaTree: dynamic trees whose breadth and depth follow the drafter's confidence.
 
 After the DynaTree paper and its public code (github.com/cny123222/DynaTree). Where that code differs
 we follow the paper: positions are depths, siblings never share a cache, and history is a sliding
@@ -22,13 +22,14 @@ PROBABILITY = and_(ge(0.0), le(1.0))
 
 @attrs.define(eq=False)
 class Adaptive(TreeShaper):
-    """A node's confidence c = max_v q(v|node) sets its branches; its path probability p its depth.
+    """DynaTree: breadth follows confidence, depth follows path probability, history adapts both.
 
-    Branches: `b_min` if c ≥ `high`, `b_max` if c < `low`, else `b_mid`. A node is expanded iff it is
-    above `max_depth`, p ≥ `stop`, and it is above `depth` or p > `deep`. A child is kept iff its own
-    p ≥ `prune`. After every step the acceptance (accepted drafted tokens over the tree's depth,
-    which is what could have been accepted) enters a window. Once it holds five steps, or is full, a
-    mean above `goal` + 0.1 makes trees deeper and thinner, one below `goal` − 0.1 the reverse.
+    A node has a confidence c = max_v q(v|node) and a path probability p. Branches: `b_min` if c ≥
+    `high`, `b_max` if c < `low`, else `b_mid`. A node is expanded if it is above `max_depth`, p ≥
+    `stop`, and it is above `depth` or p > `deep`. A child is kept if its own p ≥ `prune`. After
+    every step the acceptance (accepted drafted tokens over the tree's depth) enters a window. Once
+    it holds five steps, or is full, a mean above `goal` + 0.1 makes trees deeper and narrower, and
+    one below `goal` − 0.1 does the reverse.
     """
 
     name = "adaptive"

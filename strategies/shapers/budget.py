@@ -1,4 +1,4 @@
-"""Best-first trees: expand the likeliest nodes, verify the likeliest N.
+"""EAGLE-2 style: expand the likeliest nodes level by level, verify the likeliest N.
 
 EAGLE-2's expand and re-rank (Li et al. 2024); OPT-Tree (Wang et al. 2024) shows that the N likeliest
 nodes by path probability are the tree of N nodes with the greatest expected accepted length.
@@ -17,7 +17,7 @@ from toolkit import Expand, TokenTree, TreeShaper, option
 
 @attrs.define
 class Budget(TreeShaper):
-    """Grow level by level from the likeliest nodes, then keep the likeliest of all."""
+    """EAGLE-2 style: expands the likeliest nodes of each level, then keeps the likeliest of all."""
 
     name = "budget"
     nodes: int = option(24, help="most nodes to verify, root included", validator=ge(1))

@@ -1,4 +1,4 @@
-"""One drafted token after another, as in the first speculative decoders (Leviathan et al. 2023)."""
+"""Speculative decoding with a linear draft (Leviathan et al. 2023)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from toolkit import Expand, TokenTree, TreeShaper, option
 
 @attrs.define
 class Chain(TreeShaper):
-    """A linear draft: the likeliest continuation, `k` tokens long."""
+    """Linear draft: the likeliest continuation, `k` tokens long."""
 
     name = "chain"
     prunes = False

@@ -1,4 +1,4 @@
-"""A tree of fixed depth and branching (SpecInfer, Miao et al. 2024; DynaTree's baseline)."""
+"""SpecInfer style: a tree of fixed depth and branching (Miao et al. 2024; DynaTree's baseline)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit import Expand, TokenTree, TreeShaper, option
 
 @attrs.define
 class Fixed(TreeShaper):
-    """`branch` children under every node, `depth` levels, improbable nodes not expanded."""
+    """SpecInfer style: `branch` children per node, `depth` levels, without improbable nodes."""
 
     name = "fixed"
     depth: int = option(4, help="levels below the root", validator=ge(1))

@@ -1,4 +1,4 @@
-"""A static tree: how many children each node has is fixed in advance (Sequoia, Medusa)."""
+"""Static tree: the number of children of each node is fixed in advance (Sequoia, Medusa)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def _require_counts(_: object, attribute: Any, value: str) -> None:
 
 @attrs.define
 class Growmap(TreeShaper):
-    """A tree with a fixed number of children per node at each level, whatever was drafted.
+    """Static tree: a fixed number of children per node at each level (Sequoia, Medusa).
 
-    It looks at no candidate, so drawn ones keep their law.
+    It does not look at the candidates, so drawn ones keep their law.
     """
 
     name = "growmap"

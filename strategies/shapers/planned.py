@@ -1,9 +1,8 @@
-"""Trees as deep and as large as measured costs let them pay.
+"""Sequoia and DySpec style: the depth and size of each tree follow measured costs.
 
-The tree that is sent has the nodes that gain most over the time they take, and another level is
-drafted only while that gain is expected to rise: Sequoia's size by measured cost (Chen et al. 2024),
-decided anew at every step as in DySpec (Xiong et al. 2024), over probabilities that this request's
-own verdicts have calibrated.
+Sequoia chooses a tree's size by measured cost (Chen et al. 2024), DySpec decides at every step (Xiong
+et al. 2024). This shaper does both, with probabilities that the request's own verdicts calibrate. It
+drafts another level only while the expected gain rises.
 """
 
 from __future__ import annotations
@@ -35,25 +34,25 @@ from toolkit import (
 Floats = NDArray[np.float64]
 Judged = tuple[float, bool, bool]  # a node's log-probability; is it a first child, was it accepted?
 
-LIKELY = 0.01  # probability from which a node is looked at: less costs more time than it gives
-RAREST = 1e-4  # probability of a drafter's; a drafter is not taken at its word beyond
-PRICED = 64  # committed tokens after which costs are looked up anew
-PATIENCE = 64  # steps between probes, at most, when drafting does not pay
-MEMORY = 0.99  # of what was learned, per node that is judged later
-RECENT = 0.98  # of tokens and time that count for the usual rate, per step
-READ = 8  # verdicts that are learned from at a time: each reading has a price of its own
-LEAST = np.array([-30.0, 0.1, 0.0])  # of weights: what is likelier, or comes first, is never worse
+LIKELY = 0.01  # nodes with a lower probability cost more time than they save
+RAREST = 1e-4  # a drafter's probabilities are clipped to this
+PRICED = 64  # committed tokens between two look-ups of the costs
+PATIENCE = 64  # at most so many steps between probes when drafting does not pay
+MEMORY = 0.99  # share of what was learned that stays, per node judged
+RECENT = 0.98  # share of past tokens and time that counts for the recent rate, per step
+READ = 8  # verdicts per update: an update takes time whatever its size
+LEAST = np.array([-30.0, 0.1, 0.0])  # bounds of the weights: a likelier or first child is never worse
 MOST = np.array([30.0, 30.0, 30.0])
-LEARNING = 0.1  # of what a node's children are like, per level
-KEPT = "planned:trust, 2"  # what a file of it says that it is
+LEARNING = 0.1  # weight of the newest level in the average of what children are worth
+KEPT = "planned:trust, 2"  # written to trust files, to recognise them
 
 
 @attrs.define(eq=False)
 class Trust:
-    """How probable acceptance is where the drafter says q: σ(a + b·logit q, + c for a first child).
+    """The probability of acceptance where the drafter says q: σ(a + b·logit q, + c for a first child).
 
-    Fitted by Newton steps with a memory of some 100 nodes. At first the drafter is believed, but for
-    c = 1: what it likes best is accepted more often than it says, as a greedy target does not draw.
+    Fitted by Newton steps with a memory of about 100 nodes. At the start a = 0, b = 1 and c = 1: a
+    greedy target does not draw, so it accepts the drafter's first choice more often than q says.
     """
 
     _weights: list[float] = attrs.field(factory=lambda: [0.0, 1.0, 1.0])
@@ -61,7 +60,7 @@ class Trust:
     _precision: Floats = attrs.field(factory=lambda: np.diag([1.0, 8.0, 1.0]))
 
     def __call__(self, above: float, logprobs: list[float], least: float) -> list[float]:
-        """Worths of a node's candidates, likeliest first, down to `least`; its own is `above`."""
+        """Worths of a node's candidates, likeliest first, down to `least`; `above` is its own."""
         a, b, c = self._weights
         against, likely = exp(-a), least / above
         first, found = exp(-a - c), list[float]()
@@ -74,7 +73,7 @@ class Trust:
         return found
 
     def learn(self, judged: list[Judged]) -> None:
-        """Learn from nodes whose parents were accepted."""
+        """Update the weights from nodes whose parents were accepted."""
         rows = np.array([(1.0, _logit(logprob), first) for logprob, first, _ in judged])
         expected = 0.5 + 0.5 * np.tanh(0.5 * rows @ self._weights)
         doubt = (rows * (expected * (1 - expected))[:, None]).T @ rows
@@ -86,11 +85,11 @@ class Trust:
 
     @classmethod
     def read(cls, path: Path) -> Trust:
-        """What was written to a file. Raises `ValueError` when it holds anything else."""
+        """Read a file that `write` wrote. Raises `ValueError` for any other file."""
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             weights, precision = np.array(kept["weights"]), np.array(kept["precision"])
-            np.linalg.cholesky(precision)  # raises where nothing could be learned on top
+            np.linalg.cholesky(precision)  # raises unless it is positive definite, as updates need
             finite = np.isfinite(weights).all() and np.isfinite(precision).all()
             fits = weights.shape == (3,) and precision.shape == (3, 3)
             held = ((weights >= LEAST) & (weights <= MOST)).all()
@@ -103,31 +102,30 @@ class Trust:
         return cls(weights.tolist(), precision=precision)
 
     def write(self, path: Path) -> None:
-        """Write to a file; whoever reads it meanwhile finds what it held before."""
+        """Write to a file; a process that reads it meanwhile sees the old contents."""
         state = {
             "kind": KEPT,
             "weights": self._weights,
             "precision": self._precision.tolist(),
         }
-        with open_atomically(path, sync=False) as file:  # so often that syncing would slow it down
+        with open_atomically(path, sync=False) as file:  # so often that fsync is too slow
             file.write(json.dumps(state).encode())
 
 
 @attrs.define(eq=False, on_setattr=attrs.setters.NO_OP)  # its state changes at every step
 class Planned(TreeShaper):
-    """Grow and send what pays, by measured cost and by acceptance as observed.
+    """Sequoia and DySpec style: grows trees by measured cost and observed acceptance.
 
-    A node is accepted with the product, along its path, of the drafter's probabilities as calibrated
-    by the verdicts so far. The sum over a tree's nodes is E, the tokens that it is expected to give, in
-    d + t(n) milliseconds: d to draft it, t the measured cost of a pass over n nodes. What maximises
-    tokens per millisecond over all steps is to maximise E·m − d − t(n) in each, where m is the price
-    of an expected token of late (Dinkelbach 1967): an easy step does not stop early because its own
-    rate is high, nor a hard one go on because its own is low. So a node's worth is the time that it is
-    expected to save: its probability times m. Steps in t are used to their edge.
+    The probability that a node is accepted is the product of the drafter's probabilities along its
+    path, calibrated by the verdicts so far. Their sum over a tree's nodes is E, the expected number of
+    tokens. The tree takes d + t(n) milliseconds: d to draft it, and t(n) for a pass over n nodes. To
+    maximise tokens per millisecond over all steps, each step maximises E·m − d − t(n), where m is the
+    recent time per expected token (Dinkelbach 1967). A node is worth the time that it is expected to
+    save: its probability times m.
 
-    A level is drafted if, with children like those seen so far, that gain would rise. When not even
-    the first level pays, nothing is drafted but a probe now and then, to see whether it would again.
-    Nodes less probable than 0.01 are left out, but for a probe's.
+    A level is drafted if that gain is expected to rise, with children like those seen so far. If not
+    even the first level pays, nothing is drafted, except for a probe from time to time. Nodes with a
+    probability below 0.01 are left out, except in a probe.
     """
 
     name = "planned"
@@ -168,12 +166,12 @@ class Planned(TreeShaper):
     def plan(self, costs: Costs, length: int) -> None:
         self._costs, self._length = costs, length
         self._price()
-        self._tokens, self._ms = 1.0, self._passes[0]  # at first AR's rate is the usual one
+        self._tokens, self._ms = 1.0, self._passes[0]  # starts from AR's rate
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
         if self.nodes == 1:
             return root
-        token = self._ms / self._tokens  # what one is worth, in ms
+        token = self._ms / self._tokens  # the worth of one token, in ms
         tree, worths, level, spent = root, [token], [0], 0.0
         self._least, self._probing = LIKELY * token, False
         while True:
@@ -182,7 +180,7 @@ class Planned(TreeShaper):
             width = self._pays([worths[node] for node in level], ordered, max(gains))
             if not width and level == [0] and self._due():
                 width, self._probing = 1, True
-                self._least = 0.0  # whatever it is, something is sent
+                self._least = 0.0  # a probe sends a node whatever its probability
             if not width or not level or tree.depths[level[0]] == self.depth:
                 break
             frontier = sorted(level[:width])
@@ -222,7 +220,7 @@ class Planned(TreeShaper):
                 self._keep(Path(self.trust))
 
     def _keep(self, path: Path) -> None:
-        """Write what was learned; a request does not fail because that is no longer possible."""
+        """Write what was learned; warn, and decode on, when that is not possible."""
         try:
             self._trust.write(path)
         except OSError as error:
@@ -258,7 +256,7 @@ class Planned(TreeShaper):
         return Candidates(tokens, logprobs), worths
 
     def _pays(self, level: list[float], worths: list[float], gain: float) -> int:
-        """How many of a level's nodes to expand, where that would raise `gain`; worths descend."""
+        """How many of a level's nodes to expand if that should raise `gain`; worths descend."""
         width, hoped = 0, list(worths)
         for above in level[: self.width]:
             children = [above * share for share in self._children if above * share >= self._least]
@@ -267,11 +265,11 @@ class Planned(TreeShaper):
             hoped += children
             width += 1
         hoped.sort(reverse=True)
-        # Of equals the larger: a level that costs nothing is drafted.
+        # Of equal gains the larger tree: a level that costs nothing is drafted.
         return width if max(self._gains(hoped)) - self._prices[width] >= gain else 0
 
     def _gains(self, worths: list[float]) -> list[float]:
-        """What trees of 1, 2, … nodes are worth over their passes."""
+        """The worth of trees of 1, 2, … nodes less the time of their passes."""
         return list(map(sub, accumulate(worths), self._passes))
 
 

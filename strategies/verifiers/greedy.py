@@ -1,4 +1,4 @@
-"""Greedy verification: accept what the target itself would have said (Stern et al. 2018)."""
+"""Greedy verification: accept tokens that equal the target's argmax (Stern et al. 2018)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @attrs.define
 class Greedy(Verifier):
-    """A node is accepted when it and all its ancestors are the argmax after their parents.
+    """Greedy verification: a node is accepted if it and its ancestors equal the target's argmax.
 
-    The deepest such node ends the path (of equals, the first); the target's argmax there is the
+    The deepest such node ends the path (the first of several); the target's argmax there is the
     bonus. Ties between logits go to the lowest token id.
     """
 

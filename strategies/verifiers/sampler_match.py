@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @attrs.define
 class SamplerMatch(Verifier):
-    """At each node on the path the target's token is drawn; a child that equals it is accepted.
+    """Sampler match: draws the target's token at each node and accepts the child that equals it.
 
     The draw depends on the request's seed, the token's position and the target's law there, so the
     tokens are those that AR draws with the same seed, whatever was drafted. A node accepts with

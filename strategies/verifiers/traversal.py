@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @attrs.define
 class Traversal(Verifier):
-    """Paths are tried from the leaves upwards; on a chain this is block verification.
+    """Traversal verification: tries paths from the leaves upwards; block verification on a chain.
 
     Each node v has the target's law P_v, the drafter's law Q_v and a weight α_v: 1 at the root, and
     min(1, α_v · P_v(x) / Q_v(x)) at a child with token x. From v, go down by first children to a leaf.
