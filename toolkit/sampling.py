@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from hashlib import blake2b
 from math import inf, isfinite
 from typing import TYPE_CHECKING
@@ -103,7 +104,7 @@ class Sampling:
         )
 
 
-@frozen(eq=False)
+@frozen(eq=False, slots=False)
 class Sampler:
     """What a verifier draws with in one step: the target's law, and random numbers.
 
@@ -116,10 +117,10 @@ class Sampler:
     sampling: Sampling = field(factory=Sampling)
     seed: int = 0
     position: int = 0  # of the root
-    _generator: torch.Generator = field(init=False, repr=False)
 
-    @_generator.default
-    def _seeded(self) -> torch.Generator:
+    @cached_property
+    def _generator(self) -> torch.Generator:
+        """Of `accepts` and `draw`; greedy steps, which call neither, make none."""
         return _generator(f"step {self.seed} {self.position}")
 
     def law(self, logits: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ REGISTRY = Registry.installed()
 PRODUCT = cases.product(REGISTRY)
 NIGHTLY = os.environ.get("TOOLKIT_PROFILE") == "nightly"
 COMBINATIONS = PRODUCT if NIGHTLY else cases.pairwise(PRODUCT)
-FEWER = settings(max_examples=settings.default.max_examples * 3 // 5)  # there are a hundred of them
+QUICK = os.environ.get("TOOLKIT_PROFILE", "quick") == "quick"
+EXAMPLES = settings(max_examples=15 if QUICK else settings.default.max_examples)  # of each
 
 
 def named(combination):
@@ -37,7 +38,7 @@ def test_every_kind_is_covered():
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=named)
 def test_tokens_equal_ar(combination):
-    @FEWER
+    @EXAMPLES
     @given(cases.cases(REGISTRY, combination))
     def holds(case):
         decoding.tokens_equal_ar(case, REGISTRY)
@@ -47,7 +48,7 @@ def test_tokens_equal_ar(combination):
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=named)
 def test_cache_equals_ar(combination):
-    @FEWER
+    @EXAMPLES
     @given(cases.cases(REGISTRY, combination))
     def holds(case):
         decoding.cache_equals_ar(case, REGISTRY)

@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @options.target()
-@options.drafter()
-@options.shaper()
-@options.verifier()
-@options.kv()
-@options.draft_kv()
+@options.strategies()
 @options.sampling()
 @options.seed()
 @options.max_new_tokens(type=options.Whole(min=1), default=512)

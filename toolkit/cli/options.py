@@ -204,26 +204,23 @@ plugin = _option(
 )
 
 
-def models(**changes: Any) -> Callable[[Any], Any]:
-    """Add `--device`, `--dtype` and `--executor`: for every command that loads models."""
+def _group(*members: Callable[..., Any]) -> Callable[..., Any]:
+    """Several options as one, shown in this order in help; each takes the same changes."""
 
-    def decorate(command: Any) -> Any:
-        for option in (executor, dtype, device):
-            command = option(**changes)(command)
-        return command
+    def make(**changes: Any) -> Callable[[Any], Any]:
+        def decorate(command: Any) -> Any:
+            for option in reversed(members):
+                command = option(**changes)(command)
+            return command
 
-    return decorate
+        return decorate
+
+    return make
 
 
-def sampling(**changes: Any) -> Callable[[Any], Any]:
-    """Add `--temperature`, `--top-k`, `--top-p` and `--min-p`, which `make_pipeline` takes."""
-
-    def decorate(command: Any) -> Any:
-        for option in (min_p, top_p, top_k, temperature):
-            command = option(**changes)(command)
-        return command
-
-    return decorate
+strategies = _group(drafter, shaper, verifier, kv, draft_kv)
+sampling = _group(temperature, top_k, top_p, min_p)  # `make_pipeline` takes both as they are
+models = _group(device, dtype, executor)  # for every command that loads models
 
 
 def load_registry(plugins: Iterable[Path]) -> Registry:
