@@ -12,10 +12,10 @@ from types import UnionType
 
 from attrs import define, field, frozen
 
-from toolkit.blame import require_type
 from toolkit.errors import StrategyError
 from toolkit.interfaces import Drafter, Runtime, Session, TreeShaper, Verifier
 from toolkit.sampling import Sampler, Sampling
+from toolkit.strategy_errors import require_type
 from toolkit.target_scores import TargetScores
 from toolkit.tree import Candidates, TokenTree, Verdict
 
@@ -177,7 +177,7 @@ class TimedDrafter:
         self.ms, self.depth = 0.0, depth
         tree = shaper.grow(TokenTree.root(root), self)
         require_type(tree, TokenTree, shaper, "grow")
-        if not tree.sound() or tree.tokens[0] != root:
+        if not tree.is_valid() or tree.tokens[0] != root:
             raise StrategyError(
                 f"shaper {shaper.name!r} returned no tree on the root that it was given: grow it with "
                 f"`TokenTree.grow` and cut it with `best`, `first`, `within` or `subtree`"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
-from toolkit.blame import blaming
 from toolkit.choice import Choice, Strategy, options_of
 from toolkit.engine import Strategies
 from toolkit.errors import MismatchError, SpecError
@@ -18,6 +17,7 @@ from toolkit.prompts import Prompt, encode_prompt
 from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
 from toolkit.sampling import Sampling
+from toolkit.strategy_errors import name_failed_strategy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -198,7 +198,7 @@ class Pipeline:
         known = None if fresh else self.pool.measured.get(key) or stored(key)
         if known is None:
             positions = min(self.positions, *(model.positions for model in models))
-            with blaming():
+            with name_failed_strategy():
                 known = measure_costs(self._begin, positions)
             store(key, known)
         self.pool.measured[key] = known
@@ -275,7 +275,7 @@ class Pipeline:
         target, drafts = self._open(after, ids, seed)
         strategies = self._build()
         if type(strategies.shaper).plan is not TreeShaper.plan:
-            with blaming():
+            with name_failed_strategy():
                 strategies.shaper.plan(self.costs(), len(ids))
         if stop_ids is None:
             stop_ids = () if self.ignore_eos else target.model.stop_ids

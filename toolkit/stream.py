@@ -7,7 +7,6 @@ from time import perf_counter
 
 from attrs import define, field
 
-from toolkit.blame import blaming
 from toolkit.engine import Event, Strategies, decode
 from toolkit.generation import Generation, StopReason
 from toolkit.interfaces import KVPolicy
@@ -19,6 +18,7 @@ from toolkit.runtime.numerics import find_level
 from toolkit.runtime.session import ModelSession
 from toolkit.sampling import Sampling
 from toolkit.stopping import Ending, TextUntil
+from toolkit.strategy_errors import name_failed_strategy
 
 
 @define(eq=False)
@@ -66,7 +66,7 @@ class Stream:
         return self._running
 
     def _decoding(self) -> Iterator[Event]:
-        with blaming():
+        with name_failed_strategy():
             forget_peak(self.target.model.device)
             began = perf_counter()
             for event in decode(

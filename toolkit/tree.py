@@ -125,8 +125,8 @@ class TokenTree:
         order = sorted(range(len(self)), key=self.path_logprobs.__getitem__, reverse=True)
         return _only(self, sorted(order[:nodes]))
 
-    def sound(self) -> bool:
-        """Whether this is a tree: one root, parents before children, depths to match."""
+    def is_valid(self) -> bool:
+        """Whether there is one root, parents come before children, and depths follow from parents."""
         parents, depths = self.parents, self.depths
         above = parents[1:]
         ordered = parents[:1] == [-1] and all(0 <= p < i for i, p in enumerate(above, 1))

@@ -181,7 +181,7 @@ def test_none_has_no_candidates():
 
 
 @pytest.mark.parametrize(
-    ("parents", "depths", "sound"),
+    ("parents", "depths", "valid"),
     [
         ([-1, 0, 1, 0], [0, 1, 2, 1], True),
         ([-1], [0], True),
@@ -192,12 +192,12 @@ def test_none_has_no_candidates():
         ([-1, 0, 1], [0, 1, 1], False),  # a depth that is not the parent's and one
     ],
 )
-def test_sound(parents, depths, sound):
+def test_is_valid(parents, depths, valid):
     score = [0.0] * len(parents)
     tree = TokenTree(list(range(len(parents))), parents, depths, score, score)
-    assert tree.sound() is sound
+    assert tree.is_valid() is valid
 
 
 @given(rows=ROWS)
-def test_what_is_grown_is_sound(plant, rows):
-    assert plant(rows).sound()
+def test_a_grown_tree_is_valid(plant, rows):
+    assert plant(rows).is_valid()

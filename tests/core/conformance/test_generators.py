@@ -9,7 +9,7 @@ from toolkit.conformance.models import VOCABULARY
 
 @given(generators.trees(nodes=9, vocabulary=7))
 def test_trees_are_sound_and_within_bounds(tree):
-    assert tree.sound()
+    assert tree.is_valid()
     assert 1 <= len(tree) <= 9
     assert 0 <= min(tree.tokens) <= max(tree.tokens) < 7
     assert max(tree.logprobs) <= 0

@@ -65,7 +65,7 @@ def any_answer_grows_a_tree(
     for widths, seed in steps:
         root = TokenTree.root(seed % 7)
         tree = shaper.grow(root, Answers(widths, seed))
-        if not tree.sound() or tree.tokens[0] != root.tokens[0]:
+        if not tree.is_valid() or tree.tokens[0] != root.tokens[0]:
             raise Broken(f"parents {tree.parents} are not a tree on the given root")
         if len(tree) > shaper.nodes:
             raise Broken(f"{len(tree)} nodes with the root, but the shaper declares {shaper.nodes}")

@@ -1,4 +1,4 @@
-"""Errors in strategies: an exception becomes a `StrategyError` that names the strategy and method."""
+"""Turn an exception in a plugin's strategy into a `StrategyError` that names strategy and method."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from traceback import walk_tb
 from toolkit.choice import Strategy
 from toolkit.errors import StrategyError, ToolkitError, trace
 
-OURS = "toolkit."
+BUILT_IN = "toolkit."
 
 
 @contextmanager
-def blaming() -> Iterator[None]:
+def name_failed_strategy() -> Iterator[None]:
     """Turn an exception that a plugin's strategy raises in the block into a `StrategyError`.
 
     Its message has the author's own part of the traceback. Errors of the toolkit stay as they are.
@@ -23,12 +23,12 @@ def blaming() -> Iterator[None]:
     except ToolkitError:
         raise
     except Exception as error:
-        found = _culprit(error)
+        found = _find_failed_method(error)
         if found is None:
             raise
         strategy, method = found
         raise StrategyError(
-            f"{title(strategy)} failed in `{method}`:\n{trace(error, type(strategy).__module__)}"
+            f"{describe(strategy)} failed in `{method}`:\n{trace(error, type(strategy).__module__)}"
         ) from error
 
 
@@ -37,17 +37,17 @@ def require_type(answer: object, wanted: type, strategy: Strategy, method: str) 
     if not isinstance(answer, wanted):
         got = "nothing" if answer is None else f"a {type(answer).__name__}"
         raise StrategyError(
-            f"{title(strategy)} returned {got} from `{method}`: return a {wanted.__name__}"
+            f"{describe(strategy)} returned {got} from `{method}`: return a {wanted.__name__}"
         )
 
 
-def title(strategy: Strategy) -> str:
+def describe(strategy: Strategy) -> str:
     """A strategy's kind and name for messages, as in "shaper 'chain'"."""
     return f"{'KV policy' if strategy.kind == 'kv' else strategy.kind} {strategy.name!r}"
 
 
-def _culprit(error: BaseException) -> tuple[Strategy, str] | None:
-    """The strategy whose method was called last, and the method; None when it is a built-in's."""
+def _find_failed_method(error: BaseException) -> tuple[Strategy, str] | None:
+    """The last strategy on the stack of an exception and its method; None if it is a built-in."""
     calls: list[tuple[Strategy, str]] = []
     for frame, _ in walk_tb(error.__traceback__):
         code = frame.f_code
@@ -56,6 +56,6 @@ def _culprit(error: BaseException) -> tuple[Strategy, str] | None:
             continue
         if not calls or calls[-1][0] is not strategy:
             calls.append((strategy, code.co_name))
-    if not calls or type(calls[-1][0]).__module__.startswith(OURS):
+    if not calls or type(calls[-1][0]).__module__.startswith(BUILT_IN):
         return None
     return calls[-1]

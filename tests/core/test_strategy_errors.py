@@ -14,10 +14,10 @@ from toolkit import (
     Verifier,
     option,
 )
-from toolkit.blame import blaming
 from toolkit.choice import Choice
 from toolkit.conformance.models import noisy, tiny
 from toolkit.errors import SpecError, StrategyError
+from toolkit.strategy_errors import name_failed_strategy
 
 LITTLE = {"target": "target", "drafter": "model:drafter", "shaper": "chain:k=2"}
 
@@ -165,12 +165,12 @@ def test_a_strategy_that_cannot_be_built_is_refused():
 
 def test_a_built_ins_error_is_ours():
     ours = Registry.installed().find("shaper", "chain")()
-    with pytest.raises(AttributeError), blaming():
+    with pytest.raises(AttributeError), name_failed_strategy():
         ours.grow(None, None)
 
 
 def test_an_error_in_no_strategy_is_ours():
-    with pytest.raises(ZeroDivisionError), blaming():
+    with pytest.raises(ZeroDivisionError), name_failed_strategy():
         1 / 0  # noqa: B018
 
 
@@ -179,5 +179,5 @@ def test_what_says_already_what_is_wrong_is_left_alone():
         def start(self, prompt, runtime):
             raise SpecError("in its own words")
 
-    with pytest.raises(SpecError, match=r"^in its own words$"), blaming():
+    with pytest.raises(SpecError, match=r"^in its own words$"), name_failed_strategy():
         Says().start([], None)
