@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from toolkit.runtime.compute.attention import NAME
-from toolkit.runtime.compute.executors.functional_executor import reason_not_described
+from toolkit.runtime.compute.executors.module_structure import structure_of
 
-ModuleState: TypeAlias = "tuple[str | None, tuple[tuple[int, int], ...], bytes]"
+ModuleState: TypeAlias = "tuple[list[Any], list[tuple[int, int]], bytes]"
 SAMPLES = 64  # elements of each weight that are compared
 FIELD = "_attn_implementation_internal"  # the plain value: its property would write to sub-configs
 
@@ -44,16 +44,16 @@ def _configs(modules: tuple[PreTrainedModel, ...]) -> list[PretrainedConfig]:
 
 
 def state_of(module: PreTrainedModel) -> ModuleState:
-    """What an executor depends on: hooks and classes, where the weights lie, and what they hold.
+    """What an executor depends on: the module's structure, where the weights lie, and what they hold.
 
     PyTorch counts most changes in place, but none that is made through `data`. So samples of each
     weight are compared, too.
     """
-    weights = [weight.detach() for weight in module.parameters()]
-    places = tuple((weight.data_ptr(), _changes(weight)) for weight in weights)
+    weights = [weight.detach() for weight in (*module.parameters(), *module.buffers())]
+    places = [(weight.data_ptr(), _changes(weight)) for weight in weights]
     samples = [weight.reshape(-1)[:: 1 + weight.numel() // SAMPLES] for weight in weights]
     held = torch.cat([sample.to(weights[0].device, torch.float64) for sample in samples])
-    return reason_not_described(module), places, held.cpu().numpy().tobytes()
+    return structure_of(module), places, held.cpu().numpy().tobytes()
 
 
 def _changes(weight: torch.Tensor) -> int:

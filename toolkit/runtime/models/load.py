@@ -26,6 +26,7 @@ from transformers import (
 from toolkit.errors import ModelError
 from toolkit.progress import working
 from toolkit.runtime.compute.attention import NAME
+from toolkit.runtime.compute.executors.build_on_meta import build_on_meta
 from toolkit.runtime.compute.executors.choose_executor import (
     Executor,
     choose_executor,
@@ -132,8 +133,7 @@ def find(location: Location, executor: str = "auto") -> FoundModel:
     config = config.get_text_config(decoder=True)
     require_supported(config, name)
     if executor == "functional":
-        with torch.device("meta"):
-            require_functional(AutoModelForCausalLM.from_config(config).eval())
+        require_functional(build_on_meta(config))
     return FoundModel(name, path, local, config, _load_tokenizer(path, local))
 
 

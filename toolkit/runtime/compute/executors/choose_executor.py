@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from toolkit.errors import ModelError
 from toolkit.runtime.compute.attention import Pass
+from toolkit.runtime.compute.executors.compare_logits import find_difference, probe
 from toolkit.runtime.compute.executors.functional_executor import (
     FunctionalExecutor,
     reason_not_described,
@@ -55,7 +56,18 @@ def choose_executor(
         require_functional(module)
     reason = reason_not_described(module)
     if reason is None:
-        return make_functional(module, windows, owned)
+        expected = probe(ModuleExecutor.of(module, ""), module, windows)
+        plain = FunctionalExecutor.of(module, windows, Linears(owned=False))  # copies no weights
+        reason = find_difference(plain, expected, module, windows)
+        if reason is None:
+            executor = make_functional(module, windows, owned)
+            reason = find_difference(executor, expected, module, windows)
+            if reason is None:
+                return executor
+            if owned:  # its weights are packed, so the module cannot run any more
+                raise ModelError(f"{executor.linears}: {reason}; executor module runs it")
+        if wanted == "functional":
+            raise _no_functional(module, reason)
     return ModuleExecutor.of(module, reason)
 
 
@@ -63,10 +75,14 @@ def require_functional(module: PreTrainedModel) -> None:
     """Raise `ModelError` unless the functional executor can run a module, with weights or without."""
     reason = reason_not_described(module)
     if reason is not None:
-        raise ModelError(
-            f"no functional executor for this {module.config.model_type} model: {reason}; executor "
-            f"auto or module runs it"
-        )
+        raise _no_functional(module, reason)
+
+
+def _no_functional(module: PreTrainedModel, reason: str) -> ModelError:
+    return ModelError(
+        f"no functional executor for this {module.config.model_type} model: {reason}; executor auto or "
+        f"module runs it"
+    )
 
 
 def make_functional(

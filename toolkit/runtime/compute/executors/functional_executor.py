@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from toolkit.runtime.compute.attention import WIDE, Pass
 from toolkit.runtime.compute.executors.c_decoder import CDecoder
+from toolkit.runtime.compute.executors.module_structure import reason_changed
 from toolkit.runtime.compute.layers import descriptions
 from toolkit.runtime.compute.layers.decoder import Decoder, PassRows
-from toolkit.runtime.compute.linears.kernels import is_linear
 from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kernels import native
 
@@ -87,11 +87,4 @@ def reason_not_described(module: nn.Module) -> str | None:
         return "it attends to another model, too"
     if module.training:
         return "the module is in training mode"
-    for name, part in module.named_modules():
-        weight = getattr(part, "weight", None)
-        matrix = isinstance(weight, Tensor) and weight.ndim == 2
-        if matrix and not is_linear(part) and not isinstance(part, nn.Embedding):
-            return f"{name} is a {type(part).__name__}, not a plain linear"
-        if part._forward_hooks or part._forward_pre_hooks:
-            return f"{name or 'the module'} has hooks, which only the module itself runs"
-    return None
+    return reason_changed(module)

@@ -43,9 +43,10 @@ class ModuleExecutor:
                 use_cache=True,
                 **({"logits_to_keep": keep} if keep and self.keeps_logits else {}),
             ).logits[0]
-        if not now.calls:
+        layers = len(now.cache.layers)
+        if now.calls < layers:
             raise ModelError(
-                f"{type(self.module).__name__} does not use the attention that was set for it: leave "
-                f"its attention alone while a pipeline uses it"
+                f"only {now.calls} of {layers} layers use the attention that was set for "
+                f"{type(self.module).__name__}: leave its attention alone while a pipeline uses it"
             )
         return logits[len(logits) - keep :] if keep else logits

@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 import transformers as hf
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from toolkit import Pool, Registry
 from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, tiny
 from toolkit.errors import ModelError
+from toolkit.runtime.compute.executors import choose_executor
 from toolkit.runtime.compute.layers import decoder, descriptions
 from toolkit.runtime.kernels import native
 from toolkit.runtime.models.load import prepare
@@ -71,11 +73,19 @@ def varied(name):
 
 
 def logits(model, executor, owned=False):
+    """As `logits_of`, of a copy."""
+    prepared = prepare("it", copy.deepcopy(model), executor=executor, owned=owned)
+    assert prepared.executor.name == executor
+    return _logits(prepared)
+
+
+def logits_of(model):
     """Of a prompt, and of a tree after it, and again after a commit."""
-    session = ModelSession(
-        prepare("it", copy.deepcopy(model), executor=executor, owned=owned), FULL.build()
-    )
-    assert session.model.executor.name == executor
+    return _logits(prepare("it", model))
+
+
+def _logits(prepared):
+    session = ModelSession(prepared, FULL.build())
     found = [session.prefill([i % 13 + 1 for i in range(20)])[None]]
     for _ in range(2):
         found.append(session.forward([5, 8, 9, 7, 3], [-1, 0, 0, 2, 1]))
@@ -108,17 +118,44 @@ def test_logits_in_lower_precision_are_near(variant, dtype, tolerance):
     torch.testing.assert_close(got.double(), exact, rtol=0, atol=tolerance * exact.abs().max())
 
 
-def test_a_layer_that_is_wrong_is_noticed(monkeypatch):
-    """The control: without its norms a layer's logits are far off."""
-    model, expected = tiny("llama"), logits(tiny("llama"), "module")
+@pytest.mark.parametrize("owned", [False, True], ids=["lent", "owned"])
+@pytest.mark.parametrize("dtype", [torch.double, torch.float32, torch.bfloat16])
+def test_where_logits_differ_the_module_runs(monkeypatch, owned, dtype):
+    """The control: a description whose layers leave out their norms."""
+    model = copy.deepcopy(tiny("llama")).to(dtype)
     monkeypatch.setattr(
         decoder.Layer, "__call__", lambda self, x, rows: self.attention(x, rows) + self.mlp(x)
     )
-    assert (logits(model, "functional") - expected).abs().max() > 1e-3
+    executor = prepare("it", model, owned=owned).executor
+    assert executor.name == "module"
+    assert "logits differ from the module's" in executor.why
+    with pytest.raises(ModelError, match=r"no functional executor.*logits differ"):
+        prepare("it", model, executor="functional").executor  # noqa: B018
+
+
+def test_packed_weights_that_differ_are_noticed(monkeypatch):
+    """What is packed may run other code than the layers: its logits are compared, too."""
+    honest = choose_executor.make_functional
+
+    def wrong(*arguments):
+        made = honest(*arguments)
+        monkeypatch.setattr(
+            type(made), "forward", lambda self, tokens, now, keep=0: torch.ones(8, VOCABULARY)
+        )
+        return made
+
+    monkeypatch.setattr(choose_executor, "make_functional", wrong)
+    assert prepare("it", copy.deepcopy(tiny("llama"))).executor.name == "module"
+    monkeypatch.undo()
+    monkeypatch.setattr(choose_executor, "make_functional", wrong)
+    with pytest.raises(ModelError, match=r"logits differ.*executor module runs it"):
+        prepare("it", copy.deepcopy(tiny("llama")), owned=True).executor  # noqa: B018
 
 
 def test_every_described_family_is_held():
-    held = {FAMILIES[f]().model_type for f in FAMILIES} | {c().model_type for c in VARIANTS.values()}
+    held = {FAMILIES[f]().model_type for f in FAMILIES} | {
+        c().model_type for c in VARIANTS.values()
+    }
     assert set(descriptions()) <= held
 
 
@@ -130,32 +167,114 @@ def test_what_is_not_described_is_run_as_a_module():
         prepare("it", model, executor="functional").executor  # noqa: B018
 
 
-def test_a_changed_module_is_run_as_a_module():
-    hooked = copy.deepcopy(tiny("llama"))
-    hooked.model.layers[0].register_forward_hook(lambda *_: None)
-    assert "has hooks" in prepare("it", hooked).executor.why
+class Tripled(torch.nn.Linear):
+    """A subclass of code of its own."""
 
-    class Adapted(torch.nn.Linear):
-        pass
-
-    adapted = copy.deepcopy(tiny("llama"))
-    adapted.model.layers[0].mlp.up_proj = Adapted(32, 48, bias=False, dtype=torch.double)
-    assert "is a Adapted" in prepare("it", adapted).executor.why
+    def forward(self, x):
+        return super().forward(x) * 3
 
 
-def test_a_wrapped_linear_is_run_as_a_module():
-    class Wrapped(torch.nn.Module):
-        def __init__(self, inner):
-            super().__init__()
-            self.inner = inner
+class Adapter(torch.nn.Module):
+    """A wrapper that has no `weight`."""
 
-        @property
-        def weight(self):
-            return self.inner.weight
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
 
-    wrapped = copy.deepcopy(tiny("llama"))
-    wrapped.model.layers[0].mlp.up_proj = Wrapped(wrapped.model.layers[0].mlp.up_proj)
-    assert "up_proj is a Wrapped" in prepare("it", wrapped).executor.why
+    def forward(self, x):
+        return self.inner(x) * 3
+
+
+class Wrapper(Adapter):
+    """A wrapper that has one."""
+
+    @property
+    def weight(self):
+        return self.inner.weight
+
+
+def _patch(model):
+    plain = model.model.layers[0].mlp.forward
+    model.model.layers[0].mlp.forward = lambda x: plain(x) * 3
+
+
+def _replace(make):
+    def change(model):
+        mlp = model.model.layers[0].mlp
+        mlp.up_proj = make(mlp.up_proj)
+
+    return change
+
+
+def _subclass(linear):
+    made = Tripled(32, 48, bias=False, dtype=torch.double)
+    made.load_state_dict(linear.state_dict())
+    return made
+
+
+def _norm(model):
+    model.model.layers[1].input_layernorm = torch.nn.Identity()
+
+
+def _smaller(model):
+    for name, shape in (("up_proj", (40, 32)), ("gate_proj", (40, 32)), ("down_proj", (32, 40))):
+        weight = getattr(model.model.layers[0].mlp, name).weight
+        weight.data = weight.data[: shape[0], : shape[1]].clone()
+
+
+class Louder(hf.LlamaForCausalLM):
+    """A model with code of its own."""
+
+    def forward(self, *given, **named):
+        out = super().forward(*given, **named)
+        out.logits = -out.logits
+        return out
+
+
+CHANGES = {
+    "a hook": (
+        lambda m: m.model.layers[0].mlp.register_forward_hook(lambda *c: c[2] * 3),
+        "has hooks",
+    ),
+    "a patch": (_patch, "layers.0.mlp has a forward of its own"),
+    "a subclass": (_replace(_subclass), "up_proj is a Tripled, not a Linear"),
+    "an adapter": (_replace(Adapter), "up_proj is a Adapter, not a Linear"),
+    "a wrapper": (_replace(Wrapper), "up_proj is a Wrapper, not a Linear"),
+    "a part": (_norm, "input_layernorm is a Identity, not a LlamaRMSNorm"),
+    "shapes": (_smaller, "weights of other shapes"),
+    "a model": (lambda m: setattr(m, "__class__", Louder), "the module is a Louder"),
+    "an attribute": (
+        lambda m: setattr(m.model.layers[0].mlp, "act_fn", torch.nn.Tanh()),
+        "is a Tanh",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_module_is_run_as_a_module(change):
+    model = copy.deepcopy(tiny("llama"))
+    before = logits(model, "functional")
+    alter, why = CHANGES[change]
+    alter(model)
+    executor = prepare("it", model).executor
+    assert executor.name == "module"
+    assert why in executor.why
+    assert (logits_of(model) - before).abs().max() > 1e-3  # the change says something
+
+
+def test_a_patched_class_is_run_as_a_module(monkeypatch):
+    """Its structure is as ever: only the logits show it."""
+    plain = LlamaMLP.forward
+    monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: plain(self, x) * 3)
+    executor = prepare("it", copy.deepcopy(tiny("llama"))).executor
+    assert "logits differ from the module's" in executor.why
+
+
+def test_a_layer_with_attention_of_its_own_is_refused():
+    model = copy.deepcopy(tiny("llama"))
+    model.model.layers[0].self_attn.forward = lambda hidden_states, **_: (hidden_states, None)
+    with pytest.raises(ModelError, match="1 of 2 layers use the attention that was set"):
+        logits_of(model)
 
 
 def test_weights_are_not_copied():

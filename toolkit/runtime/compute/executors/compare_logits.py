@@ -1,0 +1,54 @@
+"""Compares an executor's logits with those of the module that it stands for."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from toolkit.runtime.compute.attention import Pass
+from toolkit.runtime.compute.cudnn import without_cudnn
+from toolkit.runtime.compute.executors.functional_executor import FunctionalExecutor
+from toolkit.runtime.compute.executors.module_executor import ModuleExecutor
+from toolkit.runtime.kv.cache import TreeCache
+from toolkit.runtime.kv.eviction import AllVisible, eviction_of
+from toolkit.runtime.kv.rotary import Rotary
+
+ROWS = 8  # tokens whose logits are compared
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 5e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
+"""Greatest distance of logits, as a share of their size: well above what the order of a sum changes."""
+
+
+def probe(
+    executor: FunctionalExecutor | ModuleExecutor,
+    module: PreTrainedModel,
+    windows: tuple[int | None, ...],
+) -> Tensor:
+    """Logits [N, V] that an executor of a module gives for a chain of `ROWS` tokens."""
+    device = module.device
+    tokens = torch.linspace(0, module.config.vocab_size - 1, ROWS, device=device).long()
+    rows = torch.arange(ROWS, device=device)
+    cache = TreeCache(len(windows), windows)
+    cache.extend(ROWS)
+    chain = torch.ones(ROWS, ROWS, dtype=torch.bool, device=device).tril()
+    now = Pass(eviction_of(AllVisible(), cache, Rotary(())), rows, chain, deepest=ROWS - 1)
+    with nullcontext() if device.type == "cpu" else without_cudnn:
+        return executor.forward(tokens, now)
+
+
+def find_difference(
+    executor: FunctionalExecutor,
+    expected: Tensor,
+    module: PreTrainedModel,
+    windows: tuple[int | None, ...],
+) -> str | None:
+    """How an executor's logits differ from the module's, `expected`, if by more than rounding."""
+    if expected.is_meta:
+        return None
+    logits, wide = probe(executor, module, windows).double(), expected.double()
+    distance, allowed = float((logits - wide).norm() / wide.norm()), TOLERANCES[module.dtype]
+    if distance <= allowed:
+        return None
+    return f"its logits differ from the module's by {distance:.2g} of their size, over {allowed:g}"
