@@ -208,7 +208,9 @@ def test_calls_share_one_executor(executors):
     assert len(executors) == 1
 
 
-@pytest.mark.parametrize("change", ["no_grad", "data", "replaced", "hook"])
+@pytest.mark.parametrize(
+    "change", ["no_grad", "data", "replaced", "hook", "patch", "buffer", "attribute"]
+)
 def test_a_model_that_changes_between_calls(change):
     """Its owner trains it, merges an adapter into it or hooks it: the next call notices."""
     model, decoding = fresh("llama"), speculative()
@@ -222,6 +224,13 @@ def test_a_model_that_changes_between_calls(change):
         weight.data += noise
     elif change == "replaced":
         weight.data = noise
+    elif change == "patch":
+        plain = model.model.layers[1].mlp.forward
+        model.model.layers[1].mlp.forward = lambda x: plain(x) * 3
+    elif change == "buffer":
+        model.model.rotary_emb.inv_freq.mul_(2)
+    elif change == "attribute":
+        model.model.layers[1].self_attn.scaling = 2.0
     else:
         model.model.layers[1].mlp.register_forward_hook(lambda *called: called[2] + noise[:, 0])
     plain, ours = both(model, decoding)

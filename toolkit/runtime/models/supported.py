@@ -8,7 +8,7 @@ import re
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -16,6 +16,7 @@ from toolkit.choice import Choice
 from toolkit.errors import MismatchError, ModelError
 from toolkit.interfaces import KVPolicy, MaskPolicy, ScorePolicy
 from toolkit.runtime.compute.attention import NAME, Pass, bound
+from toolkit.runtime.compute.executors.build_on_meta import build_on_meta
 from toolkit.runtime.kv.cache import TreeCache
 from toolkit.runtime.kv.eviction import AllVisible, eviction_of
 from toolkit.runtime.kv.rotary import Rotary, has_rotary, rotation_known
@@ -80,7 +81,7 @@ def _reason_in_config(config: PretrainedConfig) -> str | None:
 def _reason_in_trial(config: PretrainedConfig) -> str | None:
     """Build the architecture without weights and send two rows through our attention."""
     with torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # experts want it
+        module = build_on_meta(config).to(torch.bfloat16)  # experts want it
         if not module._can_set_attn_implementation():
             return "its attention cannot be replaced"
         module.set_attn_implementation(NAME)
