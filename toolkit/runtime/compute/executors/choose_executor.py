@@ -57,18 +57,23 @@ def choose_executor(
     reason = reason_not_described(module)
     if reason is None:
         expected = probe(ModuleExecutor.of(module, ""), module, windows)
-        plain = FunctionalExecutor.of(module, windows, Linears(owned=False))  # copies no weights
-        reason = find_difference(plain, expected, module, windows)
+        if owned:  # before its weights are packed and the module cannot run any more
+            reason = find_difference(_unpacked(module, windows), expected, module, windows)
         if reason is None:
             executor = make_functional(module, windows, owned)
             reason = find_difference(executor, expected, module, windows)
             if reason is None:
                 return executor
-            if owned:  # its weights are packed, so the module cannot run any more
+            if owned:
                 raise ModelError(f"{executor.linears}: {reason}; executor module runs it")
         if wanted == "functional":
             raise _no_functional(module, reason)
     return ModuleExecutor.of(module, reason)
+
+
+def _unpacked(module: PreTrainedModel, windows: tuple[int | None, ...]) -> FunctionalExecutor:
+    """The functional executor of a described module, with its own weights and PyTorch's linears."""
+    return FunctionalExecutor.of(module, windows, Linears(owned=False))
 
 
 def require_functional(module: PreTrainedModel) -> None:
