@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from toolkit.interfaces import Verifier as Verifier
     from toolkit.interfaces import option as option
     from toolkit.kv_view import KVView as KVView
+    from toolkit.limits import Limits as Limits
     from toolkit.nodes import Node as Node
     from toolkit.pipeline import Pipeline as Pipeline
     from toolkit.plugins import strategies_in as strategies_in
@@ -76,6 +77,7 @@ _HOMES = {
     "Generation": "generation",
     "KVPolicy": "interfaces",
     "KVView": "kv_view",
+    "Limits": "limits",
     "MaskPolicy": "interfaces",
     "Node": "nodes",
     "Pipeline": "pipeline",

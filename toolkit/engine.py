@@ -14,6 +14,7 @@ from attrs import define, field, frozen
 
 from toolkit.errors import StrategyError
 from toolkit.interfaces import Drafter, Runtime, Session, TreeShaper, Verifier
+from toolkit.limits import Limits
 from toolkit.sampling import Sampler, Sampling
 from toolkit.strategy_errors import require_type
 from toolkit.target_scores import TargetScores
@@ -76,6 +77,7 @@ def decode(
     sampling: Sampling,
     seed: int,
     record_nodes: bool = False,
+    limits: Limits = Limits(),  # noqa: B008 it is immutable
 ) -> Iterator[Event]:
     """Decode after `prompt[P]` until `ends` says so or `max_new_tokens` are emitted: one event per
     target pass.
@@ -84,18 +86,19 @@ def decode(
     after it, as it does after a stop id. What of the prompt the target has cached is not forwarded
     again. Between events the target's cache holds all emitted tokens but the last, which is the next
     root. `record_nodes` adds the target's scores of all nodes; no step's times include their
-    computation.
+    computation. `limits` cut trees, and end the request when its seconds have passed.
     """
+    began = perf_counter()
     drafter, shaper, verifier = strategies.drafter, strategies.shaper, strategies.verifier
     last, sampler = TokenTree.root(prompt[-1]), Sampler(sampling, seed, len(prompt) - 1)
     judged = verifier.judge(last, target.prefill(prompt[target.length :])[None], sampler)
     require_path(judged, last, verifier)
     root = judged.bonus
     yield Event([root])
-    draft, emitted, ended = TimedDrafter(drafter, target.vocabulary), 1, ends(root)
+    draft, emitted, ended = TimedDrafter(drafter, target.vocabulary, limits), 1, ends(root)
     if emitted < max_new_tokens and not ended:
         draft.start(prompt, runtime)
-    while emitted < max_new_tokens and not ended:
+    while emitted < max_new_tokens and not ended and not limits.ends(perf_counter() - began):
         clock, length = Clock(), target.length
         tree = draft.tree(shaper, root, min(max_new_tokens - emitted - 1, target.max_draft_depth))
         clock.lap("draft")
@@ -162,6 +165,7 @@ class TimedDrafter:
 
     drafter: Drafter
     vocabulary: int
+    limits: Limits = Limits()
     depth: int = 0
     start_ms: float = 0.0  # the drafter's own prefill
     ms: float = 0.0  # in the drafter since the tree's root
@@ -174,7 +178,7 @@ class TimedDrafter:
     def tree(self, shaper: TreeShaper, root: int, depth: int) -> TokenTree:
         """Grow one step's tree, at most `depth` deep. Raises `StrategyError` when it is not a tree on
         this root, has more nodes than the shaper declares, or has tokens outside the target's V."""
-        self.ms, self.depth = 0.0, depth
+        self.ms, self.depth = 0.0, self.limits.depth(depth)
         tree = shaper.grow(TokenTree.root(root), self)
         require_type(tree, TokenTree, shaper, "grow")
         if not tree.is_valid() or tree.tokens[0] != root:
@@ -188,7 +192,7 @@ class TimedDrafter:
                 f"(root included): drop nodes before returning the tree"
             )
         self._require_known_tokens(tree)
-        return tree.within(depth)
+        return self.limits.cut(tree.within(self.depth))
 
     def __call__(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         """Expand a frontier; no candidates where none of them could be emitted."""

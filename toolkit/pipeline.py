@@ -13,6 +13,7 @@ from toolkit.errors import MismatchError, SpecError
 from toolkit.families import STORIES, of_model
 from toolkit.hookspecs import Family
 from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
+from toolkit.limits import Limits
 from toolkit.prompts import Prompt, encode_prompt
 from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
@@ -42,7 +43,8 @@ class Pipeline:
     `device` and `dtype` are those of a new pool of models, as `Pool` describes them; `pool` is one that
     is there. `ignore_eos` decodes past stop tokens, for measurements of a given length.
     `sampling` says how the target's tokens are drawn, by default greedily. The default verifier is
-    `greedy` then, and `sampler-match` at temperatures above 0.
+    `greedy` then, and `sampler-match` at temperatures above 0. `limits` hold for
+    every request, whatever the shaper.
 
     Raises `SpecError`, `ModelError`, `MismatchError` or `PluginError`, each a `ToolkitError`.
     """
@@ -57,6 +59,7 @@ class Pipeline:
         kv: Spec = "full",
         draft_kv: Spec = "full",
         sampling: Sampling = Sampling(),  # noqa: B008 it is immutable
+        limits: Limits = Limits(),  # noqa: B008 it is immutable
         device: str | None = None,
         dtype: str | None = None,
         pool: Pool | None = None,
@@ -72,6 +75,7 @@ class Pipeline:
             raise SpecError("a pool has its own device and dtype: give them to the pool alone")
         self.pool = pool or Pool(device=device or "auto", dtype=dtype or "auto")
         self.sampling = sampling
+        self.limits = limits
         self.ignore_eos = ignore_eos
         if target is not None and not isinstance(target, str):
             target = self.pool.hold(target)
@@ -290,6 +294,7 @@ class Pipeline:
             sampling=self.sampling,
             seed=seed,
             specs=self.specs,
+            limits=self.limits,
             record_nodes=record_nodes,
         )
 

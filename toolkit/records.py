@@ -67,6 +67,9 @@ class Run:
         "of sampling: draw among the likeliest tokens that have this much together"
     )
     min_p: float = column("of sampling: draw among tokens with this share of the likeliest's")
+    max_nodes_per_level: int | None = column("nodes of a depth that are verified; null: no limit")
+    max_nodes: int | None = column("nodes of a tree that are verified, root included; null: no limit")
+    max_seconds: float | None = column("seconds after which a request ends; null: no limit")
 
 
 @frozen(kw_only=True)
@@ -81,7 +84,8 @@ class Request:
     token_ids: list[int] = column("emitted tokens, the stop id included")
     text: str = column("emitted text")
     stop_reason: StopReason = column(
-        "eos, stop (a stop string), length (max_new_tokens), positions (of the model), interrupted"
+        "eos, stop (a stop string), length (max_new_tokens), positions (of the model), seconds "
+        "(max_seconds), interrupted"
     )
     steps: int = column("target forwards, prefill excluded")
     tau: float | None = column("tokens committed per target forward")
@@ -161,6 +165,7 @@ def run_record(pipeline: Pipeline) -> Run:
         numerics=find_level(model).name,
         target_revision=pipeline.pool.revision(pipeline.target),
         **attrs.asdict(pipeline.sampling),
+        **attrs.asdict(pipeline.limits),
         **cast("dict[str, Any]", pipeline.specs),
     )
 

@@ -10,6 +10,7 @@ from attrs import define, field
 from toolkit.engine import Event, Strategies, decode
 from toolkit.generation import Generation, StopReason
 from toolkit.interfaces import KVPolicy
+from toolkit.limits import Limits
 from toolkit.runtime.draft_runtime import DraftRuntime
 from toolkit.runtime.machine.memory import forget_peak, peak_memory
 from toolkit.runtime.models.detokenize import Detokenizer
@@ -38,12 +39,14 @@ class Stream:
     sampling: Sampling
     seed: int
     specs: dict[str, str]  # of the pipeline, for the result
+    limits: Limits = Limits()
     record_nodes: bool = False  # whether the result has node rows
     events: list[Event] = field(factory=list, init=False)
     ttft_ms: float = field(default=0.0, init=False)
     _running: Iterator[Event] = field(init=False)
     kept: int = field(init=False)  # prompt tokens that the target has cached from the turn before
     _handed_over: bool = field(default=False, init=False)
+    _ended: bool = field(default=False, init=False)  # by itself: nobody interrupted it
     _text: TextUntil = field(init=False)
     _ending: Ending = field(init=False)
 
@@ -79,11 +82,13 @@ class Stream:
                 sampling=self.sampling,
                 seed=self.seed,
                 record_nodes=self.record_nodes,
+                limits=self.limits,
             ):
                 if not self.events:
                     self.ttft_ms = 1e3 * (perf_counter() - began)
                 self.events.append(event)
                 yield event
+            self._ended = True
 
     def hand_over(self, prompt: list[int], policy: KVPolicy) -> ModelSession | None:
         """The target's session for the next request, rewound to what `prompt[P]` shares with this one.
@@ -141,6 +146,6 @@ class Stream:
         if self._ending.text.found:
             return "stop"
         if len(ids) < self.max_new_tokens:
-            return "interrupted"
+            return "seconds" if self._ended else "interrupted"
         full = len(self.prompt) + len(ids) > self.target.positions
         return "positions" if full else "length"

@@ -156,6 +156,24 @@ min_p = _option(
     default=0.0,
     help="Draw among tokens with at least P times the highest probability.",
 )
+max_nodes_per_level = _option(
+    "--max-nodes-per-level",
+    type=Whole(min=1),
+    metavar="N",
+    help="At most N nodes of each depth are verified, whatever the shaper.",
+)
+max_nodes = _option(
+    "--max-nodes",
+    type=Whole(min=1),
+    metavar="N",
+    help="At most N nodes of a tree are verified, root included, whatever the shaper.",
+)
+max_seconds = _option(
+    "--max-seconds",
+    type=Real(),
+    metavar="S",
+    help="End a request after the step in which S seconds have passed.",
+)
 seed = _option(
     "--seed",
     type=Whole(min=0),
@@ -219,7 +237,9 @@ def _group(*members: Callable[..., Any]) -> Callable[..., Any]:
 
 
 strategies = _group(drafter, shaper, verifier, kv, draft_kv)
-sampling = _group(temperature, top_k, top_p, min_p)  # `make_pipeline` takes both as they are
+# `make_pipeline` takes the members of the next two as they are.
+sampling = _group(temperature, top_k, top_p, min_p)
+limits = _group(max_nodes_per_level, max_nodes, max_seconds)
 models = _group(device, dtype, executor)  # for every command that loads models
 
 
@@ -252,18 +272,25 @@ def make_pipeline(
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
+    max_nodes_per_level: int | None = None,
+    max_nodes: int | None = None,
+    max_seconds: float | None = None,
     **specs: Any,
 ) -> Pipeline:
     """Make and check the pipeline that the options describe; no weights are loaded.
 
-    `specs` are drafter, shaper, verifier, kv and draft_kv. Raises what `Sampling` and `Pipeline` raise.
+    `specs` are drafter, shaper, verifier, kv and draft_kv. Raises what `Sampling`, `Limits`
+    and `Pipeline` raise.
     """
-    from toolkit import Pipeline, Sampling
+    from toolkit import Limits, Pipeline, Sampling
 
     sampling = Sampling(temperature, top_k, top_p, min_p)
+    limits = Limits(max_nodes_per_level, max_nodes, max_seconds)
     pool = make_pool(device, dtype, executor)
     registry = load_registry(plugins)
-    return Pipeline(target, **specs, sampling=sampling, pool=pool, registry=registry)
+    return Pipeline(
+        target, **specs, sampling=sampling, limits=limits, pool=pool, registry=registry
+    )
 
 
 def require_writable(file: Path) -> None:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from toolkit.generation import Difference, Generation, Verification, rates_of
+from toolkit.limits import Limits
 from toolkit.pipeline import Pipeline
 from toolkit.terminal import make_console
 
@@ -103,6 +104,7 @@ def _choices(generation: Generation, pipeline: Pipeline) -> list[Row]:
     return [
         ("target", _target(specs["target"], pipeline.pool.origin(specs["target"]))),
         ("specs", " ".join(others)),
+        *([("limits", str(pipeline.limits))] if pipeline.limits != Limits() else []),
     ]
 
 

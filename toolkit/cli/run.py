@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @options.strategies()
 @options.sampling()
 @options.seed()
+@options.limits()
 @options.max_new_tokens(type=options.Whole(min=1), default=128)
 @click.option(
     "--prompt-file",

@@ -62,7 +62,8 @@ class Watch:
         width, height = self.console.size
         tree = self._draw_step(count - 1, height - TEXT_LINES - 4) if count else Text()
         text = draw_text(written(self.decoding.events[:count], self.piece)).wrap(self.console, width)
-        return Group(tree, draw_legend(), Text(), *text[-TEXT_LINES:])
+        limits = Text(str(self.decoding.limits), style="dim")
+        return Group(tree, draw_legend(), limits, *text[-TEXT_LINES:])
 
     def _draw_step(self, number: int, height: int | None = None) -> Text:
         """An event's step; nothing for the prefill."""
