@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from toolkit.show.recording import RecordedRequest
 
 Outcome = Literal["exact", "tie", "divergent", "inconclusive"]
-StopReason = Literal["eos", "stop", "length", "positions", "seconds", "interrupted"]
+StopReason = Literal["eos", "stop", "length", "positions", "time", "interrupted"]
 
 
 @frozen

@@ -13,7 +13,9 @@ from toolkit.tree import TokenTree
 
 def _require_positive(_: object, attribute: Any, value: float | None) -> None:
     if value is not None and (isnan(value) or value <= 0):
-        raise SpecError(f"{attribute.name}={value}: expected a number above 0, or None for no limit")
+        raise SpecError(
+            f"{attribute.name}={value}: expected a number above 0, or None for no limit"
+        )
 
 
 @frozen

@@ -68,7 +68,9 @@ class Run:
     )
     min_p: float = column("of sampling: draw among tokens with this share of the likeliest's")
     max_nodes_per_level: int | None = column("nodes of a depth that are verified; null: no limit")
-    max_nodes: int | None = column("nodes of a tree that are verified, root included; null: no limit")
+    max_nodes: int | None = column(
+        "nodes of a tree that are verified, root included; null: no limit"
+    )
     max_seconds: float | None = column("seconds after which a request ends; null: no limit")
 
 
@@ -84,7 +86,7 @@ class Request:
     token_ids: list[int] = column("emitted tokens, the stop id included")
     text: str = column("emitted text")
     stop_reason: StopReason = column(
-        "eos, stop (a stop string), length (max_new_tokens), positions (of the model), seconds "
+        "eos, stop (a stop string), length (max_new_tokens), positions (of the model), time "
         "(max_seconds), interrupted"
     )
     steps: int = column("target forwards, prefill excluded")

@@ -146,6 +146,6 @@ class Stream:
         if self._ending.text.found:
             return "stop"
         if len(ids) < self.max_new_tokens:
-            return "seconds" if self._ended else "interrupted"
+            return "time" if self._ended else "interrupted"
         full = len(self.prompt) + len(ids) > self.target.positions
         return "positions" if full else "length"

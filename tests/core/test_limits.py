@@ -20,7 +20,7 @@ def breaks(limits, tree, cut):
     """What a cut tree lacks: to be a tree, to be within the limits, to have kept the likeliest."""
     found = set()
     widths = Counter(cut.depths)
-    if not cut.sound():
+    if not cut.is_valid():
         found.add("a tree")
     if limits.max_nodes and len(cut) > limits.max_nodes:
         found.add("nodes")
@@ -139,7 +139,7 @@ def test_limits_are_felt():
 
 def test_a_request_ends_when_its_seconds_have_passed():
     whole, ended = decode(Limits()), decode(Limits(max_seconds=1e-9))
-    assert (ended.stop_reason, whole.stop_reason) == ("seconds", "length")
+    assert (ended.stop_reason, whole.stop_reason) == ("time", "length")
     assert ended.token_ids == whole.token_ids[:1]
 
 

@@ -288,9 +288,7 @@ def make_pipeline(
     limits = Limits(max_nodes_per_level, max_nodes, max_seconds)
     pool = make_pool(device, dtype, executor)
     registry = load_registry(plugins)
-    return Pipeline(
-        target, **specs, sampling=sampling, limits=limits, pool=pool, registry=registry
-    )
+    return Pipeline(target, **specs, sampling=sampling, limits=limits, pool=pool, registry=registry)
 
 
 def require_writable(file: Path) -> None:

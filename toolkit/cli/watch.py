@@ -42,7 +42,9 @@ class Watch:
         if not self.console.is_terminal:
             with suppress(KeyboardInterrupt):
                 for number, _ in enumerate(pieces):
-                    if 0 < number < len(self.decoding.events):  # neither prefill nor the text's rest
+                    if (
+                        0 < number < len(self.decoding.events)
+                    ):  # neither prefill nor the text's rest
                         self.console.print(self._draw_step(number), "", sep="\n", soft_wrap=True)
             return
         live = Live(
@@ -61,14 +63,21 @@ class Watch:
         count = len(self.decoding.events)
         width, height = self.console.size
         tree = self._draw_step(count - 1, height - TEXT_LINES - 4) if count else Text()
-        text = draw_text(written(self.decoding.events[:count], self.piece)).wrap(self.console, width)
+        text = draw_text(written(self.decoding.events[:count], self.piece)).wrap(
+            self.console, width
+        )
         limits = Text(str(self.decoding.limits), style="dim")
         return Group(tree, draw_legend(), limits, *text[-TEXT_LINES:])
 
     def _draw_step(self, number: int, height: int | None = None) -> Text:
         """An event's step; nothing for the prefill."""
         event = self.decoding.events[number]
-        if event.step is None or event.tree is None or event.verdict is None or event.scores is None:
+        if (
+            event.step is None
+            or event.tree is None
+            or event.verdict is None
+            or event.scores is None
+        ):
             return Text()
         nodes = [*nodes_of(event.tree, event.verdict, event.scores, self.piece)]
         step = RecordedStep(number - 1, nodes, attrs.asdict(event.step))

@@ -23,7 +23,9 @@ KEYS = {
     b"n": "rejection", b"p": "whole", b"f": "fold", b"\t": "request", b"/": "find",
     b"q": "quit", b"\x03": "quit", b"\x04": "quit",
 }  # fmt: skip
-HELP = "←/→ step  Home/End  n next rejection  p next whole path  f fold  / find  Tab request  q quit"
+HELP = (
+    "←/→ step  Home/End  n next rejection  p next whole path  f fold  / find  Tab request  q quit"
+)
 TEXT_LINES = 5
 
 
@@ -100,7 +102,9 @@ def browse(requests: list[RecordedRequest], at: int) -> None:
             if key == "quit":
                 return
             if key == "find":
-                browser.find(_ask(read, lambda: screen.update(browser.draw(*console.size)), browser))
+                browser.find(
+                    _ask(read, lambda: screen.update(browser.draw(*console.size)), browser)
+                )
             elif key is not None:
                 browser.move(key)
 

@@ -18,6 +18,7 @@ from toolkit.words import shorten
 
 TIMES = ("draft_ms", "shape_ms", "verify_ms", "commit_ms")
 SPECS = ("target", "drafter", "shaper", "verifier", "kv", "draft_kv")
+LIMITS = ("max_nodes_per_level", "max_nodes", "max_seconds")
 KEYS = ("run_id", "request_id", "step")
 
 
@@ -80,7 +81,9 @@ def read_recording(folder: Path) -> list[RecordedRequest]:
     for key, rows in groupby(nodes, lambda row: (row["run_id"], row["request_id"])):
         if key in requests and key[0] in runs:  # else a request that was never finished
             title = _title(requests[key])
-            specs = {name: runs[key[0]][name] for name in SPECS}
+            run = runs[key[0]]
+            specs = {name: run[name] for name in SPECS}
+            specs |= {name: str(run[name]) for name in LIMITS if run.get(name)}
             found.append(RecordedRequest(key[1], title, specs, _steps(rows, steps)))
     if not found:
         raise ToolkitError(f"{shorten(str(folder))} has no finished request: record one to its end")
