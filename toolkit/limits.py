@@ -37,7 +37,7 @@ class Limits:
         not depend on what was drawn.
         """
         worth = tree.path_logprobs if not tree.laws else [0.0] * len(tree)
-        kept = range(len(tree))
+        kept = list(range(len(tree)))
         if self.max_nodes_per_level is not None:
             kept = _narrow(tree, worth, self.max_nodes_per_level)
         if self.max_nodes is not None:
