@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 from attrs import frozen
 
 from toolkit import Node, Request, Run, Step, StepKey, column, schema
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Split = Literal["tune", "test", "drift"]
 
@@ -50,8 +51,8 @@ class SampleColumns:
     turn: int = column("of a conversation, 0 first; earlier answers in the prompt are AR's")
     prompt_limit: int = column("tokens that a turn is cut to")
     max_new_tokens: int = column("T, tokens to decode")
-    order: int = column("position of the arm in this round, from 0")
-    started: str = column("UTC, ISO 8601")
+    place: int = column("position of the arm in this round, from 0")
+    started: datetime = column("when the request began, UTC")
     wall_ms: float = column("from the call to the last token, setup included, without detokenising")
     load: float | None = column(
         "share of all cores' time that other processes used during the request; null: unknown"

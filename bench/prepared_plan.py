@@ -41,12 +41,12 @@ class Group:
 
 @frozen
 class Task:
-    """One request to make. `number` names its part file and its row, `order` its place in the round."""
+    """One request to make. `number` names its part file and row, `place` its position in the round."""
 
     number: int
     group: Group
     arm: Arm
-    order: int
+    place: int
 
 
 @define(eq=False)

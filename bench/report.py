@@ -26,8 +26,8 @@ from .table import (
 )
 
 ENVIRONMENT = (
-    "created toolkit_version git_revision python torch transformers platform device cpu threads isa "
-    "torch_isa dtype numerics target target_revision"
+    "created toolkit_version toolkit_revision python torch transformers platform device cuda "
+    "gpu_driver cpu threads isa torch_isa dtype numerics target target_revision"
 ).split()
 RC = {
     "svg.hashsalt": "toolkit",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from attrs import asdict, evolve
@@ -67,8 +68,8 @@ def _list_options(choice: Choice[Any]) -> dict[str, Any]:
     return values
 
 
-def make_request_row(task: Task, started: str, decoded: Decoded, load: float | None) -> Row:
-    """A request's row. `started`: ISO 8601; `load`: the share of the CPU that others used."""
+def make_request_row(task: Task, started: datetime, decoded: Decoded, load: float | None) -> Row:
+    """A request's row. `started`: UTC; `load`: the share of the CPU that others used."""
     group, request = task.group, decoded.request
     reached, accepted = (
         count_by_depth(decoded.generation.steps) if decoded.generation else (None, None)
@@ -81,7 +82,7 @@ def make_request_row(task: Task, started: str, decoded: Decoded, load: float | N
         turn=group.turn,
         prompt_limit=group.setting.prompt_limit,
         max_new_tokens=group.setting.max_new_tokens,
-        order=task.order,
+        place=task.place,
         started=started,
         wall_ms=decoded.wall_ms,
         load=load,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 from attrs import define, evolve, field, fields
 
 from toolkit import Generation, Run, ToolkitError, node_rows, run_record, step_rows
 from toolkit.exactness import compare_with_ar
+from toolkit.records import utc_now
 
 from .arms import Arm
 from .configuration import digest_configuration, require_same
@@ -165,7 +165,7 @@ class Runner:
         """Make one request: decode, write, remember."""
         group, run, prompt = task.group, self.runs[task.arm.name], self._prompt(task.group)
         count = group.setting.max_new_tokens
-        started, began = datetime.now(UTC).isoformat(timespec="milliseconds"), Moment.now()
+        started, began = utc_now(), Moment.now()
         try:
             decoded = self.engines[task.arm.name].run(run, task.number, prompt, count)
         except ToolkitError as error:

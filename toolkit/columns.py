@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from datetime import datetime
 from typing import Any, Union, get_args, get_origin
 
 import attrs
@@ -30,7 +31,13 @@ def _arrow(kind: Any) -> tuple[pa.DataType, bool]:
     """Arrow type and nullability of a Python type."""
     if get_origin(kind) in (Union, types.UnionType):
         return _arrow(next(a for a in get_args(kind) if a is not type(None)))[0], True
-    plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    plain = {
+        str: pa.string(),
+        int: pa.int64(),
+        float: pa.float64(),
+        bool: pa.bool_(),
+        datetime: pa.timestamp("us"),
+    }
     if kind in plain:
         return plain[kind], False
     if get_origin(kind) is list:

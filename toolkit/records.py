@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import subprocess
 import tempfile
@@ -34,10 +35,10 @@ class Run:
     """The environment and the choices that a run's requests share."""
 
     run_id: str = column("random id, in every table")
-    created: str = column("UTC, ISO 8601")
+    created: datetime = column("when the run began, UTC")
     toolkit_version: str = column("version of speculative-toolkit")
-    git_revision: str | None = column(
-        "git revision of the working directory, null outside a checkout"
+    toolkit_revision: str | None = column(
+        "git revision of the toolkit's own checkout; null: installed without one"
     )
     python: str = column("version")
     torch: str = column("version")
@@ -46,8 +47,14 @@ class Run:
     device: str = column("cpu, or the GPU's name")
     cpu: str = column("the CPU's model")
     threads: int = column("CPU threads of torch")
+    load_average: float | None = column(
+        "processes that ran or waited to, per CPU, over the minute before the run; null: unknown"
+    )
+    cuda: str | None = column("PyTorch's CUDA version; null: on CPU")
+    gpu_driver: str | None = column("version of NVIDIA's driver; null: on CPU, or unknown")
     isa: str | None = column("instruction set of our kernels; null: not in use")
     torch_isa: str = column("instruction set of PyTorch's kernels on the CPU")
+    executors: str = column("JSON: the executor and the linears of every model, by its name")
     dtype: str = column("of the target's weights")
     numerics: str = column(
         "how equal to AR: bitwise (same bits), fp32 (same tokens) or tie (same up to rounding)"
@@ -143,7 +150,7 @@ def run_record(pipeline: Pipeline) -> Run:
     import torch
 
     from toolkit.runtime.kernels import native, structs
-    from toolkit.runtime.machine.cpu import cpu_model
+    from toolkit.runtime.machine.cpu import cpu_model, gpu_driver, load_average
     from toolkit.runtime.numerics import find_level
 
     model = pipeline.pool.load(pipeline.target)
@@ -151,9 +158,9 @@ def run_record(pipeline: Pipeline) -> Run:
     kernels = None if cuda or model.dtype not in structs.DTYPES else native.library()
     return Run(
         run_id=uuid.uuid4().hex[:16],
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=utc_now(),
         toolkit_version=version("speculative-toolkit"),
-        git_revision=_git_revision(),
+        toolkit_revision=_toolkit_revision(),
         python=platform.python_version(),
         torch=torch.__version__,
         transformers=version("transformers"),
@@ -161,8 +168,12 @@ def run_record(pipeline: Pipeline) -> Run:
         device=torch.cuda.get_device_name(model.device) if cuda else "cpu",
         cpu=cpu_model(),
         threads=torch.get_num_threads(),
+        load_average=load_average(),
+        cuda=torch.version.cuda if cuda else None,
+        gpu_driver=gpu_driver() if cuda else None,
         isa=kernels.isa if kernels else None,
         torch_isa=torch.backends.cpu.get_cpu_capability(),
+        executors=json.dumps(_executors(pipeline)),
         dtype=str(model.dtype).removeprefix("torch."),
         numerics=find_level(model).name,
         target_revision=pipeline.pool.revision(pipeline.target),
@@ -272,15 +283,37 @@ def write_part(path: Path, rows: list[dict[str, Any]], as_schema: pa.Schema) -> 
         pq.write_table(table, file)
 
 
-def _git_revision() -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607 the user's git
+def utc_now() -> datetime:
+    """The time in UTC, to the millisecond, without a time zone: DuckDB needs pytz to read one."""
+    now = datetime.now(UTC).replace(tzinfo=None)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def _executors(pipeline: Pipeline) -> dict[str, str]:
+    """What runs each model of a pipeline, by its name."""
+    found = {name: pipeline.pool.load(name).executor for name in pipeline.models}
+    return {
+        name: f"{executor.name}, linears: {executor.linears}" for name, executor in found.items()
+    }
+
+
+def _toolkit_revision() -> str | None:
+    """The git revision of the checkout that this file is tracked in; None where it is in none."""
+    here = Path(__file__)
+
+    def git(*words: str) -> str:
+        done = subprocess.run(  # noqa: S603 no input of others
+            ["git", *words],  # noqa: S607 the user's git
+            cwd=here.parent,
             capture_output=True,
             text=True,
             timeout=5,
             check=True,
         )
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        return git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()

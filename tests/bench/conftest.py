@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from datetime import datetime
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +13,7 @@ from toolkit.bench.results import Results
 
 from toolkit.cli import main
 
+BEGAN = datetime.fromisoformat("2026-01-01T00:00:00")
 LIAR = '''
 import attrs
 from toolkit import Verdict, Verifier, hookimpl
@@ -84,8 +86,9 @@ def run_row(arm, **changes):
     }  # fmt: skip
     options |= changes.pop("options", {})
     row = {
-        "run_id": arm, "created": "2026-01-01T00:00:00+00:00", "toolkit_version": "0",
-        "git_revision": None, "python": "3", "torch": "2", "transformers": "5", "platform": "p",
+        "run_id": arm, "created": BEGAN, "toolkit_version": "0",
+        "toolkit_revision": None, "load_average": 0.1, "cuda": None, "gpu_driver": None,
+        "executors": "{}", "python": "3", "torch": "2", "transformers": "5", "platform": "p",
         "device": "cpu", "cpu": "A Good CPU", "threads": 1, "isa": "avx2", "torch_isa": "AVX2",
         "dtype": "float32", "numerics": "fp32", "target": "t",
         "target_revision": "sha256:0", "drafter": "model", "shaper": "chain", "verifier": "greedy",
@@ -111,8 +114,8 @@ def request_row(number, arm, prompt, speed, **changes):
         "draft_share": 0.3, "verify_share": 0.6, "commit_share": 0.1, "kv_bytes": 1 << 20,
         "kv_peak_bytes": 3 << 20, "draft_kv_bytes": 0, "peak_memory_bytes": None,
         "verdict": "exact", "ties": 0, "arm": arm, "split": "test", "dataset": "stories",
-        "prompt_index": prompt, "turn": 0, "prompt_limit": 256, "max_new_tokens": 64, "order": 0,
-        "started": "", "first_tokens": 1, "wall_ms": decode + 10, "load": 0.01,
+        "prompt_index": prompt, "turn": 0, "prompt_limit": 256, "max_new_tokens": 64, "place": 0,
+        "started": BEGAN, "first_tokens": 1, "wall_ms": decode + 10, "load": 0.01,
         "path_length": 1.0, "distinct_3grams": 0.9,
         "reached_by_depth": [30, 25, 22], "accepted_by_depth": [20, 10, 4],
     }  # fmt: skip

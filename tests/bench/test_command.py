@@ -50,7 +50,7 @@ def test_every_arm_gets_the_same_prompts_in_rotated_order(bench):
     results, _ = bench(*QUICK, *NGRAM, "--arm", "hf:lookup", "--prompts", "3")
     rounds = collections.defaultdict(dict)
     for row in results.tested:
-        rounds[row["prompt_index"]][row["order"]] = row["arm"]
+        rounds[row["prompt_index"]][row["place"]] = row["arm"]
         assert (
             len(
                 {r["prompt_id"] for r in results.tested if r["prompt_index"] == row["prompt_index"]}

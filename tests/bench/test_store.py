@@ -106,7 +106,7 @@ def test_results_of_a_single_run_are_told_apart(toolkit, tmp_path):
 
 def test_another_schema_version_is_refused(store, toolkit):
     store.write("runs", 0, [store.rows("runs")[0] | {"schema_version": 99}])
-    with pytest.raises(ToolkitError, match="schema version 99, and this toolkit reads 3"):
+    with pytest.raises(ToolkitError, match="schema version 99, and this toolkit reads 4"):
         Store.open(store.path)
     for command in (("report", store.path), ("bench", "--resume", "--out", store.path)):
         result = toolkit(*command)
@@ -182,3 +182,10 @@ def test_a_full_disk_loses_nothing_that_was_written(store):
     assert "ToolkitError cannot write to" in done.stdout, done.stderr
     assert "finished requests are kept" in done.stdout
     assert numbers(Store.open(store.path)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("table", ["runs", "requests", "steps"])
+def test_no_column_is_a_reserved_word_of_sql(table):
+    reserved = set("all and as by case desc else end from group having in limit not null on or order "
+                   "select table then to union user using when where with".split())  # fmt: skip
+    assert set(TABLES[table].names) & reserved == set()

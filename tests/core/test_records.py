@@ -6,13 +6,24 @@ import subprocess
 import sys
 
 import attrs
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from toolkit import Pipeline, Pool, Registry, Step, ToolkitError, verify
 from toolkit.conformance.models import fresh, noisy, tiny
-from toolkit.records import TABLES, Out, Request, Run, run_record, schema, write_part
+from toolkit.records import (
+    TABLES,
+    Out,
+    Request,
+    Run,
+    _toolkit_revision,
+    run_record,
+    schema,
+    utc_now,
+    write_part,
+)
 from toolkit.runtime.kernels import native
 from toolkit.runtime.machine.cpu import cpu_model
 
@@ -118,3 +129,22 @@ def test_an_unwritable_folder_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(ToolkitError, match="permission"):
         Out.at(tmp_path / "x.parquet")
+
+
+def test_a_run_says_when_it_began_and_what_ran_it():
+    before = utc_now()
+    run = run_record(Pipeline("stories-1m", drafter="ngram"))
+    assert before <= run.created <= utc_now()
+    assert pa.types.is_timestamp(TABLES["runs"].field("created").type)
+    assert json.loads(run.executors)["stories-1m"].startswith(("functional", "module"))
+    assert run.load_average is None or run.load_average >= 0
+    assert (run.cuda, run.gpu_driver) == (None, None) or run.device != "cpu"
+
+
+def test_the_revision_is_the_toolkits_own(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    here = _toolkit_revision()
+    monkeypatch.chdir(tmp_path)
+    assert _toolkit_revision() == here
+    monkeypatch.setattr("toolkit.records.__file__", str(tmp_path / "records.py"))
+    assert _toolkit_revision() is None

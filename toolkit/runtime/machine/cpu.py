@@ -1,7 +1,8 @@
-"""The CPU's model and instruction sets."""
+"""The CPU's model and instruction sets, its load, and the GPU's driver."""
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from functools import cache
@@ -42,3 +43,19 @@ def cpu_flags() -> frozenset[str]:
     linux = _stated().get("flags") or _stated().get("Features")
     said = linux or f"{_sysctl('features')} {_sysctl('leaf7_features')}".lower()
     return frozenset(said.split())
+
+
+def load_average() -> float | None:
+    """Processes that ran or waited to run, per CPU, over the last minute; None: unknown."""
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (AttributeError, OSError):  # no such call on Windows
+        return None
+
+
+def gpu_driver() -> str | None:
+    """The version of NVIDIA's driver, as Linux tells it; None: unknown."""
+    try:
+        return Path("/sys/module/nvidia/version").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
