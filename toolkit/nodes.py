@@ -26,7 +26,7 @@ class Node:
     node: int = column("index in the tree; 0 is the root, N a bonus that was not drafted")
     parent: int = column("index of the parent; −1 at the root")
     depth: int = column("0 at the root")
-    order: int = column("place among its siblings as they were drafted, 0 first")
+    place: int = column("position among its siblings as they were drafted, 0 first")
     token: int = column("token id")
     piece: str = column("the token as text; bytes of an unfinished character as ⟨e2 96⟩")
     draft_logprob: float | None = column(
@@ -62,13 +62,13 @@ def nodes_of(
         drafted = node < size
         parent = tree.parents[node] if drafted else last
         token = tree.tokens[node] if drafted else verdict.bonus
-        order = counts.get(parent, 0)
-        counts[parent] = order + 1
+        place = counts.get(parent, 0)
+        counts[parent] = place + 1
         yield Node(
             node=node,
             parent=parent,
             depth=tree.depths[node] if drafted else tree.depths[last] + 1,
-            order=order,
+            place=place,
             token=token,
             piece=piece(token),
             draft_logprob=tree.logprobs[node] if drafted and node else None,

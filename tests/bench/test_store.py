@@ -184,7 +184,7 @@ def test_a_full_disk_loses_nothing_that_was_written(store):
     assert numbers(Store.open(store.path)) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("table", ["runs", "requests", "steps"])
+@pytest.mark.parametrize("table", TABLES)
 def test_no_column_is_a_reserved_word_of_sql(table):
     reserved = set("all and as by case desc else end from group having in limit not null on or order "
                    "select table then to union user using when where with".split())  # fmt: skip

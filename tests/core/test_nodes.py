@@ -58,7 +58,7 @@ def broken(steps, generation):
                 found.add("drafter's mass")
             if sum(math.exp(n.target_logprob) for n in distinct) > 1 + SLACK:
                 found.add("target's mass")
-            if [n.order for n in below] != [*range(len(below))]:
+            if [n.place for n in below] != [*range(len(below))]:
                 found.add("order")
         path = {root.node, *(n.node for n in accepted)}
         for n in nodes[1:]:
@@ -145,7 +145,7 @@ def changed(steps, choose, **changes):
         (lambda n: n.depth == 1, {"draft_logprob": 0.1}, "drafter's mass"),
         (lambda n: n.depth == 1, {"target_logprob": 0.1}, "target's mass"),
         (lambda n: n.depth == 2, {"depth": 3}, "depths"),
-        (lambda n: n.order == 1, {"order": 0}, "order"),
+        (lambda n: n.place == 1, {"place": 0}, "order"),
         (lambda n: n.fate == "root", {"target_entropy": 99.0}, "entropy"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

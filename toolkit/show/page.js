@@ -71,7 +71,7 @@ function drawTotals(totals) {
       ["drafted nodes", totals.drafted], ["accepted", totals.accepted],
       ["unreached (wasted)", totals.unreached, totals.drafted ? totals.unreached / totals.drafted : 0]]),
     table("Accepted, by depth", totals.by_depth.map((part, i) => line(`depth ${i + 1}`, part))),
-    table("Accepted, by draft order", totals.by_order.map((part, i) => line(`sibling ${i + 1}`, part))),
+    table("Accepted, by draft order", totals.by_place.map((part, i) => line(`sibling ${i + 1}`, part))),
     table("Target's probability that the tree covers", totals.mass_by_depth.map((mass, i) =>
       [`depth ${i + 1}`, mass.toFixed(3), mass])),
     table("Calibration: drafter's path probability, and share committed", totals.calibration.map((bin) =>
@@ -170,7 +170,7 @@ class Pane {
       ["target's rank", step.rank[node] === null ? "–" : `${step.rank[node] + 1}`],
       ["path, log q", log(pathSums(step, step.q)[node])],
       ["path, log p", log(pathSums(step, step.p)[node])],
-      ["drafted as", step.q[node] === null ? "–" : `sibling ${step.order[node] + 1}, depth ${step.depth[node]}`],
+      ["drafted as", step.q[node] === null ? "–" : `sibling ${step.place[node] + 1}, depth ${step.depth[node]}`],
       ["target goes on with", top === null ? "–" : `${data.whole[top]} (p ${share(step.top_p[node])})`],
       ["target's entropy", step.entropy[node] === null ? "–" : `${step.entropy[node].toFixed(2)} nats`],
     ];

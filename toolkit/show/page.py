@@ -82,7 +82,7 @@ def _step(step: RecordedStep, pieces: dict[str, int]) -> dict[str, Any]:
         "row": [round(row, 2) for row in place_nodes([node.parent for node in nodes])],
         "parent": [node.parent for node in nodes],
         "depth": [node.depth for node in nodes],
-        "order": [node.order for node in nodes],
+        "place": [node.place for node in nodes],
         "token": [node.token for node in nodes],
         "piece": [index(node.piece) for node in nodes],
         "fate": [FATES.index(node.fate) for node in nodes],

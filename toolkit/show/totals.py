@@ -39,7 +39,7 @@ class Totals:
     accepted: int
     unreached: int  # drafted nodes whose parent was not accepted: wasted
     by_depth: list[Share]  # steps whose path could go on at depth 1, 2, …
-    by_order: list[Share]  # tested nodes that were drafted first, second, … among their siblings
+    by_place: list[Share]  # tested nodes that were drafted first, second, … among their siblings
     mass_by_depth: list[float]
     """Target probability of the drafted children of a path's node, mean over steps, by depth."""
     calibration: list[Bin]
@@ -49,7 +49,7 @@ class Totals:
 def total(steps: list[RecordedStep]) -> Totals:
     """Add up the steps of one request."""
     by_depth: dict[int, list[bool]] = defaultdict(list)
-    by_order: dict[int, list[bool]] = defaultdict(list)
+    by_place: dict[int, list[bool]] = defaultdict(list)
     masses: dict[int, list[float]] = defaultdict(list)
     bins: dict[int, list[tuple[float, bool]]] = defaultdict(list)
     fates: Counter[str] = Counter()
@@ -62,7 +62,7 @@ def total(steps: list[RecordedStep]) -> Totals:
             masses[depth].append(sum(exp(node.target_logprob or 0.0) for node in siblings))
             for node in siblings:
                 if node.fate != "passed":
-                    by_order[node.order].append(_is_taken(node))
+                    by_place[node.place].append(_is_taken(node))
         chances = path_probabilities(step.nodes)
         for node in drafted:
             chance = chances[node.node]
@@ -73,7 +73,7 @@ def total(steps: list[RecordedStep]) -> Totals:
         accepted=sum(node.fate == "accepted" for step in steps for node in step.nodes),
         unreached=fates["unreached"],
         by_depth=[_share(by_depth[depth]) for depth in sorted(by_depth)],
-        by_order=[_share(by_order[order]) for order in sorted(by_order)],
+        by_place=[_share(by_place[place]) for place in sorted(by_place)],
         mass_by_depth=[sum(masses[depth]) / len(masses[depth]) for depth in sorted(masses)],
         calibration=[
             Bin(sum(c for c, _ in bins[k]) / len(bins[k]), sum(t for _, t in bins[k]), len(bins[k]))

@@ -26,7 +26,7 @@ def test_totals_of_one_step(step):
     found = total([step])
     assert (found.steps, found.drafted, found.accepted, found.unreached) == (1, 5, 1, 1)
     assert found.by_depth == [Share(1, 1), Share(0, 1)]
-    assert found.by_order == [Share(0, 2), Share(1, 1)]  # the third was passed: nobody tested it
+    assert found.by_place == [Share(0, 2), Share(1, 1)]  # the third was passed: nobody tested it
     assert found.mass_by_depth == pytest.approx([0.9, 0.05])
     assert found.calibration == [
         Bin(pytest.approx(0.125), 0, 1), Bin(pytest.approx(0.25), 1, 2), Bin(pytest.approx(0.5), 0, 2)
