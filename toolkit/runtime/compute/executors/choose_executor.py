@@ -57,8 +57,10 @@ def choose_executor(
     reason = reason_not_described(module)
     if reason is None:
         expected = probe(ModuleExecutor.of(module, ""), module, windows)
-        if owned:  # before its weights are packed and the module cannot run any more
-            reason = find_difference(_unpacked(module, windows), expected, module, windows)
+        # Layer by layer, before weights are packed: then the module could not run any more.
+        layers = FunctionalExecutor.of(module, windows, Linears(owned=False))
+        reason = find_difference(layers, expected, module, windows)
+        del layers  # which holds the weights that packing lets go of
         if reason is None:
             executor = make_functional(module, windows, owned)
             reason = find_difference(executor, expected, module, windows)
@@ -69,11 +71,6 @@ def choose_executor(
         if wanted == "functional":
             raise _no_functional(module, reason)
     return ModuleExecutor.of(module, reason)
-
-
-def _unpacked(module: PreTrainedModel, windows: tuple[int | None, ...]) -> FunctionalExecutor:
-    """The functional executor of a described module, with its own weights and PyTorch's linears."""
-    return FunctionalExecutor.of(module, windows, Linears(owned=False))
 
 
 def require_functional(module: PreTrainedModel) -> None:
