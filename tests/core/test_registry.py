@@ -29,10 +29,10 @@ class Mine(TreeShaper):
         return root
 
 
-def shaper(name="mine", module=__name__, base=TreeShaper):
+def shaper(name="mine", module=__name__):
     """A fresh shaper class."""
     body = {"name": name, "__annotations__": {"nodes": int}, "nodes": option(4), "grow": Mine.grow}
-    return attrs.define(type("Fresh", (base,), {**body, "__module__": module}))
+    return attrs.define(type("Fresh", (TreeShaper,), {**body, "__module__": module}))
 
 
 def none():
@@ -136,13 +136,19 @@ def raises():
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        (plugin([int]), "plugin theirs provides <class 'int'>, which is not a strategy: inherit from"),
+        (
+            plugin([int]),
+            "plugin theirs provides <class 'int'>, which is not a strategy: inherit from",
+        ),
         (plugin(["chain"]), "plugin theirs provides 'chain', which is not a strategy"),
         (plugin([TreeShaper]), "plugin theirs: TreeShaper must be an attrs class"),
         (plugin([NoAttrs]), "plugin theirs: NoAttrs must be an attrs class (@attrs.define) with a"),
         (plugin([NoName]), "plugin theirs: NoName must be an attrs class"),
         (plugin([Inherited]), "plugin theirs: Inherited must be an attrs class"),
-        (plugin([Neither]), f"plugin theirs provides {Neither!r}, which is not a strategy: inherit"),
+        (
+            plugin([Neither]),
+            f"plugin theirs provides {Neither!r}, which is not a strategy: inherit",
+        ),
         (plugin([Both]), f"plugin theirs provides {Both!r}, which is not a strategy: inherit"),
         (plugin([Unfinished]), "plugin theirs: Unfinished does not implement visible"),
         (
@@ -164,7 +170,10 @@ def raises():
             plugin(datasets=hookimpl(specname="datasets")(lambda: 3)),
             "plugin theirs: datasets() returned 3, not a list: return a list",
         ),
-        (plugin(families=["llama"]), "plugin theirs provides 'llama': families() must return Family"),
+        (
+            plugin(families=["llama"]),
+            "plugin theirs provides 'llama': families() must return Family",
+        ),
     ],
 )
 def test_what_is_refused_and_why(empty, module, said):
@@ -386,69 +395,3 @@ def test_a_clash_names_both_distributions(monkeypatch):
         "shaper 'mine' of toolkit-two is already provided by toolkit-one: rename one of them"
     )
     assert broken.trace == ""
-
-
-def test_built_ins_are_installed_and_whole(registry):
-    assert registry.broken == {}
-    assert {"none", "model", "ngram"} <= set(registry.names("drafter"))
-    assert {"chain", "fixed", "adaptive", "budget"} <= set(registry.names("shaper"))
-    assert "greedy" in registry.names("verifier")
-    assert {"full", "window"} <= set(registry.names("kv"))
-
-
-def test_an_empty_registry_says_what_to_do(empty):
-    with pytest.raises(
-        SpecError, match="no shaper is registered: in a checkout, run `pip install -e"
-    ):
-        empty.find("shaper", "chain")
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [("chian", "did you mean chain"), ("zzz", "there are: adaptive, budget, chain, ")],
-)
-def test_suggestions(registry, name, said):
-    with pytest.raises(SpecError, match=f"no shaper called '{name}'") as caught:
-        registry.find("shaper", name)
-    assert said in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("typed", "spec"),
-    [
-        ("pythia-70m", "model:pythia-70m"),
-        ("EleutherAI/pythia-70m", "model:EleutherAI/pythia-70m"),
-        ("model:pythia-70m", "model:pythia-70m"),
-        ("ngram", "ngram"),
-        ("ngram:3", "ngram:n=3"),
-    ],
-)
-def test_a_model_is_shorthand_for_a_model_drafter(registry, typed, spec):
-    assert str(registry.resolve("drafter", typed)) == spec
-
-
-def test_a_folder_is_shorthand_and_a_registered_name_wins(registry, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("mine", "ngram"):
-        (tmp_path / name).mkdir()
-    assert str(registry.resolve("drafter", "mine")) == "model:mine"
-    assert str(registry.resolve("drafter", str(tmp_path))) == f"model:{tmp_path}"
-    assert str(registry.resolve("drafter", "ngram")) == "ngram"
-
-
-@pytest.mark.parametrize("typed", ["pythia-7m", "", "pythia-70m:n=3"])
-def test_what_is_neither_model_nor_drafter(registry, typed):
-    with pytest.raises(SpecError, match="no drafter called"):
-        registry.resolve("drafter", typed)
-
-
-def test_shorthand_is_for_drafters_alone(registry):
-    with pytest.raises(SpecError, match="no shaper called 'pythia-70m'"):
-        registry.resolve("shaper", "pythia-70m")
-
-
-def test_objects_and_classes_resolve_and_kinds_are_checked(registry):
-    assert str(registry.resolve("shaper", Mine(nodes=9))) == "mine:nodes=9"
-    assert str(registry.resolve("shaper", Mine)) == "mine"
-    with pytest.raises(SpecError, match="mine is a shaper, but a verifier is needed here"):
-        registry.resolve("verifier", Mine)

@@ -5,99 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-import attrs
 import hypothesis.strategies as st
 import torch
 from torch import Tensor
 
-from toolkit.choice import Kind
 from toolkit.conformance import enumeration, generators, kv
-from toolkit.conformance.cases import Case, works_on
+from toolkit.conformance.cases import works_on
 from toolkit.conformance.models import VOCABULARY
 from toolkit.conformance.properties import decoding, drafters, masks, shapers, verifiers
+from toolkit.conformance.property import Property, of_decodings, of_kind
 from toolkit.conformance.tree_paths import nodes_at, tokens_to
 from toolkit.conformance.under_test import CountedDrafter, Tally, UnderTest
-from toolkit.interfaces import TOKEN_IDENTICAL, Exactness
+from toolkit.interfaces import TOKEN_IDENTICAL
 from toolkit.sampling import Sampler, Sampling
 from toolkit.tree import TokenTree
 
 FAMILIES = st.sampled_from(
     ["llama", "gpt2", "gemma3"]
 )  # grouped queries, no rotary, sliding layers
-ALL_KINDS: frozenset[Kind] = frozenset({"drafter", "shaper", "verifier", "kv"})
-
-
-@attrs.frozen
-class Property:
-    """Something that must hold for strategies of some kinds.
-
-    `examples` gives the examples for a strategy. `holds` tests one of them: it adds what the example
-    contained to the tally, and raises `Broken` or what the strategy raises. If the tally lacks anything
-    in `needs`, the property is untested. `proves` names the exactness that this property proves.
-    """
-
-    name: str
-    sentence: str
-    kinds: frozenset[Kind]
-    examples: Callable[[UnderTest], st.SearchStrategy[Any]]
-    holds: Callable[[UnderTest, Any, Tally], None]
-    needs: frozenset[str]
-    applies: Callable[[UnderTest], bool] = lambda _: True
-    proves: tuple[Exactness, ...] = ()
-
-    def missing(self, subject: UnderTest, tally: Tally) -> set[str]:
-        """What the examples should have contained but did not."""
-        hides = {"hidden"} if subject.kind == "kv" else set()
-        return {what for what in self.needs | hides if not tally[what]}
-
-
-def sentence(function: Callable[..., Any]) -> str:
-    """The first sentence of a property's docstring, without what the function returns."""
-    text = " ".join((function.__doc__ or "").split())
-    return text.partition("; returns")[0].partition(". ")[0].rstrip(".")
-
-
-def name_of(function: Callable[..., Any]) -> str:
-    """The name of a property, from the name of its function."""
-    return function.__name__.replace("_", "-")
-
-
-def _of_decodings(function: Callable[..., None], **rules: Any) -> Property:
-    """Make a property of whole decodings, which is tested on cases."""
-
-    def holds(subject: UnderTest, case: Case, tally: Tally) -> None:
-        with subject.counted(tally):
-            function(case, subject.registry)
-
-    return Property(
-        name_of(function),
-        sentence(function),
-        rules.pop("kinds", ALL_KINDS),
-        lambda subject: subject.cases(),
-        holds,
-        frozenset({"drafted", "accepted", "rejected"}),
-        **rules,
-    )
-
-
-def _of_kind(
-    function: Callable[..., Any],
-    kind: Kind,
-    examples: Callable[[UnderTest], st.SearchStrategy[Any]],
-    holds: Callable[[UnderTest, Any, Tally], None],
-    *needs: str,
-    **rules: Any,
-) -> Property:
-    """Make a property of one kind of strategy, which is tested on what such a strategy is given."""
-    return Property(
-        name_of(function),
-        sentence(function),
-        frozenset({kind}),
-        examples,
-        holds,
-        frozenset(needs),
-        **rules,
-    )
 
 
 def _token_identical(subject: UnderTest) -> bool:
@@ -277,28 +202,28 @@ def _prompted(*more: st.SearchStrategy[Any]) -> Callable[[UnderTest], st.SearchS
 
 
 PROPERTIES: tuple[Property, ...] = (
-    _of_decodings(decoding.tokens_equal_ar, applies=_token_identical, proves=TOKEN_IDENTICAL),
-    _of_decodings(decoding.cache_equals_ar, applies=_token_identical),
-    _of_decodings(decoding.stops_in_time),
-    _of_decodings(decoding.trees_within_budget, kinds=frozenset({"shaper"})),
-    _of_decodings(decoding.requests_are_independent),
-    _of_decodings(decoding.repeats_exactly),
-    _of_kind(drafters.branches_drafted_alone, "drafter", _texts, _try_branches, "drafted"),
-    _of_kind(
+    of_decodings(decoding.tokens_equal_ar, applies=_token_identical, proves=TOKEN_IDENTICAL),
+    of_decodings(decoding.cache_equals_ar, applies=_token_identical),
+    of_decodings(decoding.stops_in_time),
+    of_decodings(decoding.trees_within_budget, kinds=frozenset({"shaper"})),
+    of_decodings(decoding.requests_are_independent),
+    of_decodings(decoding.repeats_exactly),
+    of_kind(drafters.branches_drafted_alone, "drafter", _texts, _try_branches, "drafted"),
+    of_kind(
         drafters.drafts_from_committed_only,
         "drafter",
         _prompted(generators.schedules()),
         _try_commits,
         "drafted",
     ),
-    _of_kind(
+    of_kind(
         drafters.candidates_in_order,
         "drafter",
         _prompted(generators.trees(), st.integers(1, 9)),
         _try_candidates,
         "drafted",
     ),
-    _of_kind(
+    of_kind(
         padded_vocabularies_fit,
         "drafter",
         _prompted(generators.schedules(), st.sampled_from([VOCABULARY + 31, VOCABULARY - 7])),
@@ -306,8 +231,8 @@ PROPERTIES: tuple[Property, ...] = (
         "drafted",
         applies=lambda subject: subject.models,
     ),
-    _of_kind(shapers.any_answer_grows_a_tree, "shaper", _answers, _try_growing, "drafted"),
-    _of_kind(
+    of_kind(shapers.any_answer_grows_a_tree, "shaper", _answers, _try_growing, "drafted"),
+    of_kind(
         shapers.draws_are_all_kept,
         "shaper",
         lambda _: st.lists(st.integers(0, 5), max_size=9),
@@ -315,7 +240,7 @@ PROPERTIES: tuple[Property, ...] = (
         "drafted",
         applies=lambda subject: not subject.prunes,
     ),
-    _of_kind(
+    of_kind(
         verifiers.accepts_what_ar_says,
         "verifier",
         lambda subject: st.tuples(_judged(), _samplers(subject)),
@@ -324,7 +249,7 @@ PROPERTIES: tuple[Property, ...] = (
         "rejected",
         applies=_token_identical,
     ),
-    _of_kind(
+    of_kind(
         verifiers.law_is_the_targets,
         "verifier",
         _pairs_of_trees,
@@ -334,7 +259,7 @@ PROPERTIES: tuple[Property, ...] = (
         applies=_samples,
         proves=("distribution",),
     ),
-    _of_kind(
+    of_kind(
         verifiers.siblings_in_any_order,
         "verifier",
         lambda subject: st.tuples(_judged(), _samplers(subject), st.randoms(use_true_random=False)),
@@ -343,7 +268,7 @@ PROPERTIES: tuple[Property, ...] = (
         "rejected",
         applies=_token_identical,
     ),
-    _of_kind(
+    of_kind(
         verifiers.judges_without_memory,
         "verifier",
         lambda subject: st.tuples(st.lists(_judged(), min_size=1, max_size=4), _samplers(subject)),
@@ -351,14 +276,14 @@ PROPERTIES: tuple[Property, ...] = (
         "accepted",
         "rejected",
     ),
-    _of_kind(
+    of_kind(
         kv.schedule_does_not_matter,
         "kv",
         lambda _: st.tuples(FAMILIES, generators.texts(), generators.passes()),
         _try_schedule,
         "hidden",
     ),
-    _of_kind(
+    of_kind(
         kv.protected_rows_stay,
         "kv",
         lambda _: st.tuples(FAMILIES, generators.texts()),
@@ -366,10 +291,10 @@ PROPERTIES: tuple[Property, ...] = (
         "hidden",
         applies=lambda s: s.scores,
     ),
-    _of_kind(
+    of_kind(
         masks.node_sees_its_path, "kv", _nodes, _try_tree_pass, "hidden", applies=lambda s: s.mask
     ),
-    _of_kind(
+    of_kind(
         masks.visible_by_position_alone,
         "kv",
         _positions,
@@ -377,7 +302,7 @@ PROPERTIES: tuple[Property, ...] = (
         "hidden",
         applies=lambda s: s.mask,
     ),
-    _of_kind(
+    of_kind(
         masks.sees_at_most_its_budget,
         "kv",
         lambda _: st.integers(1, 200),
@@ -385,7 +310,7 @@ PROPERTIES: tuple[Property, ...] = (
         "hidden",
         applies=lambda s: s.mask,
     ),
-    _of_kind(
+    of_kind(
         masks.hidden_stays_hidden,
         "kv",
         lambda _: st.integers(1, 200),

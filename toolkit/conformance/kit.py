@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import Flaky
 
 from toolkit.choice import Choice, Strategy
-from toolkit.conformance.catalogue import Property, applicable
+from toolkit.conformance.catalogue import applicable
 from toolkit.conformance.failures import describe_failure
+from toolkit.conformance.property import Property
 from toolkit.conformance.under_test import Tally, UnderTest
 from toolkit.errors import SpecError
 from toolkit.progress import working

@@ -1,7 +1,6 @@
-"""Kernels are compiled once, kept where nobody else can write, and loaded when they are whole."""
+"""Kernels are compiled once and loaded when they are whole."""
 
 import hashlib
-import os
 import shutil
 import stat
 import subprocess
@@ -10,52 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from toolkit.cli import main
-from toolkit.errors import ToolkitError
 from toolkit.runtime.kernels import build
-from toolkit.runtime.machine import disk
 
+pytestmark = pytest.mark.usefixtures("folder")
 compiled = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+
+
 ISA = "portable"
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Small sources, a cache of the test's own, and a process that has loaded and said nothing."""
-    sources = tmp_path / "sources"
-    sources.mkdir()
-    ready, *others = build.FUNCTIONS
-    (sources / "first.c").write_text(f"int {ready}(void) {{ return 1; }}\n")
-    (sources / "second.c").write_text(
-        "".join(f"int {name}(void) {{ return 7; }}\n" for name in others)
-    )
-    monkeypatch.setattr(build, "SOURCES", sources)
-    monkeypatch.setattr(build, "_hung", set())
-    monkeypatch.setattr(disk, "_said", set())
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    forget()
-    yield disk.cache_folder("kernels")
-    forget()
-
-
-def forget():
-    build._loaded.cache_clear()
-    disk.private_folder.cache_clear()
-
-
-@pytest.fixture
-def builds(monkeypatch):
-    """The commands of whole builds."""
-    done, real = [], build._compiled
-
-    def counted(command, into):
-        done.append(command)
-        return real(command, into)
-
-    monkeypatch.setattr(build, "_compiled", counted)
-    return done
 
 
 @pytest.fixture
@@ -74,88 +35,8 @@ def compiler(tmp_path, monkeypatch):
     return named
 
 
-def other_library(path, source="int other(void) { return 0; }"):
-    """Compile a library that is none of ours."""
-    path.with_suffix(".c").write_text(source)
-    command = ["cc", "-shared", "-fPIC", "-o", str(path), str(path.with_suffix(".c"))]
-    subprocess.run(command, check=True)
-    path.with_suffix(".c").unlink()
-    return path
-
-
-# Instruction sets.
-
-AVX2 = {"avx2", "fma", "sse4_2"}
-AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
-AMX = AVX512 | {"amx_tile", "amx_bf16"}
-
-
-@pytest.mark.parametrize(
-    ("machine", "flags", "expected"),
-    [
-        ("x86_64", set(), ("portable",)),
-        ("x86_64", {"avx2"}, ("portable",)),
-        ("x86_64", AVX2, ("portable", "avx2")),
-        ("AMD64", AVX512 - {"avx512vl"}, ("portable", "avx2")),
-        ("x86_64", AVX512, ("portable", "avx2", "avx512")),
-        ("x86_64", AMX - {"amx_bf16"}, ("portable", "avx2", "avx512")),
-        ("x86_64", AMX - {"avx512bw"}, ("portable", "avx2")),
-        ("x86_64", AMX, ("portable", "avx2", "avx512", "amx")),
-        ("aarch64", {"asimd"}, ("portable", "neon")),
-        ("arm64", set(), ("portable", "neon")),
-        ("riscv64", AMX, ("portable",)),
-    ],
-)
-def test_what_a_cpu_has(machine, flags, expected, monkeypatch):
-    monkeypatch.delenv("TOOLKIT_ISA", raising=False)
-    monkeypatch.setattr(build.platform, "machine", lambda: machine)
-    monkeypatch.setattr(build, "cpu_flags", lambda: flags)
-    assert build.supported() == build.isas() == expected
-    assert set(expected) <= set(build.FLAGS)
-
-
-@pytest.fixture
-def avx512(monkeypatch):
-    monkeypatch.setattr(build.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(build, "cpu_flags", lambda: AVX512)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "expected"),
-    [
-        ("portable", ("portable",)),
-        ("avx2", ("portable", "avx2")),
-        ("avx512", ("portable", "avx2", "avx512")),
-        ("", ("portable", "avx2", "avx512")),
-    ],
-)
-def test_toolkit_isa_lowers(wanted, expected, avx512, monkeypatch):
-    monkeypatch.setenv("TOOLKIT_ISA", wanted)
-    assert build.isas() == expected
-    assert build.supported()[-1] == "avx512"
-
-
-@pytest.mark.parametrize("wanted", ["amx", "neon", "AVX2", "avx", " avx2", "x" * 100_000])
-def test_toolkit_isa_never_raises_what_a_cpu_has(wanted, avx512, monkeypatch):
-    monkeypatch.setattr(os, "environ", {"TOOLKIT_ISA": wanted})
-    with pytest.raises(ToolkitError, match="name one of portable, avx2, avx512, or unset") as error:
-        build.isas()
-    assert len(str(error.value)) < 200
-
-
-def test_a_wrong_toolkit_isa_is_refused_by_the_command():
-    """First of all: nobody has looked for the model yet."""
-    command = ["run", "Hello", "--target", "no-such-model"]
-    done = CliRunner().invoke(main, command, env={"TOOLKIT_ISA": "mmx"})
-    assert done.exit_code == 2
-    assert "TOOLKIT_ISA='mmx' is no instruction set of this CPU" in done.output
-
-
-# Compiling.
-
-
 @compiled
-def test_a_library_is_compiled_once(builds, folder):
+def test_a_library_is_compiled_once(builds, folder, forget):
     library = build.load(ISA)
     assert library.ready() == 1
     assert library.move_rows() == 7
@@ -268,7 +149,7 @@ RUBBISH = {
 
 @compiled
 @pytest.mark.parametrize("what", RUBBISH)
-def test_a_compiler_that_writes_rubbish(what, folder, compiler, builds, caplog):
+def test_a_compiler_that_writes_rubbish(what, folder, compiler, builds, caplog, other_library):
     file = compiler(RUBBISH[what])
     names = [name for name in build.FUNCTIONS if name != "ready"]
     crashes = "".join(f"int {name}(void) {{ return 0; }}\n" for name in names)
@@ -328,187 +209,6 @@ print(build.load({ISA!r})._name, build.load({ISA!r}).ready())
     assert build.built(ISA) == file
 
 
-# What lies in the cache.
-
-
-def cut(file):
-    file.write_bytes(file.read_bytes()[:1000])
-
-
-def emptied(file):
-    file.write_bytes(b"")
-
-
-def other(file):
-    other_library(file.with_name("other.so")).replace(file)
-
-
-def linked(file):
-    file.rename(file.with_name("real.so"))
-    file.symlink_to(file.with_name("real.so"))
-
-
-def writable(file):
-    file.chmod(0o666)
-
-
-def without_checksum(file):
-    file.rename(file.with_name(file.name.rpartition("-")[0] + ".so"))
-
-
-def given_away(file):
-    if os.geteuid():
-        pytest.skip("only root can give a file away")
-    os.chown(file, 65534, 65534)
-
-
-def a_folder(file):
-    file.unlink()
-    file.mkdir()
-
-
-@compiled
-@pytest.mark.parametrize(
-    "damage", [cut, emptied, other, linked, writable, without_checksum, given_away]
-)
-def test_what_is_not_whole_or_not_ours_is_compiled_anew(damage, builds, folder):
-    file = build.built(ISA)
-    whole = file.read_bytes()
-    damage(file)
-    assert build.load(ISA).ready() == 1
-    assert file.read_bytes() == whole
-    assert disk.is_own_file(file)
-    forget()
-    build.load(ISA)
-    assert len(builds) == 2
-
-
-@compiled
-def test_a_folder_in_the_librarys_place_is_gone_around(builds, folder, caplog):
-    a_folder(build.built(ISA))
-    assert build.load(ISA).ready() == 1
-    assert len(caplog.messages) == 1
-
-
-@compiled
-@pytest.mark.parametrize("source", ["int other;", "not even a library"])
-def test_what_is_whole_and_no_library_of_ours_is_compiled_anew(source, builds, folder):
-    file, wrong = build.built(ISA), folder / "wrong.so"
-    if source.startswith("int"):
-        other_library(wrong, source)
-    else:
-        wrong.write_text(source)
-    wrong.chmod(0o600)
-    named = build._name(build._stem(ISA), wrong.read_bytes())
-    file.unlink()
-    wrong.rename(folder / named)
-    assert build.load(ISA).ready() == 1
-    assert sorted(folder.iterdir()) == sorted([file, folder / named])
-    assert len(builds) == 2
-
-
-@compiled
-def test_deleted_under_a_running_process_is_harmless(builds, folder):
-    library = build.load(ISA)
-    shutil.rmtree(folder.parent)
-    assert library.ready() == build.load(ISA).ready() == 1
-    assert len(builds) == 1
-    forget()  # as another process
-    assert build.load(ISA).ready() == 1
-    assert len(builds) == 2
-
-
-@compiled
-def test_a_clock_that_jumps_does_not_matter(builds, folder, monkeypatch):
-    file = build.built(ISA)
-    for when in (0, 2**33):
-        os.utime(file, (when, when))
-        monkeypatch.setattr(time, "time", lambda when=when: when // 2)
-        assert build.built(ISA) == file
-    assert len(builds) == 1
-
-
-# Whose it is.
-
-
-@compiled
-@pytest.mark.parametrize("way", ["writable", "link"])
-def test_a_planted_library_is_never_loaded(way, folder, tmp_path, caplog):
-    """One with the right name, its checksum right, too, that leaves a mark when it is loaded."""
-    mark, planted = tmp_path / "mark", folder / "planted.so"
-    source = "#include <stdio.h>\n__attribute__((constructor)) void mark(void) { "
-    source += f'fclose(fopen("{mark}", "w")); }}\n'
-    source += "".join(f"int {name}(void) {{ return 1; }}\n" for name in build.FUNCTIONS)
-    other_library(planted, source).chmod(0o600)
-    planted = planted.rename(folder / build._name(build._stem(ISA), planted.read_bytes()))
-    build.load(ISA)
-    assert mark.exists()  # the control: from a folder of ours it is
-    mark.unlink()
-    forget()
-    if way == "writable":
-        folder.chmod(0o777)
-    else:
-        theirs = folder.rename(tmp_path / "theirs")
-        theirs.chmod(0o777)
-        folder.symlink_to(theirs)
-    library = build.load(ISA)
-    assert not mark.exists()
-    private = Path(library._name).parent
-    assert private == disk.private_folder("kernels")
-    assert stat.S_IMODE(private.stat().st_mode) == 0o700
-    (line,) = caplog.messages
-    assert "others can write to it" in line
-
-
-@pytest.fixture
-def read_only(folder, monkeypatch):
-    """Whoever runs this, root as well, cannot write into the cache."""
-    real = os.open
-
-    def open_(path, flags, *mode, **how):
-        if flags & os.O_CREAT and Path(path).is_relative_to(folder):
-            raise OSError(30, "Read-only file system", str(path))
-        return real(path, flags, *mode, **how)
-
-    return lambda: monkeypatch.setattr(os, "open", open_)
-
-
-@compiled
-def test_a_read_only_cache_is_said_once_and_gone_around(folder, read_only, builds, caplog):
-    read_only()
-    library = build.load(ISA)
-    assert library.ready() == 1
-    assert Path(library._name).parent == disk.private_folder("kernels")
-    assert build.load(ISA) is library
-    assert len(builds) == 1
-    (line,) = caplog.messages
-    assert line.endswith(f"measures anew: {folder}: Read-only file system")
-
-
-@compiled
-def test_what_a_read_only_cache_holds_is_used(folder, read_only, builds, caplog):
-    build.built(ISA)
-    read_only()
-    assert Path(build.load(ISA)._name).parent == folder
-    assert len(builds) == 1
-    assert caplog.messages == []
-
-
-@compiled
-def test_where_nothing_may_be_executed_another_folder_serves(folder, monkeypatch, caplog):
-    real = build._try
-
-    def no_exec(library):
-        if library.is_relative_to(folder):
-            raise build.NoCompiler("failed to map segment: Operation not permitted")
-        real(library)
-
-    monkeypatch.setattr(build, "_try", no_exec)
-    assert Path(build.load(ISA)._name).parent == disk.private_folder("kernels")
-    assert list(folder.iterdir()) == []
-    assert "Operation not permitted" in caplog.messages[0]
-
-
 def test_no_place_to_compile_in_is_a_reason(monkeypatch):
     def none(*_, **__):
         raise OSError(28, "No space left on device")
@@ -516,18 +216,6 @@ def test_no_place_to_compile_in_is_a_reason(monkeypatch):
     monkeypatch.setattr(build.tempfile, "mkdtemp", none)
     with pytest.raises(build.NoCompiler, match="No space left"):
         build.load(ISA)
-
-
-@compiled
-def test_what_the_system_forbids_is_kept_and_not_used(folder, builds):
-    source = build.SOURCES / "first.c"
-    source.write_text(source.read_text().replace("return 1", "return 0"))
-    with pytest.raises(build.NoCompiler, match=f"the system does not let us use {ISA}"):
-        build.load(ISA)
-    forget()
-    with pytest.raises(build.NoCompiler, match="the system does not let us"):
-        build.load(ISA)
-    assert len(builds) == len(list(folder.iterdir())) == 1
 
 
 def test_the_sources_have_what_is_looked_for():

@@ -12,24 +12,20 @@ from toolkit.runtime import numerics
 from toolkit.runtime.compute.executors.functional_executor import FunctionalExecutor
 from toolkit.runtime.compute.linears import fastest
 from toolkit.runtime.compute.linears.kernels import Blocked
-from toolkit.runtime.kernels import build, native
+from toolkit.runtime.kernels import native
 from toolkit.runtime.models.load import prepare
 from toolkit.runtime.session import ModelSession
 
 from .test_functional_executor import VARIANTS, logits, varied
 
-pytestmark = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
+pytestmark = [
+    pytest.mark.usefixtures("isa"),
+    pytest.mark.skipif(native.why_not() is not None, reason="no C compiler"),
+]
 LOW = [torch.float32, torch.bfloat16]
 DESCRIBED = [family for family in FAMILIES if family != "phi"]
 MODELS = [*DESCRIBED, *VARIANTS]
 PROMPT = list(range(1, 10))
-
-
-@pytest.fixture(scope="module", params=build.isas(), autouse=True)
-def isa(request):
-    """Everything here, once for each instruction set that the CPU has."""
-    with native.using(request.param):
-        yield request.param
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +43,6 @@ def loaded(name, dtype):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("dtype", LOW, ids=str)
 def test_every_described_decoder_runs_in_c_but_one(name, dtype):
     model = loaded(name, dtype)
     assert (model.executor.c_decoder is None) == (name == "opt-350m")

@@ -30,7 +30,6 @@ def test_the_fastest_kernel_is_chosen_among_the_batch_invariant(monkeypatch):
     assert fastest._fastest(module) is Stock
 
 
-
 def test_kernels_take_turns_and_their_least_times_add_up(monkeypatch):
     """Over weights and counts of rows; what disturbs one turn does not count."""
     turns, clock = [], itertools.cycle([3.0, 4.0, 1.0, 2.0, 5.0, 6.0])

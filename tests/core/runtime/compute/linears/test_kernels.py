@@ -10,38 +10,14 @@ from hypothesis import given
 from toolkit.conformance.models import tiny
 from toolkit.runtime import numerics
 from toolkit.runtime.compute.linears import kernels
-from toolkit.runtime.compute.linears.kernels import Blocked, Packed, Stock, onednn_packs
-from toolkit.runtime.kernels import build, native
+from toolkit.runtime.compute.linears.kernels import Blocked, Packed, onednn_packs
+from toolkit.runtime.kernels import native
 from toolkit.runtime.models.load import prepare
 from toolkit.runtime.session import ModelSession
 
-LOW = [torch.float32, torch.bfloat16]
-KERNELS = [
-    Stock,
-    Packed,
-    pytest.param(
-        Blocked,
-        marks=pytest.mark.skipif(native.why_not() is not None, reason="no C compiler"),
-    ),
-]
+pytestmark = pytest.mark.usefixtures("isa")
 
 
-@pytest.fixture(scope="module", params=build.isas(), autouse=True)
-def isa(request):
-    """Everything here, once for each instruction set that the CPU has."""
-    with native.using(request.param):
-        yield request.param
-
-
-
-def skip_what_is_not_there(kernel, dtype):
-    if kernel is Packed and not onednn_packs(dtype):
-        pytest.skip(f"oneDNN has no linear of {dtype} for this CPU")
-
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("dtype", LOW, ids=str)
 @given(
     rows=st.integers(1, 40),
     inputs=st.sampled_from([1, 7, 32, 41, 320]),
@@ -49,7 +25,6 @@ def skip_what_is_not_there(kernel, dtype):
     biased=st.booleans(),
 )
 def test_every_kernel_gives_the_product(kernel, dtype, rows, inputs, outputs, biased):
-    skip_what_is_not_there(kernel, dtype)
     weight, bias, x = (
         torch.randn(*shape).to(dtype) for shape in [(outputs, inputs), (outputs,), (rows, inputs)]
     )
@@ -60,9 +35,7 @@ def test_every_kernel_gives_the_product(kernel, dtype, rows, inputs, outputs, bi
     torch.testing.assert_close(got.double(), exact, rtol=tolerance, atol=tolerance * inputs**0.5)
 
 
-
 @pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
-@pytest.mark.parametrize("dtype", LOW, ids=str)
 @given(
     rows=st.integers(2, 70), inputs=st.integers(1, 300), outputs=st.integers(1, 90), data=st.data()
 )
@@ -72,7 +45,6 @@ def test_our_rows_keep_their_bits(dtype, rows, inputs, outputs, data):
     row = data.draw(st.integers(0, rows - 1))
     linear = Blocked.of(weight, None)
     assert torch.equal(linear(x)[row], linear(x[row : row + 1])[0])
-
 
 
 def test_onednn_is_no_candidate_where_it_has_no_kernel(monkeypatch):
