@@ -38,7 +38,7 @@ class Expected(ScorePolicy):
         mean = queries.mean(1)
         spread = queries - mean[:, None]
         covariance = spread.transpose(1, 2) @ spread / max(1, queries.shape[1])
-        rotation = self._mean_rotation(view, width)
+        rotation = self._average_rotation(view, width)
         mean = (mean @ rotation).reshape(heads, -1, 1, width)  # [H_kv, G, 1, D]
         covariance = (rotation.T @ covariance @ rotation).reshape(heads, -1, width, width)
         keys = keys[:, None] * view.scaling
@@ -46,7 +46,7 @@ class Expected(ScorePolicy):
         logits = logits.masked_fill(view.positions[:, None] < 0, -math.inf)
         return logits.softmax(-1).mean(1) * view.values.to(keys.dtype).norm(dim=-1)
 
-    def _mean_rotation(self, view: KVView, width: int) -> Tensor:
+    def _average_rotation(self, view: KVView, width: int) -> Tensor:
         """The mean rotation [D, D] over the next `future` positions; multiply from the right."""
         import torch
 

@@ -1,4 +1,4 @@
-"""A window for each KV head, after the analysis of heads in DuoAttention (Xiao et al. 2024)."""
+"""A window for each KV head, sized by its attention; after DuoAttention (Xiao et al. 2024)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class HeadAware(ScorePolicy):
     """Head-aware windows: each KV head keeps the sinks and a window sized by its own attention.
 
     At the end of the prompt, each head gets the smallest window that holds the share `mass` of its
-    attention, sinks excluded. All heads of a layer take the memory of its widest one.
+    attention, sinks excluded. Each head of a layer takes as much memory as the widest one.
     """
 
     name = "headaware"
@@ -27,21 +27,23 @@ class HeadAware(ScorePolicy):
     sinks: int = option(4, help="first positions, always kept", validator=ge(0))
     epoch: int = option(16, help="tokens between decisions", validator=ge(2))
     mass: float = option(
-        0.8, help="share of its attention that a head's window holds", validator=[gt(0), le(1)]
+        0.8, help="share of a head's attention that its window must hold", validator=[gt(0), le(1)]
     )
-    observed: int = option(64, help="last prompt queries that are measured", validator=ge(1))
+    observed: int = option(
+        64, help="last prompt queries whose attention is measured", validator=ge(1)
+    )
 
     _windows: dict[int, Tensor] = attrs.field(init=False, factory=dict)  # layer → [H_kv]
 
     def score(self, view: KVView) -> Tensor:
         if view.layer not in self._windows:
-            self._windows[view.layer] = self._measured(view)
+            self._windows[view.layer] = self._measure_windows(view)
         return view.positions.to(view.carry.dtype)
 
     def capacity(self, view: KVView) -> Tensor:
         return self._windows[view.layer]
 
-    def _measured(self, view: KVView) -> Tensor:
+    def _measure_windows(self, view: KVView) -> Tensor:
         """Positions to keep [H_kv]: the sinks, and the window measured on the last prompt queries."""
         rows = view.rows(self.observed).mean(1)  # [H_kv, w, C]
         distance = view.query_positions[-rows.shape[1] :, None] - view.positions[:, None, :]

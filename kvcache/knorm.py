@@ -1,4 +1,4 @@
-"""L2-norm eviction (Devoto et al. 2024): keys with a small norm stay. With the paper's controls."""
+"""L2-norm eviction (Devoto et al. 2024): keys with a small norm stay."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Knorm(ScorePolicy):
         if self.keep == "latest":
             return view.positions.float()
         if self.keep == "random":
-            return drawn(view, self.seed)
+            return draw_uniform(view, self.seed)
         norm = view.keys.float().norm(dim=-1)
         return norm if self.keep == "high" else -norm
 
@@ -59,8 +59,8 @@ class Knorm(ScorePolicy):
         return max(share, self.sinks + self.recent) if self.ratio else self.budget
 
 
-def drawn(view: KVView, seed: int) -> Tensor:
-    """Uniform numbers [H_kv, C] that depend on seed, layer, head and position only."""
+def draw_uniform(view: KVView, seed: int) -> Tensor:
+    """Uniform numbers in [0, 1), float [H_kv, C], by seed, layer, head and position alone."""
     import torch
 
     heads = torch.arange(len(view.positions), device=view.positions.device)[:, None]

@@ -19,7 +19,7 @@ class LagKV(ScorePolicy):
 
     Keys and values are scaled channel by channel with the minimum and maximum of the next `lag` rows.
     The score is the rank, within a chunk, of the standard deviation over channels. The last chunk has
-    none after it and is kept. No queries are read.
+    no chunk after it and is kept.
     """
 
     name = "lagkv"
@@ -36,14 +36,14 @@ class LagKV(ScorePolicy):
         if chunks:
             end = self.sinks + chunks * self.lag
             keys, values = (
-                self._deviation(rows[:, self.sinks :].float(), chunks)
+                self._measure_deviation(rows[:, self.sinks :].float(), chunks)
                 for rows in (view.keys, view.values)
             )
             rank = (keys + values).bfloat16().argsort(dim=-1, stable=True).argsort(-1)
             scores[:, self.sinks : end] = (rank.to(scores.dtype) / self.lag).flatten(1)
         return scores
 
-    def _deviation(self, rows: Tensor, chunks: int) -> Tensor:
+    def _measure_deviation(self, rows: Tensor, chunks: int) -> Tensor:
         """Softmax, within each chunk, of the deviation over channels: [H_kv, chunks, lag]."""
         parts = rows[:, : (chunks + 1) * self.lag].unflatten(1, (chunks + 1, self.lag))
         next_chunk, chunk = parts[:, 1:], parts[:, :-1]

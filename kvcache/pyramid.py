@@ -9,7 +9,7 @@ from attrs.validators import ge, gt
 
 from toolkit import KVView, ScorePolicy, option
 
-from .snapkv import observed, odd
+from .snapkv import observe_attention, require_odd
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ class Pyramid(ScorePolicy):
         help="last prompt positions: their queries score the others, and they are kept",
         validator=ge(1),
     )
-    kernel: int = option(5, help="width of the average over neighbours, odd", validator=odd)
+    kernel: int = option(5, help="width of the average over neighbours, odd", validator=require_odd)
     beta: float = option(
         20.0,
         help="the last layer gets 1/beta of the mean, recent positions excluded",
@@ -39,7 +39,7 @@ class Pyramid(ScorePolicy):
     )
 
     def score(self, view: KVView) -> Tensor:
-        return observed(view, self.recent, self.kernel)
+        return observe_attention(view, self.recent, self.kernel)
 
     def capacity(self, view: KVView) -> int:
         mean = self.budget - self.recent

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def odd(_: object, field: attrs.Attribute[int], value: int) -> None:
+def require_odd(_: object, field: attrs.Attribute[int], value: int) -> None:
     """A validator: raises `ValueError` for even numbers and for those below 1."""
     if value < 1 or value % 2 == 0:
         raise ValueError(f"{field.name!r} must be odd, got {value}")
@@ -36,13 +36,13 @@ class SnapKV(ScorePolicy):
         help="last prompt positions: their queries score the others, and they are kept",
         validator=ge(1),
     )
-    kernel: int = option(5, help="width of the average over neighbours, odd", validator=odd)
+    kernel: int = option(5, help="width of the average over neighbours, odd", validator=require_odd)
 
     def score(self, view: KVView) -> Tensor:
-        return observed(view, self.recent, self.kernel)
+        return observe_attention(view, self.recent, self.kernel)
 
 
-def observed(view: KVView, recent: int, kernel: int) -> Tensor:
+def observe_attention(view: KVView, recent: int, kernel: int) -> Tensor:
     """Attention [H_kv, C] of the last `recent` queries on older rows, averaged over neighbours; 0 on
     the rows of these queries."""
     mass = view.rows(recent).sum(2).mean(1)

@@ -94,7 +94,7 @@ class Runtime(Protocol):
     @property
     def draft_temperature(self) -> float | None:
         """The temperature at which a drafter that can draw should draw its candidates; None: it should
-        choose them without chance."""
+        choose them deterministically."""
 
     def noise(self, key: str, like: Tensor) -> Tensor:
         """Gumbel noise of the shape of `like`, float64, for `Candidates.draw`.
@@ -123,7 +123,7 @@ class Drafter(Strategy):
 
     kind = "drafter"
     proposals: ClassVar[frozenset[Proposal]] = frozenset({"fixed"})
-    """How it can choose candidates: `fixed`, without chance (top-k, look-up), or `sampled`."""
+    """How it can choose candidates: `fixed`, deterministically (top-k, look-up), or `sampled`."""
 
     @abstractmethod
     def start(self, prompt: list[int], runtime: Runtime) -> None:

@@ -68,7 +68,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the token is the most likely one, without chance."""
+        """Whether the token is the most likely one, and nothing is drawn."""
         return self.temperature == 0
 
     def scores(self, logits: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class Candidates:
     log-probability −inf is never grown. Raises `TypeError` for tensors: `tolist()` them.
 
     Candidates that were drawn come in the order of the draws, which were without replacement, and with
-    the `laws` that they were drawn from: float64 [F, V]. None: they were chosen without chance.
+    the `laws` that they were drawn from: float64 [F, V]. None: they were chosen deterministically.
     """
 
     tokens: list[list[int]] = field(validator=instance_of(list))
@@ -66,7 +66,7 @@ class TokenTree:
     root); `logprobs[N]` the drafter's conditional log-probabilities (0 at the root) and
     `path_logprobs[N]` their sums from the root. A node's position is L + depth, never its index.
     `laws`: for each node whose children were drawn, the law [V] that they were drawn from, without
-    replacement and in the order of their ids. The children of other nodes were chosen without chance.
+    replacement and in the order of their ids. Children of other nodes were chosen deterministically.
     """
 
     tokens: list[int]

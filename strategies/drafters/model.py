@@ -15,8 +15,8 @@ class ModelDrafter(Drafter):
     """Speculative decoding with a draft model: any causal LM that has the target's vocabulary.
 
     One forward per tree level. The draft model has a KV cache of its own; rows of accepted tokens stay
-    in it and are not forwarded again. For verifiers whose proof needs draws, candidates are drawn from
-    softmax(logits / temperature) without replacement; for others they are the likeliest tokens.
+    in it and are not forwarded again. Where the verifier needs drawn candidates, they are drawn
+    from softmax(logits / temperature) without replacement; otherwise they are the likeliest tokens.
     """
 
     name = "model"
@@ -24,9 +24,8 @@ class ModelDrafter(Drafter):
     id: str = option(
         "", help="alias, folder or hub id; the target family's drafter when left out", model=True
     )
-
     temperature: float = option(
-        0.0, help="of drawn candidates; 0: the target's", validator=and_(ge(0), lt(inf))
+        0.0, help="temperature of drawn candidates; 0: the target's", validator=and_(ge(0), lt(inf))
     )
 
     _draft: DraftSession = attrs.field(init=False)
@@ -45,8 +44,8 @@ class ModelDrafter(Drafter):
             return Candidates.top(logits, k)
         import torch
 
-        wide = self._runtime.vocabulary - logits.shape[1]  # tokens that only the target knows
-        scores = torch.nn.functional.pad(logits.float(), (0, wide), value=-inf)
+        missing = self._runtime.vocabulary - logits.shape[1]  # tokens that only the target knows
+        scores = torch.nn.functional.pad(logits.float(), (0, missing), value=-inf)
         keys = [f"{position} {_path_tokens(tree, node)}" for node in frontier]
         noise = [self._runtime.noise(key, row) for key, row in zip(keys, scores, strict=True)]
         return Candidates.draw(scores / (self.temperature or temperature), torch.stack(noise), k)

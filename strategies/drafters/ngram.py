@@ -15,9 +15,9 @@ from toolkit import Candidates, Drafter, Runtime, TokenTree, option
 class NgramDrafter(Drafter):
     """Prompt lookup: the tokens that followed earlier occurrences of the last n tokens.
 
-    It searches prompt and output, and proposes several continuations. Long matches come before short
-    ones; probabilities are counts, with one count left for shorter matches (PPM's escape method A,
-    Cleary & Witten 1984).
+    It searches the prompt and the output, and proposes several continuations. Long matches come before
+    short ones. Probabilities are relative counts, with one count reserved for shorter matches (PPM's
+    escape method A, Cleary & Witten 1984).
     """
 
     name = "ngram"
@@ -37,7 +37,7 @@ class NgramDrafter(Drafter):
         self.commit(prompt)
 
     def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
-        found = [self._after(self._tail(node, tree), k) for node in frontier]
+        found = [self._rank_followers(self._last_tokens(node, tree), k) for node in frontier]
         return Candidates(
             [[token for token, _ in row] for row in found],
             [[log(probability) for _, probability in row] for row in found],
@@ -50,7 +50,7 @@ class NgramDrafter(Drafter):
                     self._followers[tuple(self._text[-n:])][token] += 1
             self._text.append(token)
 
-    def _tail(self, node: int, tree: TokenTree) -> list[int]:
+    def _last_tokens(self, node: int, tree: TokenTree) -> list[int]:
         """The last n tokens up to a node, of committed text and the path from the root."""
         path: list[int] = []
         while node >= 0 and len(path) < self.n:
@@ -59,7 +59,7 @@ class NgramDrafter(Drafter):
         missing = self.n - len(path)
         return self._text[max(0, len(self._text) - missing) :] * (missing > 0) + path[::-1]
 
-    def _after(self, tail: list[int], k: int) -> list[tuple[int, float]]:
+    def _rank_followers(self, tail: list[int], k: int) -> list[tuple[int, float]]:
         """Up to `k` (token, probability) pairs, likeliest first."""
         found: dict[int, float] = {}
         left = 1.0

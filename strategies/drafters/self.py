@@ -9,17 +9,17 @@ from toolkit import Candidates, Choice, Drafter, DraftSession, KVPolicy, Runtime
 
 @attrs.define(eq=False)
 class SelfDrafter(Drafter):
-    """TriForce style self-drafting: the target's own weights, over a small part of the target's own KV.
+    """TriForce style self-drafting: the target itself drafts, over a small part of its KV cache.
 
-    A draft costs a pass over the target's weights and a small cache. That pays where the text is so
-    long that reading the KV takes longer than reading the weights. After each step the K/V of committed
-    tokens are copied from the target; nothing drafted is kept.
+    Each level of a draft reads the target's weights and a small cache. It pays only for texts so long
+    that reading the full cache takes longer than reading the weights. After each step the K/V of
+    committed tokens are copied from the target; the K/V of drafted tokens are dropped.
     """
 
     name = "self"
     kv: Choice[KVPolicy] = option(
         "streaming:budget=256",
-        help="the policy to draft under; one that reads no queries",
+        help="KV policy of the drafts; it must not read queries",
         kind="kv",
     )
 

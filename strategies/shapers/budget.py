@@ -17,7 +17,7 @@ from toolkit import Expand, TokenTree, TreeShaper, option
 
 @attrs.define
 class Budget(TreeShaper):
-    """EAGLE-2 style: expands the likeliest nodes of each level, then keeps the likeliest of all."""
+    """EAGLE-2 style: expands the likeliest nodes of each level, then keeps the likeliest `nodes`."""
 
     name = "budget"
     nodes: int = option(24, help="most nodes to verify, root included", validator=ge(1))
@@ -36,10 +36,10 @@ class Budget(TreeShaper):
             tree = tree.grow(frontier, candidates)
             if len(tree) == first or perf_counter() >= until:
                 break
-            frontier = self._likeliest(tree, first)
+            frontier = self._choose_frontier(tree, first)
         return tree.best(self.nodes)
 
-    def _likeliest(self, tree: TokenTree, first: int) -> list[int]:
+    def _choose_frontier(self, tree: TokenTree, first: int) -> list[int]:
         """The `width` likeliest nodes of the last level, ascending ids."""
         last = range(first, len(tree))
         best = sorted(last, key=tree.path_logprobs.__getitem__, reverse=True)

@@ -12,7 +12,7 @@ from toolkit import Expand, TokenTree, TreeShaper, option
 
 @attrs.define
 class Fixed(TreeShaper):
-    """SpecInfer style: `branch` children per node, `depth` levels, without improbable nodes."""
+    """SpecInfer style: `branch` children per node, `depth` levels, improbable nodes not expanded."""
 
     name = "fixed"
     depth: int = option(4, help="levels below the root", validator=ge(1))

@@ -20,7 +20,7 @@ def _require_counts(_: object, attribute: Any, value: str) -> None:
 class Growmap(TreeShaper):
     """Static tree: a fixed number of children per node at each level (Sequoia, Medusa).
 
-    It does not look at the candidates, so drawn ones keep their law.
+    It does not read the candidates, so drawn ones keep their law.
     """
 
     name = "growmap"

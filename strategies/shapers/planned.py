@@ -32,19 +32,21 @@ from toolkit import (
 )
 
 Floats = NDArray[np.float64]
-Judged = tuple[float, bool, bool]  # a node's log-probability; is it a first child, was it accepted?
+Judged = tuple[
+    float, bool, bool
+]  # a node: its log-probability, whether first child, whether accepted
 
-LIKELY = 0.01  # nodes with a lower probability cost more time than they save
-RAREST = 1e-4  # a drafter's probabilities are clipped to this
-PRICED = 64  # committed tokens between two look-ups of the costs
-PATIENCE = 64  # at most so many steps between probes when drafting does not pay
-MEMORY = 0.99  # share of what was learned that stays, per node judged
-RECENT = 0.98  # share of past tokens and time that counts for the recent rate, per step
-READ = 8  # verdicts per update: an update takes time whatever its size
-LEAST = np.array([-30.0, 0.1, 0.0])  # bounds of the weights: a likelier or first child is never worse
-MOST = np.array([30.0, 30.0, 30.0])
-LEARNING = 0.1  # weight of the newest level in the average of what children are worth
-KEPT = "planned:trust, 2"  # written to trust files, to recognise them
+LEAST_PROBABILITY = 0.01  # less likely nodes cost more time than they save
+CLIP = 1e-4  # a drafter's probabilities are clipped to this and to 1 minus this
+COSTS_EVERY = 64  # committed tokens between two look-ups of the costs
+MOST_IDLE = 64  # most steps between probes while drafting does not pay
+MEMORY = 0.99  # weight of earlier nodes in the fit, per node judged
+RECENT = 0.98  # weight of earlier steps in the recent rate, per step
+LEARN_EVERY = 8  # verdicts per update, because each update has a fixed cost
+WEIGHTS_MIN = np.array([-30.0, 0.1, 0.0])  # b > 0 and c ≥ 0: a likelier or first child is no worse
+WEIGHTS_MAX = np.array([30.0, 30.0, 30.0])
+NEWEST = 0.1  # weight of the newest level in the average worth of children
+FILE_KIND = "planned:trust, 2"  # marks trust files
 
 
 @attrs.define(eq=False)
@@ -60,12 +62,12 @@ class Trust:
     _precision: Floats = attrs.field(factory=lambda: np.diag([1.0, 8.0, 1.0]))
 
     def __call__(self, above: float, logprobs: list[float], least: float) -> list[float]:
-        """Worths of a node's candidates, likeliest first, down to `least`; `above` is its own."""
+        """Worths of a node's candidates, likeliest first, down to `least`; `above`: its own."""
         a, b, c = self._weights
         against, likely = exp(-a), least / above
         first, found = exp(-a - c), list[float]()
         for logprob in logprobs:
-            q = _held(logprob)
+            q = _clip_probability(logprob)
             accepted = 1 / (1 + (against if found else first) * (1 / q - 1) ** b)
             if not accepted >= likely or logprob == -inf:
                 break
@@ -73,7 +75,7 @@ class Trust:
         return found
 
     def learn(self, judged: list[Judged]) -> None:
-        """Update the weights from nodes whose parents were accepted."""
+        """Update the weights by nodes whose parents were accepted."""
         rows = np.array([(1.0, _logit(logprob), first) for logprob, first, _ in judged])
         expected = 0.5 + 0.5 * np.tanh(0.5 * rows @ self._weights)
         doubt = (rows * (expected * (1 - expected))[:, None]).T @ rows
@@ -81,19 +83,19 @@ class Trust:
         self._precision = kept * self._precision + (1 - kept) * self._prior + doubt
         error = np.array([accepted for *_, accepted in judged]) - expected
         step = np.linalg.solve(self._precision, rows.T @ error)
-        self._weights = np.clip(self._weights + step, LEAST, MOST).tolist()
+        self._weights = np.clip(self._weights + step, WEIGHTS_MIN, WEIGHTS_MAX).tolist()
 
     @classmethod
     def read(cls, path: Path) -> Trust:
-        """Read a file that `write` wrote. Raises `ValueError` for any other file."""
+        """Read what `write` wrote. Raises `ValueError` for any other file."""
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             weights, precision = np.array(kept["weights"]), np.array(kept["precision"])
             np.linalg.cholesky(precision)  # raises unless it is positive definite, as updates need
             finite = np.isfinite(weights).all() and np.isfinite(precision).all()
             fits = weights.shape == (3,) and precision.shape == (3, 3)
-            held = ((weights >= LEAST) & (weights <= MOST)).all()
-            if not (kept["kind"] == KEPT and finite and fits and held):
+            held = ((weights >= WEIGHTS_MIN) & (weights <= WEIGHTS_MAX)).all()
+            if not (kept["kind"] == FILE_KIND and finite and fits and held):
                 raise ValueError(kept["kind"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ValueError(
@@ -102,9 +104,9 @@ class Trust:
         return cls(weights.tolist(), precision=precision)
 
     def write(self, path: Path) -> None:
-        """Write to a file; a process that reads it meanwhile sees the old contents."""
+        """Write to a file atomically: a process that reads it meanwhile sees the old contents."""
         state = {
-            "kind": KEPT,
+            "kind": FILE_KIND,
             "weights": self._weights,
             "precision": self._precision.tolist(),
         }
@@ -135,64 +137,68 @@ class Planned(TreeShaper):
         4, help="most nodes expanded per level, and children of each", validator=ge(1)
     )
     trust: str = option(
-        "", help="file that keeps what was learned, for the next request of these two models"
+        "", help="file that keeps the learned weights, for later requests of these two models"
     )
 
     _costs: Costs | None = attrs.field(init=False, default=None)
     _length: int = attrs.field(init=False, default=0)  # cached tokens
-    _priced: int = attrs.field(init=False, default=0)  # cached tokens when costs were looked up
-    _passes: list[float] = attrs.field(init=False)  # ms of a pass of 1, 2, … nodes
-    _prices: list[float] = attrs.field(init=False)  # ms of a level from 0, 1, 2, … nodes
+    _costs_at: int = attrs.field(
+        init=False, default=0
+    )  # cached tokens at the last look-up of costs
+    _pass_ms: list[float] = attrs.field(init=False)  # ms of a pass of 1, 2, … nodes
+    _level_ms: list[float] = attrs.field(init=False)  # ms of a level from 0, 1, 2, … nodes
     _trust: Trust = attrs.field(init=False, factory=Trust)
-    _tokens: float = attrs.field(init=False, default=1.0)  # expected of recent steps
-    _ms: float = attrs.field(init=False, default=1.0)  # and their price
-    _least: float = attrs.field(init=False, default=LIKELY)  # worth from which a node counts
+    _tokens: float = attrs.field(init=False, default=1.0)  # expected tokens of recent steps
+    _ms: float = attrs.field(init=False, default=1.0)  # milliseconds of recent steps
+    _least_worth: float = attrs.field(
+        init=False, default=LEAST_PROBABILITY
+    )  # below it a node is left out
     _children: list[float] = attrs.field(init=False)
-    """Of the worth of a level's nodes, what their first, second, … children have of late."""
-    _unread: list[tuple[TokenTree, Verdict]] = attrs.field(init=False, factory=list)
+    """Average worth of first, second, … children, as a share of their parents' worth."""
+    _unlearned: list[tuple[TokenTree, Verdict]] = attrs.field(init=False, factory=list)
     _probing: bool = attrs.field(init=False, default=False)
     _idle: int = attrs.field(init=False, default=0)  # steps without drafts since the last probe
-    _patience: int = attrs.field(init=False, default=1)  # steps until the next probe
-    _keeps: bool = attrs.field(init=False, default=True)  # whether `trust` can still be written
+    _most_idle: int = attrs.field(init=False, default=1)  # steps until the next probe
+    _can_save: bool = attrs.field(init=False, default=True)  # whether `trust` can still be written
 
     def __attrs_post_init__(self) -> None:
         if self.trust:
             _require_writable(Path(self.trust).parent)
             if Path(self.trust).exists():
                 self._trust = Trust.read(Path(self.trust))
-        self._passes, self._prices = [1.0] * self.nodes, [0.0] * (self.width + 1)  # until `plan`
+        self._pass_ms, self._level_ms = [1.0] * self.nodes, [0.0] * (self.width + 1)  # until `plan`
         self._children = [0.6 * 0.25**rank for rank in range(self.width)]
 
     def plan(self, costs: Costs, length: int) -> None:
         self._costs, self._length = costs, length
-        self._price()
-        self._tokens, self._ms = 1.0, self._passes[0]  # starts from AR's rate
+        self._look_up_costs()
+        self._tokens, self._ms = 1.0, self._pass_ms[0]  # starts from AR's rate
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
         if self.nodes == 1:
             return root
         token = self._ms / self._tokens  # the worth of one token, in ms
         tree, worths, level, spent = root, [token], [0], 0.0
-        self._least, self._probing = LIKELY * token, False
+        self._least_worth, self._probing = LEAST_PROBABILITY * token, False
         while True:
             ordered = sorted(worths, reverse=True)
-            gains = self._gains(ordered)
-            width = self._pays([worths[node] for node in level], ordered, max(gains))
-            if not width and level == [0] and self._due():
+            gains = self._list_gains(ordered)
+            width = self._choose_width([worths[node] for node in level], ordered, max(gains))
+            if not width and level == [0] and self._is_probe_due():
                 width, self._probing = 1, True
-                self._least = 0.0  # a probe sends a node whatever its probability
+                self._least_worth = 0.0  # a probe sends a node whatever its probability
             if not width or not level or tree.depths[level[0]] == self.depth:
                 break
             frontier = sorted(level[:width])
             candidates = expand(tree, frontier, self.width)
-            spent += self._prices[width]
-            kept, below = self._likely(candidates, [worths[node] for node in frontier])
+            spent += self._level_ms[width]
+            kept, below = self._keep_likely(candidates, [worths[node] for node in frontier])
             first, tree = len(tree), tree.grow(frontier, kept)
             worths += below
             level = sorted(range(first, len(tree)), key=worths.__getitem__, reverse=True)
         size = max(1 + gains.index(max(gains)), min(1 + self._probing, len(tree), self.nodes))
         self._tokens = RECENT * self._tokens + sum(ordered[:size]) / token
-        self._ms = RECENT * self._ms + spent + self._passes[size - 1]
+        self._ms = RECENT * self._ms + spent + self._pass_ms[size - 1]
         return self._best(tree, worths, size)
 
     def _best(self, tree: TokenTree, worths: list[float], size: int) -> TokenTree:
@@ -204,87 +210,91 @@ class Planned(TreeShaper):
 
     def observe(self, tree: TokenTree, verdict: Verdict) -> None:
         self._length += len(verdict.path)
-        if self._length >= self._priced + PRICED:
-            self._price()
+        if self._length >= self._costs_at + COSTS_EVERY:
+            self._look_up_costs()
         if len(verdict.path) > 1:
-            self._patience = 1
+            self._most_idle = 1
         elif self._probing:
-            self._patience = min(2 * self._patience, PATIENCE)
+            self._most_idle = min(2 * self._most_idle, MOST_IDLE)
         if len(tree) == 1:
             return
-        self._unread.append((tree, verdict))
-        if self._probing or len(self._unread) == READ:
-            self._trust.learn([node for step in self._unread for node in _judged(*step)])
-            self._unread = []
-            if self.trust and self._keeps:
-                self._keep(Path(self.trust))
+        self._unlearned.append((tree, verdict))
+        if self._probing or len(self._unlearned) == LEARN_EVERY:
+            self._trust.learn([node for step in self._unlearned for node in _list_judged(*step)])
+            self._unlearned = []
+            if self.trust and self._can_save:
+                self._save_trust(Path(self.trust))
 
-    def _keep(self, path: Path) -> None:
-        """Write what was learned; warn, and decode on, when that is not possible."""
+    def _save_trust(self, path: Path) -> None:
+        """Write the weights; where that fails, warn once and decode on."""
         try:
             self._trust.write(path)
         except OSError as error:
-            self._keeps = False
+            self._can_save = False
             warnings.warn(f"trust={path} was not written: {error}", stacklevel=2)
 
-    def _price(self) -> None:
+    def _look_up_costs(self) -> None:
         if self._costs is not None:
-            self._passes = self._costs.passes(self._length, self.nodes).tolist()
-            self._prices = [0.0, *self._costs.levels(self._length, self.width).tolist()]
-            self._priced = self._length
+            self._pass_ms = self._costs.passes(self._length, self.nodes).tolist()
+            self._level_ms = [0.0, *self._costs.levels(self._length, self.width).tolist()]
+            self._costs_at = self._length
 
-    def _due(self) -> bool:
-        """Whether it is time for a probe."""
-        self._idle = (self._idle + 1) % self._patience
+    def _is_probe_due(self) -> bool:
+        """Whether this step is a probe."""
+        self._idle = (self._idle + 1) % self._most_idle
         return not self._idle
 
-    def _likely(self, candidates: Candidates, above: list[float]) -> tuple[Candidates, list[float]]:
-        """The likely ones below nodes of worth `above[F]`, and their worths."""
+    def _keep_likely(
+        self, candidates: Candidates, above: list[float]
+    ) -> tuple[Candidates, list[float]]:
+        """The candidates that are likely enough below nodes of worth `above[F]`, and their worths."""
         tokens, logprobs, worths = [], [], list[float]()
         share, seen = 1 / sum(above), [0.0] * self.width
         for worth, names, chances in zip(
             above, candidates.tokens, candidates.logprobs, strict=True
         ):
-            below = self._trust(worth, chances[: self.width], self._least)
+            below = self._trust(worth, chances[: self.width], self._least_worth)
             for rank, each in enumerate(below):
                 seen[rank] += share * each
             tokens.append(names[: len(below)])
             logprobs.append(chances[: len(below)])
             worths += below
         both = zip(self._children, seen, strict=True)
-        self._children = [old + LEARNING * (new - old) for old, new in both]
+        self._children = [old + NEWEST * (new - old) for old, new in both]
         return Candidates(tokens, logprobs), worths
 
-    def _pays(self, level: list[float], worths: list[float], gain: float) -> int:
+    def _choose_width(self, level: list[float], worths: list[float], gain: float) -> int:
         """How many of a level's nodes to expand if that should raise `gain`; worths descend."""
         width, hoped = 0, list(worths)
         for above in level[: self.width]:
-            children = [above * share for share in self._children if above * share >= self._least]
-            if width and sum(children) < self._prices[width + 1] - self._prices[width]:
+            children = [
+                above * share for share in self._children if above * share >= self._least_worth
+            ]
+            if width and sum(children) < self._level_ms[width + 1] - self._level_ms[width]:
                 break
             hoped += children
             width += 1
         hoped.sort(reverse=True)
         # Of equal gains the larger tree: a level that costs nothing is drafted.
-        return width if max(self._gains(hoped)) - self._prices[width] >= gain else 0
+        return width if max(self._list_gains(hoped)) - self._level_ms[width] >= gain else 0
 
-    def _gains(self, worths: list[float]) -> list[float]:
-        """The worth of trees of 1, 2, … nodes less the time of their passes."""
-        return list(map(sub, accumulate(worths), self._passes))
+    def _list_gains(self, worths: list[float]) -> list[float]:
+        """The gains of trees of 1, 2, … nodes: their worth less the time of their pass."""
+        return list(map(sub, accumulate(worths), self._pass_ms))
 
 
-def _held(logprob: float) -> float:
-    """A probability that is neither 0 nor 1."""
-    return min(max(exp(min(logprob, 0.0)), RAREST), 1 - RAREST)
+def _clip_probability(logprob: float) -> float:
+    """The probability, clipped so that it is neither 0 nor 1."""
+    return min(max(exp(min(logprob, 0.0)), CLIP), 1 - CLIP)
 
 
 def _logit(logprob: float) -> float:
-    q = _held(logprob)
+    q = _clip_probability(logprob)
     return log(q / (1 - q))
 
 
-def _judged(tree: TokenTree, verdict: Verdict) -> list[Judged]:
-    """The nodes whose parents were accepted."""
+def _list_judged(tree: TokenTree, verdict: Verdict) -> list[Judged]:
+    """List the nodes whose parents were accepted."""
     accepted, parents = set(verdict.path), tree.parents
     return [
         (tree.logprobs[node], parents[node] != parents[node - 1], node in accepted)

@@ -19,7 +19,7 @@ class SamplerMatch(Verifier):
     The draw depends on the request's seed, the token's position and the target's law there, so the
     tokens are those that AR draws with the same seed, whatever was drafted. A node accepts with
     probability Σ p(children), the most that any lossless verifier can reach for children that were
-    chosen without chance. Any tree is right: pruned, sorted, with duplicates. At temperature 0 it is
+    not drawn. Any tree is right: pruned, sorted, with duplicates. At temperature 0 it is
     `greedy`.
     """
 

@@ -19,7 +19,7 @@ class Swor(Verifier):
     With the target's law p and the drafter's law q at a node, child x is accepted with probability
     min(1, p(x) / q(x)). If it is rejected, p becomes (p − q)₊, normalised, and q becomes q without x,
     normalised: given the rejections, the next child is a draw from that q. If all are rejected, the
-    bonus is drawn from p. For a child that was chosen without chance, q is one at x. So each node's
+    bonus is drawn from p. For a child that was not drawn, q is one at x. So each node's
     output has the target's law (Jeon et al. 2024, Recursive Speculative Decoding; Chen et al. 2024,
     Sequoia).
     """
@@ -34,26 +34,26 @@ class Swor(Verifier):
             p, q, child = sampler.law(logits[path[-1]]), tree.laws.get(path[-1]), -1
             for node in children[path[-1]]:
                 token = tree.tokens[node]
-                law = point_mass(p, token) if q is None else q
+                law = make_point_mass(p, token) if q is None else q
                 rest = (p - law).clamp_min(0)
                 share, left = (p[token] / law[token]).item(), rest.sum().item()
-                if left == 0 or sampler.accepts(share):  # nothing left: p is q, but for rounding
+                if left == 0 or sampler.accepts(share):  # nothing left: p equals q up to rounding
                     path.append(child := node)
                     break
                 p = rest / left
-                q = None if q is None else without(q, token)
+                q = None if q is None else remove_token(q, token)
         return Verdict(path, sampler.draw(p))
 
 
-def point_mass(like: Tensor, token: int) -> Tensor:
-    """The law [V] that is one at a token."""
+def make_point_mass(like: Tensor, token: int) -> Tensor:
+    """Return the law [V] that is one at a token."""
     law = like.new_zeros(like.shape)
     law[token] = 1.0
     return law
 
 
-def without(law: Tensor, token: int) -> Tensor:
-    """A law [V] given that it did not draw a token."""
+def remove_token(law: Tensor, token: int) -> Tensor:
+    """Return the law [V] without a token, normalised."""
     rest = law.clone()
     rest[token] = 0.0
     return rest / rest.sum()

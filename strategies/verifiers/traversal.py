@@ -17,13 +17,13 @@ class Traversal(Verifier):
     """Traversal verification: tries paths from the leaves upwards; block verification on a chain.
 
     Each node v has the target's law P_v, the drafter's law Q_v and a weight α_v: 1 at the root, and
-    min(1, α_v · P_v(x) / Q_v(x)) at a child with token x. From v, go down by first children to a leaf.
-    The path to it is accepted with probability α, and the bonus is drawn from the leaf's P; the root is
-    always accepted. If it is rejected, let R = (α_v P_v − Q_v)₊ at its parent v: P_v becomes R,
-    normalised, α_v becomes ΣR / (ΣR + 1 − α_v), and Q_v becomes Q_v without x, normalised. The leaf is
-    deleted, and the search goes on from v. For a child that was chosen without chance, Q_v is one at x.
-    It accepts at least as much as `swor` (Weng et al. 2025, Traversal Verification; Sun et al. 2024,
-    Block Verification).
+    min(1, α_v · P_v(x) / Q_v(x)) at a child with token x. Go down by first children to a leaf. The path
+    to it is accepted with probability α of the leaf, that to the root always; the bonus is drawn from P
+    of the last node. If the leaf, with token x, is rejected, let R = (α_v P_v − Q_v)₊ at its parent v:
+    P_v becomes R, normalised, α_v becomes ΣR / (ΣR + 1 − α_v), and Q_v becomes Q_v without x,
+    normalised. The leaf is deleted, and the search goes on from v. For a child that was not drawn, Q_v
+    is one at x. It accepts at least as much as `swor` (Weng et al. 2025, Traversal Verification; Sun et
+    al. 2024, Block Verification).
     """
 
     name = "traversal"
@@ -49,10 +49,10 @@ class Traversal(Verifier):
                 return Verdict(path, sampler.draw(p[node]))
             else:
                 path.pop()
-                self._reject(node, path[-1], tree.tokens[node], p, q, weights)
+                self._update(node, path[-1], tree.tokens[node], p, q, weights)
                 children[path[-1]].pop(0)
 
-    def _reject(
+    def _update(
         self,
         leaf: int,
         node: int,
@@ -64,10 +64,10 @@ class Traversal(Verifier):
         """Update a node's laws and weight after its leaf with this token was rejected."""
         if node in q:
             rest = (weights[node] * p[node] - q[node]).clamp_min(0)
-            q[node] = q[node].index_fill(0, _index(q[node], token), 0.0)
+            q[node] = q[node].index_fill(0, _as_index(q[node], token), 0.0)
             q[node] /= q[node].sum()
         else:
-            rest = (weights[node] * p[node]).index_fill(0, _index(p[node], token), 0.0)
+            rest = (weights[node] * p[node]).index_fill(0, _as_index(p[node], token), 0.0)
         left = rest.sum().item()
         if node:
             weights[node] = left / (left + 1.0 - weights[node]) if left else 0.0
@@ -75,5 +75,5 @@ class Traversal(Verifier):
             p[node] = rest / left
 
 
-def _index(like: Tensor, token: int) -> Tensor:
+def _as_index(like: Tensor, token: int) -> Tensor:
     return like.new_tensor([token]).long()

@@ -295,5 +295,5 @@ def test_options_out_of_range(registry, option):
 def test_candidates_count_up_to_the_first_that_is_unlikely(make):
     """Whatever comes after it, should a drafter not put the likeliest first."""
     shaper = make("shaper", "adaptive")
-    kept = shaper._kept(TokenTree.root(0), [0], Candidates([[1, 2]], [[-9.0, -0.1]]))
+    kept = shaper._keep_likely(TokenTree.root(0), [0], Candidates([[1, 2]], [[-9.0, -0.1]]))
     assert kept.tokens == [[]]
