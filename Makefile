@@ -6,6 +6,9 @@ BIN := .venv/bin
 STAMP := .venv/.set-up
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
+# PyTorch's builds for CUDA bring a Triton of their own, so that constraints.txt cannot pin it.
+TRITON := 3.6.0
+
 # The same pins for the environments that pip builds in: the first for pip before 25.3, the second since.
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
@@ -32,6 +35,7 @@ $(STAMP): pyproject.toml constraints.txt $(PLUGINS:=/pyproject.toml)
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0
 	@$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/pip install --quiet triton==$(TRITON) || echo "Triton is not to be had here: tests of GPU kernels are skipped"
 	@$(BIN)/pip install --quiet --no-deps $(PLUGINS:%=-e ./%)
 	@touch $@
 

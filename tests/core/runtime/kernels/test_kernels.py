@@ -86,7 +86,9 @@ def test_a_node_depends_on_its_own_rows_alone(isa, problem, data):
     node = data.draw(st.integers(0, mask.shape[1] - 1))
     with native.using(isa):
         kernels = native.for_attention(query, key, value)
-        whole = kernels.attention(query, key, value, native.Visible(prefix, mask), *constants(config))
+        whole = kernels.attention(
+            query, key, value, native.Visible(prefix, mask), *constants(config)
+        )
         everything = F.pad(mask[:, node : node + 1], (prefix, 0), value=True)
         rows = prefix + mask.shape[2]
         gap = data.draw(st.integers(0, rows))  # rows that nobody sees, in between
@@ -97,7 +99,9 @@ def test_a_node_depends_on_its_own_rows_alone(isa, problem, data):
         hidden = torch.zeros(mask.shape[0], 1, key.shape[2], dtype=torch.bool)
         shown = torch.cat([everything[:, :, :gap], hidden, everything[:, :, gap:]], 2)
         elsewhere = native.Visible(0, shown)
-        alone = kernels.attention(query[:, :, node : node + 1], *moved, elsewhere, *constants(config))
+        alone = kernels.attention(
+            query[:, :, node : node + 1], *moved, elsewhere, *constants(config)
+        )
     assert torch.equal(alone[:, 0], whole[:, node])
 
 

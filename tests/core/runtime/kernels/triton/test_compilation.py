@@ -1,0 +1,90 @@
+"""Every kernel compiles for an H100 without one, and keeps its numbers in registers."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton", reason="Triton is not installed")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.runtime.jit import JITFunction  # noqa: E402
+
+from toolkit.runtime.kernels.triton import attention, rotary, top_tokens  # noqa: E402
+
+if not issubclass(JITFunction, type(attention.split_attention)):
+    pytest.skip("Triton interprets in this process", allow_module_level=True)
+
+QUICK_PROFILE = os.environ.get("TOOLKIT_PROFILE", "quick") == "quick"
+KERNELS = set(
+    "split_attention merge_splits rotate_and_store_kernel top_of_block top_of_blocks".split()
+)
+
+
+class Hopper:
+    """A driver of an H100 that is not there."""
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """The kernels that functions launch on CPU tensors: compiled, not run."""
+    kernels = []
+
+    def compile_only(self, *args, grid, warmup, run=JITFunction.run, **options):
+        kernels.append(run(self, *args, grid=grid, warmup=True, **options))
+
+    monkeypatch.setattr(triton.runtime.driver, "_active", Hopper())
+    monkeypatch.setattr(JITFunction, "run", compile_only)
+    for module in (attention, rotary, top_tokens):
+        monkeypatch.setattr(module, "runs", lambda tensor: True)
+    return kernels
+
+
+def spilled(kernel, folder):
+    """Bytes of local memory that a compiled kernel uses."""
+    (cubin := folder / "kernel.cubin").write_bytes(kernel.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    usage = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True).stdout
+    return sum(int(size) for size in re.findall(r"(?:LOCAL|STACK):(\d+)", usage))
+
+
+def integers(*shape):
+    return torch.zeros(shape, dtype=torch.int32)
+
+
+# D, query heads of a KV head, M, dtype
+QUICK = [(80, 1, 16, torch.bfloat16)]
+ALL = [
+    (width, groups, rows, dtype)
+    for width in (64, 80, 96, 128)
+    for groups in (1, 4)
+    for rows in (1, 16, 64)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32)
+]
+
+
+@pytest.mark.parametrize(("width", "groups", "rows", "dtype"), QUICK if QUICK_PROFILE else ALL)
+def test_no_kernel_spills(compiled, tmp_path, width, groups, rows, dtype):
+    cache = torch.zeros(2, 2, 1024, width, dtype=dtype)
+    query = torch.zeros(rows, 2 * groups, width, dtype=dtype)
+    key = torch.zeros(rows, 2, width, dtype=dtype)
+    tables = torch.zeros(2, 64, 16, dtype=dtype)
+    attention.tree_attention(
+        query, *cache, integers(1), integers(rows), integers(rows, 32), width**-0.5
+    )
+    rotary.rotate_and_store(query, key, key, *tables, integers(rows), integers(rows), *cache)
+    top_tokens.top_tokens(torch.zeros(rows, 50304, dtype=dtype), 8)
+    assert {kernel.name for kernel in compiled} == KERNELS
+    assert [kernel.name for kernel in compiled if spilled(kernel, tmp_path)] == []

@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from toolkit.runtime.kernels.triton.top_tokens import top_tokens, top_tokens_plain
+
+pytestmark = pytest.mark.cuda
+
+
+@pytest.mark.parametrize(("vocabulary", "k"), [(5000, 5), (20, 16), (4097, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_it_equals_the_plain_form(device, vocabulary, k, dtype):
+    rng = torch.Generator().manual_seed(vocabulary)
+    logits = (10 * torch.randn(3, vocabulary, generator=rng)).to(device, dtype)
+    values, tokens, normaliser = top_tokens(logits, k)
+    expected = top_tokens_plain(logits, k)
+    assert torch.equal(values, expected[0])
+    assert torch.equal(tokens, expected[1])
+    torch.testing.assert_close(normaliser, expected[2])
+
+
+def test_equal_logits_come_in_the_order_of_their_ids(device):
+    logits = torch.zeros(1, 9000, device=device)
+    logits[0, [8999, 4500, 17]] = 1.0
+    values, tokens, _ = top_tokens(logits, 4)
+    assert tokens.tolist() == [[17, 4500, 8999, 0]]
+    assert values.tolist() == [[1.0, 1.0, 1.0, 0.0]]
+
+
+def test_tokens_that_cannot_be_come_last(device):
+    logits = torch.full((1, 5000), float("-inf"), device=device)
+    logits[0, 4999] = 2.0
+    values, tokens, normaliser = top_tokens(logits, 3)
+    assert tokens.tolist() == [[4999, 0, 1]]
+    assert values.tolist() == [[2.0, float("-inf"), float("-inf")]]
+    assert normaliser.tolist() == [2.0]
+
+
+def test_a_view_of_a_wider_product(device):
+    logits = torch.randn(2, 300, device=device)[:, :250]
+    for got, expected in zip(top_tokens(logits, 3), top_tokens_plain(logits, 3), strict=True):
+        torch.testing.assert_close(got, expected)

@@ -1,0 +1,106 @@
+"""The k greatest logits of each row, and the logarithm of the row's normaliser."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from toolkit.runtime.kernels.triton.jit import jit, power_of_two, runs, tl
+
+BLOCK = 4096  # logits of a program
+
+
+def top_tokens(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `k` greatest of `logits[M, V]`, greatest first: values [M, k], float32, token ids [M, k],
+    int32, and each row's log-sum-exp [M], float32.
+
+    Equal logits come in the order of their ids, so that the first is the argmax of greedy decoding.
+    `values[:, 0] - values[:, 1]` is the margin; `values - normaliser[:, None]` are log-probabilities.
+    """
+    if not runs(logits):
+        return top_tokens_plain(logits, k)
+    rows, vocabulary = logits.shape
+    blocks = -(-vocabulary // BLOCK)
+    found = logits.new_empty((rows, blocks, k), dtype=torch.float32)
+    tokens = logits.new_empty((rows, blocks, k), dtype=torch.int32)
+    sums = logits.new_empty((rows, blocks, 2), dtype=torch.float32)
+    top_of_block[(rows, blocks)](
+        logits, found, tokens, sums, logits.stride(0),
+        vocabulary=vocabulary, blocks=blocks, k=k, padded=power_of_two(k), block=BLOCK, num_warps=8,
+    )  # fmt: skip
+    values = logits.new_empty((rows, k), dtype=torch.float32)
+    ids = logits.new_empty((rows, k), dtype=torch.int32)
+    normaliser = logits.new_empty((rows,), dtype=torch.float32)
+    top_of_blocks[(rows,)](
+        found, tokens, sums, values, ids, normaliser,
+        blocks=blocks, k=k, padded=power_of_two(k), size=power_of_two(blocks * k),
+        padded_blocks=power_of_two(blocks), num_warps=4,
+    )  # fmt: skip
+    return values, ids, normaliser
+
+
+def top_tokens_plain(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same in plain PyTorch."""
+    values, ids = (part[:, :k] for part in logits.sort(dim=-1, descending=True, stable=True))
+    return values.float(), ids.to(torch.int32), logits.float().logsumexp(-1)
+
+
+@jit
+def top_of_block(
+    logits_ptr, found_ptr, tokens_ptr, sums_ptr, stride, vocabulary: tl.constexpr,
+    blocks: tl.constexpr, k: tl.constexpr, padded: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Programs (row, block): the k greatest of a block, its maximum and its sum of exponentials."""
+    row, part = tl.program_id(0), tl.program_id(1)
+    token = part * block + tl.arange(0, block)
+    inside = token < vocabulary
+    x = tl.load(logits_ptr + row * stride + token, mask=inside, other=float("-inf")).to(tl.float32)
+    top = tl.max(x, 0)
+    base = tl.where(top == float("-inf"), 0.0, top)
+    to = row * blocks + part
+    tl.store(sums_ptr + to * 2, top)
+    tl.store(sums_ptr + to * 2 + 1, tl.sum(tl.exp(x - base), 0))
+    values, ids = _greatest(x, token, inside, k, padded)
+    lanes = tl.arange(0, padded)
+    tl.store(found_ptr + to * k + lanes, values, mask=lanes < k)
+    tl.store(tokens_ptr + to * k + lanes, ids, mask=lanes < k)
+
+
+@jit
+def top_of_blocks(
+    found_ptr, tokens_ptr, sums_ptr, values_ptr, ids_ptr, normaliser_ptr, blocks: tl.constexpr,
+    k: tl.constexpr, padded: tl.constexpr, size: tl.constexpr, padded_blocks: tl.constexpr,
+):  # fmt: skip
+    """Programs (row): the k greatest of all blocks' greatest, and the log-sum-exp."""
+    row = tl.program_id(0)
+    part = tl.arange(0, padded_blocks)
+    sums = sums_ptr + (row * blocks + part) * 2
+    tops = tl.load(sums, mask=part < blocks, other=float("-inf"))
+    total = tl.load(sums + 1, mask=part < blocks, other=0.0)
+    top = tl.max(tops, 0)
+    base = tl.where(top == float("-inf"), 0.0, top)
+    tl.store(normaliser_ptr + row, base + tl.log(tl.sum(total * tl.exp(tops - base), 0)))
+    at = tl.arange(0, size)
+    inside = at < blocks * k
+    x = tl.load(found_ptr + row * blocks * k + at, mask=inside, other=float("-inf"))
+    token = tl.load(tokens_ptr + row * blocks * k + at, mask=inside, other=0)
+    values, ids = _greatest(x, token, inside & (token >= 0), k, padded)
+    lanes = tl.arange(0, padded)
+    tl.store(values_ptr + row * k + lanes, values, mask=lanes < k)
+    tl.store(ids_ptr + row * k + lanes, ids, mask=lanes < k)
+
+
+@jit
+def _greatest(x, token, left, k: tl.constexpr, padded: tl.constexpr):
+    """The k greatest of x where `left`, of equals those with the lowest tokens; −1 where none is."""
+    lanes = tl.arange(0, padded)
+    values = tl.full((padded,), float("-inf"), tl.float32)
+    ids = tl.full((padded,), -1, tl.int32)
+    for i in tl.static_range(k):
+        best = tl.max(tl.where(left, x, float("-inf")), 0)
+        # −inf is a logit, too: masked vocabularies have it.
+        chosen = tl.min(tl.where(left & (x == best), token, 2147483647), 0)
+        left = left & (token != chosen)
+        values = tl.where(lanes == i, best, values)
+        ids = tl.where(lanes == i, tl.where(chosen == 2147483647, -1, chosen), ids)
+    return values, ids
