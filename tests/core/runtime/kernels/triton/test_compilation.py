@@ -13,14 +13,22 @@ triton = pytest.importorskip("triton", reason="Triton is not installed")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
-from toolkit.runtime.kernels.triton import attention, rotary, top_tokens  # noqa: E402
+from toolkit.runtime.kernels.triton import (  # noqa: E402
+    attention,
+    linear,
+    move_rows,
+    norms,
+    rotary,
+    top_tokens,
+)
 
 if not issubclass(JITFunction, type(attention.split_attention)):
     pytest.skip("Triton interprets in this process", allow_module_level=True)
 
 QUICK_PROFILE = os.environ.get("TOOLKIT_PROFILE", "quick") == "quick"
 KERNELS = set(
-    "split_attention merge_splits rotate_and_store_kernel top_of_block top_of_blocks".split()
+    "split_attention merge_splits rotate_and_store_kernel top_of_block top_of_blocks "
+    "add_and_norm_kernel skinny_linear move_rows_kernel".split()
 )
 
 
@@ -47,7 +55,7 @@ def compiled(monkeypatch):
 
     monkeypatch.setattr(triton.runtime.driver, "_active", Hopper())
     monkeypatch.setattr(JITFunction, "run", compile_only)
-    for module in (attention, rotary, top_tokens):
+    for module in (attention, linear, move_rows, norms, rotary, top_tokens):
         monkeypatch.setattr(module, "runs", lambda tensor: True)
     return kernels
 
@@ -86,5 +94,9 @@ def test_no_kernel_spills(compiled, tmp_path, width, groups, rows, dtype):
     )
     rotary.rotate_and_store(query, key, key, *tables, integers(rows), integers(rows), *cache)
     top_tokens.top_tokens(torch.zeros(rows, 50304, dtype=dtype), 8)
+    x, weights = torch.zeros(rows, 2560, dtype=dtype), torch.zeros(2560, 2560, dtype=dtype)
+    norms.add_and_norm(x, (x, x), ((x[0], x[0]),) * 2, 1e-5, False)
+    linear.SkinnyLinear.of(weights, x[0])(x)
+    move_rows.move_rows(cache, integers(32), integers(1))
     assert {kernel.name for kernel in compiled} == KERNELS
     assert [kernel.name for kernel in compiled if spilled(kernel, tmp_path)] == []

@@ -1,0 +1,111 @@
+"""A linear layer for up to 64 rows that reads its weights once and gives a row the same bits always.
+
+A program multiplies 64 outputs by a part of the inputs. How the inputs are split depends on the
+layer's sizes alone. The last program to finish a tile of outputs adds the parts in their order.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from attrs import frozen
+from torch import Tensor
+
+from toolkit.runtime.kernels.triton.jit import jit, power_of_two, runs, tl
+
+MOST_ROWS = 64
+OUTPUTS, INPUTS = 64, 128  # of a tile of weights
+PROGRAMS = 264  # two for each multiprocessor of an H100
+
+
+@frozen(eq=False)
+class SkinnyLinear:
+    """x [M, K] ↦ x · weightᵀ + bias [M, N]. Beyond 64 rows, and off the GPU, PyTorch multiplies."""
+
+    weight: Tensor  # [N, K]
+    bias: Tensor | None
+    arrivals: Tensor  # int32, one for each tile of outputs; zero between launches
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None = None) -> SkinnyLinear:
+        """Such a layer over `weight[N, K]` and `bias[N]`, which it shares."""
+        tiles = -(-len(weight) // OUTPUTS)
+        return cls(weight, bias, torch.zeros(tiles, dtype=torch.int32, device=weight.device))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows, width = x.shape
+        if rows > MOST_ROWS or not runs(x):
+            return F.linear(x, self.weight, self.bias)
+        outputs, tiles, x = len(self.weight), len(self.arrivals), x.contiguous()
+        splits, blocks = split_inputs(width, tiles)
+        padded = max(16, power_of_two(rows))
+        out = x.new_empty(rows, outputs)
+        parts = x.new_empty((splits, rows, outputs) if splits > 1 else 1, dtype=torch.float32)
+        skinny_linear[(tiles, splits)](
+            x, self.weight, x if self.bias is None else self.bias, out, parts, self.arrivals,
+            self.weight.stride(0), rows=rows, outputs=outputs, width=width, blocks=blocks,
+            splits=splits, padded=padded, biased=self.bias is not None, tile=OUTPUTS, step=INPUTS,
+            num_warps=4, num_stages=4 if padded < MOST_ROWS else 3,
+        )  # fmt: skip
+        return out
+
+
+def split_inputs(width: int, tiles: int) -> tuple[int, int]:
+    """In how many parts K inputs are split for `tiles` tiles of outputs, and the steps of each."""
+    steps = -(-width // INPUTS)
+    blocks = max(2, steps * tiles // PROGRAMS)
+    return -(-steps // blocks), blocks
+
+
+@jit
+def skinny_linear(
+    x_ptr, weight_ptr, bias_ptr, out_ptr, parts_ptr, arrivals_ptr, weight_row,
+    rows: tl.constexpr, outputs: tl.constexpr, width: tl.constexpr, blocks: tl.constexpr,
+    splits: tl.constexpr, padded: tl.constexpr, biased: tl.constexpr, tile: tl.constexpr,
+    step: tl.constexpr,
+):  # fmt: skip
+    """Programs (tile of outputs, part of the inputs). Weights are the left factor: the rows of x are
+    columns of the product, which tensor cores compute independently of each other."""
+    part = tl.program_id(1)
+    out = tl.program_id(0) * tile + tl.arange(0, tile)
+    row = tl.arange(0, padded)
+    k = part * blocks * step + tl.arange(0, step)
+    weights = weight_ptr + out[:, None].to(tl.int64) * weight_row + k[None, :]
+    x = x_ptr + row[:, None] * width + k[None, :]
+    product = tl.zeros((tile, padded), tl.float32)
+    for i in range(blocks):
+        if width % (blocks * step) == 0 and outputs % tile == 0:
+            w = tl.load(weights)
+        else:
+            w = tl.load(weights, mask=(out < outputs)[:, None] & (k + i * step < width), other=0.0)
+        held = (row < rows)[:, None] & (k + i * step < width)[None, :]
+        product = tl.dot(w, tl.trans(tl.load(x, mask=held, other=0.0)), product,
+                         input_precision="ieee")  # fmt: skip
+        weights += step
+        x += step
+    kept = (out < outputs)[:, None] & (row < rows)[None, :]
+    at = row[None, :] * outputs + out[:, None]
+    if splits > 1:
+        tl.store(parts_ptr + part * rows * outputs + at, product, mask=kept)
+        tl.debug_barrier()
+        arrived = tl.atomic_add(arrivals_ptr + tl.program_id(0), 1, sem="acq_rel")
+        if arrived == splits - 1:
+            total = tl.zeros((tile, padded), tl.float32)
+            for i in range(splits):
+                total += tl.load(
+                    parts_ptr + i * rows * outputs + at, mask=kept, other=0.0, cache_modifier=".cg"
+                )
+            _store(total, bias_ptr, out_ptr, out, at, kept, outputs, biased)
+            tl.store(arrivals_ptr + tl.program_id(0), 0)
+    else:
+        _store(product, bias_ptr, out_ptr, out, at, kept, outputs, biased)
+
+
+@jit
+def _store(
+    total, bias_ptr, out_ptr, out, at, kept, outputs: tl.constexpr, biased: tl.constexpr
+):  # fmt: skip
+    if biased:
+        bias = tl.load(bias_ptr + out, mask=out < outputs, other=0.0)
+        total += bias[:, None].to(tl.float32)
+    tl.store(out_ptr + at, total.to(out_ptr.dtype.element_ty), mask=kept)
