@@ -6,6 +6,7 @@ It is registered with transformers' attention interface. What a row may see reac
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -123,9 +124,19 @@ def tree_attention(
     _require_known(module, attention_mask, other)
     index = cast("int", module.layer_idx)
     windows = (now.cache.layers[index].window, sliding_window)
+    if windows[0] is not None and sliding_window is None and not _masks_windows(module):
+        raise ModelError(
+            "it attends to a whole prompt, but later to a sliding window alone: its tokens depend on "
+            "where the prompt ended"
+        )
     window = min((size for size in windows if size is not None), default=None)
     config = AttentionConfig(scaling or query.shape[-1] ** -0.5, softcap, s_aux, window)
     return attend(now, index, query, key, value, config), None
+
+
+def _masks_windows(module: torch.nn.Module) -> bool:
+    """Whether a model's own masks, which are not asked for here, have sliding windows."""
+    return hasattr(sys.modules[type(module).__module__], "create_sliding_window_causal_mask")
 
 
 def attend(

@@ -17,15 +17,16 @@ from attrs import frozen
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
 
 from toolkit.errors import ModelError
 from toolkit.progress import working
-from toolkit.runtime.compute.attention import NAME
 from toolkit.runtime.compute.executors.build_on_meta import build_on_meta
 from toolkit.runtime.compute.executors.choose_executor import (
     Executor,
@@ -40,8 +41,10 @@ from toolkit.runtime.models.supported import (
     first_line,
     require_countable,
     require_supported,
+    text_config_of,
     windows_of,
 )
+from toolkit.runtime.models.text_model import text_model_of
 
 hush()
 
@@ -90,7 +93,8 @@ class FoundModel:
     name: str
     path: str  # a folder or a hub id
     local_only: bool  # whether to ask the hub for nothing
-    config: PretrainedConfig
+    config: PretrainedConfig  # of the language model
+    whole_config: PretrainedConfig  # the checkpoint's, which may have other parts, too
     tokenizer: PreTrainedTokenizerBase | None
 
     @property
@@ -100,7 +104,7 @@ class FoundModel:
     @property
     def revision(self) -> str | None:
         """The hub's commit, or a sha256 of a local folder's config and weights, or None."""
-        commit: str | None = getattr(self.config, "_commit_hash", None)
+        commit: str | None = getattr(self.whole_config, "_commit_hash", None)
         return commit or _digest(Path(self.path))
 
     @property
@@ -130,11 +134,11 @@ def find(location: Location, executor: str = "auto") -> FoundModel:
         raise ModelError(
             f"model {quote_model(name, path)} cannot be used: {first_line(error)}"
         ) from error
-    config = config.get_text_config(decoder=True)
     require_supported(config, name)
+    text = text_config_of(config)
     if executor == "functional":
-        require_functional(build_on_meta(config))
-    return FoundModel(name, path, local, config, _load_tokenizer(path, local))
+        require_functional(build_on_meta(text))
+    return FoundModel(name, path, local, text, config, _load_tokenizer(path, local))
 
 
 _loading = Lock()  # transformers changes process-wide state while it loads weights
@@ -158,11 +162,12 @@ def load(
     """Load the weights; `dtype` None keeps the checkpoint's own. Raises `ModelError`."""
     try:
         with _loading, without_progress_bars(), working(f"Loading {found.name}"):
-            module, report = AutoModelForCausalLM.from_pretrained(
+            multimodal = type(found.whole_config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
+            loader = AutoModelForMultimodalLM if multimodal else AutoModelForCausalLM
+            module, report = loader.from_pretrained(
                 found.path,
-                config=found.config,
+                config=found.whole_config if multimodal else found.config,
                 dtype=dtype or "auto",
-                attn_implementation=NAME,
                 local_files_only=found.local_only,
                 trust_remote_code=False,
                 output_loading_info=True,
@@ -189,12 +194,14 @@ def prepare(
     *,
     owned: bool = False,
 ) -> LoadedModel:
-    """Make a `LoadedModel` of a module in memory: set it to eval mode and to our attention."""
-    config = module.config
-    require_supported(config, name)
-    module.eval().set_attn_implementation(NAME)
-    if tokenizer is None and config.name_or_path:
-        tokenizer = _load_tokenizer(config.name_or_path)
+    """Make a `LoadedModel` of a module, or of its language model: set it to eval mode and to our
+    attention. Raises `ModelError` for a module in memory that cannot decode trees."""
+    config, place = text_config_of(module.config), module.config.name_or_path
+    if not owned:  # what is loaded was tried when it was found
+        require_supported(module.config, name)
+    module = text_model_of(module.eval(), name)
+    if tokenizer is None and place:
+        tokenizer = _load_tokenizer(place)
     return LoadedModel(
         name=name,
         module=module,

@@ -9,7 +9,12 @@ from typing import Any, Protocol
 
 import torch
 from transformers import PretrainedConfig
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import (
+    DynamicCache,
+    DynamicIndexedLayer,
+    DynamicLayer,
+    LinearAttentionCacheLayerMixin,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from toolkit.choice import Choice
@@ -39,7 +44,8 @@ def require_countable(config: dict[str, Any]) -> None:
 
 
 def require_supported(config: PretrainedConfig, name: str) -> None:
-    """Raise `ModelError` with the reason when trees cannot be decoded on this architecture."""
+    """Raise `ModelError` with the reason when trees cannot be decoded on this architecture; that of a
+    multimodal model is its language model's."""
     key = type(config), config.to_json_string()
     if key not in _reasons:
         _reasons[key] = _reason_against(copy.deepcopy(config))
@@ -49,11 +55,22 @@ def require_supported(config: PretrainedConfig, name: str) -> None:
         )
 
 
+def text_config_of(config: PretrainedConfig) -> PretrainedConfig:
+    """The config of the language model; `config` itself where the model has no other part."""
+    return config.get_text_config(decoder=True)
+
+
 def _reason_against(config: PretrainedConfig) -> str | None:
+    cls = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if cls is not None and "shared_kv_states" in inspect.signature(cls.forward).parameters:
+        return "it drafts from another model's keys and values, and cannot decode alone"
+    config = text_config_of(config)
     try:
         return _reason_in_config(config) or _reason_in_trial(config)
-    except Exception as error:  # noqa: BLE001 whatever an architecture can do to its builder
-        return f"it cannot be built without weights ({type(error).__name__}: {first_line(error)})"
+    except (AssertionError, ValueError) as error:  # written for a person
+        return f"transformers cannot build it from this config: {first_line(error)}"
+    except Exception:  # noqa: BLE001 whatever its code runs into
+        return "transformers cannot build it from this config, which lacks or contradicts something"
 
 
 def _reason_in_config(config: PretrainedConfig) -> str | None:
@@ -73,21 +90,35 @@ def _reason_in_config(config: PretrainedConfig) -> str | None:
         return "it keeps a recurrent state, which cannot forget a rejected token"
     if "position_ids" not in inspect.signature(cls.forward).parameters:
         return "it takes no position_ids, so a node's position cannot be its depth"
-    if any(not isinstance(layer, DynamicLayer) for layer in DynamicCache(config=config).layers):
+    if getattr(config, "num_hidden_layers", None) is None:
+        return "it is not one stack of decoder layers: its config has no num_hidden_layers"
+    return _reason_in_cache(config)
+
+
+def _reason_in_cache(config: PretrainedConfig) -> str | None:
+    """A reason that can be read from the cache that transformers makes for it."""
+    layers = DynamicCache(config=config).layers
+    if any(isinstance(layer, DynamicIndexedLayer) for layer in layers):
+        return (
+            "its indexer chooses the keys that each token attends to (sparse attention) by their order "
+            "in the cache, where a tree's branches lie side by side"
+        )
+    plain = [layer for layer in layers if isinstance(layer, DynamicLayer)]
+    if plain != layers or any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in plain):
         return "some of its layers keep a state other than keys and values"
     return None
 
 
 def _reason_in_trial(config: PretrainedConfig) -> str | None:
     """Build the architecture without weights and send two rows through our attention."""
+    module = build_on_meta(config).to(torch.bfloat16)  # experts want it
+    if not module._can_set_attn_implementation():
+        return "its attention cannot be replaced"
+    module.set_attn_implementation(NAME)
+    cache = TreeCache(config.num_hidden_layers, windows=windows_of(config))
+    cache.extend(2)
     with torch.device("meta"):
-        module = build_on_meta(config).to(torch.bfloat16)  # experts want it
-        if not module._can_set_attn_implementation():
-            return "its attention cannot be replaced"
-        module.set_attn_implementation(NAME)
         rows = torch.arange(2)
-        cache = TreeCache(config.num_hidden_layers, windows=windows_of(config))
-        cache.extend(2)
         eviction = eviction_of(AllVisible(), cache, Rotary(()))
         now = Pass(eviction, rows, torch.ones(2, 2, dtype=torch.bool), deepest=1)
         try:
@@ -100,10 +131,12 @@ def _reason_in_trial(config: PretrainedConfig) -> str | None:
                 )
         except ModelError as error:
             return str(error)
-        except (NotImplementedError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001 whatever its code runs into
             if "meta" in str(error):  # it reads values, as some experts do: inconclusive
                 return None
-            raise
+            return "its own code fails on token ids with positions and a cache of keys and values"
+    if not now.calls:
+        return "its attention cannot be replaced"
     if now.calls < config.num_hidden_layers:
         return f"only {now.calls} of its {config.num_hidden_layers} layers use the attention set for it"
     return None

@@ -25,10 +25,15 @@ def probe(
     executor: FunctionalExecutor | ModuleExecutor,
     module: PreTrainedModel,
     windows: tuple[int | None, ...],
+    last: int | None = None,
 ) -> Tensor:
-    """Logits [N, V] that an executor of a module gives for a chain of `ROWS` tokens."""
+    """Logits [N, V] that an executor of a module gives for a chain of `ROWS` tokens.
+
+    Their ids go up to `last`, by default to the end of the vocabulary.
+    """
     device = module.device
-    tokens = torch.linspace(0, module.config.vocab_size - 1, ROWS, device=device).long()
+    last = module.config.vocab_size - 1 if last is None else last
+    tokens = torch.linspace(0, last, ROWS, device=device).long()
     rows = torch.arange(ROWS, device=device)
     cache = TreeCache(len(windows), windows)
     cache.extend(ROWS)
