@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 from toolkit import Candidates, Registry, Strategy, TokenTree
-from toolkit.sampling import gumbel_noise
+from toolkit.proposer import Proposer
 
 torch.set_num_threads(1)
 for name, examples in {"quick": 25, "thorough": 250, "nightly": 2500}.items():
@@ -117,11 +117,14 @@ class HashRuntime:
     vocabulary: int
     positions: int = 1 << 30
     sessions: list[HashSession] = attrs.field(factory=list)
-    draft_temperature: float | None = None
-    seed: int = 0
+    proposer: Proposer = Proposer()
+    target: HashSession | None = None  # drafted for, where the position of the root matters
 
-    def noise(self, key: str, like: Tensor) -> Tensor:
-        return gumbel_noise(f"draft {self.seed} {key}", like)
+    def candidates(
+        self, tree: TokenTree, frontier: list[int], logits: Tensor, k: int, **how: float
+    ) -> Candidates:
+        where = {"position": self.target.length if self.target else 0, "vocabulary": self.vocabulary}
+        return self.proposer.candidates(tree, frontier, logits, k, **where, **how)
 
     def session(self, model: str) -> HashSession:
         self.sessions.append(HashSession(self.model, self.positions))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import attrs
 
 from toolkit.choice import Choice, Strategy
+from toolkit.proposer import Proposal
 from toolkit.tree import Candidates, TokenTree, Verdict
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ Expand = Callable[[TokenTree, list[int], int], Candidates]
 Exactness = Literal["greedy", "token", "distribution", "lossy"]
 TOKEN_IDENTICAL: tuple[Exactness, ...] = ("greedy", "token")
 """What promises AR's tokens, not only their law."""
-Proposal = Literal["fixed", "sampled"]
 
 
 def option(default: Any = attrs.NOTHING, help: str = "", **rules: Any) -> Any:  # noqa: A002
@@ -91,16 +91,22 @@ class Runtime(Protocol):
     def vocabulary(self) -> int:
         """The target's V: only ids below it may be proposed."""
 
-    @property
-    def draft_temperature(self) -> float | None:
-        """The temperature at which a drafter that can draw should draw its candidates; None: it should
-        choose them deterministically."""
+    def candidates(
+        self,
+        tree: TokenTree,
+        frontier: list[int],
+        logits: Tensor,
+        k: int,
+        *,
+        temperature: float = 0.0,
+        fixed: int = 0,
+    ) -> Candidates:
+        """Up to `k` candidates after each of `frontier[F]`, by a drafter's `logits[F, V]` there.
 
-    def noise(self, key: str, like: Tensor) -> Tensor:
-        """Gumbel noise of the shape of `like`, float64, for `Candidates.draw`.
-
-        It depends on the request's seed and the key alone. Make the key of what the draw may depend on:
-        the root's position and the tokens on the node's path.
+        V may be narrower than the target's. They are chosen as the verifier needs them: the likeliest
+        at temperature 0; for `sampler-match` the likeliest after the noise with which the target draws
+        its token; for verifiers whose proof covers draws, draws by softmax(logits / `temperature`) (0:
+        the target's temperature), the `fixed` likeliest before them.
         """
 
     def session(self, model: str) -> Session:
@@ -123,7 +129,8 @@ class Drafter(Strategy):
 
     kind = "drafter"
     proposals: ClassVar[frozenset[Proposal]] = frozenset({"fixed"})
-    """How it can choose candidates: `fixed`, deterministically (top-k, look-up), or `sampled`."""
+    """How it can choose candidates: `fixed`, deterministically (top-k, look-up); `sampled`, drawn
+    without replacement; `iid`, drawn with replacement. `Runtime.candidates` does all three."""
 
     @abstractmethod
     def start(self, prompt: list[int], runtime: Runtime) -> None:

@@ -15,6 +15,7 @@ from toolkit.hookspecs import Family
 from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
 from toolkit.limits import Limits
 from toolkit.prompts import Prompt, encode_prompt
+from toolkit.proposer import Proposal, Proposer
 from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
 from toolkit.sampling import Sampling
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from toolkit.runtime.session import ModelSession
     from toolkit.stream import Stream
 
+DRAWS: tuple[Proposal, ...] = ("sampled", "iid")  # in the order in which they are preferred
 Spec = str | Strategy | type[Strategy] | Choice[Any]
 
 
@@ -225,13 +227,16 @@ class Pipeline:
         if after is not None and self._shares_cache(after):
             target = after.hand_over(list(prompt), self.kv.build())
         target = target or self.session()
-        return target, DraftRuntime(self.pool, target, self.draft_kv, self._draft_temperature, seed)
+        return target, DraftRuntime(self.pool, target, self.draft_kv, self._proposer(seed))
 
-    @property
-    def _draft_temperature(self) -> float | None:
-        """The target's temperature, if the verifier's proof is about drawn candidates."""
-        draws = self.verifier.cls.exactness == "distribution" and not self.sampling.greedy
-        return self.sampling.temperature if draws else None
+    def _proposer(self, seed: int) -> Proposer:
+        """How a drafter should choose candidates, for the verifier and the drafter of this pipeline."""
+        verifier = self.verifier.cls
+        if verifier.exactness == "token":
+            return Proposer("matched", self.sampling, seed)
+        covered = verifier.assumes & self.drafter.cls.proposals
+        draws = [how for how in DRAWS if how in covered and verifier.exactness == "distribution"]
+        return Proposer(draws[0] if draws else "fixed", self.sampling, seed)
 
     def _shares_cache(self, stream: Stream) -> bool:
         """Whether a request was decoded by the model that this pipeline uses, under the same policy."""
@@ -331,8 +336,8 @@ def require_fit(
             f"gives {', '.join(sorted(gives))} proposals, and the verifier's proof covers "
             f"{', '.join(sorted(assumes))}; `--verifier sampler-match` fits any drafter"
         )
-    sampling = verifier.cls.exactness == "distribution" and "sampled" in assumes
-    if sampling and "sampled" in gives and shaper.cls.prunes:
+    draws = verifier.cls.exactness == "distribution" and not {*DRAWS}.isdisjoint(gives & assumes)
+    if draws and shaper.cls.prunes:
         raise MismatchError(
             f"cannot use verifier {verifier.cls.name!r} with shaper {shaper.cls.name!r}: its proof "
             f"needs every drawn candidate, and this shaper drops some; `--shaper growmap` and "

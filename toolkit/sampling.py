@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from math import inf, isfinite
 from typing import TYPE_CHECKING
@@ -121,7 +121,7 @@ class Sampler:
     @cached_property
     def _generator(self) -> torch.Generator:
         """Of `accepts` and `draw`; greedy steps, which call neither, make none."""
-        return _generator(f"step {self.seed} {self.position}")
+        return make_generator(f"step {self.seed} {self.position}")
 
     def law(self, logits: Tensor) -> Tensor:
         """The target's probabilities after `logits[R, V]`: float64 [R, V]."""
@@ -143,12 +143,23 @@ class Sampler:
         and by the position of the token that they decide. At temperature 0 they are as they were."""
         if self.sampling.greedy:
             return logits
-        noise = gumbel_noise(f"token {self.seed} {self.position + depth + 1}", logits)
-        return self.sampling.scores(logits) + noise
+        return self.sampling.scores(logits) + self.noise(depth, len(logits), logits.device)
+
+    def noise(self, depth: int, vocabulary: int, device: torch.device) -> Tensor:
+        """The Gumbel noise [V] with which AR draws the token after a node of this depth."""
+        return gumbel_noise(f"token {self.seed} {self.position + depth + 1}", vocabulary, device)
 
     def accepts(self, probability: float) -> bool:
         """True with this probability: never at 0, always at 1."""
         return self._uniform() < probability
+
+    def first_accepted(self, shares: list[Tensor]) -> int | None:
+        """The first of several, tried in turn, each accepted with its share as probability; None for
+        none. `shares` are scalars on the device, which come to the host in one copy."""
+        import torch
+
+        known = torch.stack(shares).tolist() if shares else []
+        return next((i for i, share in enumerate(known) if self.accepts(share)), None)
 
     def draw(self, weights: Tensor) -> int:
         """An index, drawn in proportion to `weights[V]`: at least 0, not all of them 0."""
@@ -162,17 +173,20 @@ class Sampler:
         return float(torch.rand((), dtype=torch.double, generator=self._generator))
 
 
-def gumbel_noise(key: str, like: Tensor) -> Tensor:
-    """Float64 noise of the shape of `like`: the same for the same key, independent for others. A
-    log-law plus it has its argmax at each token with the token's probability."""
+@lru_cache(maxsize=16)
+def gumbel_noise(key: str, count: int, device: torch.device) -> Tensor:
+    """Float64 noise [`count`]: the same for the same key, independent for others. A log-law plus it has
+    its argmax at each token with the token's probability. Do not change it in place: the noise of the
+    last few keys is kept, because a drafter and a verifier may both ask for it."""
     import torch
 
-    generator, device = _generator(key, like.device), like.device
-    uniforms = torch.rand(like.shape, dtype=torch.double, device=device, generator=generator)
+    uniforms = torch.rand(
+        count, dtype=torch.double, device=device, generator=make_generator(key, device)
+    )
     return uniforms.neg_().log1p_().neg_().clamp_min_(1e-300).log_().neg_()  # −log(−log(1 − u))
 
 
-def _generator(key: str, device: torch.device | str = "cpu") -> torch.Generator:
+def make_generator(key: str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator that is seeded by a text: texts that differ give independent random numbers."""
     import torch
 

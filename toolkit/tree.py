@@ -26,13 +26,15 @@ class Candidates:
     most 0. K may be smaller than asked, differ from row to row, and be 0. A candidate of
     log-probability −inf is never grown. Raises `TypeError` for tensors: `tolist()` them.
 
-    Candidates that were drawn come in the order of the draws, which were without replacement, and with
-    the `laws` that they were drawn from: float64 [F, V]. None: they were chosen deterministically.
+    Candidates that were drawn come in the order of the draws, and with the `laws` that they were drawn
+    from: float64 [F, V]. The first `fixed` of each row are not drawn but chosen deterministically, and
+    the others were drawn from the law without them. Without `laws` all were chosen deterministically.
     """
 
     tokens: list[list[int]] = field(validator=instance_of(list))
     logprobs: list[list[float]] = field(validator=instance_of(list))
     laws: Tensor | None = None
+    fixed: int = 0
 
     @classmethod
     def none(cls, count: int) -> Candidates:
@@ -46,16 +48,21 @@ class Candidates:
         return cls(tokens.tolist(), logprobs.tolist())
 
     @classmethod
-    def draw(cls, scores: Tensor, noise: Tensor, k: int) -> Candidates:
-        """Up to `k` tokens after each of F frontier nodes, drawn without replacement from
-        softmax(`scores[F, V]`).
+    def draw(cls, scores: Tensor, noise: Tensor, k: int, fixed: int = 0) -> Candidates:
+        """Up to `k` tokens after each of F frontier nodes: the `fixed` likeliest, then tokens drawn
+        without replacement from softmax(`scores[F, V]`) without those.
 
-        `noise[F, V]` is Gumbel noise, as `Runtime.noise` gives it: the order of the sums is that of
-        successive draws (Gumbel-top-k; Kool, van Hoof and Welling 2019).
+        `noise[F, V]` is Gumbel noise: the order of the sums is that of successive draws (Gumbel-top-k;
+        Kool, van Hoof and Welling 2019).
         """
         logprobs = scores.double().log_softmax(-1)
-        tokens = (logprobs + noise).topk(min(k, scores.shape[1])).indices
-        return cls(tokens.tolist(), logprobs.gather(1, tokens).tolist(), logprobs.exp())
+        sums = logprobs + noise
+        if fixed:
+            likeliest = logprobs.topk(min(fixed, scores.shape[1])).indices
+            first = sums.new_tensor(range(likeliest.shape[1], 0, -1)) * 1e9
+            sums = sums.scatter(1, likeliest, first.expand_as(likeliest))
+        tokens = sums.topk(min(k, scores.shape[1])).indices
+        return cls(tokens.tolist(), logprobs.gather(1, tokens).tolist(), logprobs.exp(), fixed)
 
 
 @frozen(eq=False)
@@ -65,8 +72,9 @@ class TokenTree:
     `tokens[N]`, `parents[N]` (−1 at the root, a parent before its children), `depths[N]` (0 at the
     root); `logprobs[N]` the drafter's conditional log-probabilities (0 at the root) and
     `path_logprobs[N]` their sums from the root. A node's position is L + depth, never its index.
-    `laws`: for each node whose children were drawn, the law [V] that they were drawn from, without
-    replacement and in the order of their ids. Children of other nodes were chosen deterministically.
+    `laws`: for each node whose children were drawn, the law [V] that they were drawn from, in the order
+    of their ids. The children of other nodes were chosen deterministically, and so were, among drawn
+    siblings, the nodes `fixed`.
     """
 
     tokens: list[int]
@@ -75,6 +83,7 @@ class TokenTree:
     logprobs: list[float]
     path_logprobs: list[float]
     laws: dict[int, Tensor] = field(factory=dict)
+    fixed: frozenset[int] = frozenset()
 
     @classmethod
     def root(cls, token: int) -> TokenTree:
@@ -105,17 +114,20 @@ class TokenTree:
         """
         tokens, parents, depths = list(self.tokens), list(self.parents), list(self.depths)
         logprobs, paths, laws = list(self.logprobs), list(self.path_logprobs), self.laws
+        chosen = set(self.fixed)
         if candidates.laws is not None:
             laws = laws | dict(zip(frontier, candidates.laws, strict=True))
         for parent, *row in zip(frontier, candidates.tokens, candidates.logprobs, strict=True):
-            for token, logprob in zip(*row, strict=True):
+            for order, (token, logprob) in enumerate(zip(*row, strict=True)):
                 if logprob > -inf:
+                    if order < candidates.fixed:
+                        chosen.add(len(tokens))
                     tokens.append(token)
                     parents.append(parent)
                     depths.append(depths[parent] + 1)
                     logprobs.append(min(logprob, 0.0))
                     paths.append(paths[parent] + logprobs[-1])
-        return TokenTree(tokens, parents, depths, logprobs, paths, laws)
+        return TokenTree(tokens, parents, depths, logprobs, paths, laws, frozenset(chosen))
 
     def best(self, nodes: int) -> TokenTree:
         """The subtree of the `nodes` likeliest nodes by path log-probability, root included.
@@ -160,6 +172,7 @@ def _only(tree: TokenTree, kept: Sequence[int]) -> TokenTree:
         [tree.logprobs[node] for node in kept],
         [tree.path_logprobs[node] for node in kept],
         {renumbered[node]: law for node, law in tree.laws.items() if node in renumbered},
+        frozenset(renumbered[node] for node in tree.fixed if node in renumbered),
     )
 
 

@@ -17,6 +17,7 @@ class SelfDrafter(Drafter):
     """
 
     name = "self"
+    proposals = frozenset({"fixed", "sampled", "iid"})
     kv: Choice[KVPolicy] = option(
         "streaming:budget=256",
         help="KV policy of the drafts; it must not read queries",
@@ -24,14 +25,18 @@ class SelfDrafter(Drafter):
     )
 
     _draft: DraftSession = attrs.field(init=False)
+    _runtime: Runtime = attrs.field(init=False)
 
     def start(self, prompt: list[int], runtime: Runtime) -> None:
+        self._runtime = runtime
         session = runtime.shared_session(self.kv)
         self._draft = DraftSession.start(session, prompt, session.vocabulary)
 
     def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         logits = self._draft.logits_after(tree, frontier)
-        return Candidates.none(len(frontier)) if logits is None else Candidates.top(logits, k)
+        if logits is None:
+            return Candidates.none(len(frontier))
+        return self._runtime.candidates(tree, frontier, logits, k)
 
     def commit(self, tokens: list[int]) -> None:
         self._draft.commit(tokens)

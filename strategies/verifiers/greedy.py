@@ -22,7 +22,7 @@ class Greedy(Verifier):
 
     name = "greedy"
     exactness = "greedy"
-    assumes = frozenset({"fixed", "sampled"})
+    assumes = frozenset({"fixed", "sampled", "iid"})
 
     def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
         choice, paths = logits.max(-1).indices.tolist(), {0: [0]}  # on CPU faster than argmax

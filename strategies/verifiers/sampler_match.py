@@ -25,7 +25,7 @@ class SamplerMatch(Verifier):
 
     name = "sampler-match"
     exactness = "token"
-    assumes = frozenset({"fixed", "sampled"})
+    assumes = frozenset({"fixed", "sampled", "iid"})
 
     def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
         drawn, paths = [sampler.token(logits[0], 0)], {0: [0]}  # drawn: by depth, along the path

@@ -29,31 +29,25 @@ class Swor(Verifier):
     assumes = frozenset({"fixed", "sampled"})
 
     def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
-        children, path, child = tree.children(), [0], 0
-        while child >= 0:
-            p, q, child = sampler.law(logits[path[-1]]), tree.laws.get(path[-1]), -1
-            for node in children[path[-1]]:
-                token = tree.tokens[node]
-                law = make_point_mass(p, token) if q is None else q
+        children, path = tree.children(), [0]
+        while True:
+            node, shares = path[-1], []
+            p, q = sampler.law(logits[node]), tree.laws.get(node)
+            q = None if q is None else q.clone()
+            for child in children[node]:
+                token = tree.tokens[child]
+                if q is None or child in tree.fixed:
+                    law = p.new_zeros(p.shape)
+                    law[token] = 1.0
+                else:
+                    law = q / q.sum()
                 rest = (p - law).clamp_min(0)
-                share, left = (p[token] / law[token]).item(), rest.sum().item()
-                if left == 0 or sampler.accepts(share):  # nothing left: p equals q up to rounding
-                    path.append(child := node)
-                    break
-                p = rest / left
-                q = None if q is None else remove_token(q, token)
-        return Verdict(path, sampler.draw(p))
-
-
-def make_point_mass(like: Tensor, token: int) -> Tensor:
-    """Return the law [V] that is one at a token."""
-    law = like.new_zeros(like.shape)
-    law[token] = 1.0
-    return law
-
-
-def remove_token(law: Tensor, token: int) -> Tensor:
-    """Return the law [V] without a token, normalised."""
-    rest = law.clone()
-    rest[token] = 0.0
-    return rest / rest.sum()
+                mass = rest.sum()  # 0: p is q, but for rounding
+                shares.append((p[token] / law[token]).masked_fill(mass == 0, 1.0))
+                p = (rest / mass).where(mass > 0, p)
+                if q is not None:
+                    q[token] = 0.0
+            accepted = sampler.first_accepted(shares)
+            if accepted is None:
+                return Verdict(path, sampler.draw(p))
+            path.append(children[node][accepted])

@@ -31,49 +31,45 @@ class Traversal(Verifier):
     assumes = frozenset({"fixed", "sampled"})
 
     def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
-        children = tree.children()
-        p: dict[int, Tensor] = {}
-        q, weights, path = dict(tree.laws), {0: 1.0}, [0]
+        children, path = tree.children(), [0]
+        p = {0: sampler.law(logits[0])}
+        q, weights = dict(tree.laws), {0: p[0].new_ones(())}
         while True:
             node = path[-1]
-            if node not in p:
-                p[node] = sampler.law(logits[node])
             if children[node]:
                 child = children[node][0]
-                ratio = p[node][tree.tokens[child]]
-                if node in q:
-                    ratio = ratio / q[node][tree.tokens[child]]
-                weights[child] = min(1.0, weights[node] * ratio.item())
+                token, drawn = tree.tokens[child], node in q and child not in tree.fixed
+                ratio = p[node][token] / q[node][token] if drawn else p[node][token]
+                weights[child] = (weights[node] * ratio).clamp_max(1.0)
+                p[child] = sampler.law(logits[child])
                 path.append(child)
-            elif node == 0 or sampler.accepts(weights[node]):
+            elif node == 0 or sampler.accepts(weights[node].item()):
                 return Verdict(path, sampler.draw(p[node]))
             else:
                 path.pop()
-                self._update(node, path[-1], tree.tokens[node], p, q, weights)
+                self._update(tree, node, p, q, weights)
                 children[path[-1]].pop(0)
 
     def _update(
         self,
+        tree: TokenTree,
         leaf: int,
-        node: int,
-        token: int,
         p: dict[int, Tensor],
         q: dict[int, Tensor],
-        weights: dict[int, float],
+        weights: dict[int, Tensor],
     ) -> None:
-        """Update a node's laws and weight after its leaf with this token was rejected."""
-        if node in q:
-            rest = (weights[node] * p[node] - q[node]).clamp_min(0)
-            q[node] = q[node].index_fill(0, _as_index(q[node], token), 0.0)
-            q[node] /= q[node].sum()
+        """Update the laws and the weight of a rejected leaf's parent. They stay on the device."""
+        node, token = tree.parents[leaf], tree.tokens[leaf]
+        rest = weights[node] * p[node]
+        if node in q and leaf not in tree.fixed:
+            rest = (rest - q[node]).clamp_min(0)
         else:
-            rest = (weights[node] * p[node]).index_fill(0, _as_index(p[node], token), 0.0)
-        left = rest.sum().item()
+            rest[token] = 0.0
+        left = rest.sum()
         if node:
-            weights[node] = left / (left + 1.0 - weights[node]) if left else 0.0
-        if left:
-            p[node] = rest / left
-
-
-def _as_index(like: Tensor, token: int) -> Tensor:
-    return like.new_tensor([token]).long()
+            weights[node] = (left / (left + 1.0 - weights[node])).where(left > 0, left)
+        p[node] = (rest / left).where(left > 0, p[node])
+        if node in q:
+            q[node] = q[node].clone()
+            q[node][token] = 0.0
+            q[node] /= q[node].sum()

@@ -30,6 +30,8 @@ def show(generations: list[Generation], pipeline: Pipeline, sent: str | None) ->
     first, several = generations[0], len(generations) > 1
     rows = _sums(generations, sent) if several else _figures(first, sent)
     rows += _choices(first, pipeline)
+    if pipeline.verifier.cls.exactness == "lossy":
+        rows.append(("output", Text("lossy: it does not follow the target's law", "bold yellow")))
     compared = _verdicts(generations) if several else _comparison(first, pipeline)
     if compared:
         rows.append(("against AR", compared))

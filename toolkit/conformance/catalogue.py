@@ -109,14 +109,16 @@ def _try_reordering(subject: UnderTest, example: Any, tally: Tally) -> None:
 
 def _pairs_of_trees(subject: UnderTest) -> st.SearchStrategy[Any]:
     trees = generators.trees(nodes=4, vocabulary=enumeration.VOCABULARY)
-    drawn = [proposal == "sampled" for proposal in sorted(subject.build().assumes)]
+    proposals = sorted(subject.build().assumes)
+    if {"fixed", "sampled"} <= {*proposals}:
+        proposals.append("mixed")
     seeds, samplings = st.integers(0, 2**31), generators.samplings()
-    return st.tuples(st.tuples(trees, trees), seeds, samplings, st.sampled_from(drawn))
+    return st.tuples(st.tuples(trees, trees), seeds, samplings, st.sampled_from(proposals))
 
 
 def _try_enumerating(subject: UnderTest, example: Any, tally: Tally) -> None:
-    trees, seed, sampling, drawn = example
-    lengths = verifiers.law_is_the_targets(subject.build, trees, seed, sampling, drawn)
+    trees, seed, sampling, proposal = example
+    lengths = verifiers.law_is_the_targets(subject.build, trees, seed, sampling, proposal)
     most = sum(tree.depth + 1 for tree in trees)
     tally["drafted"] += sum(len(tree) - 1 for tree in trees)
     tally["accepted"] += sum(length > len(trees) for length in lengths)

@@ -7,7 +7,7 @@ so that a law is compared to rounding and not by statistics.
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any, TypeVar
@@ -113,12 +113,23 @@ def language(seed: int, vocabulary: int) -> Language:
     return logits
 
 
-def redrawn(shape: TokenTree, text: Text, draft: Language, chance: Chance) -> TokenTree:
-    """A tree with the children counts of `shape`, drawn without replacement by softmax(draft).
+def redrawn(
+    shape: TokenTree,
+    text: Text,
+    draft: Language,
+    chance: Chance,
+    *,
+    fixed: int = 0,
+    replace: bool = False,
+) -> TokenTree:
+    """A tree with the children counts of `shape`, drawn by softmax(draft), with or without replacement.
 
-    Where all tokens are drawn already, a child and what is below it are left out.
+    The first `fixed` children of each node are the likeliest tokens, not drawn. Where all tokens are
+    drawn already, a child and what is below it are left out.
     """
-    tree, where, left = TokenTree.root(text[-1]), {0: 0}, {}
+    tree, where = TokenTree.root(text[-1]), {0: 0}
+    left: dict[int, Tensor] = {}
+    placed: Counter[int] = Counter()
     for node, parent in enumerate(shape.parents[1:], 1):
         above = where.get(parent, -1)
         if above < 0:
@@ -128,11 +139,15 @@ def redrawn(shape: TokenTree, text: Text, draft: Language, chance: Chance) -> To
         law = tree.laws.get(above, left[above])
         if not left[above].any():
             continue
-        token = chance.choose((left[above] / left[above].sum()).tolist())
-        left[above] = left[above].index_fill(0, torch.tensor([token]), 0.0)
+        chosen = placed[above] < fixed
+        placed[above] += 1
+        shares = (left[above] / left[above].sum()).tolist()
+        token = int(left[above].argmax()) if chosen else chance.choose(shares)
+        if not replace:
+            left[above] = left[above].index_fill(0, torch.tensor([token]), 0.0)
         where[node] = len(tree)
         logprob = float(law[token].log())
-        tree = tree.grow([above], Candidates([[token]], [[logprob]], law[None]))
+        tree = tree.grow([above], Candidates([[token]], [[logprob]], law[None], int(chosen)))
     return tree
 
 

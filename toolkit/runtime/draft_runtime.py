@@ -7,11 +7,12 @@ from torch import Tensor
 
 from toolkit.choice import Choice
 from toolkit.interfaces import KVPolicy
+from toolkit.proposer import Proposer
 from toolkit.runtime.models.pool import Pool
 from toolkit.runtime.models.supported import require_shareable
 from toolkit.runtime.session import ModelSession
 from toolkit.runtime.shared_session import SharedSession
-from toolkit.sampling import gumbel_noise
+from toolkit.tree import Candidates, TokenTree
 
 
 @define(eq=False)
@@ -21,16 +22,33 @@ class DraftRuntime:
     pool: Pool
     target: ModelSession
     draft_kv: Choice[KVPolicy]
-    draft_temperature: float | None = None
-    seed: int = 0
+    proposer: Proposer = Proposer()
     sessions: list[ModelSession] = field(factory=list, init=False)
 
     @property
     def vocabulary(self) -> int:
         return self.target.vocabulary
 
-    def noise(self, key: str, like: Tensor) -> Tensor:
-        return gumbel_noise(f"draft {self.seed} {key}", like)
+    def candidates(
+        self,
+        tree: TokenTree,
+        frontier: list[int],
+        logits: Tensor,
+        k: int,
+        *,
+        temperature: float = 0.0,
+        fixed: int = 0,
+    ) -> Candidates:
+        return self.proposer.candidates(
+            tree,
+            frontier,
+            logits,
+            k,
+            position=self.target.length,
+            vocabulary=self.target.vocabulary,
+            temperature=temperature,
+            fixed=fixed,
+        )
 
     def session(self, model: str) -> ModelSession:
         self.sessions.append(ModelSession(self.pool.load(model), self.draft_kv.build()))

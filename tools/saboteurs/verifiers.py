@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from toolkit.conformance.tree_paths import path_to
-from toolkit.interfaces import Proposal, Verifier
+from toolkit.interfaces import Verifier
+from toolkit.proposer import Proposal
 from toolkit.sampling import Sampler, Sampling
 from toolkit.tree import TokenTree, Verdict
 
@@ -276,3 +277,97 @@ class OneRandomNumber(Verifier):
 
     def _without(self, logits: Tensor, token: int) -> Tensor:
         return logits.index_fill(0, torch.tensor([token]), float("-inf"))
+
+
+@attrs.define
+class InTurn(Verifier):
+    """Sampling without replacement, done right; the base of verifiers that do it wrong."""
+
+    name = "in-turn"
+    exactness = "distribution"
+    assumes = frozenset({"sampled"})
+
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
+        path = [0]
+        while True:
+            p = sampler.law(logits[path[-1]])
+            q = tree.laws.get(path[-1], p)
+            for child in (n for n, parent in enumerate(tree.parents) if parent == path[-1]):
+                share = float(p[tree.tokens[child]] / q[tree.tokens[child]])
+                rest = self.residual(p, q)
+                if self.accepts(sampler, share) or not rest.any():
+                    path.append(child)
+                    break
+                p, q = rest / rest.sum(), self.next_law(q, tree.tokens[child])
+            else:
+                return Verdict(path, sampler.draw(p))
+
+    def accepts(self, sampler: Sampler, share: float) -> bool:
+        return sampler.accepts(share)
+
+    def residual(self, p: Tensor, q: Tensor) -> Tensor:
+        return (p - q).clamp_min(0)
+
+    def next_law(self, q: Tensor, token: int) -> Tensor:
+        rest = q.index_fill(0, torch.tensor([token]), 0.0)
+        return rest / rest.sum()
+
+
+@attrs.define
+class KeepsTheLaw(InTurn):
+    """SpecInfer's multi-round rule on draws without replacement: the drafter's law stays as it was."""
+
+    name = "keeps-the-law"
+
+    def next_law(self, q: Tensor, token: int) -> Tensor:
+        return q
+
+
+@attrs.define
+class ReusesUniforms(InTurn):
+    """Accepts every node by one and the same random number."""
+
+    name = "reuses-uniforms"
+
+    def accepts(self, sampler: Sampler, share: float) -> bool:
+        law = torch.tensor([max(0.0, 1 - share), min(share, 1.0)], dtype=torch.double)
+        return attrs.evolve(sampler, sampling=Sampling(1.0)).token(law.log(), 0) == 1
+
+
+@attrs.define
+class ResidualByLogarithms(InTurn):
+    """The residual as exp(log p + log(1 − q/p)) in bfloat16, which cancels."""
+
+    name = "residual-by-logarithms"
+
+    def residual(self, p: Tensor, q: Tensor) -> Tensor:
+        p, q = p.bfloat16(), q.bfloat16()
+        rest = (p.log() + torch.log1p(-(q / p))).exp()
+        return rest.nan_to_num(0.0).double()
+
+
+@attrs.define
+class LongestSurvivor(InTurn):
+    """Dynasurge's "enhanced" verification: tries later siblings of an accepted node, too, and keeps the
+    longest path that survives; the bonus comes from the residual of that path's end."""
+
+    name = "longest-survivor"
+
+    def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
+        waiting, best, ends = [0], 0, {}
+        while waiting:
+            node = waiting.pop(0)
+            p = sampler.law(logits[node])
+            q = tree.laws.get(node, p)
+            for child in (n for n, parent in enumerate(tree.parents) if parent == node):
+                share = float(p[tree.tokens[child]] / q[tree.tokens[child]])
+                if sampler.accepts(share):
+                    waiting.append(child)
+                    continue
+                rest = self.residual(p, q)
+                p = rest / rest.sum() if rest.any() else p
+                q = self.next_law(q, tree.tokens[child])
+            ends[node] = p
+            if tree.depths[node] > tree.depths[best]:
+                best = node
+        return Verdict(path_to(tree, best), sampler.draw(ends[best]))

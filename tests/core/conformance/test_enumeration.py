@@ -5,7 +5,7 @@ import itertools
 import attrs
 import pytest
 import torch
-from saboteurs.verifiers import OneByOne
+from saboteurs.verifiers import InTurn, OneByOne
 
 from toolkit import Candidates, Registry, Sampler, Sampling, TokenTree
 from toolkit.conformance.enumeration import (
@@ -15,6 +15,7 @@ from toolkit.conformance.enumeration import (
     emitted,
     every_run,
     language,
+    redrawn,
     worst_error,
 )
 
@@ -96,6 +97,15 @@ def test_two_steps_have_ars_joint_law(sampling, shapes):
     for make in (match, OneByOne):
         law = emitted(make, target, planted(*shapes), sampling, 2)
         assert worst_error(law, target, sampling) <= ROUNDING
+
+
+def test_the_base_of_the_broken_verifiers_of_draws_has_ars_law():
+    """So each of them is caught for its own bug."""
+    target, draft, sampling = language(1, 3), language(2, 3), Sampling(1.0)
+    shapes = [planted(STAR, CHAIN)(step, (0,), None) for step in (0, 1)]
+    law = emitted(InTurn, target, lambda step, *rest: redrawn(shapes[step], rest[0], draft, rest[1]),
+                  sampling, 2)  # fmt: skip
+    assert worst_error(law, target, sampling) <= ROUNDING
 
 
 @attrs.frozen(eq=False)

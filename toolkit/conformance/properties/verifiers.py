@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import attrs
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from toolkit.conformance import enumeration
 from toolkit.conformance.comparison import Broken
 from toolkit.interfaces import Verifier
+from toolkit.proposer import Proposal
 from toolkit.sampling import Sampler, Sampling
 from toolkit.tree import TokenTree
 
@@ -46,29 +48,32 @@ def law_is_the_targets(
     trees: Sequence[TokenTree],
     seed: int,
     sampling: Sampling,
-    drawn: bool = False,
+    proposal: Proposal | Literal["mixed"],
 ) -> set[int]:
     """The text that two steps emit has exactly the law of AR's, by enumeration of every random number;
     returns the numbers of tokens that the steps may emit together.
 
-    There is one tree for each step. If they are `drawn`, only the numbers of children count, and the
-    tokens are drawn from a drafter's law. `seed` chooses the target and the drafter.
+    There is one tree for each step. If they are not `fixed`, only the numbers of children count, and
+    the tokens are drawn from a drafter's law; in `mixed` ones each first child is chosen without
+    chance.
+    `seed` chooses the target and the drafter.
     """
     languages = (enumeration.language(seed + i, enumeration.VOCABULARY) for i in range(2))
     target, draft = languages
 
     def grow(step: int, text: enumeration.Text, chance: enumeration.Chance) -> TokenTree:
-        if drawn:
-            return enumeration.redrawn(trees[step], text, draft, chance)
-        return attrs.evolve(trees[step], tokens=[text[-1], *trees[step].tokens[1:]])
+        if proposal == "fixed":
+            return attrs.evolve(trees[step], tokens=[text[-1], *trees[step].tokens[1:]])
+        fixed, replace = int(proposal == "mixed"), proposal == "iid"
+        return enumeration.redrawn(trees[step], text, draft, chance, fixed=fixed, replace=replace)
 
     law = enumeration.emitted(make, target, grow, sampling, len(trees))
     error = enumeration.worst_error(law, target, sampling)
     if error > enumeration.ROUNDING:
         shapes = [(tree.tokens[1:], tree.parents[1:]) for tree in trees]
         raise Broken(
-            f"the probability of a text is off by {error:.2g}, after "
-            f"{'drawn' if drawn else 'fixed'} trees of tokens and parents {shapes}, at {sampling}"
+            f"the probability of a text is off by {error:.2g}, after {proposal} trees of tokens and "
+            f"parents {shapes}, at {sampling}"
         )
     return {len(text) for text, probability in law.items() if probability > 0}
 

@@ -1,0 +1,90 @@
+"""Proposer: makes candidates of a drafter's logits, in the way that the verifier's proof covers."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Literal
+
+from attrs import evolve, frozen
+
+from toolkit.sampling import Sampler, Sampling, gumbel_noise, make_generator
+from toolkit.tree import Candidates, TokenTree
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Proposal = Literal["fixed", "sampled", "iid"]
+"""How children are chosen: deterministically; drawn without replacement; drawn with replacement."""
+
+
+@frozen
+class Proposer:
+    """Makes the candidates of one request.
+
+    `sampling` and `seed` are the request's. `how` is a proposal that the verifier's proof covers, or
+    `matched` for a verifier that accepts the token that AR draws with this seed: the likeliest tokens
+    after the noise of that very draw. So a drafter that agrees with the target proposes the drawn token
+    (a coupling by common Gumbel noise; Daliri, Musco and Suresh 2025).
+    """
+
+    how: Literal[Proposal, "matched"] = "fixed"
+    sampling: Sampling = Sampling()
+    seed: int = 0
+
+    def candidates(
+        self,
+        tree: TokenTree,
+        frontier: list[int],
+        logits: Tensor,
+        k: int,
+        *,
+        position: int,
+        vocabulary: int,
+        temperature: float = 0.0,
+        fixed: int = 0,
+    ) -> Candidates:
+        """Up to `k` candidates after each of `frontier[F]`, by a drafter's `logits[F, ≤ V]`.
+
+        `position` is the root's, `vocabulary` the target's V. Tokens are drawn at `temperature` (0: the
+        target's); the `fixed` likeliest are chosen deterministically.
+        """
+        if self.sampling.greedy or self.how == "fixed":
+            return Candidates.top(logits, k)
+        import torch
+
+        sampling = evolve(self.sampling, temperature=temperature or self.sampling.temperature)
+        scores = sampling.scores(logits)
+        if self.how == "matched":
+            sampler = Sampler(sampling, self.seed, position)
+            noise = [sampler.noise(tree.depths[n], vocabulary, logits.device) for n in frontier]
+            drawn = scores + torch.stack(noise)[:, : scores.shape[1]]
+            return Candidates.top(drawn * sampling.temperature, k)
+        wide = vocabulary - scores.shape[1]  # tokens that only the target knows
+        scores = torch.nn.functional.pad(scores, (0, wide), value=-inf)
+        keys = [f"draft {self.seed} {position} {_path_tokens(tree, node)}" for node in frontier]
+        if self.how == "iid":
+            return _drawn_with_replacement(scores, keys, k)
+        noise = [gumbel_noise(key, vocabulary, logits.device) for key in keys]
+        return Candidates.draw(scores, torch.stack(noise), k, fixed)
+
+
+def _drawn_with_replacement(scores: Tensor, keys: list[str], k: int) -> Candidates:
+    """`k` independent draws from each row of softmax(`scores[F, V]`): duplicates stay."""
+    import torch
+
+    laws = scores.double().softmax(-1)
+    drawn = [
+        law.multinomial(k, replacement=True, generator=make_generator(key, law.device))
+        for key, law in zip(keys, laws, strict=True)
+    ]
+    tokens = torch.stack(drawn)
+    return Candidates(tokens.tolist(), laws.log().gather(1, tokens).tolist(), laws)
+
+
+def _path_tokens(tree: TokenTree, node: int) -> list[int]:
+    """The tokens from a node up to the root."""
+    tokens = []
+    while node >= 0:
+        tokens.append(tree.tokens[node])
+        node = tree.parents[node]
+    return tokens
