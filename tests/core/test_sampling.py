@@ -187,7 +187,7 @@ def test_drawn_candidates_are_successive_draws_without_replacement():
     """The first is drawn by the law, the second by the law without the first."""
     law, counts = torch.tensor([0.5, 0.3, 0.2]), Counter()
     for seed in range(DRAWS):
-        noise = gumbel_noise(f"draft {seed}", law)[None]
+        noise = gumbel_noise(f"draft {seed}", 3, law.device)[None]
         drawn = Candidates.draw(law.log()[None], noise, 2)
         counts[tuple(drawn.tokens[0])] += 1
     p = law.tolist()

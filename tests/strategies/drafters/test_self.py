@@ -1,7 +1,5 @@
 """The target drafts for itself: what it would say under the policy, and nothing drafted is kept."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import transformers as hf
@@ -21,7 +19,7 @@ EXACT = 1e-5  # probabilities are float32
 
 
 @pytest.fixture
-def start(make):
+def start(make, hash_runtime):
     """A started drafter, the target that it draws on, and a session that shares its K/V."""
 
     def started(kv=SMALL, prompt=PROMPT, family="llama"):
@@ -34,7 +32,8 @@ def start(make):
             return opened[-1]
 
         drafter = make("drafter", f"self:kv=[{kv}]")
-        drafter.start(prompt, SimpleNamespace(shared_session=shared_session))
+        runtime = type("Lends", (hash_runtime,), {"shared_session": staticmethod(shared_session)})
+        drafter.start(prompt, runtime(None, target.vocabulary))
         return drafter, target, opened[0]
 
     return started
