@@ -28,7 +28,7 @@ class ArmColumns:
         "name of the AR arm that it is compared with: same target, same KV policy"
     )
     lossless: bool = column(
-        "whether its tokens must be AR's; false: declared lossy, or a sampling verifier"
+        "whether its tokens must be AR's; false: the arm or its verifier is declared lossy"
     )
     tuned: str | None = column("how its options were chosen on held-out prompts; null: as given")
     options: str = column("JSON: every option of its strategies with its value, defaults included")
@@ -51,11 +51,15 @@ class SampleColumns:
     turn: int = column("of a conversation, 0 first; earlier answers in the prompt are AR's")
     prompt_limit: int = column("tokens that a turn is cut to")
     max_new_tokens: int = column("T, tokens to decode")
-    place: int = column("position of the arm in this round, from 0")
+    round: int = column("every prompt is decoded in each round, from 0")
+    place: int = column("position of the arm among those on this prompt, from 0")
     started: datetime = column("when the request began, UTC")
     wall_ms: float = column("from the call to the last token, setup included, without detokenising")
     load: float | None = column(
         "share of all cores' time that other processes used during the request; null: unknown"
+    )
+    against_ar: float | None = column(
+        "tokens_per_s over AR's, same prompt, round and KV policy; null: not compared"
     )
     first_tokens: int = column("tokens of the first target forward: 1, or more with hf:assisted")
     path_length: float | None = column("drafted tokens accepted per target forward")

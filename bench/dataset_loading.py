@@ -87,9 +87,7 @@ def read_hub_rows(
     name: str, repo: str, config: str | None, split: str, most: int | None
 ) -> tuple[list[Row], str]:
     """Read the rows of a data set on the hub, and its commit. Raises `ToolkitError`."""
-    get = (
-        f"download it with `hf download {repo} --repo-type dataset` and give its path: {name}:FOLDER"
-    )
+    get = f"download it with `hf download {repo} --repo-type dataset` and give its path: {name}:FOLDER"
     try:
         from datasets import load_dataset
     except ImportError as error:

@@ -44,18 +44,19 @@ class Setting:
 
 @frozen
 class Key:
-    """One turn of one prompt under one setting: what pairs the requests of different arms."""
+    """One turn of one prompt under one setting in one round: what pairs the requests of the arms."""
 
     setting: Setting
     prompt_index: int  # row in the data set
     turn: int
+    round: int
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Key:
         """The key of a row of `requests`."""
-        return cls(Setting.of(row), row["prompt_index"], row["turn"])
+        return cls(Setting.of(row), row["prompt_index"], row["turn"], row["round"])
 
     @property
     def prompt(self) -> str:
-        """The prompt, all its settings and turns together: the unit that the bootstrap resamples."""
+        """The prompt, all its settings and turns together."""
         return f"{self.setting.dataset} {self.prompt_index}"

@@ -55,6 +55,7 @@ class Plan:
         factory=lambda: ["stories"], validator=[min_len(1), _require_distinct]
     )
     prompts: int = field(default=10, validator=ge(1))
+    rounds: int = field(default=2, validator=ge(1))
     prompt_tokens: list[int] = field(factory=lambda: [256], validator=POSITIVE)
     max_new_tokens: list[int] = field(factory=lambda: [128], validator=POSITIVE)
     warmup: int = field(default=2, validator=ge(1))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +27,24 @@ from .tuning import list_candidates
 
 @frozen
 class Group:
-    """One turn of one prompt under one setting: every arm decodes it."""
+    """One turn of one prompt under one setting in one round: every arm decodes it."""
 
     split: Split
     setting: Setting
     talk: Talk
     turn: int
+    round: int
 
     @property
     def key(self) -> Key:
         """What its requests have in common."""
-        return Key(self.setting, self.talk.index, self.turn)
+        return Key(self.setting, self.talk.index, self.turn, self.round)
 
 
 @frozen
 class Task:
-    """One request to make. `number` names its part file and row, `place` its position in the round."""
+    """One request to make. `number` names its part file and row, `place` its arm's position among
+    those on the same prompt."""
 
     number: int
     group: Group
@@ -108,16 +111,18 @@ class PreparedPlan:
     def is_lossless(self, arm: Arm) -> bool:
         """Whether its tokens must be AR's."""
         verifier: Any = self.pipelines[arm.name].verifier.cls
-        return not arm.lossy and verifier.exactness in ("greedy", "token")
+        return (
+            not arm.lossy and verifier.exactness != "lossy"
+        )  # at temperature 0 a law is one token
 
     def groups(self, split: Split) -> Iterator[Group]:
-        """The groups of a split: by data set, prompt, setting and turn."""
-        for dataset in self.plan.datasets:
-            for talk in self.talks[dataset][split]:
-                for setting in self.settings:
-                    if setting.dataset == dataset:
-                        for turn in range(len(talk.turns)):
-                            yield Group(split, setting, talk, turn)
+        """The groups of a split: by round, data set, prompt, setting and turn. Tuning has one round."""
+        rounds = range(1 if split == "tune" else self.plan.rounds)
+        for number, dataset in product(rounds, self.plan.datasets):
+            for talk, setting in product(self.talks[dataset][split], self.settings):
+                if setting.dataset == dataset:
+                    for turn in range(len(talk.turns)):
+                        yield Group(split, setting, talk, turn, number)
 
     def _sample(self, name: str, source: Source, chat: bool) -> None:
         """Sample a data set. Raises `ToolkitError` when a prompt does not fit the target."""

@@ -22,6 +22,7 @@ from .table import (
     format_ratio,
     format_verdicts,
     list_closing_notes,
+    list_findings,
     list_notes,
 )
 
@@ -48,23 +49,26 @@ class PageFigure:
 
 def write(results: Results, folder: Path) -> Path:
     """Write page and figures to a folder and return the page's path. Raises `ToolkitError`."""
-    from jinja2 import Environment
-
     if not results.tested:
         raise ToolkitError("there is nothing to report yet: no measured request is in the results")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        template = (files(__package__) / "report.html").read_text(encoding="utf-8")
-        page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-            template
-        )
-        text = page.render(**_collect(results), figures=list(_draw(results, folder)))
+        text = render(results, list(_draw(results, folder)))
         (folder / "index.html").write_text(text, encoding="utf-8")
     except OSError as error:
         raise ToolkitError(
             f"the report cannot be written to {folder} ({error.strerror}): name another with --out"
         ) from error
     return folder / "index.html"
+
+
+def render(results: Results, figures: list[PageFigure]) -> str:
+    """The page as HTML."""
+    from jinja2 import Environment
+
+    template = (files(__package__) / "report.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(**_collect(results), figures=figures)
 
 
 def _collect(results: Results) -> dict[str, Any]:
@@ -78,7 +82,7 @@ def _collect(results: Results) -> dict[str, Any]:
         "tables": [_tabulate(results, setting) for setting in results.settings],
         "arms": [
             {
-                "name": arm,
+                "name": results.label(arm, most=120),
                 "spec": run["arm_spec"],
                 "tuned": run["tuned"],
                 "lossless": run["lossless"],
@@ -86,8 +90,8 @@ def _collect(results: Results) -> dict[str, Any]:
             for arm, run in results.by_arm.items()
         ],
         "closing": list_closing_notes(results),
-        "divergent": len(results.divergent),
-        "uncompared": results.uncompared,
+        "findings": list_findings(results),
+        "banner": "bad" if results.divergent or results.is_unsteady else "good" * results.is_sound,
         "requests": len(results.tested),
     }
 
@@ -102,15 +106,21 @@ def _tabulate(results: Results, setting: Setting) -> dict[str, Any]:
 
 
 def _format_cells(summary: Summary) -> dict[str, Any]:
-    ratio, reading = format_ratio(summary.ratio, summary.is_baseline)
-    whole, _ = format_ratio(summary.request_ratio, summary.is_baseline)
+    others = "divergent" in summary.verdicts  # than AR's: never green
+    colours = {
+        "faster": "" if others else "good",
+        "slower": "bad",
+        "divergent": "bad",
+        "unsteady": "bad",
+    }
     return {
-        "arm": summary.arm,
+        "arm": summary.label,
         "prompts": summary.prompts,
         "tokens_per_s": format_number(summary.tokens_per_s, 1),
-        "ratio": ratio,
-        "reading": reading,
-        "whole": whole,
+        "ratio": format_ratio(summary.ratio, summary.is_baseline),
+        "reading": summary.reading,
+        "colour": colours.get(summary.reading, ""),
+        "whole": format_ratio(summary.request_ratio, summary.is_baseline),
         "ttft_ms": format_number(summary.ttft_ms, 1),
         "tpot_ms": format_number(summary.tpot_ms, 2),
         "tau": format_number(summary.tau, 2),
@@ -118,7 +128,7 @@ def _format_cells(summary: Summary) -> dict[str, Any]:
         "acceptance": format_number(summary.acceptance, 2),
         "distinct": format_number(summary.distinct_3grams, 2),
         "verdicts": format_verdicts(summary.verdicts),
-        "bad": summary.lossless and "divergent" in summary.verdicts,
+        "others": others,
     }
 
 

@@ -18,6 +18,7 @@ from .keys import Key, Setting
 from .statistics import Ratio, compare_paired, geometric_mean, mean
 from .store import Row, Store
 
+UNSTEADY = 0.15  # how far from 1 the interval of the drift may reach
 LOOP = 0.5  # share of distinct 3-grams below which an output counts as a loop
 
 
@@ -26,9 +27,11 @@ class Summary:
     """The figures of an arm under a setting; None where they are not known."""
 
     arm: str
+    label: str
     prompts: int
     tokens_per_s: float | None  # geometric mean over requests
     ratio: Ratio | None  # of tokens_per_s against AR of the same KV policy
+    reading: str  # of this ratio
     request_ratio: Ratio | None  # of tokens per second of the whole request
     ttft_ms: float | None
     tpot_ms: float | None
@@ -37,7 +40,6 @@ class Summary:
     acceptance: float | None
     distinct_3grams: float | None
     verdicts: dict[str, int]
-    lossless: bool
     is_baseline: bool
 
 
@@ -149,6 +151,34 @@ class Results:
         before = self.rows(again[0]["arm"])
         return compare_paired(_speeds_of(again, False), _speeds_of(before, False))
 
+    @property
+    def is_unsteady(self) -> bool:
+        """Whether the machine's speed changed, or may have: no arm is called faster or slower then."""
+        drift = self.drift
+        if drift is None or drift.low is None or drift.high is None:
+            return False
+        return not 1 - UNSTEADY <= drift.low <= 1 <= drift.high <= 1 + UNSTEADY
+
+    def read_ratio(self, arm: str, ratio: Ratio | None) -> str:
+        """What the ratio of an arm's speed to AR's says, in a word or two."""
+        run = self.by_arm[arm]
+        if run["baseline"] == arm:
+            return "baseline"
+        if any(row["arm"] == arm for row in self.divergent):
+            return "divergent"
+        if ratio is None:
+            return "–"
+        decided = ratio.reading in ("faster", "slower")
+        return "unsteady" if decided and self.is_unsteady else ratio.reading
+
+    def label(self, arm: str, most: int = 44) -> str:
+        """An arm's name in tables and figures: short, AR in capitals, and marked if it is lossy."""
+        run = self.by_arm[arm]
+        name = f"AR{arm.removeprefix('ar')}" if run["baseline"] == arm else arm
+        if run["lossless"]:
+            return shorten_arm(name, most)
+        return f"{shorten_arm(name.removesuffix(' lossy'), most)} (lossy)"
+
     @cached_property
     def load(self) -> float | None:
         """The share of all cores' time that others used while requests ran; None: not known."""
@@ -172,11 +202,14 @@ class Results:
         """The figures of an arm under a setting."""
         rows, run = self.rows(arm, setting), self.by_arm[arm]
         speed = geometric_mean(r["tokens_per_s"] for r in rows if r["tokens_per_s"])
+        ratio = self.ratio(arm, setting)
         return Summary(
             arm=arm,
+            label=self.label(arm),
             prompts=len({row["prompt_index"] for row in rows}),
             tokens_per_s=speed,
-            ratio=self.ratio(arm, setting),
+            ratio=ratio,
+            reading=self.read_ratio(arm, ratio),
             request_ratio=self.ratio(arm, setting, whole=True),
             ttft_ms=mean(row["ttft_ms"] for row in rows),
             tpot_ms=mean(row["tpot_ms"] for row in rows),
@@ -185,11 +218,10 @@ class Results:
             acceptance=mean(row["acceptance"] for row in rows),
             distinct_3grams=mean(row["distinct_3grams"] for row in rows),
             verdicts=dict(Counter(row["verdict"] for row in rows if row["verdict"])),
-            lossless=run["lossless"],
             is_baseline=run["baseline"] == arm,
         )
 
-    @property
+    @cached_property
     def divergent(self) -> list[Row]:
         """Rows of lossless arms whose tokens are not AR's."""
         lossless = {row["arm"]: row["lossless"] for row in self.runs}
@@ -200,6 +232,12 @@ class Results:
         """The number of requests without a verdict: the bench was stopped before AR's turn."""
         others = {arm for arm, run in self.by_arm.items() if run["baseline"] != arm}
         return sum(row["verdict"] is None and row["arm"] in others for row in self.tested)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every output of every arm was found to be AR's, up to numerical ties."""
+        others = [row for row in self.tested if self.by_arm[row["arm"]]["baseline"] != row["arm"]]
+        return bool(others) and all(row["verdict"] in ("exact", "tie") for row in others)
 
     def bandwidth_share(self, setting: Setting) -> float | None:
         """The ratio of AR's speed to the limit that reading every weight once per token sets."""
@@ -260,11 +298,11 @@ def pool(rows: list[Row], part: str, whole: str) -> float | None:
 
 
 def _speeds_of(rows: list[Row], whole: bool) -> dict[Any, float]:
-    """Speed by (prompt, key)."""
+    """Speed by (prompt, round, key)."""
     speeds = {}
     for row in rows:
         speed = 1e3 * len(row["token_ids"]) / row["wall_ms"] if whole else row["tokens_per_s"]
         if speed:
             key = Key.of(row)
-            speeds[key.prompt, key] = speed
+            speeds[key.prompt, key.round, key] = speed
     return speeds

@@ -18,6 +18,7 @@ from .keys import Key
 from .machine import Moment, measure_bandwidth, measure_load
 from .prepared_plan import Group, PreparedPlan, Task
 from .rows import make_arm_row, make_request_row, make_run
+from .statistics import divide
 from .store import Row, Store
 from .tuning import choose_best
 
@@ -129,10 +130,10 @@ class Runner:
 
     def _measure(self, groups: list[Group], arms: list[Arm], number: int) -> int:
         """Run every arm on every group, numbered from `number`; the next number."""
-        rounds = list(_list_rounds(groups, arms, number))
-        if any(task.number not in self.done for tasks in rounds for task in tasks):
+        lists = list(_list_tasks(groups, arms, number))
+        if any(task.number not in self.done for tasks in lists for task in tasks):
             self._warm_up(groups, arms)
-        for tasks in rounds:
+        for tasks in lists:
             for task in tasks:
                 if task.number not in self.done:
                     self.progress(len(self.done), self.total, task.arm.name)
@@ -194,7 +195,11 @@ class Runner:
             if not row or not reference or row is reference or row["verdict"] is not None:
                 continue
             verdict, ties = self._compare(row, reference, task, baseline)
-            row = row | {"verdict": verdict, "ties": ties}
+            row = row | {
+                "verdict": verdict,
+                "ties": ties,
+                "against_ar": divide(row["tokens_per_s"], reference["tokens_per_s"]),
+            }
             self.store.write("requests", task.number, [row])
             self._remember(row)
 
@@ -214,10 +219,10 @@ class Runner:
         return ("divergent" if found.verdict != "tie" or cut_short else "tie"), found.ties
 
 
-def _list_rounds(groups: list[Group], arms: list[Arm], number: int) -> Iterator[list[Task]]:
-    """The numbered requests of each group; every round starts with the next arm."""
+def _list_tasks(groups: list[Group], arms: list[Arm], number: int) -> Iterator[list[Task]]:
+    """The numbered requests of each group; each starts with the next arm, in every round another."""
     for index, group in enumerate(groups):
-        shift = index % len(arms)
+        shift = (index + group.round) % len(arms)
         order = [*arms[shift:], *arms[:shift]]
         yield [Task(number + place, group, arm, place) for place, arm in enumerate(order)]
         number += len(arms)

@@ -1,9 +1,11 @@
-"""Paired statistics: ratios per prompt, geometric means, bootstrap intervals over prompts.
+"""Paired statistics: ratios per prompt, geometric means, bootstrap intervals over prompts and rounds.
 
 A ratio compares two requests with the same key on the same machine. Logarithms of ratios are averaged
-within a prompt, then over prompts. The bootstrap resamples prompts, because the requests of one prompt
-are not independent. Plain percentiles are too narrow for few prompts; they are widened as in the
-expanded percentile interval of Hesterberg 2015, arXiv:1411.5279.
+within a prompt and round, then over both. The bootstrap resamples prompts, because the requests of one
+prompt are not independent, and rounds, because what the machine does meanwhile is common to a round's
+requests (Owen 2007, The pigeonhole bootstrap, arXiv:0712.1111). Plain percentiles are too narrow for
+few prompts; they are widened as in the expanded percentile interval of Hesterberg 2015,
+arXiv:1411.5279.
 """
 
 from __future__ import annotations
@@ -52,29 +54,36 @@ def compare_paired(
 ) -> Ratio | None:
     """The ratio of two sets of measurements by key, over the keys that both have.
 
-    The first part of a key is the prompt. None when they share no key.
+    The first part of a key is the prompt, the second the round. None when they share no key.
     """
-    logs: dict[Any, list[float]] = defaultdict(list)
+    logs: dict[tuple[Any, Any], list[float]] = defaultdict(list)
     for key in ours.keys() & theirs.keys():
-        logs[key[0]].append(math.log(ours[key] / theirs[key]))
+        logs[key[:2]].append(math.log(ours[key] / theirs[key]))
     if not logs:
         return None
-    means = np.array([float(np.mean(sorted(values))) for _, values in sorted(logs.items())])
-    low, high = bootstrap(means, seed)
-    centre = float(np.exp(means.mean()))
+    prompts, rounds = (sorted({key[part] for key in logs}) for part in (0, 1))
+    cells = np.array([[np.mean(sorted(logs[p, r] or [np.nan])) for r in rounds] for p in prompts])
+    own = np.nanmean(cells, axis=1, keepdims=True)
+    cells = np.where(np.isnan(cells), own, cells)  # a bench that was stopped in its last round
+    low, high = bootstrap(cells, seed)
+    centre = float(np.exp(cells.mean()))
     if low is None or high is None:
-        return Ratio(centre, None, None, len(means))
-    return Ratio(centre, math.exp(low), math.exp(high), len(means))
+        return Ratio(centre, None, None, len(prompts))
+    return Ratio(centre, math.exp(low), math.exp(high), len(prompts))
 
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> tuple[float | None, float | None]:
-    """The bootstrap interval of the mean of `values[n]`; None for fewer than `FEWEST` values."""
-    if len(values) < FEWEST:
+    """The bootstrap interval of the mean of `values[n, R]`, of n prompts in R rounds; None for fewer
+    than `FEWEST` prompts."""
+    count, rounds = values.shape
+    if count < FEWEST:
         return None, None
     rng = np.random.default_rng(seed)
-    picks = rng.integers(0, len(values), size=(RESAMPLES, len(values)))
-    means = values[picks].mean(axis=1)
-    tail = widen_tail(len(values))
+    picks = rng.integers(0, count, size=(RESAMPLES, count))
+    by_round = values[picks].mean(axis=1)
+    picks = rng.integers(0, rounds, size=(RESAMPLES, rounds))
+    means = np.take_along_axis(by_round, picks, axis=1).mean(axis=1)
+    tail = widen_tail(count)
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
@@ -93,6 +102,11 @@ def widen_tail(count: int) -> float:
         + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
     )
     return normal.cdf(-t * math.sqrt(count / v))
+
+
+def divide(part: float | None, whole: float | None) -> float | None:
+    """A ratio; None where a part of it is not known, or there is nothing to divide by."""
+    return part / whole if part is not None and whole else None
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from toolkit.terminal import make_console
 
 from .keys import Setting
 from .machine import describe_machine
-from .results import LOOP, Results, Summary, shorten_arm
+from .results import LOOP, UNSTEADY, Results, Summary
 from .statistics import Ratio
 
 BEYOND = ": above 100 %, so they stay in a cache, or memory was busy when its speed was measured"
@@ -58,7 +59,7 @@ def show(results: Results, console: Console) -> None:
         for note in list_notes(results, setting):
             console.print(Text(f"  {note}"))
         console.print()
-    for note in list_closing_notes(results):
+    for note in (*list_closing_notes(results), *list_findings(results)):
         console.print(Text(note))
 
 
@@ -83,23 +84,22 @@ def _tabulate(results: Results, setting: Setting) -> Table:
 
 def format_cells(summary: Summary) -> list[str]:
     """An arm's cells, in the order of `COLUMNS`."""
-    ratio, reading = format_ratio(summary.ratio, summary.is_baseline)
     return [
-        shorten_arm(summary.arm),
+        summary.label,
         format_number(summary.tokens_per_s, 1),
-        ratio,
-        reading,
+        format_ratio(summary.ratio, summary.is_baseline),
+        summary.reading,
         format_number(summary.tau, 2),
         format_number(summary.distinct_3grams, 2),
         format_verdicts(summary.verdicts),
     ]
 
 
-def format_ratio(ratio: Ratio | None, is_baseline: bool) -> tuple[str, str]:
-    """A ratio to AR with its interval, and its reading."""
+def format_ratio(ratio: Ratio | None, is_baseline: bool) -> str:
+    """A ratio to AR with its interval."""
     if is_baseline:
-        return "1", "baseline"
-    return (ratio.text, ratio.reading) if ratio else ("–", "–")
+        return "1"
+    return ratio.text if ratio else "–"
 
 
 def format_verdicts(verdicts: dict[str, int]) -> str:
@@ -153,34 +153,59 @@ def _compare_with_library(results: Results, setting: Setting) -> list[str]:
     for engines in (["hf:generate"], ["hf:assisted", "hf:lookup"]):
         theirs = results.find_fastest(setting, engines)
         ratios = {arm: results.ratio(arm, setting, theirs) for arm in ours if arm and theirs}
-        said = [f"{shorten_arm(arm)} {ratio.text} ×" for arm, ratio in ratios.items() if ratio]
+        said = [f"{results.label(arm)} {ratio.text} ×" for arm, ratio in ratios.items() if ratio]
         if theirs and said:
-            found.append(f"Against {shorten_arm(theirs)}: {', '.join(said)}")
+            found.append(f"Against {results.label(theirs)}: {', '.join(said)}")
     return found
 
 
 def list_closing_notes(results: Results) -> list[str]:
-    """The notes on the whole bench: machine, tuning, drift, load, divergent outputs."""
+    """The notes on the whole bench: machine, tuning, drift, load."""
     found = [f"Machine: {describe_machine(run)}." for run in results.runs[:1]]
     load, drift = results.load, results.drift
     found += [
         f"{arm}: tuned, {run['tuned']}" for arm, run in results.by_arm.items() if run["tuned"]
     ]
-    if drift is not None:
-        found.append(
-            f"Drift: the first arm again at the end ran at {drift.text} of its speed before."
-        )
-    if drift is not None and drift.low is not None and not drift.low <= 1 <= (drift.high or 1):
-        found.append(
-            "The machine's speed changed during the bench: do not compare tokens/s across it."
-        )
+    if drift is not None and not results.is_unsteady:
+        found.append(f"Drift: AR again at the end ran at {drift.text} of its speed before.")
     if load is None:
         found.append("Load: what other processes used of the CPU is not known on this system.")
     else:
         used = f"Load: other processes used {100 * load:.0f} % of the CPU while this ran"
         found.append(used + (NOT_QUIET if load > QUIET else "") + ".")
+    return found
+
+
+def list_findings(results: Results) -> list[str]:
+    """What the comparison with AR found, and whether the machine's speed changed: the page's banner."""
+    lossless = {
+        run["arm"] for run in results.runs if run["lossless"] and run["baseline"] != run["arm"]
+    }
+    verdicts = Counter(
+        r["verdict"] for r in results.tested if r["verdict"] and r["arm"] in lossless
+    )
+    count = sum(verdicts.values())
+    found = [
+        f"{count} outputs of lossless arms were compared with those of autoregressive decoding (AR): "
+        f"{format_verdicts(verdicts)}."
+    ]
+    if results.uncompared:
+        found.append(f"{results.uncompared} were not compared, because the bench was stopped.")
+    for arm, run in results.by_arm.items():
+        rows = results.rows(arm, loops=True)
+        others = sum(row["verdict"] == "divergent" for row in rows)
+        if not run["lossless"]:
+            found.append(f"{results.label(arm)}: {others} of {len(rows)} outputs are not AR's.")
     if results.divergent:
-        rows = results.divergent
-        arms = ", ".join(sorted({row["arm"] for row in rows}))
-        found.append(f"DIVERGENT: {len(rows)} outputs are not AR's, of {arms}.")
+        arms = ", ".join(sorted({row["arm"] for row in results.divergent}))
+        found.append(
+            f"DIVERGENT: {len(results.divergent)} outputs are not AR's, of {arms}. A lossless arm must "
+            f"give AR's tokens: do not use its speed until the difference is explained."
+        )
+    if results.is_unsteady and results.drift:
+        found.append(
+            f"UNSTEADY: AR again at the end ran at {results.drift.text} of its speed before. The "
+            f"interval must include 1 and stay within ±{100 * UNSTEADY:.0f} %, so no arm is called "
+            f"faster or slower: measure again on a quiet machine."
+        )
     return found

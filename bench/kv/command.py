@@ -105,11 +105,11 @@ def kv_context(
     from ..dataset_loading import read_text, repeat_text
     from ..statistics import Ratio
     from ..store import require_new_folder, save_rows
-    from ..table import list_closing_notes, print_rows
+    from ..table import list_closing_notes, list_findings, print_rows
     from .context import make_plan, summarize
 
     require_new_folder(out)
-    sizes = {"max_new_tokens": [new_tokens], "prompts": rounds}
+    sizes = {"max_new_tokens": [new_tokens], "prompts": rounds, "rounds": 1}
     plan = make_plan(policies, drafters, contexts, **sizes, **rest)
     registry = options.load_registry(plugins)
     source = repeat_text(read_text(text or STORY), max(contexts), rounds)
@@ -127,7 +127,7 @@ def kv_context(
     note = "tokens/s are geometric means; × AR is against AR under full on the same prompts."
     if results is not None and (rows := list(summarize(results))):
         print_rows(rows, cells, f"T = {new_tokens}, rounds: {rounds}; {note}")
-        click.echo("\n".join(list_closing_notes(results)))
+        click.echo("\n".join([*list_closing_notes(results), *list_findings(results)]))
         if out is not None:
             from ..plots.contexts import draw_contexts
             from ..theme import LIGHT

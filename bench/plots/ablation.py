@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, shorten_arm
+from ..results import Results
 from ..theme import Theme, whiskers
 
 ORDER = 4
@@ -45,7 +45,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         ecolor=theme.ink,
     )
     right.barh(places, [row.tau or 0.0 for row in rows], 0.62, color=colours)
-    left.set_yticks(places, [shorten_arm(row.arm, 36) for row in rows])
+    left.set_yticks(places, [results.label(row.arm, 36) for row in rows])
     right.set_yticks(places, [""] * len(rows))
     for axes, name in ((left, f"× AR, {setting.label}"), (right, "τ")):
         theme.add_title(axes, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, shorten_arm
+from ..results import Results
 from ..theme import Line, Theme
 
 ORDER = 10
@@ -39,6 +39,6 @@ def draw_contexts(results: Results, theme: Theme) -> Figure:
             if speed and ratio:
                 line[setting.prompt_limit] = (speed, ratio.mean, max(held) / 2**20)
         if line:
-            lines[shorten_arm(arm, 40)] = line
-    panels = ("tokens/s", f"× {shorten_arm(baseline, 16)}", "KV held at most, MiB")
+            lines[results.label(arm, 40)] = line
+    panels = ("tokens/s", f"× {results.label(baseline, 16)}", "KV held at most, MiB")
     return theme.draw_lines(panels, "tokens of the prompt", lines)

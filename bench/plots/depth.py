@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, shorten_arm
+from ..results import Results
 from ..store import Row
 from ..theme import Theme
 
@@ -29,7 +29,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
     for arm, line in lines:
         axes.plot(
             range(1, len(line) + 1), line, marker="o", markersize=4, color=theme.arm(results, arm),
-            label=shorten_arm(arm, 34),
+            label=results.label(arm, 34),
         )  # fmt: skip
     axes.set_xticks(range(1, max(len(line) for _, line in lines) + 1))
     axes.set_ylim(0, 1.02)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, shorten_arm
+from ..results import Results
 from ..theme import Theme, whiskers
 
 ORDER = 2
@@ -39,7 +39,12 @@ def draw(results: Results, theme: Theme) -> Figure | None:
             values = [getattr(row, key) for row in rows]
             values = [float("nan") if value is None else value for value in values]
             axes.plot(
-                lengths, values, marker="o", markersize=4, color=colour, label=shorten_arm(arm, 30)
+                lengths,
+                values,
+                marker="o",
+                markersize=4,
+                color=colour,
+                label=results.label(arm, 30),
             )
         ratios = [row.ratio for row in rows if row.ratio is not None]
         if rows[0].is_baseline or len(ratios) < len(rows):

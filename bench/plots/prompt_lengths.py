@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, shorten_arm
+from ..results import Results
 from ..theme import Theme, whiskers
 
 ORDER = 3
@@ -31,7 +31,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         means = [ratio.mean for ratio in ratios]
         left.errorbar(
             limits, means, yerr=whiskers(ratios), marker="o", markersize=4, color=colour, capsize=2,
-            label=shorten_arm(arm, 30),
+            label=results.label(arm, 30),
         )  # fmt: skip
         taus = [row.tau if row.tau is not None else float("nan") for row in rows]
         right.plot(limits, taus, marker="o", markersize=4, color=colour)

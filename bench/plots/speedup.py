@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, shorten_arm
+from ..results import Results
 from ..theme import Theme, whiskers
 
 ORDER = 1
 TITLE = "Speed against AR"
 CAPTION = (
     "Decoding speed of each arm divided by that of AR with the same target and KV policy: geometric "
-    "mean of paired ratios, and its 95 % bootstrap interval over prompts. Hollow bars: the interval "
-    "includes 1, or there are too few prompts for one."
+    "mean of paired ratios, and its 95 % bootstrap interval. Hollow bars cannot be called faster or "
+    "slower: the interval includes 1, prompts are too few, outputs diverged, or the machine was "
+    "unsteady."
 )
 MOST = 24  # arms in one panel
 
@@ -32,7 +33,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         places = list(range(len(bars)))
         for place, (arm, ratio) in enumerate(bars):
             colour = theme.arm(results, arm)
-            sure = ratio.reading in ("faster", "slower")
+            sure = results.read_ratio(arm, ratio) in ("faster", "slower")
             axes.barh(place, ratio.mean, 0.62, color=colour if sure else "none", edgecolor=colour)
         means = [ratio.mean for ratio in ratios]
         axes.errorbar(
@@ -44,7 +45,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
                 f"{ratio.mean:.2f}", (end, place), (5, 0), textcoords="offset points",
                 va="center", fontsize=9, color=theme.ink,
             )  # fmt: skip
-        axes.set_yticks(places, [shorten_arm(arm) for arm, _ in bars])
+        axes.set_yticks(places, [results.label(arm) for arm, _ in bars])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, 1.12 * max([1.0, *(ratio.high or ratio.mean for ratio in ratios)]))

@@ -56,7 +56,9 @@ def draw(results: Results, theme: Theme) -> Figure | None:
     return figure
 
 
-def _group_varied(results: Results, arms: list[str], group: tuple[str, ...]) -> list[tuple[str, str]]:
+def _group_varied(
+    results: Results, arms: list[str], group: tuple[str, ...]
+) -> list[tuple[str, str]]:
     """The largest set of arms that differ in this group's options only, as (values, arm)."""
     sets: dict[str, list[tuple[Any, str]]] = {}
     for arm in arms:

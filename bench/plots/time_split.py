@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ..results import Results, shorten_arm
+from ..results import Results
 from ..statistics import mean
 from ..theme import Theme
 
@@ -45,7 +45,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
                 place, part or 0.0, 0.62, left=start, color=theme.colour(index), label=names[index]
             )
             start += part or 0.0
-    axes.set_yticks(range(len(found)), [shorten_arm(arm) for arm, _, _ in found])
+    axes.set_yticks(range(len(found)), [results.label(arm) for arm, _, _ in found])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"ms per token, {setting.label}")

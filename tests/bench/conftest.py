@@ -114,9 +114,9 @@ def request_row(number, arm, prompt, speed, **changes):
         "draft_share": 0.3, "verify_share": 0.6, "commit_share": 0.1, "kv_bytes": 1 << 20,
         "kv_peak_bytes": 3 << 20, "draft_kv_bytes": 0, "peak_memory_bytes": None,
         "verdict": "exact", "ties": 0, "arm": arm, "split": "test", "dataset": "stories",
-        "prompt_index": prompt, "turn": 0, "prompt_limit": 256, "max_new_tokens": 64, "place": 0,
-        "started": BEGAN, "first_tokens": 1, "wall_ms": decode + 10, "load": 0.01,
-        "path_length": 1.0, "distinct_3grams": 0.9,
+        "prompt_index": prompt, "turn": 0, "prompt_limit": 256, "max_new_tokens": 64, "round": 0,
+        "place": 0, "started": BEGAN, "against_ar": None, "first_tokens": 1, "wall_ms": decode + 10,
+        "load": 0.01, "path_length": 1.0, "distinct_3grams": 0.9,
         "reached_by_depth": [30, 25, 22], "accepted_by_depth": [20, 10, 4],
     }  # fmt: skip
     return row | changes

@@ -15,6 +15,7 @@ from toolkit.bench.store import Store
 from toolkit import Pool, embedded
 
 QUICK = ["--target", "stories-1m", "--prompts", "2", "--max-new-tokens", "8", "--warmup", "1"]
+QUICK += ["--rounds", "1"]
 NGRAM = ["--arm", "drafter=ngram shaper=chain:k=2"]
 LOAD = hf.load_module
 
@@ -62,6 +63,22 @@ def test_every_arm_gets_the_same_prompts_in_rotated_order(bench):
     assert firsts == set(results.by_arm)
     started = [row["started"] for row in sorted(results.tested, key=lambda r: r["request_id"])]
     assert started == sorted(started)
+
+
+def test_every_prompt_is_decoded_in_every_round(bench):
+    """In another order, and compared with AR of the same round."""
+    results, _ = bench(*QUICK, *NGRAM, "--rounds", "3")
+    ran = {(r["round"], r["prompt_index"], r["arm"]): r for r in results.tested}
+    assert len(ran) == len(results.tested) == 3 * 2 * 2
+    numbers = [r["round"] for r in sorted(results.tested, key=lambda r: r["request_id"])]
+    assert numbers == sorted(numbers)
+    for (number, prompt, arm), row in ran.items():
+        ar = ran[number, prompt, "ar"]
+        assert row["token_ids"] == ar["token_ids"]
+        assert row["place"] != ran[(number + 1) % 3, prompt, arm]["place"] or number == 2
+        ratio = None if arm == "ar" else row["tokens_per_s"] / ar["tokens_per_s"]
+        assert row["against_ar"] == ratio
+    assert {r["round"] for r in results.requests if r["split"] == "drift"} == {0, 1, 2}
 
 
 def test_every_output_is_compared(bench):

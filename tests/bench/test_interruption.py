@@ -10,7 +10,7 @@ from toolkit.bench.store import Store
 
 ARGS = [
     "--target", "stories-1m", "--arm", "drafter=ngram", "--prompts", "12", "--max-new-tokens", "40",
-    "--warmup", "1",
+    "--warmup", "1", "--rounds", "1",
 ]  # fmt: skip
 WHOLE = 2 * 12 + 5
 

@@ -10,7 +10,8 @@ import pytest
 from attrs import evolve
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from toolkit.bench.report import write
+from toolkit.bench.report import render, write
+from toolkit.bench.results import Results
 from toolkit.bench.store import Store
 
 from toolkit import ToolkitError
@@ -76,24 +77,41 @@ def test_figures_lie_beside_the_page(page):
     assert imread(page.parent / "speedup.png").shape[1] > 1000
 
 
-def test_the_page_says_what_it_must(page, invented, tmp_path):
+def test_the_page_says_what_it_must(page, invented):
     text = page.read_text(encoding="utf-8")
     machine = "A Good CPU, CPU threads: 1, instruction set: avx2 in our kernels, AVX2 in PyTorch"
     load = "other processes used 1 % of the CPU while this ran."
-    for words in ("none diverged", "includes 1", "allows", "torch_isa", "arms = []", machine, load):
+    found = ("(AR): 24 exact.", 'class="banner good"')
+    for words in (*found, "includes 1", "allows", "torch_isa", "arms = []", machine, load):
         assert words in text
     results = invented({"ar": 50.0, "bad": 90.0})
     rows = [
         row | {"verdict": "divergent" if row["arm"] == "bad" else None} for row in results.requests
     ]
-    bad = write(evolve(results, requests=rows), tmp_path / "bad").read_text(encoding="utf-8")
-    assert "12 outputs are not those of AR" in bad
-    assert "none diverged" not in bad
+    bad = render(evolve(results, requests=rows), [])
+    assert "(AR): 12 divergent." in bad
+    assert "DIVERGENT: 12 outputs are not AR&#39;s, of bad." in bad
+    assert 'class="banner bad"' in bad
+    assert ">faster<" not in bad
 
 
-def test_loops_are_told(invented, tmp_path):
+def test_a_divergent_row_is_never_green(invented):
+    """Also a lossy arm's, whose speed may be quoted, and which is marked."""
+    results = invented({"ar": 50.0, "typical": 90.0})
+    runs = [run | {"lossless": run["arm"] == "ar"} for run in results.runs]
+    verdicts = {"ar": None, "typical": "divergent"}
+    rows = [row | {"verdict": verdicts[row["arm"]]} for row in results.requests]
+    text = render(Results(runs, rows), [])
+    assert "typical (lossy): 12 of 12 outputs are not AR&#39;s." in text
+    assert '<td class="">faster</td>' in text
+    assert 'class="good"' not in text
+    assert 'class="banner "' in text
+    assert text.count("typical (lossy)</td>") == 2  # in the results and among the arms
+
+
+def test_loops_are_told(invented):
     results = invented({"ar": 50.0, "chain": 60.0}, distinct_3grams=0.2)
-    assert "The output repeats itself" in write(results, tmp_path / "r").read_text(encoding="utf-8")
+    assert "The output repeats itself" in render(results, [])
 
 
 def test_the_report_is_of_the_parquet_alone(invented, toolkit, tmp_path):

@@ -9,7 +9,14 @@ from toolkit.bench.keys import Setting
 from toolkit.bench.machine import describe_machine
 from toolkit.bench.results import Results, pool_tau, shorten_arm
 from toolkit.bench.store import Store
-from toolkit.bench.table import COLUMNS, format_cells, list_closing_notes, list_notes, show
+from toolkit.bench.table import (
+    COLUMNS,
+    format_cells,
+    list_closing_notes,
+    list_findings,
+    list_notes,
+    show,
+)
 
 from toolkit import ToolkitError
 
@@ -53,12 +60,65 @@ def test_tuning_and_drift_are_no_results(invented):
         for row in results.requests if row["arm"] == "ar"
     ]  # fmt: skip
     more = evolve(results, requests=[*results.requests, *twice, *again])
-    assert more.summarize("chain", results.settings[0]) == results.summarize(
-        "chain", results.settings[0]
-    )
+    setting = results.settings[0]
+    found, plain = more.summarize("chain", setting), results.summarize("chain", setting)
+    assert evolve(found, reading="") == evolve(plain, reading="")
     assert more.drift.mean == pytest.approx(0.5)
-    assert any("speed changed" in line for line in list_closing_notes(more))
-    assert not any("speed changed" in line for line in list_closing_notes(results))
+
+
+DRIFTS = {
+    "steady": ([0.99, 1.01, 1.0, 1.0, 1.02, 0.98], "faster"),
+    "slower at the end": ([0.9, 0.91, 0.9, 0.92, 0.9, 0.91], "unsteady"),
+    "noisy": ([0.6, 1.5, 0.8, 1.3, 1.1, 0.9], "unsteady"),
+}
+
+
+@pytest.mark.parametrize(("drifts", "reading"), DRIFTS.values(), ids=DRIFTS)
+def test_no_arm_is_called_faster_on_a_machine_that_changed(invented, drifts, reading):
+    results = invented({"ar": 50.0, "chain": 60.0, "slow": 40.0, "same": 50.0})
+    ours = [row for row in results.requests if row["arm"] == "ar"]
+    again = [
+        row | {"split": "drift", "tokens_per_s": row["tokens_per_s"] * drift}
+        for row, drift in zip(ours, drifts, strict=False)
+    ]
+    more = evolve(results, requests=[*results.requests, *again])
+    read = {arm: more.summarize(arm, more.settings[0]).reading for arm in more.by_arm}
+    slower = "slower" if reading == "faster" else reading
+    assert read == {"ar": "baseline", "chain": reading, "slow": slower, "same": "includes 1"}
+    loud = any(line.startswith("UNSTEADY") for line in list_findings(more))
+    assert loud == (reading == "unsteady")
+    out = io.StringIO()
+    show(more, Console(file=out, width=100))
+    assert ("faster" in out.getvalue().partition("UNSTEADY")[0]) == (reading == "faster")
+
+
+def test_a_lossy_arm_is_called_so_and_ar_is_called_ar(invented):
+    results = invented({"ar": 50.0, "ar kv=tova": 50.0, "typical": 60.0, "x lossy": 70.0})
+    for arm in ("typical", "x lossy"):
+        results = changed(results, arm, lossless=False)
+    results = changed(results, "ar kv=tova", baseline="ar kv=tova")
+    labels = [results.summarize(arm, results.settings[0]).label for arm in results.by_arm]
+    assert labels == ["AR", "AR kv=tova", "typical (lossy)", "x (lossy)"]
+
+
+def test_what_was_found_is_said_in_full(invented):
+    results = changed(invented({"ar": 50.0, "x": 60.0, "l": 70.0}, prompts=5), "l", lossless=False)
+    assert list_findings(results)[0].endswith("(AR): 5 exact.")
+    assert results.is_sound
+    mixed = {"x": ["exact", "tie", "inconclusive", None, None], "l": ["exact"] + 4 * ["divergent"]}
+    rows = [
+        row | {"verdict": mixed[row["arm"]][row["prompt_index"]]} if row["arm"] != "ar" else row
+        for row in results.requests
+    ]
+    some = evolve(results, requests=rows)
+    assert not some.is_sound
+    assert list_findings(some)[0].endswith("(AR): 1 exact, 1 inconclusive, 1 tie.")
+    assert "2 were not compared, because the bench was stopped." in list_findings(some)
+    assert "l (lossy): 4 of 5 outputs are not AR's." in list_findings(some)
+    assert some.summarize("x", some.settings[0]).reading == "faster"
+    broken = changed(some, "l", lossless=True)
+    assert broken.summarize("l", some.settings[0]).reading == "divergent"
+    assert any(line.startswith("DIVERGENT: 4 outputs") for line in list_findings(broken))
 
 
 def test_only_a_lossless_arm_can_break_the_promise(invented):
@@ -186,9 +246,9 @@ def test_ar_and_the_fastest_are_set_beside_the_library(invented):
         results = changed(results, arm, engine=f"hf:{engine}")
     found = [line for line in list_notes(results, results.settings[0]) if line.startswith("Against")]
     assert [line.partition(":")[0] for line in found] == ["Against plain", "Against k=2"]
-    assert "ar 2.00 [2.00, 2.00] ×" in found[0]
+    assert "AR 2.00 [2.00, 2.00] ×" in found[0]
     assert "fast 4.00 [4.00, 4.00] ×" in found[0]
-    assert "ar 1.25 [1.25, 1.25] ×" in found[1]
+    assert "AR 1.25 [1.25, 1.25] ×" in found[1]
     assert "fast 2.50 [2.50, 2.50] ×" in found[1]
     lossy = changed(results, "fast", lossless=False)
     assert "slow 2.40" in list_notes(lossy, lossy.settings[0])[1]

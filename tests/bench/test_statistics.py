@@ -17,7 +17,7 @@ from toolkit.bench.statistics import (
 
 
 def keyed(values):
-    return {(prompt, 0): value for prompt, value in enumerate(values)}
+    return {(prompt, 0, 0): value for prompt, value in enumerate(values)}
 
 
 def test_the_mean_is_geometric():
@@ -50,7 +50,7 @@ def coverage(count, tries=500):
     """How often an interval of `count` prompts holds the truth."""
     rng, inside = np.random.default_rng(3), 0
     for seed in range(tries):
-        low, high = bootstrap(rng.normal(0.2, 0.3, count), seed)
+        low, high = bootstrap(rng.normal(0.2, 0.3, (count, 1)), seed)
         inside += low <= 0.2 <= high
     return inside / tries
 
@@ -77,21 +77,41 @@ def test_the_prompt_is_what_is_resampled():
     """Ten turns of the same prompt are no ten prompts: the interval does not shrink."""
     rng = np.random.default_rng(4)
     ease = rng.normal(0, 0.2, 8)
-    one = compare_paired({(p, 0): math.exp(e) for p, e in enumerate(ease)}, keyed([1.0] * 8))
-    many_ours = {(p, t): math.exp(e) for p, e in enumerate(ease) for t in range(10)}
-    many_base = {(p, t): 1.0 for p in range(8) for t in range(10)}
+    one = compare_paired({(p, 0, 0): math.exp(e) for p, e in enumerate(ease)}, keyed([1.0] * 8))
+    many_ours = {(p, 0, t): math.exp(e) for p, e in enumerate(ease) for t in range(10)}
+    many_base = {(p, 0, t): 1.0 for p in range(8) for t in range(10)}
     many = compare_paired(many_ours, many_base)
     assert many.prompts == one.prompts == 8
     assert many.low == pytest.approx(one.low)
-    pretended = bootstrap(np.repeat(ease, 10))
+    pretended = bootstrap(np.repeat(ease, 10)[:, None])
     assert math.exp(pretended[0]) > one.low + 0.02
 
 
+def test_the_noise_between_rounds_is_in_the_interval():
+    """The machine was 20 % faster in one of two rounds, for all prompts alike."""
+    base = {(p, r, 0): 1.0 for p in range(10) for r in range(2)}
+    noisy = {(p, r, 0): 1.2**r for p in range(10) for r in range(2)}
+    ratio = compare_paired(noisy, base)
+    assert (ratio.low, ratio.high) == (pytest.approx(1.0), pytest.approx(1.2))
+    as_turns = [{(p, 0, r): speed for (p, r, _), speed in s.items()} for s in (noisy, base)]
+    blind = compare_paired(*as_turns)  # within one round nothing is known of the noise
+    assert blind.low == pytest.approx(blind.high) == pytest.approx(ratio.mean)
+
+
+def test_a_round_that_was_not_finished_counts_where_it_was_decoded():
+    ours = {(p, 0, 0): 2.0 for p in range(6)} | {(0, 1, 0): 8.0}
+    ratio = compare_paired(ours, dict.fromkeys(ours, 1.0))
+    assert ratio.prompts == 6
+    assert ratio.mean == pytest.approx(2 ** (7 / 6))
+
+
 def test_only_pairs_count():
-    ratio = compare_paired({("a", 0): 2.0, ("b", 0): 100.0}, {("a", 0): 1.0, ("c", 0): 1.0})
+    ratio = compare_paired(
+        {("a", 0, 0): 2.0, ("b", 0, 0): 100.0}, {("a", 0, 0): 1.0, ("c", 0, 0): 1.0}
+    )
     assert ratio.mean == pytest.approx(2.0)
     assert ratio.prompts == 1
-    assert compare_paired({("a", 0): 1.0}, {("b", 0): 1.0}) is None
+    assert compare_paired({("a", 0, 0): 1.0}, {("b", 0, 0): 1.0}) is None
 
 
 def test_few_prompts_give_no_interval():
