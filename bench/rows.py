@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import asdict, evolve
 
-from toolkit import Choice, Run, Step, options_of, run_record
+from toolkit import Choice, Run, Step, format_value, options_of, run_record
 
 from .arms import PARTS, Arm
 from .columns import SCHEMA_VERSION, ArmColumns, SampleColumns
@@ -64,7 +64,7 @@ def _list_options(choice: Choice[Any]) -> dict[str, Any]:
     for option in options_of(choice.cls):
         value = choice[option.name]
         plain = isinstance(value, (int, float, str, bool))
-        values[option.name] = value if plain else str(value)
+        values[option.name] = value if plain else format_value(value)
     return values
 
 

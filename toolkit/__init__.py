@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from toolkit.chat import Chat as Chat
     from toolkit.choice import Choice as Choice
     from toolkit.choice import Strategy as Strategy
+    from toolkit.choice import format_value as format_value
     from toolkit.choice import options_of as options_of
     from toolkit.columns import column as column
     from toolkit.columns import schema as schema
@@ -107,6 +108,7 @@ _HOMES = {
     "node_rows": "records",
     "open_atomically": "files",
     "option": "interfaces",
+    "format_value": "choice",
     "options_of": "choice",
     "quiet": "runtime.models.quiet",
     "request_record": "records",

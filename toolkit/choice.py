@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from abc import ABC
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, ClassVar, Generic, Literal, TypeVar, get_type_hints
 
@@ -46,6 +47,24 @@ class Choice(Generic[S_co]):
         """A fresh strategy."""
         return self.cls(**dict(self.options))
 
+    @property
+    def nested(self) -> list[Choice[Any]]:
+        """The choices among the options' values, as in `self:kv=[…]`, in order."""
+        values = (self[field.name] for field in options_of(self.cls))
+        return [part for value in values for part in _parts(value) if isinstance(part, Choice)]
+
+    def map_options(self, change: Callable[[attrs.Attribute[Any], Any], Any]) -> Choice[S_co]:
+        """This choice with every option's value, its default included, put through `change`: a value
+        of several strategies one by one."""
+        given = dict(self.options)
+        for field in options_of(self.cls):
+            value, each = self[field.name], bool(field.metadata.get("kind"))
+            several = each and isinstance(value, tuple)
+            new = tuple(change(field, v) for v in value) if several else change(field, value)
+            if new is not value and new != value:
+                given[field.name] = new
+        return attrs.evolve(self, options=tuple(given.items()))
+
     def __getitem__(self, name: str) -> Any:
         """The value that option `name` will have."""
         field = next(f for f in options_of(self.cls) if f.name == name)
@@ -77,6 +96,10 @@ def _options_of(cls: Any) -> list[attrs.Attribute[Any]]:
     return [f.evolve(type=known[f.name]) for f in fields]
 
 
+def _parts(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
 def needs_options(cls: type[Strategy]) -> bool:
     """Whether the strategy has an option without a default."""
     return any(f.default is attrs.NOTHING for f in options_of(cls))
@@ -87,7 +110,8 @@ def format_value(value: Any) -> str:
     if isinstance(value, Choice):
         return f"[{value}]"
     if isinstance(value, tuple):
-        return "x".join(map(str, value))
+        numbers = all(isinstance(part, int) for part in value)
+        return "x".join(map(str, value)) if numbers else "+".join(f"[{part}]" for part in value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str) and any(sign in value for sign in ",[]"):

@@ -40,13 +40,12 @@ class DraftSession:
         return draft
 
     def logits_after(self, tree: TokenTree, nodes: list[int]) -> Tensor | None:
-        """Logits [F, V] after `nodes[F]`, whose parents were asked about before; V is at most the
-        target's. None when a node is beyond the model's positions."""
+        """Logits [F, V] after `nodes[F]` (ascending ids), whose parents were asked about before or are
+        among them; V is at most the target's. None when a node is beyond the model's positions."""
         if self._beyond(tree, nodes):
             return None
-        if not self._rows:  # the first node of a step is the root
-            self._forward_root(tree.tokens[0])
-        if new := [node for node in nodes if node not in self._rows]:
+        wanted = nodes if self._rows else dict.fromkeys([0, *nodes])  # a step begins with the root
+        if new := [node for node in wanted if node not in self._rows]:
             self._forward(tree, new)
         return self._gathered([self._rows[node] for node in nodes])
 
@@ -80,19 +79,17 @@ class DraftSession:
             path.append(row)
         return path
 
-    def _forward_root(self, root: int) -> None:
-        """Forward the root after the pending tokens."""
-        chain = [*self._pending, root]
-        logits = self.session.forward(self._clamped(chain), list(range(-1, len(chain) - 1)))
-        self._logits, self._rows = [logits[-1:]], {0: len(self._pending)}
-
     def _forward(self, tree: TokenTree, nodes: list[int]) -> None:
-        """Forward nodes as scratch rows below their parents' rows."""
+        """Forward nodes as scratch rows below their parents' rows; the root after the pending tokens."""
+        pending = [] if self._rows else self._pending
+        first = self.session.scratch + len(pending)
+        rows = range(first, first + len(nodes))
+        self._rows.update(zip(nodes, rows, strict=True))  # a parent may be among the nodes
         tokens = [tree.tokens[node] for node in nodes]
-        above = [self._rows[tree.parents[node]] for node in nodes]
-        rows = range(self.session.scratch, self.session.scratch + len(nodes))
-        self._logits.append(self.session.forward(self._clamped(tokens), above))
-        self._rows.update(zip(nodes, rows, strict=True))
+        above = [self._rows[tree.parents[node]] if node else first - 1 for node in nodes]
+        chain = list(range(-1, len(pending) - 1))
+        logits = self.session.forward(self._clamped([*pending, *tokens]), [*chain, *above])
+        self._logits.append(logits[len(pending) :])
         self._drafted.update(zip(zip(above, tokens, strict=True), rows, strict=True))
 
     def _gathered(self, rows: list[int]) -> Tensor:

@@ -41,7 +41,8 @@ def option(default: Any = attrs.NOTHING, help: str = "", **rules: Any) -> Any:  
 
     `validator=` takes attrs validators. `model=True` says that the option names a model: it is
     found, checked against the target's vocabulary and loaded before decoding. `kind="drafter"` (or
-    another kind) says that it holds a strategy, written `[spec]` in a spec string.
+    another kind) says that it holds a strategy, written `[spec]` in a spec string, or with a type of
+    `tuple[Choice[Drafter], ...]` several, written `[spec]+[spec]`.
     """
     metadata = {"help": help, "model": rules.pop("model", False), "kind": rules.pop("kind", None)}
     return attrs.field(default=default, metadata=metadata, **rules)
@@ -141,7 +142,7 @@ class Drafter(Strategy):
         """Propose up to `k` tokens after each of `frontier[F]` (ascending node ids).
 
         Called once per level. Within a step the tree only grows: ids keep their meaning, and a
-        node comes into a frontier after its parent did.
+        node comes into a frontier after its parent did or together with it.
         """
 
     @abstractmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
+from attrs import Attribute
 
 from toolkit.choice import Choice, Strategy, options_of
 from toolkit.engine import Strategies
@@ -234,7 +234,7 @@ class Pipeline:
         verifier = self.verifier.cls
         if verifier.exactness == "token":
             return Proposer("matched", self.sampling, seed)
-        covered = verifier.assumes & self.drafter.cls.proposals
+        covered = verifier.assumes & proposals_of(self.drafter)
         draws = [how for how in DRAWS if how in covered and verifier.exactness == "distribution"]
         return Proposer(draws[0] if draws else "fixed", self.sampling, seed)
 
@@ -329,7 +329,7 @@ def require_fit(
     drafter: Choice[Drafter], shaper: Choice[TreeShaper], verifier: Choice[Verifier]
 ) -> None:
     """Raise `MismatchError` unless the verifier's proof covers the drafter and the shaper."""
-    gives, assumes = drafter.cls.proposals, verifier.cls.assumes
+    gives, assumes = proposals_of(drafter), verifier.cls.assumes
     if not gives & assumes:
         raise MismatchError(
             f"cannot use verifier {verifier.cls.name!r} with drafter {drafter.cls.name!r}: the drafter "
@@ -345,6 +345,13 @@ def require_fit(
         )
 
 
+def proposals_of(drafter: Choice[Drafter]) -> frozenset[Proposal]:
+    """How a drafter can choose candidates. A drafter made of drafters proposes what its first one
+    does."""
+    first = next((part for part in drafter.nested if part.cls.kind == "drafter"), None)
+    return drafter.cls.proposals if first is None else proposals_of(first)
+
+
 def require_temperature(verifier: Choice[Verifier], sampling: Sampling) -> None:
     """Raise `MismatchError` when the verifier cannot sample."""
     if verifier.cls.exactness == "greedy" and not sampling.greedy:
@@ -356,22 +363,15 @@ def require_temperature(verifier: Choice[Verifier], sampling: Sampling) -> None:
 
 def policies_of(choice: Choice[Any]) -> list[Choice[KVPolicy]]:
     """KV policies among a choice's options, nested choices included."""
-    values = (choice[option.name] for option in options_of(choice.cls))
-    nested = [value for value in values if isinstance(value, Choice)]
-    own = [value for value in nested if value.cls.kind == "kv"]
-    return own + [policy for value in nested for policy in policies_of(value)]
+    own = [value for value in choice.nested if value.cls.kind == "kv"]
+    return own + [policy for value in choice.nested for policy in policies_of(value)]
 
 
 def models_of(choice: Choice[Any]) -> list[str]:
     """Every model that a choice's options name, nested choices included."""
-    names: list[str] = []
-    for option in options_of(choice.cls):
-        value = choice[option.name]
-        if isinstance(value, Choice):
-            names += models_of(value)
-        elif option.metadata.get("model") and value:
-            names.append(value)
-    return names
+    own = [choice[option.name] for option in options_of(choice.cls) if option.metadata.get("model")]
+    nested = [name for value in choice.nested for name in models_of(value)]
+    return list(dict.fromkeys([*filter(None, own), *nested]))
 
 
 def _family_of(choice: Choice[Any], families: list[Family]) -> Family:
@@ -382,16 +382,17 @@ def _family_of(choice: Choice[Any], families: list[Family]) -> Family:
 
 def _fill_models(choice: Choice[Any], family: Family | None) -> Choice[Any]:
     """The choice, with the family's usual drafter for each model that is not named."""
-    given = dict(choice.options)
-    for option in options_of(choice.cls):
-        value = choice[option.name]
+
+    def filled(option: Attribute[Any], value: Any) -> Any:
         if isinstance(value, Choice):
-            given[option.name] = _fill_models(value, family)
-        elif option.metadata.get("model") and not value:
-            if family is None:
-                raise SpecError(
-                    f"drafter {choice.cls.name!r} names no model and the target belongs to no known "
-                    f"family: write {choice.cls.name}:FOLDER or {choice.cls.name}:OWNER/NAME"
-                )
-            given[option.name] = family.drafter
-    return evolve(choice, options=tuple(given.items()))
+            return _fill_models(value, family)
+        if not option.metadata.get("model") or value:
+            return value
+        if family is None:
+            raise SpecError(
+                f"drafter {choice.cls.name!r} names no model and the target belongs to no known "
+                f"family: write {choice.cls.name}:FOLDER or {choice.cls.name}:OWNER/NAME"
+            )
+        return family.drafter
+
+    return choice.map_options(filled)

@@ -16,7 +16,7 @@ import attrs
 import pluggy
 
 from toolkit import hookspecs
-from toolkit.choice import Choice, Strategy, options_of
+from toolkit.choice import Choice, Strategy
 from toolkit.errors import PluginError, SpecError, trace
 from toolkit.files import is_folder
 from toolkit.hookspecs import Dataset, Family
@@ -209,7 +209,7 @@ class Registry:
         if isinstance(spec, str):
             if kind == "drafter" and self._names_a_model(spec):
                 return Choice(self.find("drafter", "model"), (("id", spec),))
-            return self._with_strategies(parse(kind, spec, self.find))
+            return self._with_strategies(parse(kind, spec, self.find, self.resolve))
         choice = spec if isinstance(spec, Choice) else Choice.of(spec)
         if choice.cls.kind != kind:
             raise SpecError(f"{choice} is a {choice.cls.kind}, but a {kind} is needed here")
@@ -218,12 +218,14 @@ class Registry:
 
     def _with_strategies(self, choice: Choice[Any]) -> Choice[Any]:
         """The choice with its nested specs, such as an option's default, resolved to choices."""
-        given = dict(choice.options)
-        for field in options_of(choice.cls):
-            inner, value = field.metadata.get("kind"), choice[field.name]
-            if inner and isinstance(value, (str, Choice)):
-                given[field.name] = self.resolve(inner, value)
-        return attrs.evolve(choice, options=tuple(given.items()))
+
+        def resolved(field: attrs.Attribute[Any], value: Any) -> Any:
+            inner = field.metadata.get("kind")
+            if not inner or not isinstance(value, (str, Choice)):
+                return value
+            return self.resolve(inner, value)
+
+        return choice.map_options(resolved)
 
     def _names_a_model(self, text: str) -> bool:
         name = text.partition(":")[0]

@@ -2,7 +2,7 @@
 
 spec   = name [":" option ("," option)*]
 option = key "=" value | value        a bare first value is the first option's
-value  = scalar | 4x2x1 | "[" spec "]"
+value  = scalar | 4x2x1 | "[" spec "]" | "[" spec "]" "+" "[" spec "]" …
 
 The types of options are those of the class's attrs fields.
 """
@@ -21,11 +21,18 @@ from toolkit.errors import SpecError, trace
 from toolkit.words import parse_real, parse_whole, quote, shorten
 
 
-def parse(kind: str, text: str, find: Callable[[str, str], type[Strategy]]) -> Choice[Any]:
-    """Parse a spec string. `find(kind, name)` returns the class.
+def parse(
+    kind: str,
+    text: str,
+    find: Callable[[str, str], type[Strategy]],
+    resolve: Callable[[str, str], Choice[Any]] | None = None,
+) -> Choice[Any]:
+    """Parse a spec string. `find(kind, name)` returns the class; `resolve(kind, spec)` parses a nested
+    spec, by default as this one.
 
     Raises `SpecError` for an unknown name or option, or a value that the option does not take.
     """
+    nested = resolve or (lambda inner, spec: parse(inner, spec, find))
     name, colon, rest = text.partition(":")
     cls = find(kind, name)
     fields = {f.name: f for f in options_of(cls)}
@@ -39,7 +46,7 @@ def parse(kind: str, text: str, find: Callable[[str, str], type[Strategy]]) -> C
             raise SpecError(f"{kind} {name!r} has no option {quote(key)}; it has: {known}")
         if key in given:
             raise SpecError(f"{kind} {name!r}: option {key!r} is given twice, write it once")
-        given[key] = _value(kind, name, fields[key], raw, find)
+        given[key] = _value(kind, name, fields[key], raw, nested)
     choice = Choice(cls, tuple(given.items()))
     require_valid(kind, choice)
     return choice
@@ -76,24 +83,29 @@ def describe(field: attrs.Attribute[Any]) -> str:
 def type_name(field: attrs.Attribute[Any]) -> str:
     """An option's type in the user's words."""
     if field.metadata.get("kind"):
-        return f"a {field.metadata['kind']} as [spec]"
+        several = f"{field.metadata['kind']}s as [spec]+[spec]"
+        return several if _is_tuple(field) else f"a {field.metadata['kind']} as [spec]"
     if field.metadata.get("model"):
         return "model"
-    if get_origin(field.type) is tuple:
+    if _is_tuple(field):
         return "integers joined by x, as 4x2x1"
     return {int: "int", float: "float", bool: "true or false", str: "text"}.get(
         _bare(field.type), str(field.type)
     )
 
 
-def _split(text: str, spec: str) -> list[str]:
-    """Split on commas outside brackets. Raises `SpecError` for unmatched brackets in `spec`."""
+def _is_tuple(field: attrs.Attribute[Any]) -> bool:
+    return get_origin(field.type) is tuple
+
+
+def _split(text: str, spec: str, sign: str = ",") -> list[str]:
+    """Split at `sign` outside brackets. Raises `SpecError` for unmatched brackets in `spec`."""
     parts, depth = [""], 0
     for char in text:
         depth += (char == "[") - (char == "]")
         if depth < 0:
             break
-        if char == "," and not depth:
+        if char == sign and not depth:
             parts.append("")
         else:
             parts[-1] += char
@@ -107,18 +119,23 @@ def _value(
     name: str,
     field: attrs.Attribute[Any],
     raw: str,
-    find: Callable[[str, str], type[Strategy]],
+    nested: Callable[[str, str], Choice[Any]],
 ) -> Any:
-    bare = raw[1:-1] if raw.startswith("[") and raw.endswith("]") else raw
-    if field.metadata.get("kind"):
-        return parse(field.metadata["kind"], bare, find)
+    if inner := field.metadata.get("kind"):
+        parts = [nested(inner, _bare_of(part)) for part in _split(raw, raw, "+")]
+        return tuple(parts) if _is_tuple(field) else parts[0]
     try:
         wanted: Any = field.type
-        return _converter.structure(bare, wanted)
+        return _converter.structure(_bare_of(raw), wanted)
     except Exception as error:
         raise SpecError(
             f"{kind} {name!r}: option {field.name!r} takes {type_name(field)}, got {quote(raw)}"
         ) from error
+
+
+def _bare_of(raw: str) -> str:
+    """A value without its brackets."""
+    return raw[1:-1] if raw.startswith("[") and raw.endswith("]") else raw
 
 
 def _bare(kind: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any, cast, get_origin
 
 import attrs
 import hypothesis.strategies as st
@@ -107,7 +107,9 @@ def _roomy(cls: type[Strategy], given: dict[str, Any]) -> dict[str, Any]:
 
 def _values(field: attrs.Attribute[Any], registry: Registry) -> st.SearchStrategy[Any] | None:
     if field.metadata.get("kind"):
-        return choices(field.metadata["kind"], registry).filter(_shareable)
+        one = choices(field.metadata["kind"], registry).filter(_shareable)
+        several = st.lists(one, min_size=1, max_size=2).map(tuple)
+        return several if get_origin(field.type) is tuple else one
     allowed = getattr(field.validator, "options", None)  # of attrs.validators.in_
     if allowed is not None:
         return st.sampled_from(sorted(allowed))

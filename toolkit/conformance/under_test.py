@@ -11,8 +11,9 @@ from unittest.mock import patch
 
 import attrs
 import hypothesis.strategies as st
+from attrs import Attribute
 
-from toolkit.choice import Choice, Kind, Strategy, options_of
+from toolkit.choice import Choice, Kind, Strategy
 from toolkit.conformance import edge_cases
 from toolkit.conformance.cases import Case, at_its_temperature, fits, options
 from toolkit.conformance.generators import prompts, samplings
@@ -227,11 +228,10 @@ def count_hidden(stream: Stream) -> int:
 
 def _with_tiny_models(choice: Choice[Any]) -> Choice[Any]:
     """Replace every model that a choice names by the kit's draft model."""
-    given = dict(choice.options)
-    for option in options_of(choice.cls):
-        value = choice[option.name]
+
+    def tiny(option: Attribute[Any], value: Any) -> Any:
         if isinstance(value, Choice):
-            given[option.name] = _with_tiny_models(value)
-        elif option.metadata.get("model"):
-            given[option.name] = DRAFT_MODEL
-    return Choice(choice.cls, tuple(given.items()))
+            return _with_tiny_models(value)
+        return DRAFT_MODEL if option.metadata.get("model") else value
+
+    return choice.map_options(tiny)
