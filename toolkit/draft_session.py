@@ -80,7 +80,7 @@ class DraftSession:
         return path
 
     def _forward(self, tree: TokenTree, nodes: list[int]) -> None:
-        """Forward nodes as scratch rows below their parents' rows; the root after the pending tokens."""
+        """Forward nodes as rows below their parents' rows, and the root after the pending tokens."""
         pending = [] if self._rows else self._pending
         first = self.session.scratch + len(pending)
         rows = range(first, first + len(nodes))

@@ -93,7 +93,8 @@ def options(cls: type[Strategy], registry: Registry) -> st.SearchStrategy[Choice
     named = st.fixed_dictionaries(known) | st.fixed_dictionaries({}, optional=known)
     must = {f.name: DRAFT_MODEL for f in fields if f.metadata.get("model")}
     made = named.map(lambda given: Choice(cls, tuple(_roomy(cls, {**must, **given}).items())))
-    return made.filter(_builds).map(lambda choice: registry.resolve(choice.cls.kind, choice))
+    resolved = made.filter(_builds).map(lambda choice: registry.resolve(cls.kind, choice))
+    return resolved.map(with_tiny_models)
 
 
 def _roomy(cls: type[Strategy], given: dict[str, Any]) -> dict[str, Any]:
@@ -121,6 +122,17 @@ def _values(field: attrs.Attribute[Any], registry: Registry) -> st.SearchStrateg
     if field.metadata.get("model") or field.type not in by_type:
         return None
     return by_type[field.type]()
+
+
+def with_tiny_models(choice: Choice[Any]) -> Choice[Any]:
+    """Replace every model that a choice names by the kit's draft model."""
+
+    def tiny(option: attrs.Attribute[Any], value: Any) -> Any:
+        if isinstance(value, Choice):
+            return with_tiny_models(value)
+        return DRAFT_MODEL if option.metadata.get("model") else value
+
+    return choice.map_options(tiny)
 
 
 def _builds(choice: Choice[Any]) -> bool:

@@ -11,11 +11,10 @@ from unittest.mock import patch
 
 import attrs
 import hypothesis.strategies as st
-from attrs import Attribute
 
 from toolkit.choice import Choice, Kind, Strategy
 from toolkit.conformance import edge_cases
-from toolkit.conformance.cases import Case, at_its_temperature, fits, options
+from toolkit.conformance.cases import Case, at_its_temperature, fits, options, with_tiny_models
 from toolkit.conformance.generators import prompts, samplings
 from toolkit.conformance.models import (
     DRAFT_MODEL,
@@ -66,9 +65,9 @@ class UnderTest:
         """Resolve a spec. Raises `SpecError` for an unknown name, or a name of several kinds."""
         if not isinstance(spec, str):
             given = spec if isinstance(spec, Choice) else Choice.of(spec)
-            return cls(_with_tiny_models(registry.resolve(given.cls.kind, given)), registry)
+            return cls(with_tiny_models(registry.resolve(given.cls.kind, given)), registry)
         kind = kind or registry.kind_of(spec.partition(":")[0])
-        return cls(_with_tiny_models(registry.resolve(kind, spec)), registry)
+        return cls(with_tiny_models(registry.resolve(kind, spec)), registry)
 
     @property
     def kind(self) -> Kind:
@@ -224,14 +223,3 @@ def count_hidden(stream: Stream) -> int:
     policy, length = stream.target.policy, stream.target.length
     pairs = hidden_pairs(policy, length) if isinstance(policy, MaskPolicy) and length else 0
     return pairs + stream.target.cache.evicted
-
-
-def _with_tiny_models(choice: Choice[Any]) -> Choice[Any]:
-    """Replace every model that a choice names by the kit's draft model."""
-
-    def tiny(option: Attribute[Any], value: Any) -> Any:
-        if isinstance(value, Choice):
-            return _with_tiny_models(value)
-        return DRAFT_MODEL if option.metadata.get("model") else value
-
-    return choice.map_options(tiny)
