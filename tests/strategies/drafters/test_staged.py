@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit import Candidates, Pipeline, TokenTree
+from toolkit import Candidates, Pipeline, Sampling, TokenTree
 from toolkit.conformance.models import noisy, tiny
 from toolkit.errors import SpecError
 from toolkit.pipeline import proposals_of
+from toolkit.proposer import Proposer
 from toolkit.runtime.models.pool import Pool
 
 PROMPT = [1, 2, 3, 4]
@@ -29,7 +30,7 @@ class Runtimes:
     models: dict
     make: object
     runtimes: dict = attrs.field(factory=dict)
-    draft_temperature: float | None = None
+    proposer: Proposer = Proposer()
     vocabulary: int = 11
     positions: int = 1 << 30
 
@@ -37,8 +38,9 @@ class Runtimes:
         held = self.make(self.models[name], self.vocabulary, self.positions)
         return self.runtimes.setdefault(name, held).session(name)
 
-    def noise(self, key, like):
-        return next(iter(self.runtimes.values())).noise(key, like)
+    def candidates(self, tree, frontier, logits, k, **how):
+        where = {"position": len(PROMPT), "vocabulary": self.vocabulary}
+        return self.proposer.candidates(tree, frontier, logits, k, **where, **how)
 
     def sessions(self, name):
         return self.runtimes[name].sessions
@@ -48,10 +50,11 @@ class Runtimes:
 def start(make, hash_model, hash_runtime):
     """Start a drafter on `PROMPT`; returns it and its runtime."""
 
-    def started(spec, seed=0, temperature=None, positions=1 << 30):
+    def started(spec, seed=0, how="fixed", positions=1 << 30):
         first = hash_model(seed)
         models = {"first": first} | {name: of(first) for name, of in LEVELS.items()}
-        runtime = Runtimes(models, hash_runtime, draft_temperature=temperature, positions=positions)
+        proposer = Proposer(how, Sampling(1.0), seed)
+        runtime = Runtimes(models, hash_runtime, proposer=proposer, positions=positions)
         drafter = make("drafter", spec)
         drafter.start(PROMPT, runtime)
         return drafter, runtime
@@ -85,10 +88,10 @@ def grown(drafter, root, picks, k):
     return tree, answers
 
 
-def compare_with_first_level(start, levels, ahead, seed, steps, k, temperature):
+def compare_with_first_level(start, levels, ahead, seed, steps, k, how):
     """Decode the same trees with the staged drafter and with its first level alone."""
-    staged, _ = start(spec_of(levels, ahead), seed, temperature)
-    alone, _ = start("model:first", seed, temperature)
+    staged, _ = start(spec_of(levels, ahead), seed, how)
+    alone, _ = start("model:first", seed, how)
     root = 5
     for picks, commit in steps:
         tree, answers = grown(staged, root, picks, k)
@@ -117,13 +120,13 @@ STEPS = st.lists(
 @given(
     levels=st.lists(LOWER, max_size=3), ahead=st.sampled_from(["1", "2", "4"]),
     seed=st.integers(0, 20), steps=STEPS, k=st.integers(1, 3),
-    temperature=st.sampled_from([None, 1.0]),
+    how=st.sampled_from(["fixed", "sampled", "iid", "matched"]),
 )
 def test_candidates_are_those_of_the_first_level_alone(
-    start, levels, ahead, seed, steps, k, temperature
+    start, levels, ahead, seed, steps, k, how
 ):
     """Whatever the lower levels are, whichever tokens the shaper grows, drawn or not."""
-    compare_with_first_level(start, levels, ahead, seed, steps, k, temperature)
+    compare_with_first_level(start, levels, ahead, seed, steps, k, how)
 
 
 def test_answers_of_the_level_below_are_caught(start, registry):
@@ -134,7 +137,7 @@ def test_answers_of_the_level_below_are_caught(start, registry):
         return (self._fast or self._slow).expand(tree, frontier, k)
 
     with patch.object(staged, "expand", from_below), pytest.raises(AssertionError):
-        compare_with_first_level(start, ["model:wrong"], "2", 1, [([1, 1], [])], 1, None)
+        compare_with_first_level(start, ["model:wrong"], "2", 1, [([1, 1], [])], 1, "fixed")
 
 
 @pytest.mark.parametrize(("below", "passes"), [("model:oracle", 2), ("none", 6)])
@@ -215,6 +218,6 @@ def test_a_spec_is_what_it_says(registry):
 
 
 def test_it_proposes_as_its_first_level_does(registry):
-    for first, proposals in (("model:s", {"fixed", "sampled"}), ("ngram", {"fixed"})):
+    for first, proposals in (("model:s", {"fixed", "sampled", "iid"}), ("ngram", {"fixed"})):
         choice = registry.resolve("drafter", f"staged:levels=[staged:levels=[{first}]]+[model:s]")
         assert proposals_of(choice) == proposals
