@@ -43,7 +43,7 @@ class SkinnyLinear:
         parts = x.new_empty((splits, rows, outputs) if splits > 1 else 1, dtype=torch.float32)
         skinny_linear[(tiles, splits)](
             x, self.weight, x if self.bias is None else self.bias, out, parts, self.arrivals,
-            self.weight.stride(0), rows=rows, outputs=outputs, width=width, blocks=blocks,
+            self.weight.stride(0), rows, outputs=outputs, width=width, blocks=blocks,
             splits=splits, padded=padded, biased=self.bias is not None, tile=OUTPUTS, step=INPUTS,
             num_warps=4, num_stages=4 if padded < MOST_ROWS else 3,
         )  # fmt: skip
@@ -59,8 +59,8 @@ def split_inputs(width: int, tiles: int) -> tuple[int, int]:
 
 @jit
 def skinny_linear(
-    x_ptr, weight_ptr, bias_ptr, out_ptr, parts_ptr, arrivals_ptr, weight_row,
-    rows: tl.constexpr, outputs: tl.constexpr, width: tl.constexpr, blocks: tl.constexpr,
+    x_ptr, weight_ptr, bias_ptr, out_ptr, parts_ptr, arrivals_ptr, weight_row, rows,
+    outputs: tl.constexpr, width: tl.constexpr, blocks: tl.constexpr,
     splits: tl.constexpr, padded: tl.constexpr, biased: tl.constexpr, tile: tl.constexpr,
     step: tl.constexpr,
 ):  # fmt: skip
