@@ -64,6 +64,15 @@ def counts(*names: str, **settings: Any) -> Any:
 @click.option("--grid", metavar="GRID", help='Values to try, as "depth=3,5 branch=2,3".')
 @options.models(default=None)
 @options.out(default=Path("results"), help="Folder of the results.")
+@click.option(
+    "-o",
+    "--format",
+    "form",
+    type=click.Choice(["table", "md", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="How the results are printed on stdout.",
+)
 @click.option("--resume", is_flag=True, help="Continue the bench in --out.")
 @options.plugin()
 @click.pass_context
@@ -110,20 +119,15 @@ def list_() -> None:
 
 
 def _bench(given: dict[str, Any]) -> None:
-    from rich.text import Text
-
-    from toolkit.terminal import make_console
-
-    out, resume, plugins = (given.pop(key) for key in ("out", "resume", "plugins"))
+    out, resume, plugins, form = (given.pop(key) for key in ("out", "resume", "plugins", "form"))
     plan = _make_plan(given, out, resume)
     results, interrupted = run_plan(plan, options.load_registry(plugins), out, resume=resume)
     if results is not None:
-        from .table import show
+        from .formats import print_results
 
-        console = make_console()
-        show(results, console)
+        print_results(results, form)
         told = f"{len(results.requests)} requests in {out}; see them with: toolkit report {out}"
-        console.print(Text(told))
+        click.echo(told, err=form != "table")
     if interrupted:
         click.echo(
             f"stopped: finished requests are kept; continue with: toolkit bench --resume --out {out}",
@@ -252,12 +256,26 @@ def leave(results: Results | None, interrupted: bool) -> None:
 
 @click.command()
 @click.argument("folder", type=FILE)
+@click.argument("other", type=FILE, required=False)
 @options.out(help="Folder of the page and its figures (FOLDER/report).")
-def report(folder: Path, out: Path | None) -> None:
-    """Write one HTML page with figures of the results in FOLDER; it needs no network."""
+def report(folder: Path, other: Path | None, out: Path | None) -> None:
+    """Write one HTML page with figures of the results in FOLDER; it needs no network.
+
+    With OTHER, compare two folders instead, before and after a change, in the terminal.
+    """
+    from .results import Results
+
+    if other is not None:
+        if out is not None:
+            raise ToolkitError("--out is for the page of one folder: leave it out to compare two")
+        from toolkit.terminal import make_console
+
+        from .comparison import show
+
+        show(Results.read(folder), Results.read(other), make_console())
+        return
     require_extra("toolkit report", "plots", "jinja2", "matplotlib")
     from .report import write
-    from .results import Results
 
     page = write(Results.read(folder), out or folder / "report")
     click.echo(f"wrote {page} and {len(list(page.parent.glob('*.png')))} figures beside it")

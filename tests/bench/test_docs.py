@@ -28,7 +28,7 @@ def test_every_option_of_bench_is_there_with_its_key():
     command = main.get_command(click.Context(main), "bench")
     options = {name for p in command.params for name in p.opts if name != "--help"}
     rows = [row.split(" | ") for row in table("| option | key |")]
-    assert {name for row in rows for name in re.findall(r"`(--[a-z-]+)", row[0])} == options
+    assert {name for row in rows for name in re.findall(r"`(--?[a-z-]+)", row[0])} == options
     assert {key for row in rows for key in re.findall(r"`(\w+)`", row[1])} == {
         field.name for field in attrs.fields(Plan)
     }
