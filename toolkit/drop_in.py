@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from attrs import define, field
 from torch import Tensor
 
-from toolkit.errors import MismatchError, ModelError
+from toolkit.errors import MismatchError
+from toolkit.generate_options import require_honoured, unsupported
 from toolkit.pipeline import Pipeline, Spec
 from toolkit.runtime.models.borrow import borrow
 from toolkit.runtime.models.pool import Pool
-from toolkit.runtime.models.supported import UNLIMITED
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
-OURS = {
-    "use_cache",
-    "logits_to_keep",
-    "cache_position",
-}  # generate passes these; the toolkit decides
-DEFAULTS: dict[str, Any] = {
-    "do_sample": False,
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "return_dict_in_generate": False,
-    "prompt_lookup_num_tokens": None,
-    "assistant_early_exit": None,
-    "use_mtp": False,
-}
-"""Generation options that must have these values: greedy, one sequence, a tensor of ids."""
+    from toolkit.stream import Stream
 
 
 class Streamer(Protocol):
@@ -55,13 +44,15 @@ def speculative(
     """Speculative decoding for `model.generate(**inputs, custom_generate=speculative(drafter=…))`.
 
     The ids are those of greedy `generate` for one sequence. `drafter` may also be a transformers model
-    in memory. Maximal lengths, end-of-sequence ids and stopping criteria are those of the call.
-    `generate` does not pass on two things: a streamer, which you give here instead, and the tokenizer
-    for `stop_strings`; use a `StopStringCriteria` among the stopping criteria. Keep the returned object
-    for later calls: it holds the drafting model and the laid-out weights.
+    in memory. Maximal lengths, end-of-sequence ids, stopping criteria, streamer and those logits
+    processors that transformers makes of options are the call's; a streamer may be given here, too.
+    `generate` does not pass on the tokenizer for `stop_strings`: use a `StopStringCriteria` among the
+    stopping criteria. Keep the returned object for later calls: it holds the drafting model and the
+    laid-out weights.
 
     The model's attention and training mode are restored after each call. Calling it raises
-    `MismatchError` for sampling, beams, batches, padding and logits processors, naming the option.
+    `MismatchError` for whatever else is set in the call or in the model's generation config, and names
+    it: sampling, beams, batches, padding, a cache or logits processors of your own.
     """
     return Speculative(drafter, shaper, verifier, kv, draft_kv, streamer)
 
@@ -92,33 +83,33 @@ class Speculative:
     ) -> Tensor:
         """Ids [1, P + T] of the prompt and T new tokens; called by `generate`."""
         assert generation_config is not None  # noqa: S101 `generate` always has one
-        _require_supported(input_ids, logits_processor, generation_config, model_kwargs)
-        with borrow(model, *self._module()):
-            return self._decoded(model, input_ids, stopping_criteria, generation_config)
+        caller = _generate_locals()
+        with _streaming(self.streamer, caller.get("streamer"), input_ids) as put:
+            if caller.get("assistant_model") is not None:
+                raise unsupported("assistant_model: give that model as `drafter`")
+            require_honoured(model, input_ids, logits_processor, generation_config, model_kwargs)
+            with borrow(model, *self._module()):
+                request = self._request(model, input_ids, logits_processor, generation_config)
+                return _decoded(request, input_ids, stopping_criteria, put)
 
-    def _decoded(
-        self, model: PreTrainedModel, ids: Tensor, criteria: Any, config: GenerationConfig
-    ) -> Tensor:
+    def _request(
+        self, model: PreTrainedModel, ids: Tensor, processors: Any, config: GenerationConfig
+    ) -> Stream:
+        """The request of one call. Raises `MismatchError` when the positions do not suffice for it."""
         pipeline = self._pipeline_for(model)
-        room = (config.max_length or UNLIMITED) - ids.shape[1]
-        stream = pipeline.stream(ids[0], max_new_tokens=max(1, room), stop_ids=_stop_ids(config))
-        self._tell(ids[0])
-        for event in stream.decode():
-            for token in event.tokens:
-                ids = torch.cat([ids, ids.new_tensor([[token]])], 1)
-                self._tell(ids[0, -1:])
-                if criteria and bool(criteria(ids, None).all()):
-                    self._tell(None)
-                    return ids
-        raise ModelError(
-            f"the model's {stream.target.positions} positions are used up: ask for fewer new tokens"
+        count, wanted = ids.shape[1], int(config.max_length) - ids.shape[1]
+        room = pipeline.positions + 1 - count  # the last token needs no position
+        if wanted > room:
+            raise MismatchError(
+                f"the prompt has {count} tokens, and the model {pipeline.positions} positions: ask for "
+                f"at most {max(room, 0)} new tokens, not {wanted}"
+            )
+        return pipeline.stream(
+            ids[0],
+            max_new_tokens=max(1, wanted),
+            stop_ids=_stop_ids(config),
+            processor=processors or None,
         )
-
-    def _tell(self, ids: Tensor | None) -> None:
-        if self.streamer is not None and ids is None:
-            self.streamer.end()
-        elif self.streamer is not None and ids is not None:
-            self.streamer.put(ids.cpu())
 
     def _module(self) -> tuple[PreTrainedModel, ...]:
         """The drafter, if it is a module."""
@@ -144,40 +135,48 @@ class Speculative:
         return self._pipeline
 
 
+def _decoded(request: Stream, ids: Tensor, criteria: Any, put: Callable[[Tensor], None]) -> Tensor:
+    """The prompt's `ids[1, P]` and the new ones. Criteria are asked after every token."""
+    for event in request.decode():
+        for token in event.tokens:
+            ids = torch.cat([ids, ids.new_tensor([[token]])], 1)
+            put(ids[0, -1:])
+            if criteria and bool(criteria(ids, None).all()):
+                return ids
+    return ids
+
+
+@contextmanager
+def _streaming(
+    ours: Streamer | None, theirs: Streamer | None, prompt: Tensor
+) -> Iterator[Callable[[Tensor], None]]:
+    """Give the prompt to our streamer, and end both streamers after the request, whatever happens.
+
+    `generate` itself gave the prompt to the call's.
+    """
+    streamers = [streamer for streamer in (ours, theirs) if streamer is not None]
+
+    def put(ids: Tensor) -> None:
+        for streamer in streamers:
+            streamer.put(ids.cpu())
+
+    try:
+        if ours is not None:
+            ours.put(prompt.cpu())
+        yield put
+    finally:
+        for streamer in streamers:
+            streamer.end()
+
+
+def _generate_locals() -> dict[str, Any]:
+    """The local variables of the `generate` that calls us: it passes on neither `streamer` nor
+    `assistant_model`, and would ignore them without a word."""
+    caller = sys._getframe(2)
+    return caller.f_locals if caller.f_code.co_name == "generate" else {}
+
+
 def _stop_ids(config: GenerationConfig) -> frozenset[int]:
     """End-of-sequence ids of a call."""
     ids = torch.as_tensor([] if config.eos_token_id is None else config.eos_token_id)
     return frozenset(ids.flatten().long().tolist())
-
-
-def _require_supported(
-    input_ids: Tensor, processors: Any, config: GenerationConfig, model_kwargs: dict[str, Any]
-) -> None:
-    """Raise `MismatchError` for the first option that is not supported."""
-    for name, value in DEFAULTS.items():
-        given = getattr(config, name, None)
-        if given not in (None, value):
-            raise _unsupported(f"{name}={given}")
-    if input_ids.ndim != 2 or input_ids.shape[0] != 1:
-        raise _unsupported(f"a batch of {input_ids.shape[0]}")
-    if processors:
-        raise _unsupported(", ".join(type(processor).__name__ for processor in processors))
-    mask, positions = model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
-    if mask is not None and not bool((mask == 1).all()):
-        raise _unsupported("attention_mask with zeros: give the prompt without padding")
-    if positions is not None and positions.flatten().tolist() != [*range(input_ids.shape[1])]:
-        raise _unsupported("position_ids of your own")
-    cache = model_kwargs.get("past_key_values")
-    if cache is not None and cache.get_seq_length():
-        raise _unsupported("past_key_values that hold something")
-    known = OURS | {"attention_mask", "position_ids", "past_key_values"}
-    for name in sorted(set(model_kwargs) - known):
-        if model_kwargs[name] is not None:
-            raise _unsupported(name)
-
-
-def _unsupported(what: str) -> MismatchError:
-    return MismatchError(
-        f"toolkit.speculative does not support {what}; it decodes one prompt greedily. Leave the "
-        f"option out, or leave out custom_generate"
-    )

@@ -15,6 +15,7 @@ from attrs import define, field, frozen
 from toolkit.errors import StrategyError
 from toolkit.interfaces import Drafter, Runtime, Session, TreeShaper, Verifier
 from toolkit.limits import Limits
+from toolkit.logits_processing import LogitsProcessor, process_nodes
 from toolkit.sampling import Sampler, Sampling
 from toolkit.strategy_errors import require_type
 from toolkit.target_scores import TargetScores
@@ -78,6 +79,7 @@ def decode(
     seed: int,
     record_nodes: bool = False,
     limits: Limits = Limits(),  # noqa: B008 it is immutable
+    processor: LogitsProcessor | None = None,
 ) -> Iterator[Event]:
     """Decode after `prompt[P]` until `ends` says so or `max_new_tokens` are emitted: one event per
     target pass.
@@ -87,13 +89,17 @@ def decode(
     again. Between events the target's cache holds all emitted tokens but the last, which is the next
     root. `record_nodes` adds the target's scores of all nodes; no step's times include their
     computation. `limits` cut trees, and end the request when its seconds have passed.
+    `processor` changes the target's logits before the verifier and the record see them.
     """
     began = perf_counter()
     drafter, shaper, verifier = strategies.drafter, strategies.shaper, strategies.verifier
     last, sampler = TokenTree.root(prompt[-1]), Sampler(sampling, seed, len(prompt) - 1)
-    judged = verifier.judge(last, target.prefill(prompt[target.length :])[None], sampler)
+    committed = list(prompt)
+    logits = target.prefill(prompt[target.length :])[None]
+    judged = verifier.judge(last, process_nodes(processor, committed, last, logits), sampler)
     require_path(judged, last, verifier)
     root = judged.bonus
+    committed.append(root)
     yield Event([root])
     draft, emitted, ended = TimedDrafter(drafter, target.vocabulary, limits), 1, ends(root)
     if emitted < max_new_tokens and not ended:
@@ -103,6 +109,7 @@ def decode(
         tree = draft.tree(shaper, root, min(max_new_tokens - emitted - 1, target.max_draft_depth))
         clock.lap("draft")
         logits = target.forward(tree.tokens, tree.parents)
+        logits = process_nodes(processor, committed, tree, logits)
         judged = verifier.judge(tree, logits, Sampler(sampling, seed, length))
         require_path(judged, tree, verifier)
         verdict, tokens, ended = cut_verdict(judged, tree, max_new_tokens - emitted, ends)
@@ -130,6 +137,7 @@ def decode(
             margin=first - second,
         )
         root, emitted = verdict.bonus, emitted + len(tokens)
+        committed += tokens
         yield Event(tokens, step, tree, verdict, scores)
 
 

@@ -17,14 +17,17 @@ from toolkit.sampling import Sampler
 from toolkit.tree import TokenTree, Verdict
 
 if TYPE_CHECKING:
+    from toolkit.logits_processing import LogitsProcessor
     from toolkit.pipeline import Pipeline
 
 ULPS = 2  # a margin of so many units in the last place is a numerical tie
 
 
-def verify(pipeline: Pipeline, generation: Generation) -> Verification:
+def verify(
+    pipeline: Pipeline, generation: Generation, processor: LogitsProcessor | None = None
+) -> Verification:
     """Compare a generation with AR of the same target under the same KV policy, token by token; where
-    they are sampled, with the same settings and seed.
+    they are sampled, with the same settings and seed. `processor` is the one that `stream` was given.
 
     A generation that drafted nothing is AR itself, and its verdict `inconclusive`; otherwise as
     `compare_with_ar`. Raises `MismatchError` for a verifier that promises AR's law and not its tokens.
@@ -36,6 +39,7 @@ def verify(pipeline: Pipeline, generation: Generation) -> Verification:
         generation.token_ids,
         stop=generation.stop,
         seed=generation.seed,
+        processor=processor,
     )
     drafted = any(step.nodes > 1 for step in generation.steps)
     if drafted or found.verdict == "divergent":
@@ -60,6 +64,7 @@ def compare_with_ar(
     *,
     stop: Iterable[str] = (),
     seed: int = 0,
+    processor: LogitsProcessor | None = None,
 ) -> Verification:
     """Run AR of the pipeline's target and KV policy and compare it with `token_ids`, token by token.
 
@@ -68,7 +73,7 @@ def compare_with_ar(
     `divergent`.
     """
     stream = pipeline.autoregressive.stream(
-        prompt_ids, max_new_tokens=len(token_ids), stop=stop, seed=seed
+        prompt_ids, max_new_tokens=len(token_ids), stop=stop, seed=seed, processor=processor
     )
     watch = Watch(token_ids, stream.target.model.dtype)
     stream.strategies = attrs.evolve(stream.strategies, verifier=watch)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from toolkit.costs import Costs
     from toolkit.generation import Generation
+    from toolkit.logits_processing import LogitsProcessor
     from toolkit.runtime.draft_runtime import DraftRuntime
     from toolkit.runtime.session import ModelSession
     from toolkit.stream import Stream
@@ -261,6 +262,7 @@ class Pipeline:
         stop_ids: Iterable[int] | None = None,
         record_nodes: bool = False,
         after: Stream | None = None,
+        processor: LogitsProcessor | None = None,
     ) -> Stream:
         """Decode a prompt: iterate for text as it is committed, then ask for the `result`.
 
@@ -271,6 +273,9 @@ class Pipeline:
 
         `after` is a finished request whose KV the target keeps as far as both prompts agree, as in a
         conversation; that stream must not be iterated again. The tokens are the same without it.
+
+        `processor` changes the target's logits by the tokens before them, as one of `generate`'s logits
+        processors, or a list of them, does. Give `verify` the same one.
         """
         if max_new_tokens < 1:
             raise MismatchError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
@@ -301,6 +306,7 @@ class Pipeline:
             specs=self.specs,
             limits=self.limits,
             record_nodes=record_nodes,
+            processor=processor,
         )
 
     def generate(

@@ -11,6 +11,7 @@ from toolkit.engine import Event, Strategies, decode
 from toolkit.generation import Generation, StopReason
 from toolkit.interfaces import KVPolicy
 from toolkit.limits import Limits
+from toolkit.logits_processing import LogitsProcessor
 from toolkit.runtime.draft_runtime import DraftRuntime
 from toolkit.runtime.machine.memory import forget_peak, peak_memory
 from toolkit.runtime.models.detokenize import Detokenizer
@@ -41,6 +42,7 @@ class Stream:
     specs: dict[str, str]  # of the pipeline, for the result
     limits: Limits = Limits()
     record_nodes: bool = False  # whether the result has node rows
+    processor: LogitsProcessor | None = None  # of the target's logits
     events: list[Event] = field(factory=list, init=False)
     ttft_ms: float = field(default=0.0, init=False)
     _running: Iterator[Event] = field(init=False)
@@ -82,6 +84,7 @@ class Stream:
                 sampling=self.sampling,
                 seed=self.seed,
                 record_nodes=self.record_nodes,
+                processor=self.processor,
                 limits=self.limits,
             ):
                 if not self.events:

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from transformers import (
+    DynamicCache,
     LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteria,
@@ -12,8 +13,7 @@ from transformers import (
 )
 
 from toolkit import ToolkitError, speculative
-from toolkit.conformance.models import noisy, tiny
-from toolkit.errors import ModelError
+from toolkit.conformance.models import VOCABULARY, noisy, tiny
 from toolkit.runtime.compute.executors import choose_executor
 
 PROMPT = torch.tensor([[5, 9, 33, 4, 9, 33]])
@@ -34,10 +34,12 @@ def fresh(family):
 
 class Streamer:
     def __init__(self):
-        self.ids, self.ended = [], 0
+        self.ids, self.shapes, self.ended = [], [], 0
 
     def put(self, value):
+        assert not self.ended
         self.ids.append(value.flatten().tolist())
+        self.shapes.append(tuple(value.shape))
 
     def end(self):
         self.ended += 1
@@ -96,13 +98,37 @@ def test_stopping_criteria_are_asked_after_every_token(model):
     assert mine.seen[-13:] == list(range(7, 20))
 
 
-def test_a_streamer_is_given_the_prompt_and_every_token(model):
-    streamer = Streamer()
-    _, ours = both(model, speculative(streamer=streamer))
-    assert streamer.ids[0] == PROMPT[0].tolist()
-    assert [token for ids in streamer.ids for token in ids] == ours[0]
-    assert all(len(ids) == 1 for ids in streamer.ids[1:])
-    assert streamer.ended == 1
+@pytest.mark.parametrize("place", ["here", "generate"])
+def test_a_streamer_gets_what_generate_gives(model, place):
+    """The prompt as [1, P], then every token, then the end, wherever the streamer was given."""
+    expected, ours = Streamer(), Streamer()
+    given = {"do_sample": False, "max_new_tokens": 12}
+    model.generate(PROMPT, streamer=expected, **given)
+    if place == "here":
+        model.generate(PROMPT, custom_generate=speculative(streamer=ours), **given)
+    else:
+        model.generate(PROMPT, custom_generate=speculative(), streamer=ours, **given)
+    assert (ours.ids, ours.shapes, ours.ended) == (expected.ids, expected.shapes, 1)
+
+
+@pytest.mark.parametrize("place", ["here", "generate"])
+@pytest.mark.parametrize(
+    "options", [{"max_new_tokens": 400}, {"guidance_scale": 2.0}, {"stopping_criteria": None}], ids=str
+)
+def test_a_streamer_ends_after_an_error(options, place):
+    """Otherwise its reader waits for ever. What can be refused is refused before decoding."""
+    ours, options = Streamer(), {"max_new_tokens": 4, **options}
+    late = "stopping_criteria" in options
+    if late:
+        options["stopping_criteria"] = StoppingCriteriaList([Fails()])
+    mine = {"streamer": ours} if place == "here" else {}
+    theirs = {} if mine else {"streamer": ours}
+    with pytest.raises((ToolkitError, RuntimeError)):
+        fresh("llama").generate(
+            PROMPT, do_sample=False, custom_generate=speculative(**mine), **theirs, **options
+        )
+    assert len(ours.ids) == (2 if late else 1)
+    assert ours.ended == 1
 
 
 def state(model):
@@ -147,12 +173,15 @@ class Nothing(LogitsProcessor):
     [
         ({"do_sample": True}, "do_sample=True"),
         ({"num_beams": 3}, "num_beams=3"),
-        ({"repetition_penalty": 1.3}, "RepetitionPenaltyLogitsProcessor"),
-        ({"min_new_tokens": 4, "eos_token_id": 3}, "MinNewTokens"),
+        ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha=0.6"),
+        ({"dola_layers": "low"}, "dola_layers=low"),
+        ({"guidance_scale": 1.5}, "guidance_scale=1.5"),
         ({"logits_processor": LogitsProcessorList([Nothing()])}, "Nothing"),
         ({"return_dict_in_generate": True}, "return_dict_in_generate"),
         ({"attention_mask": torch.tensor([[0, 1, 1, 1, 1, 1]])}, "attention_mask"),
+        ({"past_key_values": DynamicCache()}, "past_key_values of your own"),
         ({"prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens"),
+        ({"assistant_model": tiny("llama", 2, ())}, "assistant_model.*drafter"),
     ],
 )
 def test_what_is_not_supported_is_named(options, named):
@@ -162,6 +191,72 @@ def test_what_is_not_supported_is_named(options, named):
     with pytest.raises(ToolkitError, match=named):
         model.generate(PROMPT, custom_generate=speculative(), **given)
     assert state(model) == before
+
+
+def test_embeddings_are_named():
+    model = fresh("llama")
+    embedded = model.get_input_embeddings()(PROMPT)
+    with pytest.raises(ToolkitError, match="does not support inputs_embeds"):
+        model.generate(inputs_embeds=embedded, custom_generate=speculative(), max_new_tokens=4)
+
+
+def test_a_model_that_prepares_its_own_inputs_is_refused():
+    """As adapters with a soft prompt do: prompt tuning and prefix tuning."""
+    model = fresh("llama")
+    plain = model.prepare_inputs_for_generation
+
+    def with_soft_prompt(*given, **named):
+        return plain(*given, **named)
+
+    model.prepare_inputs_for_generation = with_soft_prompt
+    with pytest.raises(ToolkitError, match="prepare_inputs_for_generation of its own"):
+        both(model, speculative())
+
+
+def allow(_, ids):
+    """Tokens of the other parity than the last one's."""
+    return [*range(1 - int(ids[-1]) % 2, VOCABULARY, 2)]
+
+
+PROCESSED = {
+    "repetition_penalty": 1.4,
+    "no_repeat_ngram_size": 1,
+    "encoder_repetition_penalty": 1.5,
+    "encoder_no_repeat_ngram_size": 1,
+    "bad_words_ids": [[60], [22], [38, 23]],
+    "suppress_tokens": [*range(0, VOCABULARY, 3)],
+    "begin_suppress_tokens": [*range(60)],
+    "sequence_bias": [[[token], 0.5] for token in range(1, VOCABULARY, 2)],
+    "exponential_decay_length_penalty": (0, 50.0),
+    "min_new_tokens": 9,
+    "min_length": 14,
+    "forced_eos_token_id": 7,
+    "forced_bos_token_id": 3,
+    "prefix_allowed_tokens_fn": allow,
+    "renormalize_logits": True,
+    "remove_invalid_values": True,
+}
+NO_CHANGE = {"forced_bos_token_id", "renormalize_logits", "remove_invalid_values"}
+
+
+@pytest.mark.parametrize("option", PROCESSED)
+def test_processors_of_options_are_honoured(option):
+    """Greedy means the argmax of processed logits. The control: each option changes the tokens."""
+    model, given = fresh("llama"), {option: PROCESSED[option]}
+    stop = {"eos_token_id": [94, 77]} if option.startswith(("min_", "exponential_")) else {}
+    drafter = noisy("llama", 1, 0.02)
+    plain, ours = both(model, speculative(drafter=drafter), **given, **stop)
+    assert ours == plain
+    without, _ = both(model, speculative(), **stop)
+    assert (plain != without) == (option not in NO_CHANGE)
+
+
+def test_the_generation_config_of_the_model_is_part_of_greedy():
+    model = fresh("llama")
+    without, _ = both(model, speculative())
+    model.generation_config.suppress_tokens = PROCESSED["suppress_tokens"]
+    plain, ours = both(model, speculative())
+    assert ours == plain != without
 
 
 def test_a_batch_is_refused():
@@ -182,7 +277,7 @@ def test_a_bad_spec_is_refused_and_nothing_is_changed(model):
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_positions_end(model):
-    with pytest.raises(ModelError, match="positions are used up"):
+    with pytest.raises(ToolkitError, match="at most 251 new tokens, not 400"):
         model.generate(PROMPT, do_sample=False, max_new_tokens=400, custom_generate=speculative())
 
 
