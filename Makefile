@@ -24,7 +24,7 @@ help:
 	@echo "make fuzz    decode random cases for MINUTES=10 minutes, the same ones for the same SEED"
 	@echo "make lint    run the linters and the type checker"
 	@echo "make bench-speed   measure every shaper beside the library's own decoding (half an hour)"
-	@echo "make docs    write the generated parts of docs/ anew"
+	@echo "make docs    rewrite the generated parts of docs/"
 	@echo "make clean   remove builds and caches, keep .venv"
 
 setup: $(STAMP)

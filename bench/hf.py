@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 from toolkit import Pipeline, Pool, Request, Run
-from toolkit.generation import rates_of
+from toolkit.generation import compute_rates
 from toolkit.records import hash_prompt
 
 from .arms import Arm
@@ -173,7 +173,7 @@ class LibraryEngine:
             "accepted": len(tokens) - first - steps,
             "drafted": nothing_drafted,
             "draft_kv_bytes": nothing_drafted,
-            **rates_of(len(tokens), first, steps, ttft_ms, wall_ms - ttft_ms),
+            **compute_rates(len(tokens), first, steps, ttft_ms, wall_ms - ttft_ms),
         }
 
 

@@ -1,4 +1,7 @@
-"""Writes the generated parts of docs/plugins.md from the code: `make docs`. A house test compares."""
+"""Writes the generated parts of docs/ from the code: `make docs`. House tests compare.
+
+In plugins.md these are marked. In strategies.md and data.md they are the rows of tables.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,24 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+import attrs
+import pyarrow as pa
+from toolkit.bench.columns import ArmColumns, SampleColumns
 
 import toolkit
-from toolkit import conformance
+from toolkit import Registry, conformance, schema
+from toolkit.choice import format_value, options_of
 from toolkit.conformance.catalogue import PROPERTIES
+from toolkit.plugins import OURS
+from toolkit.records import TABLES
+from toolkit.spec import type_name
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 from saboteurs import GALLERY
 
-PAGE = Path(__file__).with_name("plugins.md")
+DOCS = Path(__file__).parent
 INTERFACES = (
     "Drafter", "TreeShaper", "Verifier", "KVPolicy", "MaskPolicy", "ScorePolicy", "KVView", "Runtime",
     "Session", "DraftSession", "TokenTree", "Candidates", "Verdict",
@@ -119,5 +131,54 @@ def _below(name: str) -> str:
     return found[1] if found else ""
 
 
+def strategy_tables(text: str) -> str:
+    """docs/strategies.md with the options of every built-in strategy."""
+    for (_, name), entry in Registry.installed().entries.items():
+        if entry.distribution == OURS:
+            rows = [_option_row(option) for option in options_of(entry.cls)]
+            text = _with_rows(text, f"### `{name}`", rows)
+    return text
+
+
+def _option_row(option: attrs.Attribute[Any]) -> str:
+    if option.default is attrs.NOTHING:
+        default = "required"
+    elif value := format_value(option.default):
+        default = f"`{value}`"
+    else:
+        default = "chosen for you" if option.metadata["model"] else "none"
+    return f"| `{option.name}` | {type_name(option)} | {default} | {option.metadata['help']} |"
+
+
+def column_tables(text: str) -> str:
+    """docs/data.md with the columns of every table."""
+    parts = {f"## `{table}`": columns for table, columns in TABLES.items()}
+    parts["### `runs` of a bench"] = schema(ArmColumns)
+    parts["### `requests` of a bench"] = schema(SampleColumns)
+    for heading, columns in parts.items():
+        text = _with_rows(text, heading, [_column_row(column) for column in columns])
+    return text
+
+
+def _column_row(column: pa.Field) -> str:
+    kind = column.type
+    name = f"list of {kind.value_type}" if pa.types.is_list(kind) else str(kind)
+    null = ", null" if column.nullable else ""
+    return f"| `{column.name}` | {name}{null} | {column.metadata[b'help'].decode()} |"
+
+
+def _with_rows(text: str, heading: str, rows: list[str]) -> str:
+    """A page whose table below a heading has these rows."""
+    before, title, after = text.partition(f"\n{heading}\n")
+    section, mark, rest = after.partition("\n#")
+    block = "".join(f"{row}\n" for row in rows)
+    section = re.sub(r"(^\| `.*\n)+", lambda _: block, f"{section}\n", count=1, flags=re.M)[:-1]
+    return f"{before}{title}{section}{mark}{rest}"
+
+
+PAGES = {"plugins.md": page, "strategies.md": strategy_tables, "data.md": column_tables}
+
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for name, write in PAGES.items():
+        file = DOCS / name
+        file.write_text(write(file.read_text(encoding="utf-8")), encoding="utf-8")

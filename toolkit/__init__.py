@@ -125,7 +125,7 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for: `toolkit --help` needs none of them."""
+    """Import a public name on first use, so that `toolkit --help` imports none of them."""
     if name not in _HOMES:
         raise AttributeError(f"module 'toolkit' has no attribute {name!r}")
     return getattr(import_module(f"toolkit.{_HOMES[name]}"), name)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Chat:
     """A conversation with a pipeline's target, in its chat template.
 
-    The target keeps its KV from turn to turn: what a turn's prompt shares with the turn before is not
-    forwarded again. Each answer has the tokens that a new request with the whole conversation gives.
+    The target keeps its KV between turns and forwards only what a turn's prompt does not share with
+    the turn before. Each answer has the tokens that a new request with the whole conversation gives.
     """
 
     pipeline: Pipeline
@@ -30,17 +30,18 @@ class Chat:
 
     @property
     def messages(self) -> list[Message]:
-        """What was said so far, the last answer included."""
+        """The messages so far, the last answer included."""
         if self._last is None:
             first = [] if self.system is None else [{"role": "system", "content": self.system}]
             return [*first, *self._said]
         return [*self._said, {"role": "assistant", "content": self._last.result.text}]
 
     def ask(self, text: str, **request: Any) -> Stream:
-        """Say something; iterate over what is returned for the answer.
+        """Add a user message; iterate over the returned stream for the answer.
 
-        `request` are options of `Pipeline.stream`. An answer that is broken off counts as far as it
-        came. Raises `MismatchError`, and says nothing, when the conversation does not fit the target.
+        `request` are options of `Pipeline.stream`. An answer that is interrupted is kept as far as it
+        came. Raises `MismatchError`, and adds no message, when the conversation does not fit the
+        target.
         """
         messages = [*self.messages, {"role": "user", "content": text}]
         ids = self.pipeline.encode(messages, self.template_args)

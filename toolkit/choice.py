@@ -36,7 +36,7 @@ class Choice(Generic[S_co]):
 
     @classmethod
     def of(cls, strategy: S_co | type[S_co]) -> Choice[S_co]:
-        """The choice that builds a strategy like this one, from its class and non-default options."""
+        """Make the choice of a strategy's class with its non-default options."""
         if isinstance(strategy, type):
             return cls(strategy)
         given = ((f.name, getattr(strategy, f.name)) for f in options_of(type(strategy)))
@@ -44,7 +44,7 @@ class Choice(Generic[S_co]):
         return cls(type(strategy), tuple((k, v) for k, v in given if v != defaults[k]))
 
     def build(self) -> S_co:
-        """A fresh strategy."""
+        """Build a fresh strategy."""
         return self.cls(**dict(self.options))
 
     @property
@@ -106,7 +106,7 @@ def needs_options(cls: type[Strategy]) -> bool:
 
 
 def format_value(value: Any) -> str:
-    """A value as it is written in a spec."""
+    """Format a value as it is written in a spec."""
     if isinstance(value, Choice):
         return f"[{value}]"
     if isinstance(value, tuple):

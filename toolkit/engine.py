@@ -40,12 +40,16 @@ class Step:
     depth: int = field(metadata={"help": "depth of the deepest node"})
     accepted: int = field(metadata={"help": "drafted tokens accepted"})
     committed: int = field(metadata={"help": "tokens emitted: accepted drafts and the bonus"})
-    draft_ms: float = field(metadata={"help": "in the drafter; the first step's holds its prefill"})
-    shape_ms: float = field(metadata={"help": "in the shaper, the drafter apart"})
-    verify_ms: float = field(metadata={"help": "target forward and verifier"})
-    commit_ms: float = field(metadata={"help": "keeping the accepted path's KV, feedback"})
+    draft_ms: float = field(
+        metadata={"help": "time in the drafter, in the first step with its prefill"}
+    )
+    shape_ms: float = field(metadata={"help": "time in the shaper, without the drafter"})
+    verify_ms: float = field(metadata={"help": "time of the target's forward and the verifier"})
+    commit_ms: float = field(
+        metadata={"help": "time of committing the accepted path, and of feedback"}
+    )
     margin: float = field(
-        metadata={"help": "target's first less its second logit at the path's end"}
+        metadata={"help": "target's highest logit less the second, at the path's end"}
     )
 
     @property
@@ -55,9 +59,9 @@ class Step:
 
 @frozen(eq=False)
 class Event:
-    """The result of one pass over the target; the prefill's has a token and no step.
+    """The result of one pass over the target. The event of the prefill has one token and no step.
 
-    `scores` are there where nodes are recorded.
+    `scores` is None unless nodes are recorded.
     """
 
     tokens: list[int]
@@ -81,15 +85,15 @@ def decode(
     limits: Limits = Limits(),  # noqa: B008 it is immutable
     processor: LogitsProcessor | None = None,
 ) -> Iterator[Event]:
-    """Decode after `prompt[P]` until `ends` says so or `max_new_tokens` are emitted: one event per
-    target pass.
+    """Decode `prompt[P]` and yield one event per target pass, until `max_new_tokens` are emitted,
+    `ends` is true or the time of `limits` is over.
 
-    `ends(token)` is called once for each emitted token, in order, and says whether the request ends
-    after it, as it does after a stop id. What of the prompt the target has cached is not forwarded
+    `ends(token)` is called once for each emitted token, in order; it is true where the request ends
+    after the token, as after a stop id. Prompt tokens that the target has cached are not forwarded
     again. Between events the target's cache holds all emitted tokens but the last, which is the next
     root. `record_nodes` adds the target's scores of all nodes; no step's times include their
-    computation. `limits` cut trees, and end the request when its seconds have passed.
-    `processor` changes the target's logits before the verifier and the record see them.
+    computation. `limits` also cut trees. `processor` changes the target's logits before the verifier
+    and the record see them.
     """
     began = perf_counter()
     drafter, shaper, verifier = strategies.drafter, strategies.shaper, strategies.verifier
@@ -149,17 +153,18 @@ def require_path(judged: Verdict, tree: TokenTree, verifier: Verifier) -> None:
     if not ids or any(above >= below for above, below in pairwise(path)):
         raise StrategyError(
             f"verifier {verifier.name!r} gave path {path} in a tree of {len(tree)} nodes: expected "
-            f"node ids from the root, 0, downwards, as plain numbers"
+            f"plain numbers, the node ids from the root, 0, down to the last accepted node"
         )
 
 
 def cut_verdict(
     judged: Verdict, tree: TokenTree, room: int, ends: Callable[[int], bool]
 ) -> tuple[Verdict, list[int], bool]:
-    """Cut a verdict where the request ends and to `room` tokens; returns it, the tokens that it emits,
-    and whether the request ends with them.
+    """Cut a verdict to `room` tokens and to where the request ends; return it, the tokens that it
+    emits, and whether the request ends with them.
 
-    A cut verdict's bonus is its last emitted token, so that the cache holds the tokens that AR's would.
+    A cut verdict's bonus is its last emitted token, so that the cache holds the tokens that AR's
+    would.
     """
     tokens = [*(tree.tokens[node] for node in judged.path[1:]), judged.bonus]
     last = next((i for i, token in enumerate(tokens[:room]) if ends(token)), None)
@@ -169,14 +174,15 @@ def cut_verdict(
 
 @define(eq=False)
 class TimedDrafter:
-    """Calls a drafter for a shaper: not below the depth that can be emitted, and timed."""
+    """Calls a drafter for a shaper, measures its time, and asks for nothing deeper than can be
+    emitted."""
 
     drafter: Drafter
     vocabulary: int
     limits: Limits = Limits()
     depth: int = 0
-    start_ms: float = 0.0  # the drafter's own prefill
-    ms: float = 0.0  # in the drafter since the tree's root
+    start_ms: float = 0.0  # time of the drafter's own prefill
+    ms: float = 0.0  # time in the drafter since the step began
 
     def start(self, prompt: list[int], runtime: Runtime) -> None:
         began = perf_counter()

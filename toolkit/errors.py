@@ -23,7 +23,7 @@ class PluginError(ToolkitError):
 
 
 class MismatchError(ToolkitError):
-    """Strategies, models or prompts that are valid and do not fit together."""
+    """Strategies, models or prompts that are each valid but do not fit together."""
 
 
 class ModelError(ToolkitError):
@@ -34,11 +34,11 @@ class StrategyError(ToolkitError):
     """A strategy that raised an exception, or broke a rule of its interface, while decoding."""
 
 
-def trace(error: BaseException, module: str) -> str:
-    """A traceback with only the frames of the author's own `module`.
+def format_trace(error: BaseException, module: str) -> str:
+    """Format a traceback with only the frames of the author's own `module`.
 
-    Frames of the toolkit, Python and other libraries are left out. The last one stays when no other is
-    left.
+    Frames of the toolkit, Python and other libraries are left out; if no other frame is left, the last
+    one stays.
     """
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if _theirs(frame.filename, module)] or frames[-1:]

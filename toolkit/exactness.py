@@ -26,11 +26,12 @@ ULPS = 2  # a margin of so many units in the last place is a numerical tie
 def verify(
     pipeline: Pipeline, generation: Generation, processor: LogitsProcessor | None = None
 ) -> Verification:
-    """Compare a generation with AR of the same target under the same KV policy, token by token; where
-    they are sampled, with the same settings and seed. `processor` is the one that `stream` was given.
+    """Compare a generation with AR of the same target, KV policy, sampling and seed, token by token.
 
-    A generation that drafted nothing is AR itself, and its verdict `inconclusive`; otherwise as
-    `compare_with_ar`. Raises `MismatchError` for a verifier that promises AR's law and not its tokens.
+    `processor` is the one that `stream` was given.
+
+    A generation that drafted nothing is AR itself: its verdict is `inconclusive`. Otherwise see
+    `compare_with_ar`. Raises `MismatchError` for a verifier that does not promise AR's tokens.
     """
     require_comparable(pipeline)
     found = compare_with_ar(
@@ -48,12 +49,12 @@ def verify(
 
 
 def require_comparable(pipeline: Pipeline) -> None:
-    """Raise `MismatchError` when tokens need not be AR's, so that comparing them says nothing."""
+    """Raise `MismatchError` when the pipeline does not promise AR's tokens."""
     verifier = pipeline.verifier.cls
     if verifier.exactness == "distribution":
         raise MismatchError(
-            f"cannot compare with AR token by token: verifier {verifier.name!r} gives tokens with the "
-            f"law of AR's, and not the same ones; use `sampler-match`, or do not compare"
+            f"cannot compare with AR token by token: verifier {verifier.name!r} keeps AR's "
+            f"distribution, not its tokens; use `--verifier sampler-match`, or do not compare"
         )
 
 
@@ -69,8 +70,8 @@ def compare_with_ar(
     """Run AR of the pipeline's target and KV policy and compare it with `token_ids`, token by token.
 
     At a difference AR's own logits decide. If a change of two units in the last place of the target's
-    dtype gives our token, it is a numerical tie: AR takes our token and goes on. Beyond, the verdict is
-    `divergent`.
+    dtype would give our token, it is a numerical tie, and AR continues with our token. Otherwise the
+    verdict is `divergent`.
     """
     stream = pipeline.autoregressive.stream(
         prompt_ids, max_new_tokens=len(token_ids), stop=stop, seed=seed, processor=processor
@@ -91,7 +92,7 @@ def compare_with_ar(
 
 @attrs.define(eq=False)
 class Watch(Verifier):
-    """AR's verifier, which compares each token with the one that is expected."""
+    """AR's verifier, which compares each token with the expected one."""
 
     name = "watch"
     exactness = "token"
@@ -111,7 +112,7 @@ class Watch(Verifier):
             allowed = ULPS * ulp(float(logits[0, token]), self.dtype)
             margin = _margin(sampler, logits[0], token, wanted)
             difference = Difference(index, wanted, token, margin, allowed)
-            if margin <= allowed or _tips(sampler, logits[0], token, wanted, allowed):
+            if margin <= allowed or _is_tie(sampler, logits[0], token, wanted, allowed):
                 self.ties.append(difference)
                 token = wanted
             else:
@@ -120,14 +121,16 @@ class Watch(Verifier):
 
 
 def _margin(sampler: Sampler, row: Tensor, token: int, wanted: int) -> float:
-    """How far the logit of `wanted` is from being chosen instead of `token`."""
+    """The change of logits at which `wanted` would be chosen instead of `token`."""
     perturbed = sampler.perturbed(row, 0)
     return float(perturbed[token] - perturbed[wanted]) * (sampler.sampling.temperature or 1.0)
 
 
-def _tips(sampler: Sampler, row: Tensor, token: int, wanted: int, allowed: float) -> bool:
-    """Whether `wanted` is drawn once the two logits are closer by `allowed`. Where top-p or top-k cut
-    off the one or kept the other by a hair, no margin shows it."""
+def _is_tie(sampler: Sampler, row: Tensor, token: int, wanted: int, allowed: float) -> bool:
+    """Whether `wanted` is drawn once the two logits are closer by `allowed`.
+
+    The margin does not show this where top-k or top-p keeps one of the two tokens and cuts the other.
+    """
     closer = row.double()
     closer[token] -= allowed / 2
     closer[wanted] += allowed / 2

@@ -85,10 +85,10 @@ BUILT_IN = (
 
 @hookimpl
 def families() -> Iterable[Family]:
-    """The built-in rows; a plugin's come by the same hook."""
+    """The built-in rows; plugins provide theirs by the same hook."""
     return BUILT_IN
 
 
-def of_model(model: str, known: Iterable[Family]) -> Family | None:
+def find_family(model: str, known: Iterable[Family]) -> Family | None:
     """The family that has this alias or hub id, if any."""
     return next((f for f in known if model in f.models or model in f.models.values()), None)

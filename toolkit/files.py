@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and paths that people type."""
+"""Atomic writes, and paths given by users."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import IO
 def open_atomically(path: Path, *, mode: int = 0o666, sync: bool = True) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path` that replaces it when the block ends without an exception.
 
-    So whoever reads `path` finds it whole, as it was or as it is, whenever this stops and whoever else
-    writes it. `mode` is the new file's, less the umask. Without `sync` it is not forced to disk
-    first, which is faster and less safe when the machine crashes. Raises `OSError`.
+    A reader finds the old file or the new one, always whole, even if this process is killed or another
+    one writes the same file. `mode` is the new file's, less the umask. Without `sync` the data are not
+    flushed to disk first: faster, but a crash of the machine may lose the file. Raises `OSError`.
     """
     part = path.with_name(f"{path.name}.{token_hex(4)}.part")
     try:
@@ -36,7 +36,7 @@ def open_atomically(path: Path, *, mode: int = 0o666, sync: bool = True) -> Iter
 
 
 def is_folder(text: str) -> bool:
-    """Whether a folder has this path. A text that cannot be a path is no folder."""
+    """Whether a text is the path of a folder; False for a text that cannot be a path."""
     try:
         return Path(text).is_dir()
     except OSError:

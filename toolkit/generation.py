@@ -27,9 +27,9 @@ StopReason = Literal["eos", "stop", "length", "positions", "time", "interrupted"
 
 @frozen
 class Difference:
-    """Where our tokens and AR's part; −1 stands for AR's end.
+    """The first token where our output and AR's differ; a token of −1 means that the output had ended.
 
-    `margin`: AR's logit of its token less that of ours.
+    `margin`: AR's logit of its own token minus that of ours.
     """
 
     index: int
@@ -100,7 +100,7 @@ class Generation:
 
     @property
     def line(self) -> str:
-        """The figures that matter most, in one line."""
+        """The main figures, in one line."""
         count = len(self.token_ids)
         figures = [f"{count} token{'s' * (count != 1)}"]
         if self.tau is not None and self.tokens_per_s is not None:
@@ -135,19 +135,19 @@ class Generation:
     @property
     def recorded(self) -> RecordedRequest | None:
         """The nodes of every step, as `toolkit show` reads them from disk; None unless recorded."""
-        from toolkit.nodes import nodes_of
+        from toolkit.nodes import list_nodes
         from toolkit.show.recording import RecordedRequest, RecordedStep
 
         steps: list[RecordedStep] = []
         for e in self.events:
             if e.step and e.tree and e.verdict and e.scores:
-                nodes = [*nodes_of(e.tree, e.verdict, e.scores, self.piece)]
+                nodes = [*list_nodes(e.tree, e.verdict, e.scores, self.piece)]
                 steps.append(RecordedStep(len(steps), nodes, asdict(e.step)))
         return RecordedRequest(0, "this request", self.specs, steps) if steps else None
 
     def to_frame(self) -> Any:
-        """The steps as a table, with the columns of `Step`: a pandas DataFrame, or polars' where only
-        that is installed. Raises `ToolkitError` without both."""
+        """The steps as a table with the columns of `Step`: a pandas DataFrame, or a polars one if only
+        polars is installed. Raises `ToolkitError` without both."""
         for name in ("pandas", "polars"):
             if find_spec(name) is not None:
                 return import_module(name).DataFrame([asdict(step) for step in self.steps])
@@ -157,32 +157,32 @@ class Generation:
         """What a notebook shows."""
         from toolkit.show.notebook import draw_output
 
-        return draw_output(written(self.events, self.piece), self.line, self.recorded)
+        return draw_output(label_pieces(self.events, self.piece), self.line, self.recorded)
 
     @property
     def _rates(self) -> dict[str, float | None]:
-        return rates_of(len(self.token_ids), 1, len(self.steps), self.ttft_ms, self.decode_ms)
+        return compute_rates(len(self.token_ids), 1, len(self.steps), self.ttft_ms, self.decode_ms)
 
     def verified(self, verification: Verification) -> Generation:
         """This generation with its comparison to AR."""
         return evolve(self, verification=verification)
 
 
-def written(events: list[Event], piece: Callable[[int], str]) -> Iterator[tuple[str, Fate]]:
-    """The pieces of an output, each with who wrote it: accepted drafts, or the target's own bonus."""
+def label_pieces(events: list[Event], piece: Callable[[int], str]) -> Iterator[tuple[str, Fate]]:
+    """Label the pieces of an output: each is an accepted draft or the target's own bonus."""
     for event in events:
         *drafted, own = map(piece, event.tokens)
         yield from ((text, "accepted") for text in drafted)
         yield own, "bonus"
 
 
-def rates_of(
+def compute_rates(
     tokens: int, first: int, steps: int, ttft_ms: float, decode_ms: float
 ) -> dict[str, float | None]:
     """The figures that follow from counts and times alone, by their Parquet names.
 
-    `tokens`: emitted tokens, `first` of them by the target forward over the prompt. `steps`: target
-    forwards after it. None: nothing to divide by.
+    `tokens`: emitted tokens, `first` of them by the target's forward over the prompt. `steps`: target
+    forwards after it. A figure whose divisor is 0 is None.
     """
     later = tokens - first
     return {

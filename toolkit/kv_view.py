@@ -1,7 +1,7 @@
-"""KVView: what a KV policy that scores is given of one layer when it decides.
+"""KVView: the view of one layer's cache that a scoring KV policy gets at each decision.
 
 Letters: H_kv KV heads, G query heads per KV head, H = H_kv·G, C rows held, D head size, T queries
-logged. Everything here belongs to committed tokens; rejected drafts are not in it.
+logged. All rows and queries are of committed tokens; rejected drafts are not among them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class KVView:
     scaling: float
     _evicted_at: Tensor  # [H_kv, C]: the first position that does not see the row
     _window: int | None  # the attention's own sliding window
-    _weights: Callable[[Tensor, Tensor, Tensor], Tensor]  # of queries, keys, and what is visible
+    _weights: Callable[[Tensor, Tensor, Tensor], Tensor]  # by queries, keys, visible
     _rotate: Callable[[Tensor, Tensor], Tensor]
     _logs: bool = True
     _colsum: Tensor | None = field(init=False, default=None)

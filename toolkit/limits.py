@@ -31,9 +31,9 @@ class Limits:
     max_seconds: float | None = field(default=None, validator=_require_positive)
 
     def cut(self, tree: TokenTree) -> TokenTree:
-        """The nodes of a tree that are within the limits: the likeliest ones by the drafter.
+        """Cut a tree to the limits; the nodes that the drafter finds likeliest stay.
 
-        Of a tree with draws the first ones stay, because a verifier of draws needs a shape that does
+        In a tree with draws the first nodes stay, because a verifier of draws needs a shape that does
         not depend on what was drawn.
         """
         worth = tree.path_logprobs if not tree.laws else [0.0] * len(tree)

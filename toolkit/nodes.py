@@ -1,4 +1,4 @@
-"""Node: one node of a verified tree as a row, with what drafter and target thought of it."""
+"""Node: one node of a verified tree as a row, with its scores by drafter and target."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class Node:
     )
 
 
-def nodes_of(
+def list_nodes(
     tree: TokenTree, verdict: Verdict, scores: TargetScores, piece: Callable[[int], str]
 ) -> Iterator[Node]:
     """The rows of one step; `piece` gives a token's text."""
-    fates = fates_of(tree, verdict)
+    fates = find_fates(tree, verdict)
     size, last = len(tree), verdict.path[-1]
     own_row = "bonus" not in fates
     counts: dict[int, int] = {}
@@ -82,7 +82,7 @@ def nodes_of(
         )
 
 
-def fates_of(tree: TokenTree, verdict: Verdict) -> list[Fate]:
+def find_fates(tree: TokenTree, verdict: Verdict) -> list[Fate]:
     """What became of each of N nodes. One of them is the bonus only where the request ended in it."""
     path, last = set(verdict.path), verdict.path[-1]
     taken = dict(pairwise(verdict.path))  # parent → its child on the path

@@ -1,4 +1,4 @@
-"""Pipeline: four choices and a target. Do they fit? Then `generate` and `stream`."""
+"""Pipeline: checks that a target and four strategies fit together, and decodes with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attrs import Attribute
 from toolkit.choice import Choice, Strategy, options_of
 from toolkit.engine import Strategies
 from toolkit.errors import MismatchError, SpecError
-from toolkit.families import STORIES, of_model
+from toolkit.families import STORIES, find_family
 from toolkit.hookspecs import Family
 from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
 from toolkit.limits import Limits
@@ -38,16 +38,17 @@ Spec = str | Strategy | type[Strategy] | Choice[Any]
 class Pipeline:
     """A target and four strategies that fit; decodes any number of prompts.
 
-    `target`: an alias, a folder, a hub id or a transformers model. By default it is the usual target of
-    the drafter's family, or the shipped target without a drafter. The default drafter is `ngram` with a
-    target, and the shipped draft model without one. Strategies are spec strings, classes, choices, or
-    objects, of which only the options are used. A new pipeline has found and checked everything and has
-    loaded no weights. What needs neither torch nor transformers is checked before they are imported.
-    `device` and `dtype` are those of a new pool of models, as `Pool` describes them; `pool` is one that
-    is there. `ignore_eos` decodes past stop tokens, for measurements of a given length.
-    `sampling` says how the target's tokens are drawn, by default greedily. The default verifier is
-    `greedy` then, and `sampler-match` at temperatures above 0. `limits` hold for
-    every request, whatever the shaper.
+    `target`: an alias, a folder, a hub id or a transformers model. By default it is the usual
+    target of the drafter's family, or the shipped target without a drafter. The default drafter is
+    `ngram` with a target, and the shipped draft model without one. Strategies are spec strings,
+    classes, choices, or objects, of which only the options are used. `device` and `dtype` are
+    those of a new pool of models, as `Pool` describes them; `pool` is an existing pool.
+    `ignore_eos` decodes past stop tokens, for measurements of a given length. `sampling` says how
+    the target's tokens are drawn, by default greedily. The default verifier is then `greedy`, and
+    at temperatures above 0 `sampler-match`. `limits` hold for every request, whatever the shaper.
+
+    Making a pipeline locates and checks everything and loads no weights. Checks that need neither
+    torch nor transformers run before these are imported.
 
     Raises `SpecError`, `ModelError`, `MismatchError` or `PluginError`, each a `ToolkitError`.
     """
@@ -70,12 +71,12 @@ class Pipeline:
         ignore_eos: bool = False,
     ) -> None:
         if target == "":
-            raise SpecError(
-                "the target is empty: give an alias, a folder or a hub id, or none at all"
-            )
+            raise SpecError("target is empty: give an alias, a folder or a hub id, or leave it out")
         self.registry = registry or Registry.installed()
         if pool is not None and (device or dtype):
-            raise SpecError("a pool has its own device and dtype: give them to the pool alone")
+            raise SpecError(
+                "a pool has its own device and dtype: give them to the pool alone"
+            )
         self.pool = pool or Pool(device=device or "auto", dtype=dtype or "auto")
         self.sampling = sampling
         self.limits = limits
@@ -94,7 +95,7 @@ class Pipeline:
         require_fit(choice, self.shaper, self.verifier)
         require_temperature(self.verifier, sampling)
         self.target = target or _family_of(choice, self.registry.families).target
-        self.drafter = _fill_models(choice, of_model(self.target, self.registry.families))
+        self.drafter = _fill_models(choice, find_family(self.target, self.registry.families))
         self.pool.aliases |= self.registry.aliases
         for name in self.models:
             self.pool.locate(name)
@@ -339,8 +340,8 @@ def require_fit(
     if not gives & assumes:
         raise MismatchError(
             f"cannot use verifier {verifier.cls.name!r} with drafter {drafter.cls.name!r}: the drafter "
-            f"gives {', '.join(sorted(gives))} proposals, and the verifier's proof covers "
-            f"{', '.join(sorted(assumes))}; `--verifier sampler-match` fits any drafter"
+            f"makes {', '.join(sorted(gives))} proposals, but the verifier's proof covers "
+            f"only {', '.join(sorted(assumes))} ones; `--verifier sampler-match` fits any drafter"
         )
     draws = verifier.cls.exactness == "distribution" and not {*DRAWS}.isdisjoint(gives & assumes)
     if draws and shaper.cls.prunes:
@@ -382,7 +383,7 @@ def models_of(choice: Choice[Any]) -> list[str]:
 
 def _family_of(choice: Choice[Any], families: list[Family]) -> Family:
     """The family of the first model that a drafter names; the shipped family when it names none."""
-    known = (of_model(name, families) for name in models_of(choice))
+    known = (find_family(name, families) for name in models_of(choice))
     return next((family for family in known if family), STORIES)
 
 

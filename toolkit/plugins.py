@@ -1,4 +1,4 @@
-"""Plugins: their owner, versions and files, what their hooks return, and checks of it."""
+"""Plugins: who owns one, how its files are imported, what its hooks return, and checks of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from toolkit.choice import Strategy, options_of
-from toolkit.errors import PluginError, trace
+from toolkit.errors import PluginError, format_trace
 from toolkit.hookspecs import Dataset, Family
 from toolkit.interfaces import INTERFACES
 
@@ -67,7 +67,7 @@ def import_file(path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise PluginError(
-            f"plugin {path} does not import: {describe_error(error)}\n{trace(error, name)}"
+            f"plugin {path} does not import: {describe_error(error)}\n{format_trace(error, name)}"
         ) from error
     return module
 
@@ -91,9 +91,9 @@ def strategies_in(package: str) -> list[type[Strategy]]:
 def call_hook(
     plugins: pluggy.PluginManager, hook: str, plugin: ModuleType, distribution: str
 ) -> list[object]:
-    """What one plugin alone returns from a hook: nothing when it does not implement it.
+    """Call one hook of one plugin; an empty list when the plugin does not implement it.
 
-    Raises `PluginError` when it returns no list or other series.
+    Raises `PluginError` when it does not return a list or another iterable.
     """
     caller = plugins.subset_hook_caller(hook, plugins.get_plugins() - {plugin})
     if not caller.get_hookimpls():
@@ -164,7 +164,7 @@ class Provided:
     def with_rows(
         self, rows: Mapping[str, Iterable[object]], distribution: str, version: str
     ) -> Provided:
-        """This and what the hooks of one more plugin return. Raises `PluginError` for a taken name."""
+        """Add what the hooks of one more plugin return. Raises `PluginError` for a taken name."""
         more = Provided(dict(self.entries), list(self.families), dict(self.datasets))
         for row in rows["strategies"]:
             more._add_strategy(require_strategy(row, distribution), distribution, version)

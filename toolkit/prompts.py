@@ -23,7 +23,7 @@ INSTRUCT = re.compile(
 )
 BASE = re.compile(r"(?<![a-z])(base|pt)(?![a-z])", re.IGNORECASE)
 INSTRUCT_TEMPLATE = re.compile(r"instruct|\[INST\]|enable_thinking|<think>", re.IGNORECASE)
-LINE = 200  # characters of an error that another library gives
+LINE = 200  # most characters quoted of another library's error
 
 
 class Speaker(Protocol):
@@ -81,7 +81,7 @@ def encode_messages(
     """Token ids of a conversation in the tokenizer's chat template, up to where the answer begins.
 
     The template writes the special tokens, so the tokenizer adds none. Raises `MismatchError` when
-    there is no template, and when the template rejects the messages.
+    there is no template, or when the template rejects the messages.
     """
     if not has_template(tokenizer):
         raise MismatchError(
@@ -133,7 +133,8 @@ def is_chat_model(model: Speaker, place: str) -> bool:
 
 
 def _is_conversation(prompt: Any) -> bool:
-    """Whether a prompt is a list of messages. Raises `MismatchError` for what is almost one."""
+    """Whether a prompt is a list of messages. Raises `MismatchError` for a single message or a list of
+    texts."""
     if isinstance(prompt, Mapping):
         raise MismatchError("a conversation is a list of messages: put this one into a list")
     if not isinstance(prompt, (list, tuple)):
@@ -148,7 +149,8 @@ def _is_conversation(prompt: Any) -> bool:
 
 
 def _listed(prompt: Any) -> list[int]:
-    """Token ids that were given as such. Raises `MismatchError` when they are no row of ids."""
+    """Token ids that were given as such. Raises `MismatchError` unless they are one row of whole
+    numbers."""
     import torch
 
     try:

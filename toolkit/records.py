@@ -24,7 +24,7 @@ from toolkit.engine import Step
 from toolkit.errors import ToolkitError
 from toolkit.files import open_atomically
 from toolkit.generation import Generation, Outcome, StopReason
-from toolkit.nodes import Node, nodes_of
+from toolkit.nodes import Node, list_nodes
 
 if TYPE_CHECKING:
     from toolkit.pipeline import Pipeline
@@ -48,7 +48,7 @@ class Run:
     cpu: str = column("the CPU's model")
     threads: int = column("CPU threads of torch")
     load_average: float | None = column(
-        "processes that ran or waited to, per CPU, over the minute before the run; null: unknown"
+        "load average per CPU over the minute before the run; null: unknown"
     )
     cuda: str | None = column("PyTorch's CUDA version; null: on CPU")
     gpu_driver: str | None = column("version of NVIDIA's driver; null: on CPU, or unknown")
@@ -57,7 +57,7 @@ class Run:
     executors: str = column("JSON: the executor and the linears of every model, by its name")
     dtype: str = column("of the target's weights")
     numerics: str = column(
-        "how equal to AR: bitwise (same bits), fp32 (same tokens) or tie (same up to rounding)"
+        "equality with AR: bitwise (same bits), fp32 (same tokens) or tie (same up to rounding)"
     )
     target: str = column("target as given")
     target_revision: str | None = column(
@@ -68,16 +68,14 @@ class Run:
     verifier: str = column("spec")
     kv: str = column("spec of the target's KV policy")
     draft_kv: str = column("spec of the drafter's KV policy")
-    temperature: float = column("of sampling; 0: greedy decoding")
-    top_k: int = column("of sampling: draw among the k likeliest tokens; 0: all")
+    temperature: float = column("sampling temperature; 0: greedy decoding")
+    top_k: int = column("sampling: draw among the k likeliest tokens; 0: all")
     top_p: float = column(
-        "of sampling: draw among the likeliest tokens that have this much together"
+        "sampling: draw among the likeliest tokens that have this probability together"
     )
-    min_p: float = column("of sampling: draw among tokens with this share of the likeliest's")
-    max_nodes_per_level: int | None = column("nodes of a depth that are verified; null: no limit")
-    max_nodes: int | None = column(
-        "nodes of a tree that are verified, root included; null: no limit"
-    )
+    min_p: float = column("sampling: draw among tokens with this share of the highest probability")
+    max_nodes_per_level: int | None = column("most nodes verified per depth; null: no limit")
+    max_nodes: int | None = column("most nodes verified per tree, root included; null: no limit")
     max_seconds: float | None = column("seconds after which a request ends; null: no limit")
 
 
@@ -118,7 +116,7 @@ class Request:
     commit_share: float | None = column("share of decode_ms in shaping and commit")
     kv_bytes: int | None = column("bytes of the target's KV buffers at the end")
     kv_peak_bytes: int | None = column(
-        "peak of kv_bytes, with the one prompt layer that is being scored"
+        "peak of kv_bytes, including the prompt layer that is being scored"
     )
     draft_kv_bytes: int | None = column("bytes of the drafter's KV buffers at the end")
     peak_memory_bytes: int | None = column(
@@ -222,7 +220,7 @@ def node_rows(run: Run, request_id: int, generation: Generation) -> Iterator[dic
     for number, event in enumerate(e for e in generation.events if e.step is not None):
         if event.tree is not None and event.verdict is not None and event.scores is not None:
             key = {"run_id": run.run_id, "request_id": request_id, "step": number}
-            for node in nodes_of(event.tree, event.verdict, event.scores, generation.piece):
+            for node in list_nodes(event.tree, event.verdict, event.scores, generation.piece):
                 yield {**key, **attrs.asdict(node)}
 
 

@@ -1,8 +1,8 @@
 """The strategies, model families and data sets of one process, from built-ins and plugins.
 
 Each entry point is loaded in a `try` of its own, so a broken plugin fails only the runs that ask for
-it. Built-ins use the same entry-point group as plugins and load first. Other plugins are imported
-when a name is not built in, or when everything is listed: one may import anything.
+it. Built-ins use the same entry-point group as plugins and load first. Other plugins are imported only
+when a name is not built in, or when everything is listed, because their imports may be slow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pluggy
 
 from toolkit import hookspecs
 from toolkit.choice import Choice, Strategy
-from toolkit.errors import PluginError, SpecError, trace
+from toolkit.errors import PluginError, SpecError, format_trace
 from toolkit.files import is_folder
 from toolkit.hookspecs import Dataset, Family
 from toolkit.plugins import (
@@ -108,7 +108,7 @@ class Registry:
             require_our_version(point)
             self.add(point.load(), distribution, version)
         except (Exception, SystemExit) as error:  # noqa: BLE001 a plugin may raise anything
-            own = "" if isinstance(error, PluginError) else trace(error, point.value)
+            own = "" if isinstance(error, PluginError) else format_trace(error, point.value)
             self._broken[f"{distribution} ({point.value})"] = BrokenPlugin(
                 point.name, describe_error(error), own
             )
@@ -185,15 +185,15 @@ class Registry:
         """The kind of the strategy with this name. Raises `SpecError` for none, or more than one."""
         kinds = [kind for kind, known in self.entries if known == name]
         if not kinds:
-            raise SpecError(self.unknown(name))
+            raise SpecError(self.describe_unknown(name))
         if len(kinds) > 1:
             raise SpecError(
                 f"{name!r} is a {' and a '.join(sorted(kinds))}: say which, --kind {kinds[0]}"
             )
         return kinds[0]
 
-    def unknown(self, name: str) -> str:
-        """The message for a name that no strategy of any kind has."""
+    def describe_unknown(self, name: str) -> str:
+        """Describe the error of a name that no strategy of any kind has."""
         names = sorted({known for _, known in self.entries})
         hint = did_you_mean(name, names, f"there are: {', '.join(names)}")
         return f"no strategy called {quote(name)}: {hint}"

@@ -1,4 +1,4 @@
-"""Sampling: how the target's next token is drawn. Sampler: its law and the random numbers of a step."""
+"""Sampling: the settings of the target's sampling. Sampler: the law and random numbers of one step."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-COLDEST = 1e-5  # logits over a lower temperature may be too large for float32
+LOWEST = 1e-5  # logits over a lower temperature may be too large for float32
 
 
 @frozen
 class Sampling:
     """How the target's next token follows from its logits.
 
-    At temperature 0 it is the most likely one. Otherwise it is drawn, and its law is what transformers'
-    processors make of the logits, in their order: `temperature` divides them; `top_k` keeps the k
+    At temperature 0 it is the most likely one. Otherwise it is drawn from the softmax of the logits
+    after transformers' processors, in their order: `temperature` divides them; `top_k` keeps the k
     highest (0: all); `top_p` keeps the most likely tokens that together have probability `top_p`, and
     at least one (1: all); `min_p` keeps tokens that have at least `min_p` times the highest
-    probability (0: all). Raises `SpecError` for values that mean nothing.
+    probability (0: all). Raises `SpecError` for values out of range.
     """
 
     temperature: float = field(default=0.0, converter=float)
@@ -36,9 +36,9 @@ class Sampling:
 
     @temperature.validator
     def _require_temperature(self, _: object, value: float) -> None:
-        if not isfinite(value) or (value != 0 and value < COLDEST):
+        if not isfinite(value) or (value != 0 and value < LOWEST):
             raise SpecError(
-                f"temperature={value}: expected 0 (greedy) or a finite number from {COLDEST} up"
+                f"temperature={value}: expected 0 (greedy) or a finite number from {LOWEST} up"
             )
 
     @top_k.validator
@@ -68,7 +68,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the token is the most likely one, and nothing is drawn."""
+        """Whether the most likely token is taken and nothing is drawn."""
         return self.temperature == 0
 
     def scores(self, logits: Tensor) -> Tensor:
@@ -106,12 +106,12 @@ class Sampling:
 
 @frozen(eq=False, slots=False)
 class Sampler:
-    """What a verifier draws with in one step: the target's law, and random numbers.
+    """The target's law and the random numbers of one step, for a verifier.
 
     There is one for each step, made from the request's `seed` and the `position` of the tree's root.
-    `token` is for verifiers that say what AR would say: its random numbers depend on the seed and on
-    the drawn token's position alone. `accepts` and `draw` are for verifiers that prove a law: every
-    call has a random number of its own.
+    `token` is for verifiers that give AR's tokens: its random numbers depend on the seed and on the
+    drawn token's position alone. `accepts` and `draw` are for verifiers that keep AR's distribution:
+    every call has a random number of its own.
     """
 
     sampling: Sampling = field(factory=Sampling)
@@ -120,7 +120,7 @@ class Sampler:
 
     @cached_property
     def _generator(self) -> torch.Generator:
-        """Of `accepts` and `draw`; greedy steps, which call neither, make none."""
+        """The generator of `accepts` and `draw`, made at their first call."""
         return make_generator(f"step {self.seed} {self.position}")
 
     def law(self, logits: Tensor) -> Tensor:
@@ -131,16 +131,16 @@ class Sampler:
         return self.sampling.scores(logits).double().softmax(-1)
 
     def token(self, logits: Tensor, depth: int) -> int:
-        """The token that AR draws by `logits[V]`, those of a node of this depth.
+        """The token that AR draws from `logits[V]`, those of a node of this depth.
 
         The argmax of `perturbed`, ties to the lowest id: a draw from the law (the Gumbel-max trick,
-        Gumbel 1954). AR draws the same token there, because it perturbs the same logits alike.
+        Gumbel 1954). AR perturbs the same logits in the same way, so it draws the same token.
         """
         return int(self.perturbed(logits, depth).max(-1).indices)
 
     def perturbed(self, logits: Tensor, depth: int) -> Tensor:
         """`logits[V]` of a node of this depth, processed, with Gumbel noise that is keyed by the seed
-        and by the position of the token that they decide. At temperature 0 they are as they were."""
+        and by the position of the token that they decide. Unchanged at temperature 0."""
         if self.sampling.greedy:
             return logits
         return self.sampling.scores(logits) + self.noise(depth, len(logits), logits.device)

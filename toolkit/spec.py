@@ -17,7 +17,7 @@ import attrs
 import cattrs
 
 from toolkit.choice import Choice, Strategy, format_value, options_of
-from toolkit.errors import SpecError, trace
+from toolkit.errors import SpecError, format_trace
 from toolkit.words import parse_real, parse_whole, quote, shorten
 
 
@@ -67,9 +67,8 @@ def require_valid(kind: str, choice: Choice[Any]) -> None:
         said = str(error.args[0]) if error.args else type(error).__name__  # attrs adds arguments
         raise SpecError(f"{kind} {quote(str(choice))}: {shorten(said)}") from error
     except Exception as error:
-        raise SpecError(
-            f"{kind} {quote(str(choice))} cannot be built:\n{trace(error, choice.cls.__module__)}"
-        ) from error
+        frames = format_trace(error, choice.cls.__module__)
+        raise SpecError(f"{kind} {quote(str(choice))} cannot be built:\n{frames}") from error
 
 
 def describe(field: attrs.Attribute[Any]) -> str:
@@ -139,7 +138,7 @@ def _bare_of(raw: str) -> str:
 
 
 def _bare(kind: Any) -> Any:
-    """`int` of `int | None`."""
+    """Return `int` for `int | None`."""
     if get_origin(kind) in (Union, types.UnionType):
         return next(arg for arg in get_args(kind) if arg is not type(None))
     return kind

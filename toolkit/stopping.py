@@ -15,7 +15,7 @@ from toolkit.runtime.models.detokenize import Detokenizer
 class TextUntil:
     """The text of committed tokens up to the first stop string, which is left out.
 
-    What may be the beginning of a stop string waits until the next tokens decide.
+    Text that may be the beginning of a stop string is held back until later tokens decide.
     """
 
     detokenizer: Detokenizer
@@ -24,13 +24,13 @@ class TextUntil:
     _waiting: str = field(default="", init=False)
 
     def add(self, ids: list[int]) -> str:
-        """The text that `ids` make certain. After a stop string there is none."""
+        """Add tokens; return the text that is certain now. After a stop string there is none."""
         if not self.strings:
             return self.detokenizer.add(ids)
         return "".join(self._pass(self.detokenizer.add([token])) for token in ids)
 
     def rest(self) -> str:
-        """What is left at the end."""
+        """The text that is held back at the end."""
         text = self._pass(self.detokenizer.rest())
         return text if self.found else text + self._waiting
 
@@ -45,7 +45,7 @@ class TextUntil:
         return text[:end]
 
     def _certain(self, text: str) -> int:
-        """Where the longest end of a text begins that a stop string could begin with."""
+        """Where the longest suffix of a text begins that may start a stop string."""
         longest = max((len(string) - 1 for string in self.strings), default=0)
         starts = range(max(0, len(text) - longest), len(text))
         return next(
@@ -70,7 +70,7 @@ class Ending:
 
 
 def require_stop_strings(stop: str | Iterable[str], tokenizer: Any, target: str) -> tuple[str, ...]:
-    """Stop strings as a tuple. Raises `MismatchError` for what is none, and without a tokenizer."""
+    """Stop strings as a tuple. Raises `MismatchError` for anything else, and without a tokenizer."""
     strings = (stop,) if isinstance(stop, str) else tuple(stop)
     odd = [string for string in strings if not isinstance(string, str) or not string]
     if odd:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from traceback import walk_tb
 
 from toolkit.choice import Strategy
-from toolkit.errors import StrategyError, ToolkitError, trace
+from toolkit.errors import StrategyError, ToolkitError, format_trace
 
 BUILT_IN = "toolkit."
 
@@ -27,9 +27,8 @@ def name_failed_strategy() -> Iterator[None]:
         if found is None:
             raise
         strategy, method = found
-        raise StrategyError(
-            f"{describe(strategy)} failed in `{method}`:\n{trace(error, type(strategy).__module__)}"
-        ) from error
+        frames = format_trace(error, type(strategy).__module__)
+        raise StrategyError(f"{describe(strategy)} failed in `{method}`:\n{frames}") from error
 
 
 def require_type(answer: object, wanted: type, strategy: Strategy, method: str) -> None:

@@ -36,7 +36,7 @@ class Stream:
     prompt: list[int]
     max_new_tokens: int
     stop_ids: frozenset[int]  # token ids that end the request
-    stop: tuple[str, ...]  # texts that end it
+    stop: tuple[str, ...]  # stop strings
     sampling: Sampling
     seed: int
     specs: dict[str, str]  # of the pipeline, for the result
@@ -48,7 +48,7 @@ class Stream:
     _running: Iterator[Event] = field(init=False)
     kept: int = field(init=False)  # prompt tokens that the target has cached from the turn before
     _handed_over: bool = field(default=False, init=False)
-    _ended: bool = field(default=False, init=False)  # by itself: nobody interrupted it
+    _ended: bool = field(default=False, init=False)  # by itself, not by an interruption
     _text: TextUntil = field(init=False)
     _ending: Ending = field(init=False)
 

@@ -1,4 +1,4 @@
-"""TargetScores: what the target thought of each node of a verified tree, as plain numbers."""
+"""TargetScores: the target's scores of each node of a verified tree, as plain numbers."""
 
 from __future__ import annotations
 

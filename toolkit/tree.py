@@ -99,7 +99,8 @@ class TokenTree:
         return max(self.depths)
 
     def children(self) -> list[list[int]]:
-        """The children of each node, in ascending order: if they were drawn, in that of the draws."""
+        """The children of each node, in ascending order, which is the order of the draws if they were
+        drawn."""
         found: list[list[int]] = [[] for _ in self.tokens]
         for node, parent in enumerate(self.parents[1:], 1):
             found[parent].append(node)
@@ -188,9 +189,9 @@ class Verdict:
 
 
 def lineage(parents: list[int], known: Sequence[bytes] = ()) -> list[bytes]:
-    """The `known` nodes' rows and one more for each of `parents` (−1: none), which may be among them.
+    """Extend the rows of `known` nodes by one row for each of `parents` (−1: none).
 
-    Row i has i + 1 bytes: 1 for i and its ancestors, 0 for others. So it has one more than i's depth.
+    Row i has i + 1 bytes: 1 for i and its ancestors, 0 for others. Their sum is i's depth + 1.
     """
     rows = list(known)
     for node, parent in enumerate(parents, len(rows)):

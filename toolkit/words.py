@@ -12,14 +12,14 @@ MOST = 200  # characters that an error quotes
 
 
 def parse_whole(text: str) -> int:
-    """Read a whole number in decimal digits: 1_0, ² and ٣ are none. Raises `ValueError`."""
+    """Read a whole number in decimal digits; rejects 1_0, ² and ٣. Raises `ValueError`."""
     if not WHOLE.fullmatch(text):
         raise ValueError(f"{quote(text)} is not a whole number")
     return int(text)
 
 
 def parse_real(text: str) -> float:
-    """Read a number in decimal digits, or inf; NaN is none. Raises `ValueError`."""
+    """Read a number in decimal digits, or inf; rejects NaN. Raises `ValueError`."""
     if not REAL.fullmatch(text):
         raise ValueError(f"{quote(text)} is not a number")
     return float(text)

@@ -40,5 +40,5 @@ def test_costs_that_cannot_be_are_refused(change):
     right = {"contexts": (1, 2), "rows": (1, 2), "target": ((1.0, 1.0),) * 2, "widths": (1, 2),
              "draft": ((0.0, 1.0),) * 2}
     assert Costs(**right).noise == 1.0
-    with pytest.raises(ValueError, match="costs need a time for each of two sizes or more"):
+    with pytest.raises(ValueError, match="expected one time for each of at least two sizes"):
         Costs(**right | change)

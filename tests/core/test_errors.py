@@ -7,7 +7,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 import pytest
 
 from toolkit import TokenTree
-from toolkit.errors import trace
+from toolkit.errors import format_trace
 
 THEIRS = """
 import json
@@ -41,14 +41,14 @@ def caught(call, *args):
 
 
 def test_ours_and_pythons_frames_are_left_out(theirs):
-    said = trace(caught(theirs.parse), "theirs")
+    said = format_trace(caught(theirs.parse), "theirs")
     assert "in parse" in said
     assert "JSONDecodeError" in said
     assert "json/decoder.py" not in said
 
 
 def test_their_own_frames_stay_in_order(theirs):
-    said = trace(caught(theirs.outer, TokenTree.root(1).first(0)), "theirs")
+    said = format_trace(caught(theirs.outer, TokenTree.root(1).first(0)), "theirs")
     assert said.index("in outer") < said.index("in inner")
     assert "tree.py" not in said
 
@@ -56,7 +56,7 @@ def test_their_own_frames_stay_in_order(theirs):
 def test_without_a_frame_of_theirs_the_last_one_stays():
     import json
 
-    said = trace(caught(json.loads, "{"), "theirs")
+    said = format_trace(caught(json.loads, "{"), "theirs")
     assert "decoder.py" in said
 
 
@@ -72,6 +72,6 @@ def test_of_installed_packages_only_the_authors(tmp_path, monkeypatch):
 
     error = caught(mine_installed.go)
     assert len(traceback.extract_tb(error.__traceback__)) == 2
-    assert "helper_of_others.py" not in trace(error, "mine_installed")
+    assert "helper_of_others.py" not in format_trace(error, "mine_installed")
     for name in ("mine_installed", "helper_of_others"):
         del sys.modules[name]

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from toolkit import embedded
-from toolkit.families import BUILT_IN, of_model
+from toolkit.families import BUILT_IN, find_family
 
 
 @pytest.mark.parametrize("family", BUILT_IN, ids=lambda family: family.name)
@@ -46,9 +46,9 @@ def test_an_alias_is_lower_case_and_no_place(family):
     ],
 )
 def test_who_drafts_for_whom(model, target, drafter):
-    family = of_model(model, BUILT_IN)
+    family = find_family(model, BUILT_IN)
     assert (family.target, family.drafter) == (target, drafter)
 
 
 def test_a_model_of_no_family():
-    assert of_model("someone/something", BUILT_IN) is None
+    assert find_family("someone/something", BUILT_IN) is None

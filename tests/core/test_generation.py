@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from toolkit.engine import Event, Step
-from toolkit.generation import Generation, Verification, rates_of
+from toolkit.generation import Generation, Verification, compute_rates
 from toolkit.sampling import Sampling
 
 
@@ -68,7 +68,7 @@ def test_tokens_per_second_leaves_the_first_token_out():
 
 
 def test_rates_of_another_decoder_whose_first_forward_gave_several_tokens():
-    rates = rates_of(tokens=10, first=3, steps=4, ttft_ms=5.0, decode_ms=20.0)
+    rates = compute_rates(tokens=10, first=3, steps=4, ttft_ms=5.0, decode_ms=20.0)
     assert rates == {
         "tau": 7 / 4,
         "decode_ms": 20.0,
@@ -76,7 +76,7 @@ def test_rates_of_another_decoder_whose_first_forward_gave_several_tokens():
         "tokens_per_s_end_to_end": 10 / 0.025,
         "tpot_ms": 20 / 7,
     }
-    none = rates_of(tokens=3, first=3, steps=0, ttft_ms=5.0, decode_ms=0.1)
+    none = compute_rates(tokens=3, first=3, steps=0, ttft_ms=5.0, decode_ms=0.1)
     assert (none["tau"], none["tokens_per_s"], none["tpot_ms"]) == (None, None, None)
 
 

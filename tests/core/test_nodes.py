@@ -20,7 +20,7 @@ from toolkit import (
 )  # fmt: skip
 from toolkit.conformance.generators import prompts, trees
 from toolkit.conformance.models import COSTS, VOCABULARY, noisy, tiny
-from toolkit.nodes import Node, fates_of, nodes_of
+from toolkit.nodes import Node, find_fates, list_nodes
 from toolkit.sampling import Sampling
 from toolkit.target_scores import TargetScores
 from toolkit.tree import Candidates
@@ -87,7 +87,7 @@ def broken(steps, generation):
 
 def steps_of(generation):
     events = [e for e in generation.events if e.step is not None]
-    return [[*nodes_of(e.tree, e.verdict, e.scores, generation.piece)] for e in events]
+    return [[*list_nodes(e.tree, e.verdict, e.scores, generation.piece)] for e in events]
 
 
 def decoded(family, seed, shaper, prompt, count, stops=(0,), **choices):
@@ -180,9 +180,9 @@ def test_fates_by_hand():
     tree = TokenTree.root(9).grow([0], Candidates([[1, 2, 3]], [[-1.0] * 3]))
     tree = tree.grow([2], Candidates([[4, 5]], [[-1.0] * 2])).grow([1], Candidates([[6]], [[-1.0]]))
     fates = ["root", "rejected", "accepted", "passed", "rejected", "rejected", "unreached"]
-    assert fates_of(tree, Verdict([0, 2], 7)) == fates
+    assert find_fates(tree, Verdict([0, 2], 7)) == fates
     ended = ["root", "rejected", "accepted", "passed", "bonus", "passed", "unreached"]
-    assert fates_of(tree, Verdict([0, 2], 4)) == ended
+    assert find_fates(tree, Verdict([0, 2], 4)) == ended
 
 
 def test_where_a_request_ends_within_a_path_the_bonus_is_the_drafted_node(good):

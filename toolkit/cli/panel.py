@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.generation import Difference, Generation, Verification, rates_of
+from toolkit.generation import Difference, Generation, Verification, compute_rates
 from toolkit.limits import Limits
 from toolkit.pipeline import Pipeline
 from toolkit.terminal import make_console
@@ -56,7 +56,7 @@ def _sums(generations: list[Generation], sent: str | None) -> list[Row]:
     steps = sum(len(generation.steps) for generation in generations)
     ttft = sum(generation.ttft_ms for generation in generations)
     decode = sum(generation.decode_ms for generation in generations)
-    rates = rates_of(tokens, len(generations), steps, ttft, decode)
+    rates = compute_rates(tokens, len(generations), steps, ttft, decode)
     mean = ttft / len(generations)
     rows: list[Row] = [
         ("speed", f"{_number(rates['tokens_per_s'])} tokens/s, mean TTFT {mean:.1f} ms"),

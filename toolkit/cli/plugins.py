@@ -74,7 +74,7 @@ def show(name: str, plugins: tuple[Path, ...]) -> None:
     found = options.load_registry(plugins)
     classes = [e.cls for (kind, known), e in found.entries.items() if known == name]
     if not classes:
-        raise SpecError(found.unknown(name))
+        raise SpecError(found.describe_unknown(name))
     for cls in classes:
         click.echo(described(cls))
 

@@ -11,8 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from toolkit.generation import written
-from toolkit.nodes import nodes_of
+from toolkit.generation import label_pieces
+from toolkit.nodes import list_nodes
 from toolkit.runtime.models.pieces import Pieces
 from toolkit.show.recording import RecordedStep
 from toolkit.show.terminal import draw_legend, draw_step, draw_text
@@ -63,7 +63,7 @@ class Watch:
         count = len(self.decoding.events)
         width, height = self.console.size
         tree = self._draw_step(count - 1, height - TEXT_LINES - 4) if count else Text()
-        text = draw_text(written(self.decoding.events[:count], self.piece)).wrap(
+        text = draw_text(label_pieces(self.decoding.events[:count], self.piece)).wrap(
             self.console, width
         )
         limits = Text(str(self.decoding.limits), style="dim")
@@ -79,6 +79,6 @@ class Watch:
             or event.scores is None
         ):
             return Text()
-        nodes = [*nodes_of(event.tree, event.verdict, event.scores, self.piece)]
+        nodes = [*list_nodes(event.tree, event.verdict, event.scores, self.piece)]
         step = RecordedStep(number - 1, nodes, attrs.asdict(event.step))
         return draw_step(step, self.console.width, height)

@@ -15,7 +15,7 @@ from toolkit.conformance.comparison import Broken
 from toolkit.conformance.properties.decoding import decode
 from toolkit.conformance.under_test import UnderTest
 from toolkit.engine import Event
-from toolkit.errors import trace
+from toolkit.errors import format_trace
 from toolkit.tree import TokenTree, Verdict
 
 WIDTH = 96
@@ -34,7 +34,7 @@ def describe_failure(subject: UnderTest, sentence: str, example: Any, error: Bas
 def _message(error: BaseException, subject: UnderTest) -> list[str]:
     """The message of the error; for an exception of the strategy, also the author's stack frames."""
     text = str(error).partition(", in ")[0] if isinstance(error, Broken) else ""
-    return [text] if text else trace(error, subject.choice.cls.__module__).splitlines()
+    return [text] if text else format_trace(error, subject.choice.cls.__module__).splitlines()
 
 
 def _case(case: Case, subject: UnderTest) -> list[str]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from toolkit.nodes import nodes_of
+from toolkit.nodes import list_nodes
 from toolkit.show.recording import RecordedRequest, RecordedStep
 from toolkit.target_scores import TargetScores
 from toolkit.tree import Candidates, TokenTree, Verdict
@@ -26,7 +26,7 @@ def judged(tree, seed):
             break
         path.append(below[0])
     verdict = Verdict(path, wanted)
-    return [*nodes_of(tree, verdict, TargetScores.of(tree, verdict, logits), PIECES.__getitem__)]
+    return [*list_nodes(tree, verdict, TargetScores.of(tree, verdict, logits), PIECES.__getitem__)]
 
 
 def wide(nodes, seed):

@@ -6,7 +6,7 @@ import pytest
 
 from toolkit import Pipeline, Pool, Registry, ToolkitError, run_record
 from toolkit.conformance.models import COSTS, noisy, tiny
-from toolkit.nodes import nodes_of
+from toolkit.nodes import list_nodes
 from toolkit.records import Out
 from toolkit.show.recording import choose_request, read_recording
 
@@ -35,7 +35,8 @@ def test_what_is_recorded_comes_back(recorded):
         events = [e for e in generation.events if e.step is not None]
         assert len(request.steps) == len(events)
         for step, event in zip(request.steps, events, strict=True):
-            assert step.nodes == [*nodes_of(event.tree, event.verdict, event.scores, generation.piece)]
+            nodes = list_nodes(event.tree, event.verdict, event.scores, generation.piece)
+            assert step.nodes == [*nodes]
             assert step.row["nodes"] == event.step.nodes
             assert step.times["verify_ms"] == event.step.verify_ms
         tokens = [node.token for step in request.steps for node in step.committed]
