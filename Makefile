@@ -14,7 +14,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-avx2 fuzz lint docs bench-speed clean
+.PHONY: help setup demo test test-avx2 fuzz lint docs bench-speed bench-gpu clean
 
 help:
 	@echo "make setup   create .venv with everything pinned"
@@ -24,6 +24,7 @@ help:
 	@echo "make fuzz    decode random cases for MINUTES=10 minutes, the same ones for the same SEED"
 	@echo "make lint    run the linters and the type checker"
 	@echo "make bench-speed   measure every shaper beside the library's own decoding (half an hour)"
+	@echo "make bench-gpu   measure this machine's GPU (seven minutes)"
 	@echo "make docs    rewrite the generated parts of docs/"
 	@echo "make clean   remove builds and caches, keep .venv"
 
@@ -74,6 +75,9 @@ bench-speed: setup
 	@$(BIN)/python tools/enlarge.py stories-11m results/stories-98m
 	@$(BIN)/toolkit bench --plan speed --target results/stories-98m --dtype fp32 --prompts 6 --out results/speed-98m-fp32
 	@$(BIN)/toolkit bench --plan speed --target results/stories-98m --dtype bf16 --prompts 6 --out results/speed-98m-bf16
+
+bench-gpu: setup
+	@$(BIN)/python tools/bench_gpu.py --out results/gpu
 
 clean:
 	@rm -rf build dist .test-wheel .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

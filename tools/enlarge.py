@@ -67,6 +67,7 @@ _LLAMA = Architecture(
     eps="rms_norm_eps",
     centres=False,
 )
+UNLIKELY = -30.0  # logit of an added token
 ARCHITECTURES = {"gpt_neox": _NEOX, "llama": _LLAMA, "mistral": _LLAMA, "qwen2": _LLAMA}
 
 
@@ -76,13 +77,15 @@ def enlarge(
     width: int,
     layers: int | None = None,
     neurons: int | None = None,
+    vocabulary: int | None = None,
     seed: int = 0,
 ) -> PreTrainedModel:
     """Build a model of the given sizes with the logits of `model`: same family, same head size.
 
     `width`: the new hidden size; the number of heads grows with it. `layers`: as many as before by
-    default. `neurons` of an MLP: in proportion to the width by default. The result is computed in
-    float64 and has the model's dtype; its embeddings are untied. Raises `ToolkitError` for an
+    default. `neurons` of an MLP: in proportion to the width by default. `vocabulary`: the added tokens
+    are never likely; for families whose norms have a bias. The result is computed in float64 on the
+    model's device and has its dtype; its embeddings are untied. Raises `ToolkitError` for an
     unsupported family and for sizes that do not fit.
     """
     family = ARCHITECTURES.get(model.config.model_type)
@@ -91,11 +94,11 @@ def enlarge(
             f"cannot enlarge a {model.config.model_type} model: its family must be one of "
             f"{', '.join(ARCHITECTURES)}"
         )
-    config = _enlarge_config(model, family, width, layers, neurons)
-    large = AutoModelForCausalLM.from_config(config, dtype=model.dtype).eval()
-    large.generation_config = copy.deepcopy(model.generation_config)
-    with torch.no_grad():
+    config = _enlarge_config(model, family, width, layers, neurons, vocabulary)
+    with torch.no_grad(), model.device:
+        large = AutoModelForCausalLM.from_config(config, dtype=model.dtype).eval()
         _Enlargement.of(model, large, family, seed).write_weights()
+    large.generation_config = copy.deepcopy(model.generation_config)
     return large
 
 
@@ -105,6 +108,7 @@ def _enlarge_config(
     width: int,
     layers: int | None,
     neurons: int | None,
+    vocabulary: int | None,
 ) -> Any:
     """The enlarged model's config. Raises `ToolkitError`."""
     old, new = model.config, copy.deepcopy(model.config)
@@ -115,13 +119,20 @@ def _enlarge_config(
     if width <= old.hidden_size or (family.centres and width % head):
         step = f" and a multiple of the head size {head}" if family.centres else ""
         raise ToolkitError(f"width must be above the model's {old.hidden_size}{step}: got {width}")
+    vocabulary = old.vocab_size if vocabulary is None else vocabulary
+    if vocabulary > old.vocab_size and not family.centres:
+        raise ToolkitError(
+            f"cannot enlarge the vocabulary of a {old.model_type} model: its norms have no bias"
+        )
     for what, least, got in (
         ("layers", old.num_hidden_layers, layers),
         ("neurons", old.intermediate_size, neurons),
+        ("vocabulary", old.vocab_size, vocabulary),
     ):
         if got < least:
             raise ToolkitError(f"{what} must be at least the model's {least}: got {got}")
     new.hidden_size, new.num_hidden_layers, new.intermediate_size = width, layers, neurons
+    new.vocab_size = vocabulary
     if family.centres:
         new.num_attention_heads = width // head
     else:
@@ -168,7 +179,7 @@ class _Enlargement:
     def of(
         cls, small: PreTrainedModel, large: PreTrainedModel, family: Architecture, seed: int
     ) -> _Enlargement:
-        rng = torch.Generator().manual_seed(seed)
+        rng = torch.Generator(small.device).manual_seed(seed)
         narrow, wide = small.config.hidden_size, large.config.hidden_size
         rotation = random_rotation(wide, family.centres, rng)
         return cls(small, large, family, rng, rotation[:, :narrow], rotation[:, narrow])
@@ -179,11 +190,13 @@ class _Enlargement:
         large: Any = self.large
         family = self.family
         table = small.get_submodule(family.embedding).weight.double()
-        large.get_submodule(family.embedding).weight.copy_(self.centre(table.T).T @ self.lift.T)
+        embedding = large.get_submodule(family.embedding).weight
+        embedding[: len(table)] = self.centre(table.T).T @ self.lift.T
         norm = small.get_submodule(family.norm)
         self.set_norm(large.get_submodule(family.norm))
         head, read = large.get_output_embeddings(), small.get_output_embeddings()
-        head.weight.copy_(self.lift_reader(read.weight.double(), norm))
+        head.weight.copy_(UNLIKELY * self.spare)  # the large norm adds `spare`, of length 1
+        head.weight[: len(table)] = self.lift_reader(read.weight.double(), norm)
         ours = small.get_submodule(family.layers)
         theirs = large.get_submodule(family.layers)
         templates = _templates(len(ours), len(theirs))

@@ -73,6 +73,19 @@ def test_logits_stay(family, wider, layers, neurons, seed, tied):
     torch.testing.assert_close(logits(large), logits(model), **EXACT)
 
 
+def test_added_tokens_are_never_likely():
+    model = small("gpt_neox")
+    large, known = enlarge(model, width=64, vocabulary=150), model.config.vocab_size
+    torch.testing.assert_close(logits(large)[..., :known], logits(model), **EXACT)
+    torch.testing.assert_close(
+        logits(large)[..., known:], torch.full((1, 12, 150 - known), -30.0).double(), **EXACT
+    )
+    with pytest.raises(ToolkitError, match="norms have no bias"):
+        enlarge(small("llama"), width=64, vocabulary=150)
+    with pytest.raises(ToolkitError, match="vocabulary must be at least"):
+        enlarge(model, width=64, vocabulary=known - 1)
+
+
 @each_family
 def test_greedy_tokens_stay(family):
     model = small(family)

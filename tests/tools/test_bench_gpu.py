@@ -1,0 +1,56 @@
+"""The GPU bench: a stage that hangs or fails costs the others nothing."""
+
+import json
+
+import bench_gpu
+import pyarrow.parquet as pq
+import pytest
+from attrs import asdict
+from click.testing import CliRunner
+from gpu_results import Results, Row, read_rows
+
+
+@pytest.fixture
+def results(tmp_path):
+    return Results("machine", tmp_path, rehearse=True)
+
+
+def test_a_stage_that_is_stopped_keeps_its_rows(results, tmp_path):
+    results.add("copy", "bandwidth", 12.5, "GB/s", "read | written")
+    bench_gpu.run_stage("machine", tmp_path, True, limit=0.01)
+    rows = pq.read_table(tmp_path / "gpu.parquet").to_pylist()
+    assert [row["measure"] for row in rows] == ["bandwidth", "failed", "stage took"]
+    assert rows[0] == asdict(
+        Row("machine", "copy", "", "bandwidth", 12.5, "GB/s", "read | written")
+    )
+    assert rows[1]["note"] == "stopped at its limit"
+    text = (tmp_path / "gpu.md").read_text()
+    assert "| copy |  | bandwidth | 12.5 GB/s | read ¦ written |" in text
+
+
+def test_what_fails_within_a_stage_is_a_row(results, tmp_path):
+    with results.surviving("a kernel"):
+        raise RuntimeError("no such kernel")
+    [row] = read_rows(tmp_path, bench_gpu.LIMITS)
+    assert row["note"] == "RuntimeError: no such kernel"
+
+
+def test_rows_of_other_stages_stay(results, tmp_path, monkeypatch):
+    (tmp_path / "exact.jsonl").write_text(json.dumps(asdict(Row("exact", "x", "", "τ", 1, "", ""))))
+    results.add("old", "time", 1.0)
+    monkeypatch.setattr(bench_gpu, "run_stage", lambda *_: None)
+    done = CliRunner().invoke(bench_gpu.main, ["machine", "--rehearse", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert [row["subject"] for row in read_rows(tmp_path, bench_gpu.LIMITS)] == ["x"]
+
+
+def test_the_limits_fit_into_seven_minutes():
+    assert bench_gpu.DEADLINE < 420
+
+
+def test_without_a_gpu_it_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_gpu.shutil, "which", lambda name: None)
+    done = CliRunner().invoke(bench_gpu.main, ["--out", str(tmp_path / "new")])
+    assert done.exit_code == 1
+    assert "--rehearse tries the bench on the CPU" in done.output
+    assert not (tmp_path / "new").exists()

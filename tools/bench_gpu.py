@@ -1,0 +1,94 @@
+"""Measure a GPU in seven minutes, without a network: `make bench-gpu`.
+
+    python tools/bench_gpu.py [--rehearse] [--out FOLDER] [STAGE …]
+
+Each stage is a process of its own with a time limit. Its rows are kept as they come, and after each
+stage `gpu.parquet` and `gpu.md` are written anew, so that a stage that fails costs the others
+nothing. `--rehearse` runs all stages on the CPU with small models in a minute or two.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import click
+from gpu_results import Results, read_rows, write_results
+
+LIMITS = {  # seconds of each stage; all of them share DEADLINE
+    "machine": 25,
+    "kernels": 75,
+    "exact": 80,
+    "speed": 130,
+    "llama": 45,
+    "profile": 40,
+    "compiled": 70,
+}
+DEADLINE = 415
+
+
+def run_stage(stage: str, folder: Path, rehearse: bool, limit: float) -> None:
+    """Run a stage in a process group of its own, and end the group at its limit."""
+    click.echo(f"\n== {stage} (at most {limit:.0f} s)")
+    words = [sys.executable, __file__, "--stage", stage, "--out", str(folder)]
+    words += ["--rehearse"] if rehearse else []
+    began, failure = perf_counter(), ""
+    with (folder / f"{stage}.log").open("w") as log:
+        process = subprocess.Popen(words, stderr=log, start_new_session=True)  # noqa: S603 our own
+        try:
+            if process.wait(limit):
+                failure = f"exit status {process.returncode}, see {stage}.log"
+        except subprocess.TimeoutExpired:
+            failure = "stopped at its limit"
+        except KeyboardInterrupt:
+            failure = "interrupted"
+            raise
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            ended = Results(stage, folder, rehearse)
+            if failure:
+                ended.add(stage, "failed", None, note=failure)
+            ended.add(stage, "stage took", perf_counter() - began, "s")
+            write_results(folder, LIMITS)
+
+
+@click.command()
+@click.argument("stages", nargs=-1, type=click.Choice(list(LIMITS)))
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("results/gpu"), help="a folder"
+)
+@click.option("--rehearse", is_flag=True, help="on the CPU, with small models")
+@click.option("--stage", type=click.Choice(list(LIMITS)), hidden=True)
+def main(stages: tuple[str, ...], out: Path, rehearse: bool, stage: str | None) -> None:
+    """Measure this machine's GPU, stage by stage. All STAGES by default."""
+    if stage is not None:
+        import gpu_stages
+
+        getattr(gpu_stages, f"run_{stage}")(Results(stage, out, rehearse))
+        return
+    if not rehearse and shutil.which("nvidia-smi") is None:
+        raise click.ClickException("no NVIDIA GPU is here: --rehearse tries the bench on the CPU")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in stages or LIMITS:  # the others' rows stay
+        (out / f"{name}.jsonl").unlink(missing_ok=True)
+    began = perf_counter()
+    for name in stages or LIMITS:
+        left = DEADLINE - (perf_counter() - began)
+        if left < 5:
+            click.echo(f"\nno time is left for {name}")
+            continue
+        run_stage(name, out, rehearse, min(LIMITS[name], left))
+    click.echo(f"\n{out / 'gpu.md'} and {out / 'gpu.parquet'}: {perf_counter() - began:.0f} s")
+    if any(row["measure"] == "failed" for row in read_rows(out, LIMITS)):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

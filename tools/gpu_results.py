@@ -1,0 +1,97 @@
+"""Rows of the GPU bench: kept as they come, shown as Markdown, written as Parquet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from attrs import asdict, define, fields, frozen
+
+
+@frozen
+class Row:
+    """One figure: what was measured, of what, in which dtype."""
+
+    stage: str
+    subject: str
+    dtype: str
+    measure: str
+    value: float | None
+    unit: str
+    note: str
+
+
+@define
+class Results:
+    """Writes a stage's rows as they come."""
+
+    stage: str
+    folder: Path
+    rehearse: bool
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.rehearse else "cuda"
+
+    @property
+    def dtype(self) -> str:
+        return "fp32" if self.rehearse else "bf16"
+
+    def add(
+        self, subject: str, measure: str, value: float | None, unit: str = "", note: str = "",
+        dtype: str = "",
+    ) -> None:  # fmt: skip
+        """Keep a figure and print it."""
+        row = Row(self.stage, subject, dtype, measure, value, unit, note)
+        with (self.folder / f"{self.stage}.jsonl").open("a") as file:
+            file.write(json.dumps(asdict(row)) + "\n")
+        shown = "" if value is None else f"{value:.4g} {unit}"
+        click.echo("  ".join(part for part in (subject, dtype, measure, shown, note) if part))
+
+    @contextmanager
+    def surviving(self, subject: str) -> Iterator[None]:
+        """Keep what goes wrong as a row, and go on."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 whatever a kernel or a library may raise
+            self.add(subject, "failed", None, note=f"{type(error).__name__}: {error}"[:300])
+
+
+def read_rows(folder: Path, stages: Iterable[str]) -> list[dict[str, Any]]:
+    """All rows so far, in the order of the stages."""
+    files = [folder / f"{stage}.jsonl" for stage in stages]
+    return [
+        json.loads(line)
+        for file in files
+        if file.exists()
+        for line in file.read_text().splitlines()
+    ]
+
+
+def write_results(folder: Path, stages: Iterable[str]) -> None:
+    """Write `gpu.md` and `gpu.parquet` from all rows so far."""
+    rows, lines = read_rows(folder, stages), ["# GPU bench"]
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        lines += [
+            "",
+            f"## {stage}",
+            "",
+            "| what | dtype | measure | value | |",
+            "|---|---|---|---|---|",
+        ]
+        for row in rows:
+            if row["stage"] == stage:
+                value = "" if row["value"] is None else f"{row['value']:.4g} {row['unit']}".strip()
+                cells = row["subject"], row["dtype"], row["measure"], value, row["note"]
+                lines.append("| " + " | ".join(cell.replace("|", "¦") for cell in cells) + " |")
+    (folder / "gpu.md").write_text("\n".join(lines) + "\n")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = [field.name for field in fields(Row)]
+    schema = pa.schema([(name, pa.float64() if name == "value" else pa.string()) for name in names])
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "gpu.parquet")
