@@ -35,7 +35,7 @@ class Streamer(Protocol):
 
 def speculative(
     drafter: Spec | PreTrainedModel = "ngram",
-    shaper: Spec = "adaptive",
+    shaper: Spec | None = None,
     verifier: Spec = "greedy",
     kv: Spec = "full",
     draft_kv: Spec = "full",
@@ -62,7 +62,7 @@ class Speculative:
     """A decoding method for `generate`, made by `speculative`."""
 
     drafter: Spec | PreTrainedModel
-    shaper: Spec
+    shaper: Spec | None
     verifier: Spec
     kv: Spec
     draft_kv: Spec

@@ -11,11 +11,19 @@ from toolkit.choice import Choice, Strategy, options_of
 from toolkit.engine import Strategies
 from toolkit.errors import MismatchError, SpecError
 from toolkit.families import STORIES, find_family
+from toolkit.fit import (
+    Default,
+    default_drafter,
+    default_shaper,
+    default_verifier,
+    make_proposer,
+    require_fit,
+    require_temperature,
+)
 from toolkit.hookspecs import Family
 from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
 from toolkit.limits import Limits
 from toolkit.prompts import Prompt, encode_prompt
-from toolkit.proposer import Proposal, Proposer
 from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
 from toolkit.sampling import Sampling
@@ -31,7 +39,6 @@ if TYPE_CHECKING:
     from toolkit.runtime.session import ModelSession
     from toolkit.stream import Stream
 
-DRAWS: tuple[Proposal, ...] = ("sampled", "iid")  # in the order in which they are preferred
 Spec = str | Strategy | type[Strategy] | Choice[Any]
 
 
@@ -45,7 +52,9 @@ class Pipeline:
     those of a new pool of models, as `Pool` describes them; `pool` is an existing pool.
     `ignore_eos` decodes past stop tokens, for measurements of a given length. `sampling` says how
     the target's tokens are drawn, by default greedily. The default verifier is then `greedy`, and
-    at temperatures above 0 `sampler-match`. `limits` hold for every request, whatever the shaper.
+    at temperatures above 0 `sampler-match`. The default shaper is `adaptive`, and `growmap` for
+    verifiers that need every drawn candidate. `reasons` says why each strategy was chosen. `limits`
+    hold for every request, whatever the shaper.
 
     Making a pipeline locates and checks everything and loads no weights. Checks that need neither
     torch nor transformers run before these are imported.
@@ -58,7 +67,7 @@ class Pipeline:
         target: str | PreTrainedModel | None = None,
         *,
         drafter: Spec | None = None,
-        shaper: Spec = "adaptive",
+        shaper: Spec | None = None,
         verifier: Spec | None = None,
         kv: Spec = "full",
         draft_kv: Spec = "full",
@@ -83,13 +92,14 @@ class Pipeline:
         self.ignore_eos = ignore_eos
         if target is not None and not isinstance(target, str):
             target = self.pool.hold(target)
-        if drafter is None:
-            drafter = "model" if target is None else "ngram"
-        choice: Choice[Drafter] = self.registry.resolve("drafter", drafter)
-        self.shaper: Choice[TreeShaper] = self.registry.resolve("shaper", shaper)
-        if verifier is None:
-            verifier = "greedy" if sampling.greedy else "sampler-match"
-        self.verifier: Choice[Verifier] = self.registry.resolve("verifier", verifier)
+        self.reasons: dict[str, str] = {}
+        choice: Choice[Drafter] = self._resolve("drafter", drafter, default_drafter(target))
+        self.verifier: Choice[Verifier] = self._resolve(
+            "verifier", verifier, default_verifier(sampling)
+        )
+        self.shaper: Choice[TreeShaper] = self._resolve(
+            "shaper", shaper, default_shaper(choice, self.verifier)
+        )
         self.kv: Choice[KVPolicy] = self.registry.resolve("kv", kv)
         self.draft_kv: Choice[KVPolicy] = self.registry.resolve("kv", draft_kv)
         require_fit(choice, self.shaper, self.verifier)
@@ -105,6 +115,11 @@ class Pipeline:
         target, *others = (f"{name}={spec}" for name, spec in self.specs.items())
         where = f"device={self.pool.device}, dtype={self.pool.dtype}"
         return f"<Pipeline: {target}, {where}\n {', '.join(others)}>"
+
+    def _resolve(self, kind: str, given: Spec | None, default: Default) -> Choice[Any]:
+        """The choice that was given, or the default; `reasons` says why it was chosen."""
+        self.reasons[kind] = default.why if given is None else "as you asked"
+        return self.registry.resolve(kind, default.spec if given is None else given)
 
     def _require_fitting_models(self) -> None:
         """Raise `ModelError` or `MismatchError` for a model that is not supported or does not fit."""
@@ -229,16 +244,8 @@ class Pipeline:
         if after is not None and self._shares_cache(after):
             target = after.hand_over(list(prompt), self.kv.build())
         target = target or self.session()
-        return target, DraftRuntime(self.pool, target, self.draft_kv, self._proposer(seed))
-
-    def _proposer(self, seed: int) -> Proposer:
-        """How a drafter should choose candidates, for the verifier and the drafter of this pipeline."""
-        verifier = self.verifier.cls
-        if verifier.exactness == "token":
-            return Proposer("matched", self.sampling, seed)
-        covered = verifier.assumes & proposals_of(self.drafter)
-        draws = [how for how in DRAWS if how in covered and verifier.exactness == "distribution"]
-        return Proposer(draws[0] if draws else "fixed", self.sampling, seed)
+        proposer = make_proposer(self.drafter, self.verifier, self.sampling, seed)
+        return target, DraftRuntime(self.pool, target, self.draft_kv, proposer)
 
     def _shares_cache(self, stream: Stream) -> bool:
         """Whether a request was decoded by the model that this pipeline uses, under the same policy."""
@@ -330,42 +337,6 @@ class Pipeline:
         for _ in stream:
             pass
         return stream.result
-
-
-def require_fit(
-    drafter: Choice[Drafter], shaper: Choice[TreeShaper], verifier: Choice[Verifier]
-) -> None:
-    """Raise `MismatchError` unless the verifier's proof covers the drafter and the shaper."""
-    gives, assumes = proposals_of(drafter), verifier.cls.assumes
-    if not gives & assumes:
-        raise MismatchError(
-            f"cannot use verifier {verifier.cls.name!r} with drafter {drafter.cls.name!r}: the drafter "
-            f"makes {', '.join(sorted(gives))} proposals, but the verifier's proof covers "
-            f"only {', '.join(sorted(assumes))} ones; `--verifier sampler-match` fits any drafter"
-        )
-    draws = verifier.cls.exactness == "distribution" and not {*DRAWS}.isdisjoint(gives & assumes)
-    if draws and shaper.cls.prunes:
-        raise MismatchError(
-            f"cannot use verifier {verifier.cls.name!r} with shaper {shaper.cls.name!r}: its proof "
-            f"needs every drawn candidate, and this shaper drops some; `--shaper growmap` and "
-            f"`--shaper chain` keep them all, and `--verifier sampler-match` fits any shaper"
-        )
-
-
-def proposals_of(drafter: Choice[Drafter]) -> frozenset[Proposal]:
-    """How a drafter can choose candidates. A drafter made of drafters proposes what its first one
-    does."""
-    first = next((part for part in drafter.nested if part.cls.kind == "drafter"), None)
-    return drafter.cls.proposals if first is None else proposals_of(first)
-
-
-def require_temperature(verifier: Choice[Verifier], sampling: Sampling) -> None:
-    """Raise `MismatchError` when the verifier cannot sample."""
-    if verifier.cls.exactness == "greedy" and not sampling.greedy:
-        raise MismatchError(
-            f"cannot use verifier {verifier.cls.name!r} at temperature {sampling.temperature:g}: it is "
-            f"for temperature 0; `--verifier sampler-match` fits any temperature, and is the default"
-        )
 
 
 def policies_of(choice: Choice[Any]) -> list[Choice[KVPolicy]]:

@@ -93,7 +93,11 @@ target = _option(
     "--target", metavar="MODEL", help="Alias, folder or hub id of the model to decode."
 )
 drafter = _option("--drafter", metavar="SPEC", help="Drafter, or a model that drafts.")
-shaper = _option("--shaper", metavar="SPEC", default="adaptive", help="Tree shaper.")
+shaper = _option(
+    "--shaper",
+    metavar="SPEC",
+    help="Tree shaper; by default adaptive, and growmap for verifiers that need every drawn candidate.",
+)
 verifier = _option(
     "--verifier",
     metavar="SPEC",

@@ -14,6 +14,7 @@ import click
 from attrs import asdict
 
 from toolkit.cli import INTERRUPTED, options
+from toolkit.cli.explain import explained
 from toolkit.cli.prompts import Formatting, read_prompts, show_prompt
 from toolkit.errors import ToolkitError
 from toolkit.progress import show_progress, working
@@ -59,6 +60,9 @@ if TYPE_CHECKING:
 @click.option(
     "--watch", "watching", is_flag=True, help="Draw the tree of each step while decoding."
 )
+@click.option(
+    "--explain", is_flag=True, help="Say which strategies are chosen and why, and decode nothing."
+)
 @options.as_json(help="One JSON object a request on stdout, text on stderr.")
 @options.out(help="Results as Parquet: one .parquet file, or a new folder with every table.")
 @options.record(
@@ -79,6 +83,7 @@ def run(
     seed: int,
     verifying: bool,
     watching: bool,
+    explain: bool,
     as_json: bool,
     out: Path | None,
     record: str | None,
@@ -92,6 +97,9 @@ def run(
     """
     if watching and as_json:
         raise ToolkitError("--watch draws on stdout, where --json writes: give one of them")
+    if explain:
+        click.echo(explained(options.make_pipeline(**chosen)))
+        return
     prompts = read_prompts(prompt, prompt_file, field)
     formatting = Formatting(chat, system, dict(template_args))
     request = {

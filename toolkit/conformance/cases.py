@@ -21,6 +21,7 @@ from toolkit.conformance.models import (
     tiny,
 )
 from toolkit.errors import MismatchError
+from toolkit.fit import require_fit
 from toolkit.interfaces import (
     TOKEN_IDENTICAL,
     Drafter,
@@ -29,7 +30,7 @@ from toolkit.interfaces import (
     TreeShaper,
     Verifier,
 )
-from toolkit.pipeline import Pipeline, policies_of, require_fit
+from toolkit.pipeline import Pipeline, policies_of
 from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
 from toolkit.runtime.models.supported import require_kv_supported

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from toolkit import Candidates, Pipeline, Sampling, TokenTree
 from toolkit.conformance.models import noisy, tiny
 from toolkit.errors import SpecError
-from toolkit.pipeline import proposals_of
+from toolkit.fit import proposals_of
 from toolkit.proposer import Proposer
 from toolkit.runtime.models.pool import Pool
 

@@ -189,7 +189,7 @@ def test_a_shaper_that_drops_drawn_children_is_refused():
     pool = Pool(modules={"small": noisy("llama", 0)})
     for name in VERIFIERS:
         with pytest.raises(MismatchError, match="`--shaper growmap` and `--shaper chain` keep"):
-            Pipeline(tiny("llama"), drafter="model:small", verifier=name, pool=pool,
+            Pipeline(tiny("llama"), drafter="model:small", shaper="budget", verifier=name, pool=pool,
                      sampling=Sampling(1.0))  # fmt: skip
 
 
