@@ -88,6 +88,20 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> tuple[float | None, float | 
     return float(low), float(high)
 
 
+def bootstrap_share(parts: np.ndarray, wholes: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """The bootstrap interval of Σ parts[n] / Σ wholes[n] over n prompts; the share itself for fewer
+    than `FEWEST` prompts."""
+    count = len(parts)
+    if count < FEWEST:
+        share = float(parts.sum() / wholes.sum())
+        return share, share
+    picks = np.random.default_rng(seed).integers(0, count, size=(RESAMPLES, count))
+    shares = parts[picks].sum(axis=1) / wholes[picks].sum(axis=1).clip(min=1)
+    tail = widen_tail(count)
+    low, high = np.quantile(shares, [tail, 1 - tail])
+    return float(low), float(high)
+
+
 def widen_tail(count: int) -> float:
     """The tail of the bootstrap to cut instead of 2.5 %: Φ(−t √(n / (n − 1))), t from Student's law.
 

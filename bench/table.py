@@ -121,6 +121,7 @@ def list_notes(results: Results, setting: Setting) -> list[str]:
             f"AR reaches {100 * share:.0f} % of what reading all weights once per token from memory "
             f"allows" + (BEYOND if share > 1 else "")
         )
+    found += _explain_slow(results, setting)
     baseline = next(iter(results.by_arm))
     stock = results.find_fastest(setting, ["hf:generate"])
     against = results.ratio(stock, setting) if stock else None
@@ -143,6 +144,19 @@ def list_notes(results: Results, setting: Setting) -> list[str]:
             f"The output repeats itself (distinct 3-grams {distinct:.2f}): acceptance and speed-ups "
             f"are higher than on text that does not"
         )
+    return found
+
+
+def _explain_slow(results: Results, setting: Setting) -> list[str]:
+    """Why arms are slower than AR: their steps cost more than they commit."""
+    found = []
+    for arm, run in results.by_arm.items():
+        row, drafts = results.summarize(arm, setting), run["engine"] != "hf:generate"
+        if drafts and row.reading == "slower" and row.ratio and row.tau:
+            found.append(
+                f"{row.label}: a step takes as long as {row.tau / row.ratio.mean:.2f} tokens of AR and "
+                f"commits τ {row.tau:.2f}, so speculation does not pay here"
+            )
     return found
 
 

@@ -15,6 +15,7 @@ from attrs import asdict, evolve, frozen
 from toolkit.engine import Event, Step
 from toolkit.errors import ToolkitError
 from toolkit.sampling import Sampling
+from toolkit.stats import Acceptance
 from toolkit.words import shorten
 
 if TYPE_CHECKING:
@@ -131,6 +132,11 @@ class Generation:
             "draft_kv_bytes": self.draft_kv_bytes,
             "peak_memory_bytes": self.peak_memory_bytes,
         }
+
+    @property
+    def acceptance(self) -> Acceptance:
+        """What was accepted at which position, by vLLM's definitions."""
+        return Acceptance.of(self.steps)
 
     @property
     def recorded(self) -> RecordedRequest | None:

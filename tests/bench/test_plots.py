@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 from toolkit.bench.plots import list_figures
-from toolkit.bench.plots.depth import shares
+from toolkit.bench.plots.depth import count
 from toolkit.bench.plots.kv_budget import draw as kv_budget
 from toolkit.bench.plots.speedup import draw as speedup
 from toolkit.bench.plots.thresholds import _group_varied
@@ -102,14 +102,16 @@ def luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_acceptance_by_depth_sums_steps():
+def test_acceptance_by_position_sums_the_drafts_of_a_prompt():
     rows = [
-        {"reached_by_depth": [30, 25], "accepted_by_depth": [15, 5]},
-        {"reached_by_depth": [10], "accepted_by_depth": [9]},
-        {"reached_by_depth": None, "accepted_by_depth": None},
+        {"prompt_index": 0, "reached_by_depth": [30, 25], "accepted_by_depth": [15, 5]},
+        {"prompt_index": 1, "reached_by_depth": [10], "accepted_by_depth": [9]},
+        {"prompt_index": 0, "reached_by_depth": [1], "accepted_by_depth": [1]},
+        {"prompt_index": 2, "reached_by_depth": None, "accepted_by_depth": None},
     ]
-    assert shares(rows) == [24 / 40, 5 / 25]
-    assert shares([{"reached_by_depth": [5], "accepted_by_depth": [1]}]) == []
+    rows = [row | {"dataset": "d"} for row in rows]
+    assert count(rows).tolist() == [[31, 16, 5], [10, 9, 0]]
+    assert count(rows[3:]).size == 0
 
 
 def test_arms_are_grouped_by_any_policys_budget(invented):

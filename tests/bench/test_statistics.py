@@ -9,6 +9,7 @@ from toolkit.bench.statistics import (
     FEWEST,
     Ratio,
     bootstrap,
+    bootstrap_share,
     compare_paired,
     geometric_mean,
     mean,
@@ -136,6 +137,15 @@ def test_a_seed_gives_the_same_interval():
 )
 def test_an_interval_is_read(low, high, reading):
     assert Ratio(1.0, low, high, 9).reading == reading
+
+
+def test_a_share_has_an_interval_over_prompts():
+    """A ratio of sums: equal prompts have no spread, unequal ones do, few have no interval."""
+    wholes = np.full(10, 20.0)
+    assert bootstrap_share(wholes / 2, wholes) == (0.5, 0.5)
+    low, high = bootstrap_share(np.arange(10.0), wholes)
+    assert low < 45 / 200 < high
+    assert bootstrap_share(np.array([1.0, 3.0]), np.array([4.0, 4.0])) == (0.5, 0.5)
 
 
 def test_a_mean_leaves_out_what_was_not_measured():

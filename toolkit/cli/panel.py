@@ -11,30 +11,38 @@ from rich.text import Text
 from toolkit.generation import Difference, Generation, Verification, compute_rates
 from toolkit.limits import Limits
 from toolkit.pipeline import Pipeline
+from toolkit.stats import Acceptance, StepCost
 from toolkit.terminal import make_console
 
+BAR = 20  # characters of the longest bar
 COLOURS = {"exact": "green", "tie": "yellow", "inconclusive": "yellow", "divergent": "red"}
 
 
 Row = tuple[str, str | Text]
 
 
-def show(generations: list[Generation], pipeline: Pipeline, sent: str | None) -> None:
+def show(
+    generations: list[Generation], pipeline: Pipeline, sent: str | None, explaining: bool
+) -> None:
     """Print the figures of one request or of several together, the specs, and what AR said.
 
-    `sent`: how prompts were sent to the model, where there is a choice.
+    `sent`: how prompts were sent to the model, where there is a choice. `explaining`: with what was
+    accepted at which position, and what drafting costs.
     """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     first, several = generations[0], len(generations) > 1
     rows = _sums(generations, sent) if several else _figures(first, sent)
+    rows += _stats(generations) if explaining else []
     rows += _choices(first, pipeline)
     if pipeline.verifier.cls.exactness == "lossy":
         rows.append(("output", Text("lossy: it does not follow the target's law", "bold yellow")))
     compared = _verdicts(generations) if several else _comparison(first, pipeline)
     if compared:
         rows.append(("against AR", compared))
+    if reason := _break_even(generations):
+        rows.append(("break-even", reason))
     for name, value in rows:
         table.add_row(name, value if isinstance(value, Text) else Text(value))  # [ is not markup
     title = _title(generations)
@@ -66,6 +74,45 @@ def _sums(generations: list[Generation], sent: str | None) -> list[Row]:
     if sent:
         rows.append(("prompts", sent))
     return rows
+
+
+def _stats(generations: list[Generation]) -> list[Row]:
+    """What was accepted at which position, and what drafting costs."""
+    steps = [step for generation in generations for step in generation.steps]
+    found, cost = Acceptance.of(steps), StepCost.of(steps)
+    if cost is None:
+        return [("drafts", "none: nothing was drafted")]
+    shares = [f"{n}: {100 * p:.0f} %" for n, p in enumerate(found.by_position, 1)]
+    longest = max(found.lengths)
+    bars = [
+        f"{n:>2} {'█' * round(BAR * count / longest):<{BAR}} {count}"
+        for n, count in enumerate(found.lengths)
+    ]
+    rows: list[Row] = [
+        (
+            "drafts",
+            f"{found.drafts} of {found.drafted} tokens, mean acceptance length "
+            f"{_number(found.mean_length, places=2)}, acceptance rate {_number(found.rate, 100)} %",
+        ),
+        ("by position", ", ".join(shares)),
+        ("accepted lengths", "\n".join(bars)),
+    ]
+    if cost.level is not None:
+        level = f"{cost.level:.2f} ms, {cost.level / cost.verify:.2f} × a pass of the target"
+        rows.append(("draft level", f"{level} ({cost.verify:.2f} ms)"))
+    return rows
+
+
+def _break_even(generations: list[Generation]) -> str | None:
+    """Why speculation pays, or does not; None where AR's speed is not known or nothing was drafted."""
+    cost = StepCost.of([step for generation in generations for step in generation.steps])
+    tokens, seconds = 0, 0.0
+    for generation in generations:
+        speed = generation.verification.ar_tokens_per_s if generation.verification else None
+        if speed:
+            tokens += len(generation.token_ids)
+            seconds += len(generation.token_ids) / speed
+    return cost.explain(tokens / seconds) if cost and seconds else None
 
 
 def _verdicts(generations: list[Generation]) -> Text | None:

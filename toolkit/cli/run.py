@@ -58,6 +58,12 @@ if TYPE_CHECKING:
     "--verify", "verifying", is_flag=True, help="Run AR, too, and compare token by token."
 )
 @click.option(
+    "--stats",
+    "explaining",
+    is_flag=True,
+    help="Show acceptance by position, accepted lengths, and the cost of drafting.",
+)
+@click.option(
     "--watch", "watching", is_flag=True, help="Draw the tree of each step while decoding."
 )
 @click.option(
@@ -82,6 +88,7 @@ def run(
     max_new_tokens: int,
     seed: int,
     verifying: bool,
+    explaining: bool,
     watching: bool,
     explain: bool,
     as_json: bool,
@@ -135,7 +142,7 @@ def run(
     if not as_json:
         from toolkit.cli.panel import show
 
-        show(finished, pipeline, formatting.describe(pipeline))
+        show(finished, pipeline, formatting.describe(pipeline), explaining)
     if len(finished) < len(prompts) or finished[-1].stop_reason == "interrupted":
         raise SystemExit(INTERRUPTED)
     if any(generation.verdict == "divergent" for generation in finished):
@@ -220,4 +227,6 @@ def summary(generation: Generation) -> dict[str, Any]:
         **asdict(generation.sampling),
         "seed": generation.seed,
         "metrics": generation.metrics,
+        "acceptance_by_position": generation.acceptance.by_position,
+        "accepted_lengths": generation.acceptance.lengths,
     }

@@ -14,9 +14,13 @@ PROMPT = "w5 w9 w33 w4 w9 w33"
 
 
 def test_streams_text_and_ends_with_a_panel(run, pair):
-    result = run(PROMPT, *pair, "--verify")
+    result = run(PROMPT, *pair, "--verify", "--stats")
     assert result.exit_code == 0, result.output
     for word in (
+        "mean acceptance length",
+        "by position 1: ",
+        "draft level",
+        "break-even τ ",
         "tokens/s",
         "TTFT",
         "τ",
@@ -51,7 +55,10 @@ def test_json_is_one_object_on_stdout(run, pair):
         "min_p",
         "seed",
         "metrics",
+        "acceptance_by_position",
+        "accepted_lengths",
     ]
+    assert sum(found["accepted_lengths"]) <= found["steps"]
     assert found["verdict"] == "exact"
     assert found["text"].split() == [f"w{i}" for i in found["token_ids"] if i]
     assert found["text"] in result.stderr
