@@ -9,7 +9,7 @@ from attrs import define, field
 from torch import Tensor
 
 from toolkit.interfaces import KVPolicy, ScorePolicy
-from toolkit.runtime.compute.attention import Pass
+from toolkit.runtime.compute.attention import Pass, Rows
 from toolkit.runtime.compute.cudnn import without_cudnn
 from toolkit.runtime.kv.cache import TreeCache
 from toolkit.runtime.kv.eviction import AllVisible, Eviction, eviction_of
@@ -104,13 +104,13 @@ class ModelSession:
         device = self.model.device
         now = Pass(
             self.eviction,
-            torch.tensor(positions, device=device),
-            paths.to(device),
+            Rows(torch.tensor(tokens), torch.tensor(positions), paths),
             deepest=max(positions),
             whole_prompt=not self.cache.scratch,
+            device=device,
         )
         with nullcontext() if device.type == "cpu" else without_cudnn:
-            return self.model.executor.forward(torch.tensor(tokens, device=device), now, keep)
+            return self.model.executor.forward(now, keep)
 
     def commit(self, rows: list[int]) -> None:
         self.cache.commit(rows)

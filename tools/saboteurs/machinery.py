@@ -9,13 +9,14 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from attrs import evolve
 from torch import Tensor
 
 from toolkit import engine
 from toolkit.choice import Choice
 from toolkit.interfaces import TreeShaper
 from toolkit.runtime import session as sessions
-from toolkit.runtime.compute.attention import Pass
+from toolkit.runtime.compute.attention import Pass, Rows
 from toolkit.runtime.kv.cache import TreeCache, TreeLayer
 from toolkit.runtime.kv.eviction import Eviction
 from toolkit.runtime.session import ModelSession
@@ -33,10 +34,11 @@ def position_by_index() -> Iterator[None]:
 def sibling_visible() -> Iterator[None]:
     """The mask is causal over the rows, so a node sees the siblings before it."""
 
-    def causal(eviction: Eviction, positions: Tensor, lineage: Tensor, **rest: Any) -> Pass:
-        rows, scratch = lineage.shape
+    def causal(eviction: Eviction, host: Rows, **rest: Any) -> Pass:
+        rows, scratch = host.lineage.shape
         earlier = torch.ones(scratch, scratch).tril().bool()[scratch - rows :]
-        return Pass(eviction, positions, earlier if scratch else lineage, **rest)
+        seen = evolve(host, lineage=earlier) if scratch else host
+        return Pass(eviction, seen, **rest)
 
     with patch.object(sessions, "Pass", causal):
         yield

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from attrs import define, field
+from attrs import define, field, frozen
 from torch import Tensor
 from transformers import AttentionInterface
 
@@ -23,27 +24,42 @@ from toolkit.runtime.kernels import native
 from toolkit.runtime.kv.attention_config import AttentionConfig
 from toolkit.runtime.kv.cache import TreeCache, TreeLayer
 from toolkit.runtime.kv.eviction import Eviction
+from toolkit.transfer import send
 
 NAME = "toolkit_tree"
 HARMLESS = ("position_ids", "cache_position")  # already in the rotated queries and keys
 WIDE = 256  # rows of a pass; more are a prompt's as a rule, which all schedules cut alike
+CPU = torch.device("cpu")
 BLOCK = 512  # queries of a whole prompt that attend at a time: its mask is never P × P
 
 
-@define(eq=False)
+@frozen(eq=False)
+class Rows:
+    """The N rows of a pass. They are the last of S scratch rows."""
+
+    tokens: Tensor  # [N]
+    positions: Tensor  # [S], of the scratch rows
+    lineage: Tensor  # bool [N, S]: the scratch rows on each row's path, itself included
+
+    @property
+    def query_pos(self) -> Tensor:
+        """Positions [N] of the pass's own rows."""
+        return self.positions[len(self.positions) - len(self.lineage) :]
+
+
+@define(eq=False, slots=False)
 class Pass:
     """One forward of N rows over the committed rows and S scratch rows, its own the last of them.
 
-    `lineage[N, S]` bool: the scratch rows on each row's path, itself included. `deepest` is the
-    greatest of `positions[S]`. A whole prompt that is scored has no scratch rows: eviction stores
-    those of its P rows that stay.
+    `deepest` is the greatest position of the S rows. A whole prompt that is scored has no scratch rows:
+    eviction stores those of its P rows that stay.
     """
 
     eviction: Eviction
-    positions: Tensor  # [S], of the scratch rows
-    lineage: Tensor
+    host: Rows
     deepest: int
     whole_prompt: bool = False
+    device: torch.device = CPU
     cache: TreeCache = field(init=False)
     calls: int = 0  # layers that attended: a model that never asks has ignored our attention
     _masks: dict[tuple[int, int | None], Tensor] = field(factory=dict, init=False)
@@ -52,10 +68,11 @@ class Pass:
     def __attrs_post_init__(self) -> None:
         self.cache = self.eviction.cache
 
-    @property
-    def query_pos(self) -> Tensor:
-        """Positions [N] of the forward's own rows."""
-        return self.positions[len(self.positions) - len(self.lineage) :]
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows on the device."""
+        host = self.host
+        return Rows(*send(self.device, host.tokens, host.positions, host.lineage))
 
     def mask(self, layer: TreeLayer, window: int | None) -> Tensor:
         """Which of a layer's rows each row sees: bool [N, C+S], or [H_kv, N, C+S] if heads differ.
@@ -64,10 +81,11 @@ class Pass:
         """
         key = id(layer.table), window
         if key not in self._masks:
-            query, held = self.query_pos[:, None], layer.table.positions
+            own = self.rows
+            query, held = own.query_pos[:, None], layer.table.positions
             prefix = layer.table.visible(query, self.deepest)
-            mask = torch.cat([prefix, self.lineage.expand(len(prefix), -1, -1)], -1)
-            rows = torch.cat([held, self.positions.expand(len(held), -1)], 1)  # [h, C+S]
+            mask = torch.cat([prefix, own.lineage.expand(len(prefix), -1, -1)], -1)
+            rows = torch.cat([held, own.positions.expand(len(held), -1)], 1)  # [h, C+S]
             if self.eviction.hides(self.deepest):
                 mask = mask & (self.eviction.visible(query, rows) | (query == rows[:, None]))
             if window is not None:
@@ -81,7 +99,7 @@ class Pass:
         if key not in self._visible:
             hides = layer.table.hides(self.deepest) or self.eviction.hides(self.deepest)
             if window is None and not hides:
-                visible = native.Visible(layer.table.count, self.lineage[None].contiguous())
+                visible = native.Visible(layer.table.count, self.rows.lineage[None].contiguous())
             else:
                 mask = self.mask(layer, window)
                 visible = native.Visible(0, (mask if mask.ndim == 3 else mask[None]).contiguous())

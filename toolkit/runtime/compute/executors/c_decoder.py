@@ -101,9 +101,10 @@ class CDecoder:
         first = [*_linears(self.layers[0].attention.qkv), *_linears(self.layers[0].mlp.up)]
         self._share = 1 + sum(linear.inputs * linear.outputs for linear in first) // SHARE
 
-    def forward(self, kernels: native.Library, tokens: Tensor, now: Pass, keep: int) -> Tensor:
+    def forward(self, kernels: native.Library, now: Pass, keep: int) -> Tensor:
         """As `Executor.forward`."""
-        count, positions = len(tokens), now.query_pos.contiguous()
+        tokens, positions = now.rows.tokens, now.rows.query_pos.contiguous()
+        count = len(tokens)
         keep = keep or count
         x = self.decoder.embed(tokens, positions).float().contiguous()
         logits = torch.empty(keep, self._struct.head.outputs, dtype=self.dtype)

@@ -39,8 +39,8 @@ class Executor(Protocol):
         """Whether its linears were found to give a row the same bits whatever other rows are computed
         with it."""
 
-    def forward(self, tokens: Tensor, now: Pass, keep: int = 0) -> Tensor:
-        """Logits [N, V] of `tokens[N]`; their K/V become the last N rows of the pass's cache.
+    def forward(self, now: Pass, keep: int = 0) -> Tensor:
+        """Logits [N, V] of the pass's tokens; their K/V become the last N rows of the pass's cache.
 
         With `keep`, only the last `keep` rows' logits: [keep, V].
         """

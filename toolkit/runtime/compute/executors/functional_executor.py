@@ -51,21 +51,21 @@ class FunctionalExecutor:
         """Which kernel multiplies, and for which counts of rows."""
         return self.maps.description
 
-    def forward(self, tokens: Tensor, now: Pass, keep: int = 0) -> Tensor:
-        """Logits [N, V] of `tokens[N]`; their K/V become the last N rows of the pass's cache.
+    def forward(self, now: Pass, keep: int = 0) -> Tensor:
+        """Logits [N, V] of the pass's tokens; their K/V become the last N rows of the pass's cache.
 
         With `keep`, only the last `keep` rows' logits: [keep, V].
         """
-        prompt = now.whole_prompt or (keep and len(tokens) > WIDE)  # PyTorch is faster there
+        prompt = now.whole_prompt or (keep and len(now.host.tokens) > WIDE)  # PyTorch is faster there
         if self.c_decoder is None or prompt or (kernels := native.library()) is None:
-            return self._layer_by_layer(tokens, now, keep)
-        return self.c_decoder.forward(kernels, tokens, now, keep)
+            return self._layer_by_layer(now, keep)
+        return self.c_decoder.forward(kernels, now, keep)
 
     @torch.no_grad()
-    def _layer_by_layer(self, tokens: Tensor, now: Pass, keep: int) -> Tensor:
-        decoder, count = self.decoder, len(tokens)
+    def _layer_by_layer(self, now: Pass, keep: int) -> Tensor:
+        decoder, tokens, positions = self.decoder, now.rows.tokens, now.rows.query_pos
+        count = len(tokens)
         padding = self.maps.rule.padded(count) - count
-        positions = now.query_pos
         if padding:
             tokens = torch.cat([tokens, tokens[-1:].expand(padding)])
             positions = torch.cat([positions, positions[-1:].expand(padding)])

@@ -30,15 +30,15 @@ class ModuleExecutor:
         return cls(module, "logits_to_keep" in signature(module.forward).parameters, why)
 
     @torch.no_grad()
-    def forward(self, tokens: Tensor, now: Pass, keep: int = 0) -> Tensor:
-        """Logits [N, V] of `tokens[N]`; their K/V become the last N rows of the pass's cache.
+    def forward(self, now: Pass, keep: int = 0) -> Tensor:
+        """Logits [N, V] of the pass's tokens; their K/V become the last N rows of the pass's cache.
 
         With `keep`, only the last `keep` rows' logits: [keep, V].
         """
         with bound(now):
             logits: Tensor = self.module(
-                input_ids=tokens[None],
-                position_ids=now.query_pos[None],
+                input_ids=now.rows.tokens[None],
+                position_ids=now.rows.query_pos[None],
                 past_key_values=now.cache,
                 use_cache=True,
                 **({"logits_to_keep": keep} if keep and self.keeps_logits else {}),

@@ -134,11 +134,12 @@ def test_prompts_of_many_rows_and_scored_ones_run_step_by_step(monkeypatch):
     model, ran = loaded("llama", torch.float32), []
     assert model.executor.c_decoder
     layer_by_layer = FunctionalExecutor._layer_by_layer
-    monkeypatch.setattr(
-        FunctionalExecutor,
-        "_layer_by_layer",
-        lambda *a: ran.append(len(a[1])) or layer_by_layer(*a),
-    )
+
+    def counted(self, now, keep):
+        ran.append(len(now.host.tokens))
+        return layer_by_layer(self, now, keep)
+
+    monkeypatch.setattr(FunctionalExecutor, "_layer_by_layer", counted)
     registry = Registry.installed()
     for spec, count in [("full", 256), ("full", 257), ("h2o", 200)]:
         ModelSession(model, registry.resolve("kv", spec).build()).prefill([1] * count)
