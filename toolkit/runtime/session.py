@@ -31,7 +31,8 @@ class ModelSession:
 
     def __attrs_post_init__(self) -> None:
         scored = isinstance(self.policy, ScorePolicy)
-        self.cache = TreeCache(self.model.layers, self.model.windows, scored)
+        slabs = self.model.executor.slabs
+        self.cache = TreeCache(self.model.layers, self.model.windows, scored, slabs)
         self.eviction = eviction_of(self.policy, self.cache, self.model.rotary)
         self.positions = positions_under(self.policy, self.model.positions)
 

@@ -22,7 +22,7 @@ from toolkit.runtime.kv.positions import PositionTable
 def rejected_nodes_score() -> Iterator[None]:
     """The log takes the last drafted queries, whichever tokens were accepted."""
 
-    def commit(self: QueryLog, rows: list[int]) -> None:
+    def commit(self: QueryLog, rows: Tensor) -> None:
         queries = torch.cat(self.scratch, 1)
         last = queries[:, queries.shape[1] - len(rows) :]
         before = [] if self.committed is None else [self.committed]

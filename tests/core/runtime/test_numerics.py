@@ -50,9 +50,9 @@ def test_bits_that_change_in_long_contexts_alone_are_found_out(monkeypatch):
     model = loaded("llama", torch.float32)
     forward = CDecoder.forward
 
-    def uneven(self, kernels, tokens, now, keep):
-        out = forward(self, kernels, tokens, now, keep)
-        return out * (1 + 1e-6) if len(tokens) == 1 and now.cache.length > 150 else out
+    def uneven(self, kernels, now, keep):
+        out = forward(self, kernels, now, keep)
+        return out * (1 + 1e-6) if len(now.host.tokens) == 1 and now.cache.length > 150 else out
 
     monkeypatch.setattr(fastest, "fastest_kernel", lambda _: Blocked)
     monkeypatch.setattr(CDecoder, "forward", uneven)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from attrs import define, field, frozen
@@ -20,6 +20,8 @@ from toolkit.errors import StrategyError
 from toolkit.runtime.kernels import native, structs
 from toolkit.runtime.kv.attention_config import AttentionConfig
 from toolkit.runtime.kv.positions import GROWTH, PositionTable
+from toolkit.runtime.kv.slab import Slab, Slabs
+from toolkit.transfer import send
 
 
 @define(eq=False)
@@ -33,9 +35,9 @@ class QueryLog:
         """Keep `queries[H, N, D]` of the newest scratch rows."""
         self.scratch.append(queries)
 
-    def commit(self, rows: list[int]) -> None:
+    def commit(self, rows: Tensor) -> None:
         """Keep the queries of scratch rows `rows[A]` as committed ones, and drop the others."""
-        queries = torch.cat(self.scratch, 1)[:, rows]
+        queries = torch.cat(self.scratch, 1).index_select(1, rows)
         before = [] if self.committed is None else [self.committed]
         self.committed, self.scratch = torch.cat([*before, queries], 1), []
 
@@ -73,8 +75,11 @@ class TreeLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
         """Allocate on first use, when shapes, dtype and device are known."""
         value_states = key_states if value_states is None else value_states
-        self.keys = key_states.new_zeros((*key_states.shape[:2], 0, key_states.shape[3]))
-        self.values = value_states.new_zeros((*value_states.shape[:2], 0, value_states.shape[3]))
+        if self.owner.slabs is not None:
+            self.keys, self.values = self.owner.take_slab(0).layer(self.index)
+        else:
+            self.keys = key_states.new_zeros((*key_states.shape[:2], 0, key_states.shape[3]))
+            self.values = value_states.new_zeros((*value_states.shape[:2], 0, value_states.shape[3]))
         self.dtype, self.device = key_states.dtype, key_states.device
         self.table = self.owner.table_of(self)
         self.is_initialized = True
@@ -116,7 +121,10 @@ class TreeLayer(CacheLayerMixin):
             self.fit(max(rows, room + room // 4))
 
     def fit(self, rows: int) -> None:
-        """Buffers of `rows` rows, rounded up, with what they hold."""
+        """Buffers of `rows` rows, rounded up, with what they hold. A slab only grows."""
+        if self.owner.slabs is not None:
+            self.owner.take_slab(rows)
+            return
         rows = -(-rows // GROWTH) * GROWTH
         for name in ("keys", "values"):
             old = getattr(self, name)
@@ -148,8 +156,14 @@ class TreeLayer(CacheLayerMixin):
 
     def take(self, keys: Tensor, values: Tensor, index: Tensor) -> None:
         """Hold copies of the rows `index[h, C']` of K/V [1, H_kv, C, D]."""
-        self.keys, self.values = _gather(keys, index), _gather(values, index)
-        self.owner.changed()
+        kept = _gather(keys, index), _gather(values, index)
+        if self.owner.slabs is None:
+            self.keys, self.values = kept
+            self.owner.changed()
+        else:
+            rows = index.shape[1]
+            self.reserve(rows)
+            self.keys[:, :, :rows], self.values[:, :, :rows] = kept
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return max(self.owner.length + self.owner.scratch, query_length), 0
@@ -200,12 +214,19 @@ class TreeCache(Cache):
     """A transformers cache that holds a tree and can drop any part of it.
 
     `windows` are the layers' own sliding windows. `scored` says that a policy scores the rows of the
-    layers without one, so that each of their heads may hold other positions.
+    layers without one, so that each of their heads may hold other positions. With `slabs`, all layers
+    lie in one slab.
     """
 
     def __init__(
-        self, layers: int, windows: tuple[int | None, ...] = (), scored: bool = False
+        self,
+        layers: int,
+        windows: tuple[int | None, ...] = (),
+        scored: bool = False,
+        slabs: Slabs | None = None,
     ) -> None:
+        self.slabs = slabs
+        self.slab: Slab | None = None
         self.length = 0  # L: committed tokens
         self.scratch = 0  # S: rows forwarded since the last commit
         self.scored = scored
@@ -225,6 +246,27 @@ class TreeCache(Cache):
         if not layer.scored:
             self._shared[layer.window] = table
         return table
+
+    def take_slab(self, rows: int) -> Slab:
+        """The slab, with room for at least `rows` rows: a larger one where the one before is full."""
+        before = self.slab
+        if before is None or rows > before.room:
+            slab = cast("Slabs", self.slabs).take(self, rows)
+            if before is not None:
+                slab.buffer[:, :, :, : before.room + 1] = before.buffer
+            for layer in self.layers:
+                if layer.is_initialized:
+                    layer.keys, layer.values = slab.layer(layer.index)
+            self.slab = slab
+            self.changed()
+            return slab
+        return before
+
+    @property
+    def rows(self) -> int | None:
+        """Committed rows C of every layer; None where layers hold different numbers of rows."""
+        counts = {table.count for table in self.tables}
+        return counts.pop() if len(counts) == 1 else None
 
     @property
     def layout(self) -> Layout:
@@ -260,9 +302,11 @@ class TreeCache(Cache):
             )
         if rows != list(range(len(rows))):
             self._move(rows)
-        for layer in self.initialized:
-            if layer.queries.scratch:
-                layer.queries.commit(rows)
+        logged = [layer.queries for layer in self.initialized if layer.queries.scratch]
+        if logged:
+            index = self._index(rows)
+            for queries in logged:
+                queries.commit(index)
         self.append(len(rows))
 
     def commit_prompt(self, count: int) -> None:
@@ -275,9 +319,16 @@ class TreeCache(Cache):
         if buffers is not None and (kernels := native.library()) is not None:
             kernels.move(buffers, [layer.table.count for layer in layers], rows)
             return
-        index = torch.tensor(rows, device=layers[0].device)
+        index, first = self._index(rows), self.rows
+        if self.slab is not None and first is not None:
+            self.slab.move(first, index + first)
+            return
         for layer in layers:
             layer.move(index)
+
+    def _index(self, rows: list[int]) -> Tensor:
+        """Row numbers `rows[A]` on the device of the buffers."""
+        return send(self.initialized[0].device, torch.tensor(rows))[0]
 
     def append(self, count: int) -> None:
         """Count `count` rows as committed; every layer has stored them."""

@@ -18,6 +18,7 @@ from toolkit.runtime.compute.executors.module_executor import ModuleExecutor
 from toolkit.runtime.compute.linears import fastest
 from toolkit.runtime.compute.linears.kernels import kernels_for
 from toolkit.runtime.compute.linears.linears import Linears
+from toolkit.runtime.kv.slab import Slabs
 
 
 class Executor(Protocol):
@@ -38,6 +39,10 @@ class Executor(Protocol):
     def batch_invariant(self) -> bool:
         """Whether its linears were found to give a row the same bits whatever other rows are computed
         with it."""
+
+    @property
+    def slabs(self) -> Slabs | None:
+        """Where its sessions keep K/V; None for buffers of their own."""
 
     def forward(self, now: Pass, keep: int = 0) -> Tensor:
         """Logits [N, V] of the pass's tokens; their K/V become the last N rows of the pass's cache.

@@ -11,14 +11,17 @@ from typing import Any, ClassVar
 import torch
 from attrs import define
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from toolkit.runtime.compute.attention import WIDE, Pass
 from toolkit.runtime.compute.executors.c_decoder import CDecoder
+from toolkit.runtime.compute.executors.captured import ROWS, Captured
 from toolkit.runtime.compute.executors.module_structure import reason_changed
 from toolkit.runtime.compute.layers import descriptions
 from toolkit.runtime.compute.layers.decoder import Decoder, PassRows
 from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kernels import native
+from toolkit.runtime.kv.slab import Slabs
 
 
 @define(eq=False)
@@ -28,23 +31,40 @@ class FunctionalExecutor:
     decoder: Decoder
     maps: Linears
     c_decoder: CDecoder | None
+    captured: Captured | None = None
     batch_invariant: bool = False
     name: ClassVar[str] = "functional"
 
     @classmethod
     def of(
-        cls, module: nn.Module, windows: tuple[int | None, ...], linears: Linears
+        cls, module: PreTrainedModel, windows: tuple[int | None, ...], linears: Linears
     ) -> FunctionalExecutor:
         """An executor of a module that is described."""
         config: Any = module.config
         decoder = descriptions()[config.model_type](module, windows, linears)
-        return cls(decoder, linears, CDecoder.of(decoder, linears.dtype))
+        in_c = CDecoder.of(decoder, linears.dtype)
+        captured = None if in_c else Captured.of(decoder, linears.dtype, module.device)
+        return cls(decoder, linears, in_c, captured)
 
     @property
     def why(self) -> str:
         """Why this executor was chosen, and how it runs."""
-        how = "step by step" if self.c_decoder is None else "whole passes run in C"
-        return f"its family is described; {how}"
+        return f"its family is described; {self._how}"
+
+    @property
+    def _how(self) -> str:
+        if self.c_decoder is not None:
+            return "whole passes run in C"
+        if self.captured is None:
+            return "passes run layer by layer"
+        if self.captured.failure is not None:
+            return f"passes run layer by layer, because capturing failed: {self.captured.failure}"
+        return f"passes of up to {ROWS[-1]} rows run as CUDA graphs"
+
+    @property
+    def slabs(self) -> Slabs | None:
+        """Where its sessions keep K/V; None for buffers of their own."""
+        return None if self.captured is None else self.captured.slabs
 
     @property
     def linears(self) -> str:
@@ -57,6 +77,9 @@ class FunctionalExecutor:
         With `keep`, only the last `keep` rows' logits: [keep, V].
         """
         prompt = now.whole_prompt or (keep and len(now.host.tokens) > WIDE)  # PyTorch is faster there
+        logits = None if self.captured is None else self.captured.forward(now, keep)
+        if logits is not None:
+            return logits
         if self.c_decoder is None or prompt or (kernels := native.library()) is None:
             return self._layer_by_layer(now, keep)
         return self.c_decoder.forward(kernels, now, keep)

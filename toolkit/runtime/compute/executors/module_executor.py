@@ -23,6 +23,7 @@ class ModuleExecutor:
     name: ClassVar[str] = "module"
     linears: ClassVar[str] = "the module's own"
     batch_invariant: ClassVar[bool] = False  # the module's kernels are not probed
+    slabs: ClassVar[None] = None
 
     @classmethod
     def of(cls, module: torch.nn.Module, why: str) -> ModuleExecutor:

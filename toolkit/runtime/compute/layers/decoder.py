@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,19 @@ from toolkit.runtime.kv.attention_config import AttentionConfig
 
 Map = Callable[[Tensor], Tensor]
 TABLE = 1024  # positions whose cos and sin are computed at a time, always the same ones together
+
+
+class LayerRows(Protocol):
+    """The M rows of one pass, as layers see them."""
+
+    @property
+    def cos_sin(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """[M, 1, r] each, by kind of layer."""
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, config: AttentionConfig
+    ) -> Tensor:
+        """Attention of query [M, H, D] on the cache and key, value [M, H_kv, D] → [M, H·D]."""
 
 
 @frozen(eq=False)
@@ -105,7 +118,7 @@ class Attention:
     norms: tuple[Norm, Norm] | None = None  # of query and key heads
     rotary: str | None = None  # which cos/sin tables rotate queries and keys
 
-    def __call__(self, x: Tensor, rows: PassRows) -> Tensor:
+    def __call__(self, x: Tensor, rows: LayerRows) -> Tensor:
         query, key, value = self._split(self.qkv(x))
         if self.norms is not None:
             query, key = self.norms[0](query), self.norms[1](key)
@@ -164,7 +177,7 @@ class Layer:
     after_mlp: Norm | None = None
     parallel: bool = False
 
-    def __call__(self, x: Tensor, rows: PassRows) -> Tensor:
+    def __call__(self, x: Tensor, rows: LayerRows) -> Tensor:
         """The residual stream [M, E] after this layer."""
         branch = _norm(self.after_attention, self.attention(self.before_attention(x), rows))
         if self.parallel:
@@ -182,7 +195,7 @@ class PostNormLayer:
     after_attention: Norm
     after_mlp: Norm
 
-    def __call__(self, x: Tensor, rows: PassRows) -> Tensor:
+    def __call__(self, x: Tensor, rows: LayerRows) -> Tensor:
         """The residual stream [M, E] after this layer."""
         x = self.after_attention(x + self.attention(x, rows))
         return self.after_mlp(x + self.mlp(x))

@@ -1,0 +1,199 @@
+"""Captured passes against passes layer by layer. Tapes stand in for CUDA graphs."""
+
+import copy
+import gc
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tape import Tape
+
+from toolkit import Registry
+from toolkit.conformance import cases
+from toolkit.conformance.comparison import Broken, require_close, require_same_rows, snapshot
+from toolkit.conformance.models import FAMILIES, tiny
+from toolkit.conformance.properties import decoding
+from toolkit.runtime.compute.executors import captured
+from toolkit.runtime.compute.executors.captured import DEEPEST, ROWS, GraphInputs
+from toolkit.runtime.kv import slab
+from toolkit.runtime.models.load import prepare
+from toolkit.runtime.session import ModelSession
+
+REGISTRY = Registry.installed()
+PRODUCT = cases.product(REGISTRY)
+TOKENS = [position % 90 + 1 for position in range(200)]
+
+
+@pytest.fixture(autouse=True)
+def taped(monkeypatch):
+    """Passes are captured; slabs and buckets are so small that requests outgrow them."""
+    monkeypatch.setattr(slab, "SMALLEST", DEEPEST)
+    monkeypatch.setattr(captured, "KEYS", DEEPEST)
+    monkeypatch.setattr(captured, "recorder_for", lambda _: Tape())
+
+
+def model(family="llama", dtype=torch.float64):
+    return prepare("it", copy.deepcopy(tiny(family)).to(dtype))
+
+
+def layer_by_layer(family="llama"):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captured, "recorder_for", lambda _: None)
+        made = model(family)
+        assert made.executor.captured is None
+    return made
+
+
+def policy(spec="full"):
+    return REGISTRY.resolve("kv", spec).build()
+
+
+def opened(made, spec="full", prompt=20):
+    session = ModelSession(made, policy(spec))
+    session.prefill(TOKENS[:prompt])
+    return session
+
+
+def grow(sessions, rng, sizes):
+    """Forward and commit the same random trees in several sessions; compare logits and cache rows."""
+    for size in sizes:
+        tokens = [rng.randrange(1, 97) for _ in range(size)]
+        parents = [-1, *(rng.randrange(max(0, node - 6), node) for node in range(1, size))]
+        ours, theirs = (session.forward(tokens, parents) for session in sessions)
+        require_close(ours, theirs, f"logits of {size} nodes", 1e-9)
+        path = [size - 1]
+        while parents[path[0]] >= 0:
+            path.insert(0, parents[path[0]])
+        path = path[: sessions[0].max_draft_depth + 1]
+        for session in sessions:
+            session.commit(path)
+        require_same_rows(*(snapshot(session.cache) for session in sessions), f"after {size} nodes")
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "phi"])
+def test_captured_is_layer_by_layer(family):
+    """For trees of every bucket, on contexts that outgrow slabs and buckets."""
+    made = model(family)
+    grow([opened(made), opened(layer_by_layer(family))], random.Random(0), [1, 2, 7, 1, 13, 64, 5, 9])
+    done = made.executor.captured
+    assert done.failure is None
+    assert done.captures > 5 or made.windows != (None, None)  # where no window hides anything
+
+
+@settings(max_examples=12)
+@given(st.sampled_from(PRODUCT).flatmap(lambda names: cases.cases(REGISTRY, names)))
+def test_any_strategies_decode_alike(case):
+    """The same tokens, trees and cache rows as layer by layer, twice through one pipeline."""
+    pipelines = [case.pipeline(REGISTRY)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captured, "recorder_for", lambda _: None)
+        pipelines.append(case.pipeline(REGISTRY))
+        pipelines[1].load()
+    for _ in range(2):
+        ours, theirs = (decoding.decode(pipeline, case) for pipeline in pipelines)
+        decoding._same_steps(ours, theirs, "captured", case)
+        held = snapshot(ours.target.cache), snapshot(theirs.target.cache)
+        require_same_rows(*held, f"captured, in {case}")
+
+
+@pytest.mark.parametrize(
+    "stale", ["first", "paths"], ids=["a length that is not read anew", "a path of another tree"]
+)
+def test_what_a_graph_does_not_read_anew_is_noticed(monkeypatch, stale):
+    """The control: a graph that has kept a value of the pass at which it was captured."""
+    honest = getattr(GraphInputs, stale).fget
+    monkeypatch.setattr(GraphInputs, stale, property(lambda self: torch.tensor(honest(self).tolist())))
+    with pytest.raises(Broken):
+        grow([opened(model()), opened(layer_by_layer())], random.Random(0), [3] * 8)
+
+
+def test_one_graph_serves_every_length_within_a_bucket():
+    made = model()
+    session = opened(made, prompt=3)
+    for _ in range(40):
+        session.forward([5], [-1])
+        session.commit([0])
+    assert made.executor.captured.captures == 1
+    assert session.cache.layers[0].keys.shape[2] == DEEPEST
+
+
+def test_graphs_outlive_their_request():
+    made = model()
+    for _ in range(3):
+        session = opened(made)
+        session.forward(TOKENS[:4], [-1, 0, 0, 1])
+        del session
+    gc.collect()
+    assert made.executor.captured.captures == 1
+
+
+def test_requests_at_the_same_time_have_their_own_rows():
+    made = model()
+    grow([opened(made), opened(layer_by_layer())], random.Random(1), [3, 3])
+    ours = [opened(made, prompt=20), opened(made, prompt=21)]
+    theirs = [opened(layer_by_layer(), prompt=20), opened(layer_by_layer(), prompt=21)]
+    for _ in range(3):
+        for pair in zip(ours, theirs, strict=True):
+            grow(pair, random.Random(2), [5])
+    assert ours[0].cache.slab is not ours[1].cache.slab
+
+
+def test_logits_stay_what_they_were():
+    """They are no view of what the next pass writes."""
+    session = opened(model())
+    first = session.forward([5, 6], [-1, 0])
+    kept = first.clone()
+    session.forward([7, 8], [0, 0])
+    assert torch.equal(first, kept)
+
+
+def test_a_session_that_is_rewound():
+    ours, theirs = opened(model()), opened(layer_by_layer())
+    grow([ours, theirs], random.Random(3), [4, 4, 4])
+    for session in (ours, theirs):
+        assert session.rewind(15, policy())
+        session.prefill(TOKENS[15:22])
+    grow([ours, theirs], random.Random(4), [4, 1, 9])
+
+
+@pytest.mark.parametrize(
+    ("spec", "sizes"),
+    [("h2o:budget=24,epoch=4,recent=8", [3]), ("window:budget=16", [1] * 5), ("full", [65])],
+    ids=["queries are logged", "a policy hides rows", "too many rows"],
+)
+def test_what_graphs_do_not_know_runs_layer_by_layer(spec, sizes):
+    made = model()
+    grow([opened(made, spec), opened(layer_by_layer(), spec)], random.Random(0), sizes)
+    assert made.executor.captured.failure is None
+
+
+def test_what_cannot_be_captured_runs_layer_by_layer(monkeypatch):
+    class Refuses(Tape):
+        def record(self, run):
+            raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    monkeypatch.setattr(captured, "recorder_for", lambda _: Refuses())
+    made = model()
+    assert made.executor.why.endswith("passes of up to 64 rows run as CUDA graphs")
+    grow([opened(made), opened(layer_by_layer())], random.Random(0), [3, 5])
+    assert made.executor.why.endswith(
+        "layer by layer, because capturing failed: RuntimeError: operation not permitted"
+    )
+
+
+def test_only_layers_of_one_shape_share_a_slab():
+    made = model()
+    decoder = made.executor.decoder
+    odd = copy.copy(decoder.layers[1].attention)
+    object.__setattr__(odd, "kv_heads", 1)
+    other = copy.copy(decoder.layers[1])
+    object.__setattr__(other, "attention", odd)
+    changed = copy.copy(decoder)
+    object.__setattr__(changed, "layers", (decoder.layers[0], other))
+    assert captured.Captured.of(changed, torch.float64, torch.device("cpu")) is None
+
+
+def test_every_count_of_rows_has_a_bucket():
+    assert ROWS[-1] == DEEPEST == 64

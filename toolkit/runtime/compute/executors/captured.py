@@ -1,0 +1,219 @@
+"""A described decoder captured as graphs: one launch for a whole pass, whatever its context length.
+
+There is a graph for each bucket of rows and each bucket of keys. A pass's numbers go to the graph's
+inputs in one copy. Padding rows repeat the last row, and their K/V go to the slab's last row.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from functools import cached_property
+from itertools import compress
+
+import torch
+from attrs import define, frozen
+from torch import Tensor
+
+from toolkit.runtime.compute.attention import Pass, attend_in_groups
+from toolkit.runtime.compute.executors.graphs import Recorder, recorder_for
+from toolkit.runtime.compute.layers.decoder import Decoder
+from toolkit.runtime.kv.attention_config import AttentionConfig
+from toolkit.runtime.kv.slab import Slab, Slabs
+
+ROWS = (1, 2, 4, 8, 16, 32, 64)  # buckets of rows
+KEYS = 256  # the smallest bucket of keys; each is twice the one before
+DEEPEST = 64  # scratch rows on a path
+
+
+@frozen(eq=False)
+class GraphInputs:
+    """What a graph of M rows reads: one int32 tensor that stays where it is, in parts.
+
+    The number of committed rows C; for each row its token, position and row of the slab; and its path,
+    `DEEPEST` rows of the slab in order of position, of which the last is repeated.
+    """
+
+    packed: Tensor  # int32 [1 + M · (3 + DEEPEST)]
+    rows: int  # M
+
+    @classmethod
+    def empty(cls, rows: int, device: torch.device) -> GraphInputs:
+        """Inputs of zeros."""
+        size = 1 + rows * (3 + DEEPEST)
+        return cls(torch.zeros(size, dtype=torch.int32, device=device), rows)
+
+    def fill(self, now: Pass, first: int, padding_row: int) -> None:
+        """Write the numbers of a pass whose layers all hold `first` committed rows."""
+        host, padding = now.host, self.rows - len(now.host.tokens)
+        scratch, own = len(host.positions), len(host.tokens)
+        numbers = range(first, first + scratch)
+        paths = [list(compress(numbers, row)) for row in host.lineage.tolist()]
+        packed = array("i", [first])
+        for part in (host.tokens.tolist(), host.query_pos.tolist()):
+            packed.extend(part + part[-1:] * padding)
+        packed.extend([*numbers[scratch - own :], *[padding_row] * padding])
+        for path in paths + paths[-1:] * padding:
+            packed.extend(path + path[-1:] * (DEEPEST - len(path)))
+        sent = torch.frombuffer(packed, dtype=torch.int32)
+        if self.packed.is_cuda:
+            sent = sent.pin_memory()
+        self.packed.copy_(sent, non_blocking=True)
+
+    @property
+    def first(self) -> Tensor:
+        """C [1]."""
+        return self.packed[:1]
+
+    def column(self, index: int) -> Tensor:
+        """Tokens (0), positions (1) or rows of the slab (2): [M]."""
+        return self.packed[1 + index * self.rows : 1 + (index + 1) * self.rows]
+
+    @property
+    def paths(self) -> Tensor:
+        """The rows of the slab on each row's path [M, DEEPEST], itself last."""
+        return self.packed[1 + 3 * self.rows :].view(self.rows, DEEPEST)
+
+
+@frozen(eq=False, slots=False)
+class GraphRows:
+    """The M rows of a captured pass, as layers see them."""
+
+    slab: Slab
+    inputs: GraphInputs
+    keys: int  # rows of the slab that attention reads
+    cos_sin: dict[str, tuple[Tensor, Tensor]]  # [M, 1, r] each, by kind of layer
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """Where each row's K/V go [M]."""
+        return self.inputs.column(2).long()
+
+    @cached_property
+    def visible(self) -> Tensor:
+        """Which rows of the slab each row sees: bool [M, keys]."""
+        rows = torch.arange(self.keys, dtype=torch.int32, device=self.slots.device)
+        prefix = (rows < self.inputs.first).expand(self.inputs.rows, -1)
+        return prefix.scatter(1, self.inputs.paths.long(), torch.ones_like(prefix))
+
+    @cached_property
+    def bias(self) -> Tensor:
+        """What is added to attention scores [M, keys]: 0 where a row sees, −inf elsewhere."""
+        bias = self.slab.buffer.new_zeros(self.visible.shape)
+        return bias.masked_fill(~self.visible, -torch.inf)
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, config: AttentionConfig
+    ) -> Tensor:
+        """Attention of query [M, H, D] on the slab and key, value [M, H_kv, D] → [M, H·D]."""
+        keys, values = self.slab.layer(layer)
+        keys[0].index_copy_(1, self.slots, key.transpose(0, 1))
+        values[0].index_copy_(1, self.slots, value.transpose(0, 1))
+        held = keys[:, :, : self.keys], values[:, :, : self.keys]
+        return attend_in_groups(query, *held, self.visible, self.bias, config)
+
+
+@frozen(eq=False)
+class Graph:
+    """A captured pass of M rows."""
+
+    inputs: GraphInputs
+    replay: Callable[[], None]
+    logits: Tensor  # [M, V]; the next replay overwrites them
+    tables: tuple[object, ...]  # the cos/sin tables that it reads
+
+
+@define(eq=False)
+class Captured:
+    """Runs a decoder's passes as graphs."""
+
+    decoder: Decoder
+    slabs: Slabs
+    recorder: Recorder
+    failure: str | None = None  # why nothing is captured any more
+    captures: int = 0  # graphs captured so far
+
+    @classmethod
+    def of(cls, decoder: Decoder, dtype: torch.dtype, device: torch.device) -> Captured | None:
+        """A decoder that is captured; None where nothing records, or where layers differ in shape."""
+        recorder = recorder_for(device)
+        shapes = {(part.attention.kv_heads, part.attention.width) for part in decoder.layers}
+        if recorder is None or len(shapes) > 1:
+            return None
+        slabs = Slabs((len(decoder.layers), *shapes.pop()), dtype, device)
+        return cls(decoder, slabs, recorder)
+
+    @torch.no_grad()
+    def forward(self, now: Pass, keep: int) -> Tensor | None:
+        """As `Executor.forward`; None for a pass that cannot be captured."""
+        first = self._first_row(now)
+        if first is None:
+            return None
+        graph = self._graph(now, first)
+        if graph is None:
+            return None
+        graph.replay()
+        count = len(now.host.tokens)
+        return graph.logits[count - keep if keep else 0 : count].clone()
+
+    def _first_row(self, now: Pass) -> int | None:
+        """The committed rows C of every layer; None where a pass needs more than the graphs know:
+        masks of a policy, a log of queries, more rows."""
+        cache, host = now.cache, now.host
+        if self.failure or now.whole_prompt or len(host.tokens) > ROWS[-1]:
+            return None
+        if len(cache.initialized) < len(cache.layers) or now.deepest - cache.length >= DEEPEST:
+            return None
+        hidden = now.eviction.hides(now.deepest) or any(
+            table.hides(now.deepest) or (table.window or now.deepest + 1) <= now.deepest
+            for table in cache.tables
+        )
+        if hidden or any(map(now.eviction.logs, cache.layers)):
+            return None
+        return cache.rows
+
+    def _graph(self, now: Pass, first: int) -> Graph | None:
+        """The graph for a pass, with the pass's numbers in its inputs."""
+        end = first + now.cache.scratch
+        slab = now.cache.take_slab(end)
+        rows = next(size for size in ROWS if size >= len(now.host.tokens))
+        keys = min(max(KEYS, power_of_two(end)), slab.buffer.shape[3])
+        furthest = power_of_two(max(now.deepest + 1, slab.room)) - 1
+        tables = tuple(table.upto(furthest) for table in self.decoder.rotary.values())
+        graph: Graph | None = slab.graphs.get((rows, keys))
+        if graph is None or any(a is not b for a, b in zip(graph.tables, tables, strict=True)):
+            inputs = GraphInputs.empty(rows, slab.buffer.device)
+            inputs.fill(now, first, slab.room)  # recording runs the pass
+            graph = self._capture(slab, inputs, keys, tables)
+            if graph is not None:
+                slab.graphs[rows, keys] = graph
+        else:
+            graph.inputs.fill(now, first, slab.room)
+        return graph
+
+    def _capture(
+        self, slab: Slab, inputs: GraphInputs, keys: int, tables: tuple[object, ...]
+    ) -> Graph | None:
+        """Capture a pass that reads `keys` rows of the slab; None where that fails."""
+        try:
+            replay, logits = self.recorder.record(lambda: self._run(slab, inputs, keys))
+        except RuntimeError as error:
+            self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            return None
+        self.captures += 1
+        return Graph(inputs, replay, logits, tables)
+
+    def _run(self, slab: Slab, inputs: GraphInputs, keys: int) -> Tensor:
+        """One pass: logits [M, V]."""
+        decoder, tokens, positions = self.decoder, inputs.column(0), inputs.column(1).long()
+        cos_sin = {kind: table.at(positions, 0) for kind, table in decoder.rotary.items()}
+        rows = GraphRows(slab, inputs, keys, cos_sin)
+        x = decoder.embed(tokens, positions)
+        for layer in decoder.layers:
+            x = layer(x, rows)
+        return decoder.logits(x)
+
+
+def power_of_two(count: int) -> int:
+    """The least power of two that is at least `count`."""
+    return 1 << (count - 1).bit_length()

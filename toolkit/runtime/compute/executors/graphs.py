@@ -1,0 +1,54 @@
+"""CUDA graphs: a sequence of kernel launches that is recorded once and replayed as one launch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from attrs import define, field
+from torch import Tensor
+
+WARM_UPS = 2  # runs before a recording, in which libraries load their kernels
+
+
+class Recorder(Protocol):
+    """Records what a function does to tensors."""
+
+    def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """Run a function and record it. Returns what replays it, and its result.
+
+        A replay reads and writes the tensors that the recording did, where these lie in memory.
+        Whatever else the function has read is what it was then.
+        """
+
+
+@define(eq=False)
+class CudaGraphs:
+    """Records CUDA graphs that share memory for what they compute in between."""
+
+    device: torch.device
+    _pool: Any = field(init=False, default=None)
+
+    def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """As `Recorder.record`. Raises `RuntimeError` for what cannot be captured."""
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.device(self.device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    run()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+            ):
+                result = run()
+        return graph.replay, result
+
+
+def recorder_for(device: torch.device) -> Recorder | None:
+    """What records on a device; None where nothing can."""
+    return CudaGraphs(device) if device.type == "cuda" else None

@@ -1,0 +1,82 @@
+"""Slab: the K/V buffers of all layers in one tensor that stays where it is, because graphs write to it.
+
+A model's slabs outlive requests: a new request takes one that nobody holds, with its captured graphs.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import Any, Protocol
+from weakref import ReferenceType, ref
+
+import torch
+from attrs import define, field
+from torch import Tensor
+
+SMALLEST = 1024  # rows
+
+
+class Holder(Protocol):
+    """What holds a slab: a cache."""
+
+    slab: Slab | None
+
+
+@define(eq=False)
+class Slab:
+    """Keys and values [layers, 2, H_kv, rows, D]. The last row is for the padding of passes."""
+
+    buffer: Tensor
+    holder: ReferenceType[Holder]
+    graphs: dict[Any, Any] = field(factory=dict)  # the captured executor's
+
+    @property
+    def room(self) -> int:
+        """Rows for K/V."""
+        return self.buffer.shape[3] - 1
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [1, H_kv, rows, D] of one layer."""
+        keys, values = self.buffer[index]
+        return keys[None], values[None]
+
+    def move(self, first: int, rows: Tensor) -> None:
+        """Copy rows `rows[A]` of every layer to the rows from `first` on. They are gathered first, so
+        both may overlap."""
+        self.buffer[:, :, :, first : first + len(rows)] = self.buffer.index_select(3, rows)
+
+
+@define(eq=False)
+class Slabs:
+    """The slabs of one model."""
+
+    shape: tuple[int, int, int]  # layers, H_kv, D
+    dtype: torch.dtype
+    device: torch.device
+    _slabs: list[Slab] = field(init=False, factory=list)
+
+    def take(self, holder: Holder, rows: int) -> Slab:
+        """A slab with room for `rows` rows that no other cache holds."""
+        room = max(SMALLEST, 1 << rows.bit_length())
+        slab = self._free(room)
+        if slab is None:
+            gc.collect()  # caches are in reference cycles: the last request's may be dead
+            slab = self._free(room)
+        if slab is None:
+            layers, heads, width = self.shape
+            size = layers, 2, heads, room, width
+            buffer = torch.zeros(size, dtype=self.dtype, device=self.device)
+            slab = Slab(buffer, ref(holder))
+            self._slabs.append(slab)
+        slab.holder = ref(holder)
+        return slab
+
+    def _free(self, room: int) -> Slab | None:
+        """A slab of `room` rows without a holder."""
+        fitting = (slab for slab in self._slabs if slab.buffer.shape[3] == room)
+        return next((slab for slab in fitting if not _held(slab)), None)
+
+
+def _held(slab: Slab) -> bool:
+    holder = slab.holder()
+    return holder is not None and holder.slab is slab
