@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from toolkit.runtime.compute.attention import Pass
+from toolkit.runtime.compute.attention import Pass, Rows
 from toolkit.runtime.compute.cudnn import without_cudnn
 from toolkit.runtime.compute.executors.functional_executor import FunctionalExecutor
 from toolkit.runtime.compute.executors.module_executor import ModuleExecutor
@@ -33,14 +33,14 @@ def probe(
     """
     device = module.device
     last = module.config.vocab_size - 1 if last is None else last
-    tokens = torch.linspace(0, last, ROWS, device=device).long()
-    rows = torch.arange(ROWS, device=device)
+    tokens = torch.linspace(0, last, ROWS).long()
     cache = TreeCache(len(windows), windows)
     cache.extend(ROWS)
-    chain = torch.ones(ROWS, ROWS, dtype=torch.bool, device=device).tril()
-    now = Pass(eviction_of(AllVisible(), cache, Rotary(())), rows, chain, deepest=ROWS - 1)
+    chain = Rows(tokens, torch.arange(ROWS), torch.ones(ROWS, ROWS, dtype=torch.bool).tril())
+    eviction = eviction_of(AllVisible(), cache, Rotary(()))
+    now = Pass(eviction, chain, deepest=ROWS - 1, device=device)
     with nullcontext() if device.type == "cpu" else without_cudnn:
-        return executor.forward(tokens, now)
+        return executor.forward(now)
 
 
 def find_difference(
