@@ -169,7 +169,9 @@ def cut_verdict(
     tokens = [*(tree.tokens[node] for node in judged.path[1:]), judged.bonus]
     last = next((i for i, token in enumerate(tokens[:room]) if ends(token)), None)
     tokens = tokens[: room if last is None else last + 1]
-    return Verdict(judged.path[: len(tokens)], tokens[-1]), tokens, last is not None
+    path, beyond = judged.path[: len(tokens)], judged.path[len(tokens) + 1 :]
+    coins = {node: coin for node, coin in judged.coins.items() if node not in beyond}
+    return Verdict(path, tokens[-1], coins), tokens, last is not None
 
 
 @define(eq=False)

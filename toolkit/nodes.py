@@ -29,6 +29,9 @@ class Node:
     place: int = column("position among its siblings as they were drafted, 0 first")
     token: int = column("token id")
     piece: str = column("the token as text; bytes of an unfinished character as ⟨e2 96⟩")
+    proposal: Literal["fixed", "sampled"] | None = column(
+        "fixed: chosen by the drafter without chance; sampled: drawn by it; null: not drafted"
+    )
     draft_logprob: float | None = column(
         "drafter's log-probability after the parent, natural log; null: not drafted"
     )
@@ -37,12 +40,17 @@ class Node:
     )
     target_rank: int | None = column("tokens that the target finds likelier; null at the root")
     target_entropy: float | None = column(
-        "of the target's next token after this node, in nats; null: not computed"
+        "of the target's next token after this node, in nats; null where no node follows"
     )
-    top_token: int | None = column("id of the target's likeliest next token; null: not computed")
-    top_piece: str | None = column("the target's likeliest next token as text; null: not computed")
-    top_logprob: float | None = column(
-        "target's log-probability of its likeliest next token, natural log; null: not computed"
+    top_tokens: list[int] = column(
+        "ids of the target's 5 likeliest next tokens, likeliest first; empty where nothing follows"
+    )
+    top_pieces: list[str] = column("the target's likeliest next tokens as text")
+    top_logprobs: list[float] = column(
+        "target's log-probabilities of its likeliest next tokens, natural log"
+    )
+    coin: float | None = column(
+        "probability of acceptance with which a verifier of draws tested it; null: not tested so"
     )
     fate: Fate = column(
         "root; accepted; bonus: the last token that the step commits; rejected: it was tested; "
@@ -71,15 +79,27 @@ def list_nodes(
             place=place,
             token=token,
             piece=piece(token),
+            proposal=_proposal(tree, node) if drafted and node else None,
             draft_logprob=tree.logprobs[node] if drafted and node else None,
             target_logprob=scores.logprobs[node] if node else None,
             target_rank=scores.ranks[node] if node else None,
             target_entropy=scores.entropies[node] if drafted else None,
-            top_token=scores.top_tokens[node] if drafted else None,
-            top_piece=piece(scores.top_tokens[node]) if drafted else None,
-            top_logprob=scores.top_logprobs[node] if drafted else None,
+            top_tokens=scores.top_tokens[node] if drafted else [],
+            top_pieces=[*map(piece, scores.top_tokens[node])] if drafted else [],
+            top_logprobs=scores.top_logprobs[node] if drafted else [],
+            coin=_coin(verdict, node) if drafted and fates[node] != "passed" else None,
             fate=fates[node] if drafted else "bonus",
         )
+
+
+def _coin(verdict: Verdict, node: int) -> float | None:
+    coin = verdict.coins.get(node)
+    return None if coin is None else min(1.0, float(coin))
+
+
+def _proposal(tree: TokenTree, node: int) -> Literal["fixed", "sampled"]:
+    drawn = tree.parents[node] in tree.laws and node not in tree.fixed
+    return "sampled" if drawn else "fixed"
 
 
 def find_fates(tree: TokenTree, verdict: Verdict) -> list[Fate]:
@@ -93,8 +113,8 @@ def find_fates(tree: TokenTree, verdict: Verdict) -> list[Fate]:
     for node, parent in enumerate(tree.parents[1:], 1):
         if node in path:
             fates.append("accepted")
-        elif parent not in path:
-            fates.append("unreached")
+        elif parent not in path:  # `traversal` tests such nodes, too
+            fates.append("rejected" if node in verdict.coins else "unreached")
         elif taken.get(parent) == node:
             fates.append("bonus")
         else:

@@ -181,11 +181,14 @@ def _only(tree: TokenTree, kept: Sequence[int]) -> TokenTree:
 class Verdict:
     """What the target accepts: `path[A]` node ids from the root (included) down, and one more token.
 
-    `bonus` is the target's own next token after the path's last node. Raises `TypeError` for tensors.
+    `bonus` is the target's own next token after the path's last node. `coins`, of a verifier that
+    accepts by chance: for each node that it tested, the probability of acceptance, a number or a scalar
+    on the device. They are recorded, and change nothing. Raises `TypeError` for tensors.
     """
 
     path: list[int] = field(validator=instance_of(list))
     bonus: int = field(validator=instance_of(int))
+    coins: dict[int, float | Tensor] = field(factory=dict)
 
 
 def lineage(parents: list[int], known: Sequence[bytes] = ()) -> list[bytes]:

@@ -32,7 +32,7 @@ class Hybrid(Verifier):
     assumes = frozenset({"fixed", "sampled"})
 
     def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
-        children, path, bonus = tree.children(), [0], -1
+        children, path, bonus, coins = tree.children(), [0], -1, {}
         while bonus < 0:
             node, shares, drawn = path[-1], [], []
             chosen: dict[int, int] = {}  # by token
@@ -51,6 +51,7 @@ class Hybrid(Verifier):
                     drawn.append(child)
                 if q is not None:
                     q[token] = 0.0
+            coins |= zip(drawn, shares, strict=True)
             accepted = sampler.first_accepted(shares)
             token = sampler.draw(p) if accepted is None else -1
             if accepted is not None:
@@ -59,4 +60,4 @@ class Hybrid(Verifier):
                 path.append(chosen[token])
             else:
                 bonus = token
-        return Verdict(path, bonus)
+        return Verdict(path, bonus, coins)

@@ -28,7 +28,7 @@ class SpecInfer(Verifier):
     assumes = frozenset({"iid"})
 
     def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
-        children, path = tree.children(), [0]
+        children, path, coins = tree.children(), [0], {}
         while True:
             node, shares = path[-1], []
             p = sampler.law(logits[node])
@@ -38,7 +38,8 @@ class SpecInfer(Verifier):
                 mass = rest.sum()  # 0: p is q, but for rounding
                 shares.append((p[token] / q[token]).masked_fill(mass == 0, 1.0))
                 p = (rest / mass).where(mass > 0, p)
+            coins |= zip(children[node], shares, strict=True)
             accepted = sampler.first_accepted(shares)
             if accepted is None:
-                return Verdict(path, sampler.draw(p))
+                return Verdict(path, sampler.draw(p), coins)
             path.append(children[node][accepted])

@@ -29,7 +29,7 @@ class Swor(Verifier):
     assumes = frozenset({"fixed", "sampled"})
 
     def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
-        children, path = tree.children(), [0]
+        children, path, coins = tree.children(), [0], {}
         while True:
             node, shares = path[-1], []
             p, q = sampler.law(logits[node]), tree.laws.get(node)
@@ -47,7 +47,8 @@ class Swor(Verifier):
                 p = (rest / mass).where(mass > 0, p)
                 if q is not None:
                     q[token] = 0.0
+            coins |= zip(children[node], shares, strict=True)
             accepted = sampler.first_accepted(shares)
             if accepted is None:
-                return Verdict(path, sampler.draw(p))
+                return Verdict(path, sampler.draw(p), coins)
             path.append(children[node][accepted])

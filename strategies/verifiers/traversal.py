@@ -31,7 +31,7 @@ class Traversal(Verifier):
     assumes = frozenset({"fixed", "sampled"})
 
     def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
-        children, path = tree.children(), [0]
+        children, path, coins = tree.children(), [0], {}
         p = {0: sampler.law(logits[0])}
         q, weights = dict(tree.laws), {0: p[0].new_ones(())}
         while True:
@@ -43,8 +43,10 @@ class Traversal(Verifier):
                 weights[child] = (weights[node] * ratio).clamp_max(1.0)
                 p[child] = sampler.law(logits[child])
                 path.append(child)
-            elif node == 0 or sampler.accepts(weights[node].item()):
-                return Verdict(path, sampler.draw(p[node]))
+            elif node == 0:
+                return Verdict(path, sampler.draw(p[node]), coins)
+            elif sampler.accepts(coins.setdefault(node, weights[node].item())):
+                return Verdict(path, sampler.draw(p[node]), coins)
             else:
                 path.pop()
                 self._update(tree, node, p, q, weights)

@@ -17,7 +17,7 @@ def step():
     tree = TokenTree.root(9).grow([0], Candidates([[1, 2, 3]], [[log(0.5), log(0.25), log(0.25)]]))
     tree = tree.grow([2], Candidates([[4]], [[log(0.5)]])).grow([1], Candidates([[5]], [[0.0]]))
     logprobs = [0.0, log(0.2), log(0.6), log(0.1), log(0.05), log(0.5), log(0.9)]
-    scores = TargetScores(logprobs, [0] * 7, [0.0] * 6, [1] * 6, [0.0] * 6)
+    scores = TargetScores(logprobs, [0] * 7, [0.0] * 6, [[1]] * 6, [[0.0]] * 6)
     nodes = [*list_nodes(tree, Verdict([0, 2], 7), scores, str)]
     return RecordedStep(0, nodes, {"draft_ms": 1.0, "shape_ms": 0, "verify_ms": 3.0, "commit_ms": 0})
 
