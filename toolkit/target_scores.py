@@ -55,7 +55,9 @@ class TargetScores:
             else int((logprobs[row] > logprob).count_nonzero())
             for row, logprob in zip(rows, taken, strict=True)
         ]
-        means = torch.linalg.vecdot(law, logprobs.clamp_min_(-1e30)).tolist()  # 0 · −inf would be NaN
+        means = torch.linalg.vecdot(
+            law, logprobs.clamp_min_(-1e30)
+        ).tolist()  # 0 · −inf would be NaN
         after = [place.get(node) for node in range(len(tree))]
         return cls(
             [0.0, *taken],

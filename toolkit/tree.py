@@ -7,7 +7,7 @@ faster than tensors for the few nodes of a level. Lists are not changed after th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -188,7 +188,7 @@ class Verdict:
 
     path: list[int] = field(validator=instance_of(list))
     bonus: int = field(validator=instance_of(int))
-    coins: dict[int, float | Tensor] = field(factory=dict)
+    coins: Mapping[int, float | Tensor] = field(factory=dict)
 
 
 def lineage(parents: list[int], known: Sequence[bytes] = ()) -> list[bytes]:

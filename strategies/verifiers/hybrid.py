@@ -32,7 +32,8 @@ class Hybrid(Verifier):
     assumes = frozenset({"fixed", "sampled"})
 
     def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
-        children, path, bonus, coins = tree.children(), [0], -1, {}
+        children, path, bonus = tree.children(), [0], -1
+        coins: dict[int, float | Tensor] = {}
         while bonus < 0:
             node, shares, drawn = path[-1], [], []
             chosen: dict[int, int] = {}  # by token

@@ -28,7 +28,8 @@ class SpecInfer(Verifier):
     assumes = frozenset({"iid"})
 
     def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
-        children, path, coins = tree.children(), [0], {}
+        children, path = tree.children(), [0]
+        coins: dict[int, float | Tensor] = {}
         while True:
             node, shares = path[-1], []
             p = sampler.law(logits[node])

@@ -29,7 +29,8 @@ class Swor(Verifier):
     assumes = frozenset({"fixed", "sampled"})
 
     def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
-        children, path, coins = tree.children(), [0], {}
+        children, path = tree.children(), [0]
+        coins: dict[int, float | Tensor] = {}
         while True:
             node, shares = path[-1], []
             p, q = sampler.law(logits[node]), tree.laws.get(node)

@@ -31,7 +31,8 @@ class Traversal(Verifier):
     assumes = frozenset({"fixed", "sampled"})
 
     def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
-        children, path, coins = tree.children(), [0], {}
+        children, path = tree.children(), [0]
+        coins: dict[int, float] = {}
         p = {0: sampler.law(logits[0])}
         q, weights = dict(tree.laws), {0: p[0].new_ones(())}
         while True:
@@ -43,9 +44,7 @@ class Traversal(Verifier):
                 weights[child] = (weights[node] * ratio).clamp_max(1.0)
                 p[child] = sampler.law(logits[child])
                 path.append(child)
-            elif node == 0:
-                return Verdict(path, sampler.draw(p[node]), coins)
-            elif sampler.accepts(coins.setdefault(node, weights[node].item())):
+            elif node == 0 or sampler.accepts(coins.setdefault(node, weights[node].item())):
                 return Verdict(path, sampler.draw(p[node]), coins)
             else:
                 path.pop()

@@ -37,15 +37,23 @@ def broken(steps, generation):
         children = {n.node: [c for c in nodes if c.parent == n.node] for n in nodes}
         accepted = [n for n in nodes if n.fate == "accepted"]
         (root, *_), bonus = nodes, [n for n in nodes if n.fate == "bonus"]
-        if [n.node for n in nodes] != [*range(len(nodes))] or any(n.parent >= n.node for n in nodes):
+        if [n.node for n in nodes] != [*range(len(nodes))] or any(
+            n.parent >= n.node for n in nodes
+        ):
             found.add("parents come first")
-        if root.fate != "root" or root.depth or any(
-            n.depth != by_id[n.parent].depth + 1 for n in nodes[1:]
+        if (
+            root.fate != "root"
+            or root.depth
+            or any(n.depth != by_id[n.parent].depth + 1 for n in nodes[1:])
         ):
             found.add("depths")
-        if len(bonus) != 1 or [n.depth for n in accepted] != [*range(1, len(accepted) + 1)] or any(
-            below.parent != above.node
-            for above, below in zip([root, *accepted], [*accepted, *bonus], strict=True)
+        if (
+            len(bonus) != 1
+            or [n.depth for n in accepted] != [*range(1, len(accepted) + 1)]
+            or any(
+                below.parent != above.node
+                for above, below in zip([root, *accepted], [*accepted, *bonus], strict=True)
+            )
         ):
             found.add("one path")
             continue
@@ -69,8 +77,16 @@ def broken(steps, generation):
             passed = any(t < n.node for t in taken)
             if n.fate in ("rejected", "passed") and (n.fate == "passed") != passed:
                 found.add("rejected or passed")
+            if n.coin is not None and not (
+                (n.fate == "accepted" and 0 < n.coin <= 1)
+                or (n.fate == "rejected" and 0 <= n.coin < 1)
+                or n.fate == "bonus"
+            ):
+                found.add("coin")
             above = by_id[n.parent]
-            if n.fate in ("accepted", "bonus") and (n.target_rank or n.token != above.top_tokens[0]):
+            if n.fate in ("accepted", "bonus") and (
+                n.target_rank or n.token != above.top_tokens[0]
+            ):
                 found.add("greedy")
             if n.target_logprob > above.top_logprobs[0] + SLACK:
                 found.add("top")
@@ -92,9 +108,12 @@ def steps_of(generation):
 
 def decoded(family, seed, shaper, prompt, count, stops=(0,), **choices):
     pipeline = Pipeline(
-        tiny(family, seed, stops), drafter="model:noisy", shaper=shaper,
+        tiny(family, seed, stops),
+        drafter="model:noisy",
+        shaper=shaper,
         pool=Pool(modules={"noisy": noisy(family, seed, 0.05)}, costs=COSTS),
-        registry=Registry.installed(), **choices,
+        registry=Registry.installed(),
+        **choices,
     )
     return pipeline, pipeline.generate(list(prompt), max_new_tokens=count, record_nodes=True)
 
@@ -115,6 +134,19 @@ def test_a_sampled_request_keeps_them_too(sampling):
     """Only that the target's likeliest token is committed does not hold."""
     _, generation = decoded("llama", 1, "fixed", (5, 9, 33, 4), 24, sampling=sampling)
     assert broken(steps_of(generation), generation) == {"greedy"}
+
+
+@pytest.mark.parametrize("verifier", ["swor", "traversal", "hybrid"])
+def test_a_verifier_of_draws_keeps_them_and_shows_its_coins(verifier):
+    drawn = {"sampling": Sampling(0.9), "verifier": verifier}
+    _, generation = decoded("llama", 1, "growmap", (5, 9, 33, 4), 24, (), **drawn)
+    steps = steps_of(generation)
+    assert broken(steps, generation) == {"greedy"}
+    tested = {n.fate for nodes in steps for n in nodes if n.coin is not None}
+    assert {"accepted", "rejected"} <= tested
+    assert {n.proposal for nodes in steps for n in nodes[1:]} == {"sampled", None}
+    of_passed = changed(steps, lambda n: n.fate == "passed" or n.fate == "unreached", coin=0.5)
+    assert "coin" in broken(of_passed, generation)
 
 
 @pytest.fixture(scope="module")
