@@ -222,7 +222,7 @@ class Pipeline:
         if known is None:
             positions = min(self.positions, *(model.positions for model in models))
             with name_failed_strategy():
-                known = measure_costs(self._begin, positions)
+                known = measure_costs(self.begin, positions)
             store(key, known)
         self.pool.measured[key] = known
         return known
@@ -252,7 +252,7 @@ class Pipeline:
         same_model = stream.target.model is self.pool.load(self.target)
         return same_model and stream.specs["kv"] == str(self.kv)
 
-    def _begin(self) -> tuple[ModelSession, DraftRuntime, Drafter]:
+    def begin(self) -> tuple[ModelSession, DraftRuntime, Drafter]:
         """Sessions and drafter of one request, for measurements."""
         return *self._open(), self.drafter.build()
 

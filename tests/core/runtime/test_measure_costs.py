@@ -101,7 +101,7 @@ def test_passes_have_the_sizes_that_are_said(monkeypatch, drafter):
     """And one row is timed as AR's are: nothing was drafted before it."""
     it = pipeline(drafter)
     it.load()
-    target, runtime, drafts = it._begin()
+    target, runtime, drafts = it.begin()
     calls = []
     watched(monkeypatch, type(target), "forward",
             lambda self, tokens, _: calls.append(len(tokens)) if self is target else None)
@@ -115,7 +115,7 @@ def test_what_it_commits_has_moved(monkeypatch):
     """An accepted node that does not lie where it will: its rows are moved, as in a request."""
     it = pipeline()
     it.load()
-    target, runtime, drafts = it._begin()
+    target, runtime, drafts = it.begin()
     commits = []
     watched(monkeypatch, type(target), "commit",
             lambda self, rows: commits.append(rows) if self is target else None)
@@ -129,7 +129,7 @@ def test_steps_that_settle_do_not_count():
     """Times of a size are of steps among their like, and levels no wider than the tree is large."""
     it = pipeline()
     it.load()
-    times = measure_costs._timed(it._begin, 8, TimingVerifier(moves=True))
+    times = measure_costs._timed(it.begin, 8, TimingVerifier(moves=True))
     counted = {size: sum(counts for _, counts in measure_costs._steps(size)) for size in ROWS}
     assert {size: len(times.taken["pass", size]) for size in ROWS} == counted
     assert counted == {1: 3, 2: 3, 4: 3, 8: 3, 16: 3, 32: 1, 64: 1}
@@ -146,7 +146,7 @@ def test_learned_positions_are_not_overrun(family):
     used = []
 
     def begin():
-        used.append(it._begin())
+        used.append(it.begin())
         return used[-1]
 
     for positions in (40, 70, 140):
@@ -174,7 +174,7 @@ def test_a_tree_that_was_cut_counts_for_no_size(monkeypatch):
         monkeypatch, measure_costs.ModelSession, "forward",
         lambda _, tokens, __: sent.append(len(tokens)),
     )  # fmt: skip
-    times = measure_costs._timed(it._begin, 8, TimingVerifier(moves=True))
+    times = measure_costs._timed(it.begin, 8, TimingVerifier(moves=True))
     steps = list(zip(measure_costs._sizes(0), sent, strict=True))
     assert any(size != nodes for (size, _), nodes in steps)
     for size in ROWS:
