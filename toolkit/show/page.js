@@ -161,7 +161,7 @@ class Pane {
     node = this.node;
     this.find(".canvas .chosen")?.classList.remove("chosen");
     this.find(`.canvas [data-node="${node}"]`)?.classList.add("chosen");
-    const fate = fateOf(step, node), top = step.top[node], log = (value) => (value === null ? "–" : value <= -1e4 ? "−∞" : value.toFixed(3));
+    const fate = fateOf(step, node), log = (value) => (value === null ? "–" : value <= -1e4 ? "−∞" : value.toFixed(3));
     const rows = [
       ["token", `${data.whole[step.piece[node]]} (id ${step.token[node]})`],
       ["fate", `${fate.glyph} ${fate.name}: ${fate.meaning}`],
@@ -170,8 +170,10 @@ class Pane {
       ["target's rank", step.rank[node] === null ? "–" : `${step.rank[node] + 1}`],
       ["path, log q", log(pathSums(step, step.q)[node])],
       ["path, log p", log(pathSums(step, step.p)[node])],
-      ["drafted as", step.q[node] === null ? "–" : `sibling ${step.place[node] + 1}, depth ${step.depth[node]}`],
-      ["target goes on with", top === null ? "–" : `${data.whole[top]} (p ${share(step.top_p[node])})`],
+      ["drafted as", step.q[node] === null ? "–" : `sibling ${step.place[node] + 1}, depth ${step.depth[node]}` +
+        (step.drawn.includes(node) ? ", drawn by chance" : "")],
+      ["accepted with probability", step.coin[node] === null ? "–" : step.coin[node].toFixed(3)],
+      ["target goes on with", step.top[node].map((piece, i) => `${data.whole[piece]} ${share(step.top_p[node][i])}`).join("\n") || "–"],
       ["target's entropy", step.entropy[node] === null ? "–" : `${step.entropy[node].toFixed(2)} nats`],
     ];
     this.find(".node").innerHTML = rows.map(([name, value]) => `<dt>${name}</dt><dd>${escapeText(value)}</dd>`).join("");
