@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from toolkit.exactness import verify as verify
     from toolkit.files import open_atomically as open_atomically
     from toolkit.generation import Generation as Generation
+    from toolkit.growmap import GrowMap as GrowMap
     from toolkit.hookspecs import Conversation as Conversation
     from toolkit.hookspecs import Dataset as Dataset
     from toolkit.hookspecs import Family as Family
@@ -76,6 +77,7 @@ _HOMES = {
     "Expand": "interfaces",
     "Family": "hookspecs",
     "Generation": "generation",
+    "GrowMap": "growmap",
     "KVPolicy": "interfaces",
     "KVView": "kv_view",
     "Limits": "limits",

@@ -17,7 +17,7 @@ import attrs
 import cattrs
 
 from toolkit.choice import Choice, Strategy, format_value, options_of
-from toolkit.errors import SpecError, format_trace
+from toolkit.errors import SpecError, ToolkitError, format_trace
 from toolkit.words import parse_real, parse_whole, quote, shorten
 
 
@@ -63,7 +63,7 @@ def require_valid(kind: str, choice: Choice[Any]) -> None:
         )
     try:
         choice.build()
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, ToolkitError) as error:
         said = str(error.args[0]) if error.args else type(error).__name__  # attrs adds arguments
         raise SpecError(f"{kind} {quote(str(choice))}: {shorten(said)}") from error
     except Exception as error:

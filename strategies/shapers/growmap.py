@@ -2,47 +2,58 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
-from operator import mul
-from typing import Any
-
 import attrs
 
-from toolkit import Expand, TokenTree, TreeShaper, option
-
-
-def _require_counts(_: object, attribute: Any, value: str) -> None:
-    if not all(part.isascii() and part.isdecimal() and int(part) for part in value.split("x")):
-        raise ValueError(f"{attribute.name}={value!r}: expected children per level, as in 4x2x1")
+from toolkit import Candidates, Expand, GrowMap, TokenTree, TreeShaper, option
 
 
 @attrs.define
 class Growmap(TreeShaper):
-    """Static tree: a fixed number of children per node at each level (Sequoia, Medusa).
+    """Static tree: the number of children of each node is fixed in advance (Sequoia, Medusa).
 
     It does not read the candidates, so drawn ones keep their law.
     """
 
     name = "growmap"
     prunes = False
-    branching: str = option(
-        "4x2x1x1", help="children per node, level by level, joined by x", validator=_require_counts
+    tree: str = option(
+        "4x2x1x1",
+        help="children per level, 8-chain, 4x8-tree, 2^3, or a .pt or .json file",
     )
 
-    @property
-    def counts(self) -> list[int]:
-        """Children per node, level by level."""
-        return [int(part) for part in self.branching.split("x")]
+    _map: GrowMap = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._map = GrowMap.parse(self.tree)
 
     @property
     def nodes(self) -> int:
-        return 1 + sum(accumulate(self.counts, mul))
+        return len(self._map)
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
-        tree, frontier = root, [0]
-        for count in self.counts:
-            first, tree = len(tree), tree.grow(frontier, expand(tree, frontier, count))
-            frontier = list(range(first, len(tree)))
-            if not frontier:
-                break
+        children, tree = self._map.children, root
+        level = {0: 0}  # node → its place in the map, of those that have children
+        while level:
+            frontier = list(level)
+            counts = [len(children[place]) for place in level.values()]
+            first, drafted = len(tree), expand(tree, frontier, max(counts))
+            tree = tree.grow(frontier, _first_of_each(drafted, counts))
+            below = {}
+            seen = dict.fromkeys(frontier, 0)
+            for node in range(first, len(tree)):
+                parent = tree.parents[node]
+                place = children[level[parent]][seen[parent]]
+                seen[parent] += 1
+                if children[place]:
+                    below[node] = place
+            level = below
         return tree
+
+
+def _first_of_each(candidates: Candidates, counts: list[int]) -> Candidates:
+    """The first candidates of each row, as many as `counts` says."""
+    return attrs.evolve(
+        candidates,
+        tokens=[row[:n] for row, n in zip(candidates.tokens, counts, strict=True)],
+        logprobs=[row[:n] for row, n in zip(candidates.logprobs, counts, strict=True)],
+    )

@@ -72,7 +72,7 @@ def _try_growing(subject: UnderTest, steps: Any, tally: Tally) -> None:
 
 
 def _try_keeping_draws(subject: UnderTest, widths: list[int], tally: Tally) -> None:
-    tally["drafted"] += shapers.draws_are_all_kept(subject.build, widths)
+    tally["drafted"] += shapers.keeps_the_first_draws(subject.build, widths)
 
 
 @st.composite
@@ -235,7 +235,7 @@ PROPERTIES: tuple[Property, ...] = (
     ),
     of_kind(shapers.any_answer_grows_a_tree, "shaper", _answers, _try_growing, "drafted"),
     of_kind(
-        shapers.draws_are_all_kept,
+        shapers.keeps_the_first_draws,
         "shaper",
         lambda _: st.lists(st.integers(0, 5), max_size=9),
         _try_keeping_draws,

@@ -86,7 +86,7 @@ GALLERY = (
     Sabotage("any-answer-grows-a-tree", shapers.AsksOn),
     Sabotage("requests-are-independent", shapers.KeepsState),
     Sabotage("repeats-exactly", shapers.TossesForDepth),
-    Sabotage("draws-are-all-kept", shapers.PrunesInSecret),
+    Sabotage("keeps-the-first-draws", shapers.PrunesInSecret),
     Sabotage("accepts-what-ar-says", verifiers.OneTooMany),
     Sabotage("tokens-equal-ar", verifiers.OneTooMany),
     Sabotage("accepts-what-ar-says", verifiers.BonusOfTheRoot),

@@ -52,8 +52,8 @@ def test_which_properties_apply():
         assert everyone < names(spec)
     assert "padded-vocabularies-fit" in names("model:stories-1m")
     assert "padded-vocabularies-fit" not in names("ngram")
-    assert "draws-are-all-kept" in names("chain", "shaper")
-    assert "draws-are-all-kept" not in names("budget")
+    assert "keeps-the-first-draws" in names("chain", "shaper")
+    assert "keeps-the-first-draws" not in names("budget")
     assert "accepts-what-ar-says" in names("greedy")
     assert "visible-by-position-alone" in names("window")
 

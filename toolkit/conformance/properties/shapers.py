@@ -20,14 +20,15 @@ PATIENCE = 1000  # calls of `expand` in one `grow`, after which it counts as end
 class Answers:
     """An `expand` without a drafter: `widths` says how many candidates each call returns, then none.
 
-    `seed` decides the tokens. With `gaps`, some slots are empty or rows differ in length.
+    `seed` decides the tokens. Some slots are empty or rows differ in length, unless candidates are
+    `drawn`: then each row is full and in no order.
     """
 
     widths: Sequence[int]
     seed: int
-    gaps: bool = True
+    drawn: bool = False
     questions: list[tuple[list[int], int]] = attrs.field(factory=list)
-    proposed: int = 0
+    given: dict[int, list[int]] = attrs.field(factory=dict)  # tokens after each node
 
     def __call__(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         nodes, count = list(frontier), len(self.questions)
@@ -42,14 +43,19 @@ class Answers:
         width = min(k, self.widths[count]) if count < len(self.widths) else 0
         rng = random.Random(f"{self.seed} {count}")
         logprobs = self._logprobs(rng, len(nodes), width)
-        self.proposed += sum(logprob > -inf for row in logprobs for logprob in row)
-        return Candidates([[rng.randrange(7) for _ in row] for row in logprobs], logprobs)
+        tokens = [[rng.randrange(7) for _ in row] for row in logprobs]
+        self.given |= dict(zip(nodes, tokens, strict=True))
+        return Candidates(tokens, logprobs)
 
     def _logprobs(self, rng: random.Random, count: int, width: int) -> list[list[float]]:
-        """Log-probabilities [count][≤width], descending; in some rows they add up to less than 1."""
-        weights, other = [0, 1, 1, 2, 9][not self.gaps :], rng.choice([0, 1])
+        """Log-probabilities [count][≤width], descending unless candidates are drawn; in some rows they
+        add up to less than 1."""
+        weights, other = [0, 1, 1, 2, 9][self.drawn :], rng.choice([0, 1])
         shares = [sorted(rng.choices(weights, k=width), reverse=True) for _ in range(count)]
-        if self.gaps and rng.choice([True, False]):
+        if self.drawn:
+            for row in shares:
+                rng.shuffle(row)
+        elif rng.choice([True, False]):
             shares = [[share for share in row if share] for row in shares]
         return [
             [log(share / (sum(row) + other)) if share else -inf for share in row] for row in shares
@@ -75,17 +81,18 @@ def any_answer_grows_a_tree(
     return trees
 
 
-def draws_are_all_kept(make: Callable[[], TreeShaper], widths: Sequence[int]) -> int:
-    """A shaper that declares `prunes = False` keeps every candidate and calls `expand` in the same
-    way, whatever the candidates are; returns the number of candidates."""
-    asked, first = [], 0
-    for seed in (1, 2):
-        answers = Answers(widths, seed, gaps=False)
+def keeps_the_first_draws(make: Callable[[], TreeShaper], widths: Sequence[int]) -> int:
+    """A shaper that declares `prunes = False` decides how many candidates of a node it keeps before it
+    reads them, and keeps the first ones in their order; returns their number."""
+    asked = []
+    for seed in range(6):
+        answers = Answers(widths, seed, drawn=True)
         tree = make().grow(TokenTree.root(0), answers)
         asked.append((answers.questions, tree.parents))
-        first = answers.proposed
-        if len(tree) - 1 != answers.proposed:
-            raise Broken(f"of {answers.proposed} candidates, {len(tree) - 1} became nodes")
-    if asked[0] != asked[1]:
+        for node, children in enumerate(tree.children()):
+            kept, drawn = [tree.tokens[child] for child in children], answers.given.get(node, [])
+            if kept != drawn[: len(kept)]:
+                raise Broken(f"of the candidates {drawn} in draw order, {kept} became nodes")
+    if any(each != asked[0] for each in asked):
         raise Broken("with other candidates it called expand or kept nodes differently")
-    return first
+    return len(tree) - 1
