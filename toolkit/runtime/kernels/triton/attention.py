@@ -17,10 +17,9 @@ from torch import Tensor
 
 from toolkit.runtime.kernels.triton.jit import jit, power_of_two, runs, tl
 
-SPLIT = 128  # positions
-LONGEST = 128  # drafted rows on a path: those and the rest of a split lie in two splits
+SPLIT = 64  # positions
 ROWS = 16  # of a tile of queries, the least that tensor cores take
-MERGED = 16  # splits merged at a time
+MERGED = 32  # splits merged at a time
 PROGRAMS = 1024  # that share the committed splits, at most about
 
 
@@ -39,7 +38,7 @@ def tree_attention(
 
     Row m sees the committed rows 0 … C−1, whose indices are their positions, then the rows
     `paths[m, 0 … depths[m]]`, the last of which is its own. int32 on the device: `length[1]` is C,
-    `depths[M]`, and `paths[M, P]` with P ≤ 128, whose other entries repeat the row's own. With
+    `depths[M]`, and `paths[M, P]`, whose other entries repeat the row's own. With
     `window`, keys that many positions or more before the row are hidden; `visible[h, M, R]`, bool, h 1
     or H_kv, hides rows of the cache. All rows of the cache hold finite numbers.
     """
@@ -98,6 +97,8 @@ def _kernels(
     groups, splits = heads // kv_heads, -(-capacity // SPLIT)
     tiles = -(-rows * groups // ROWS)
     strides = max(1, min(splits, PROGRAMS // (kv_heads * tiles)))
+    tails = -(-(SPLIT - 1 + paths.shape[1]) // SPLIT)  # splits that a path and the rest may touch
+    wide = query.dtype is torch.float32  # whose tiles take more registers
     sums = query.new_empty((rows * heads, splits, width), dtype=torch.float32)
     stats = query.new_empty((rows * heads, splits, 2), dtype=torch.float32)
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
@@ -111,7 +112,7 @@ def _kernels(
         "window": window or 0,
         "split": SPLIT,
     }
-    split_attention[(kv_heads, tiles * strides + 2 * rows)](
+    split_attention[(kv_heads, tiles * strides + tails * rows)](
         query,
         keys,
         values,
@@ -127,14 +128,15 @@ def _kernels(
         *values.stride()[:2],
         *mask_strides,
         **shape,
-        **pieces(width),
+        padded=max(16, power_of_two(width)),
         longest=paths.shape[1],
         masked=visible is not None,
         tiles=tiles,
         strides=strides,
+        tails=tails,
         tile=ROWS,
-        block=32 if query.dtype is torch.float32 else 64,
-        num_warps=4,
+        block=16 if wide else 64,
+        num_warps=8 if wide else 4,
         num_stages=2,
     )
     merge_splits[(kv_heads, rows * groups)](
@@ -151,25 +153,19 @@ def _kernels(
     return out
 
 
-def pieces(width: int) -> dict[str, int]:
-    """A head's D dimensions as one or two powers of two: those of the tiles that are multiplied."""
-    first = max(16, 1 << (width.bit_length() - 1))
-    return {"first": first, "second": max(16, power_of_two(width - first)) if width > first else 0}
-
-
 @jit
 def split_attention(
     query_ptr, keys_ptr, values_ptr, mask_ptr, length_ptr, depths_ptr, paths_ptr, sums_ptr, stats_ptr,
     scale, query_row, query_head, key_head, key_row, value_head, value_row, mask_head, mask_row,
     rows: tl.constexpr, groups: tl.constexpr, width: tl.constexpr, splits: tl.constexpr,
-    window: tl.constexpr, split: tl.constexpr, first: tl.constexpr, second: tl.constexpr,
+    window: tl.constexpr, split: tl.constexpr, padded: tl.constexpr,
     longest: tl.constexpr, masked: tl.constexpr, tiles: tl.constexpr, strides: tl.constexpr,
-    tile: tl.constexpr, block: tl.constexpr,
+    tails: tl.constexpr, tile: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """Partial results: a running maximum, a sum and a weighted sum of values for each row and split.
 
     Programs (KV head, t): below tiles · strides, a tile of 16 rows over every `strides`-th split that
-    lies wholly below C; the others one node over one of the two splits that reach beyond.
+    lies wholly below C; the others one node over one of the `tails` splits that may reach beyond.
     """
     head, t = tl.program_id(0), tl.program_id(1)
     length = tl.load(length_ptr)
@@ -186,19 +182,19 @@ def split_attention(
                 s, row, live, 0, False, length, head,
                 query_ptr, keys_ptr, values_ptr, mask_ptr, depths_ptr, paths_ptr, sums_ptr, stats_ptr,
                 scale, query_row, query_head, key_head, key_row, value_head, value_row,
-                mask_head, mask_row, rows, groups, width, splits, window, split, first, second,
+                mask_head, mask_row, rows, groups, width, splits, window, split, padded,
                 longest, masked, tile, block,
             )  # fmt: skip
     else:
-        node = (t - tiles * strides) // 2
-        s = full + (t - tiles * strides) % 2
+        node = (t - tiles * strides) // tails
+        s = full + (t - tiles * strides) % tails
         if s * split <= length + tl.load(depths_ptr + node):
             row = node * groups + lanes
             _attend_split(
                 s, row, lanes < groups, node, True, length, head,
                 query_ptr, keys_ptr, values_ptr, mask_ptr, depths_ptr, paths_ptr, sums_ptr, stats_ptr,
                 scale, query_row, query_head, key_head, key_row, value_head, value_row,
-                mask_head, mask_row, rows, groups, width, splits, window, split, first, second,
+                mask_head, mask_row, rows, groups, width, splits, window, split, padded,
                 longest, masked, tile, block,
             )  # fmt: skip
 
@@ -209,28 +205,23 @@ def _attend_split(
     query_ptr, keys_ptr, values_ptr, mask_ptr, depths_ptr, paths_ptr, sums_ptr, stats_ptr,
     scale, query_row, query_head, key_head, key_row, value_head, value_row, mask_head, mask_row,
     rows: tl.constexpr, groups: tl.constexpr, width: tl.constexpr, splits: tl.constexpr,
-    window: tl.constexpr, split: tl.constexpr, first: tl.constexpr, second: tl.constexpr,
+    window: tl.constexpr, split: tl.constexpr, padded: tl.constexpr,
     longest: tl.constexpr, masked: tl.constexpr, tile: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """One tile of rows over the positions of split `s`; `row` counts nodes × grouped queries."""
     n = row // groups
-    d0 = tl.arange(0, first)
-    d1 = first + tl.arange(0, 16 if second == 0 else second)
+    d = tl.arange(0, padded)
     queries = query_ptr + n * query_row + (head * groups + row % groups) * query_head
-    q0 = tl.load(queries[:, None] + d0, mask=live[:, None] & (d0 < width), other=0.0)
-    q1 = q0
-    if second > 0:
-        q1 = tl.load(queries[:, None] + d1, mask=live[:, None] & (d1 < width), other=0.0)
+    q = tl.load(queries[:, None] + d, mask=live[:, None] & (d < width), other=0.0)
     position = length + tl.load(depths_ptr + n, mask=live, other=0)  # of each row
     top = tl.full((tile,), float("-inf"), tl.float32)
     total = tl.zeros((tile,), tl.float32)
-    a0 = tl.zeros((tile, first), tl.float32)
-    a1 = tl.zeros((tile, 16 if second == 0 else second), tl.float32)
+    acc = tl.zeros((tile, padded), tl.float32)
     end = s * split + split
     if drafted:
         end = tl.minimum(end, length + tl.load(depths_ptr + node) + 1)
-    for start in range(0, split, block):
-        at = s * split + start + tl.arange(0, block)
+    for start in range(s * split, end, block):
+        at = start + tl.arange(0, block)
         held = at < end
         slot = at
         if drafted:
@@ -246,29 +237,21 @@ def _attend_split(
             seen = seen & (tl.load(hides, mask=seen, other=0) != 0)
         key = keys_ptr + head * key_head + slot[:, None] * key_row
         value = values_ptr + head * value_head + slot[:, None] * value_row
-        k0 = tl.load(key + d0, mask=held[:, None] & (d0 < width), other=0.0)
-        scores = tl.dot(q0, tl.trans(k0), input_precision="ieee")
-        if second > 0:
-            k1 = tl.load(key + d1, mask=held[:, None] & (d1 < width), other=0.0)
-            scores = tl.dot(q1, tl.trans(k1), scores, input_precision="ieee")
+        inside = held[:, None] & (d < width)
+        k = tl.load(key + d, mask=inside, other=0.0)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee")
         scores = tl.where(seen, scores * scale, float("-inf"))
         now = tl.maximum(top, tl.max(scores, 1))
         base = tl.where(now == float("-inf"), 0.0, now)
         before = tl.exp2(top - base)
         weights = tl.exp2(scores - base[:, None])
         total = total * before + tl.sum(weights, 1)
-        v0 = tl.load(value + d0, mask=held[:, None] & (d0 < width), other=0.0)
-        weights = weights.to(v0.dtype)
-        a0 = tl.dot(weights, v0, a0 * before[:, None], input_precision="ieee")
-        if second > 0:
-            v1 = tl.load(value + d1, mask=held[:, None] & (d1 < width), other=0.0)
-            a1 = tl.dot(weights, v1, a1 * before[:, None], input_precision="ieee")
+        v = tl.load(value + d, mask=inside, other=0.0)
+        acc = tl.dot(weights.to(v.dtype), v, acc * before[:, None], input_precision="ieee")
         top = now
     part = (head * rows * groups + row) * splits + s
     sums = sums_ptr + part[:, None] * width
-    tl.store(sums + d0, a0, mask=live[:, None] & (d0 < width))
-    if second > 0:
-        tl.store(sums + d1, a1, mask=live[:, None] & (d1 < width))
+    tl.store(sums + d, acc, mask=live[:, None] & (d < width))
     tl.store(stats_ptr + part * 2, top, mask=live)
     tl.store(stats_ptr + part * 2 + 1, total, mask=live)
 

@@ -15,7 +15,7 @@ from toolkit.runtime.kernels.triton.jit import jit, power_of_two, runs, tl
 
 MOST_ROWS = 64
 OUTPUTS, INPUTS = 64, 128  # of a tile of weights
-PROGRAMS = 264  # two for each multiprocessor of an H100
+PROGRAMS = 264  # at most about: two for each multiprocessor of an H100, which run at once
 
 
 @frozen(eq=False)
@@ -37,23 +37,25 @@ class SkinnyLinear:
         if rows > MOST_ROWS or not runs(x):
             return F.linear(x, self.weight, self.bias)
         outputs, tiles, x = len(self.weight), len(self.arrivals), x.contiguous()
-        splits, blocks = split_inputs(width, tiles)
+        step = INPUTS if x.dtype.itemsize == 2 else INPUTS // 4  # what fits into registers
+        splits, blocks = split_inputs(width, tiles, step)
         padded = max(16, power_of_two(rows))
         out = x.new_empty(rows, outputs)
         parts = x.new_empty((splits, rows, outputs) if splits > 1 else 1, dtype=torch.float32)
         skinny_linear[(tiles, splits)](
             x, self.weight, x if self.bias is None else self.bias, out, parts, self.arrivals,
             self.weight.stride(0), rows, outputs=outputs, width=width, blocks=blocks,
-            splits=splits, padded=padded, biased=self.bias is not None, tile=OUTPUTS, step=INPUTS,
+            splits=splits, padded=padded, biased=self.bias is not None, tile=OUTPUTS, step=step,
             num_warps=4, num_stages=4 if padded < MOST_ROWS else 3,
         )  # fmt: skip
         return out
 
 
-def split_inputs(width: int, tiles: int) -> tuple[int, int]:
-    """In how many parts K inputs are split for `tiles` tiles of outputs, and the steps of each."""
-    steps = -(-width // INPUTS)
-    blocks = max(2, steps * tiles // PROGRAMS)
+def split_inputs(width: int, tiles: int, step: int) -> tuple[int, int]:
+    """In how many parts K inputs are split for `tiles` tiles of outputs, and how many steps of `step`
+    inputs each has."""
+    steps = -(-width // step)
+    blocks = -(-steps // max(1, PROGRAMS // tiles))
     return -(-steps // blocks), blocks
 
 

@@ -28,7 +28,8 @@ def rotate_and_store(
     `slots[M]` of `keys` and `values` [H_kv, R, D]; returns the rotated query [M, H, D].
 
     Row m is rotated by rows `positions[m]` of the tables `cos` and `sin` [T, r], of which the first
-    half of `sin` is negated; r = 0 does not rotate. Positions and slots are int32 on the device. The
+    half of `sin` is negated; r = 0 does not rotate. The kernel rounds once, the plain form after each
+    product, too. Positions and slots are int32 on the device. The
     three inputs may be strided views of one product; their heads lie in a row of D numbers.
     """
     if not runs(query):
@@ -120,10 +121,8 @@ def rotate_and_store_kernel(
         at = tl.load(positions_ptr + row) * rotated + d
         cos = tl.load(cos_ptr + at, mask=d < rotated, other=1.0).to(tl.float32)
         sin = tl.load(sin_ptr + at, mask=d < rotated, other=0.0).to(tl.float32)
-        # Rounded where PyTorch rounds: after each product.
-        kept = (x.to(tl.float32) * cos[None, :]).to(x.dtype).to(tl.float32)
-        turned = (other.to(tl.float32) * sin[None, :]).to(x.dtype).to(tl.float32)
-        x = tl.where(turns, (kept + turned).to(x.dtype), x)
+        moved = x.to(tl.float32) * cos[None, :] + other.to(tl.float32) * sin[None, :]
+        x = tl.where(turns, moved.to(x.dtype), x)
     x = tl.where(is_value, tl.load(value + d, mask=is_value, other=0.0), x)
     out = (out_ptr + (row * heads + head) * width)[:, None]
     keys = (keys_ptr + (head - heads) * keys_head + slot * keys_row)[:, None]

@@ -41,5 +41,5 @@ def test_a_row_has_the_same_bits_in_every_pass(device):
 @pytest.mark.parametrize("width", [128, 2560, 10240])
 @pytest.mark.parametrize("tiles", [1, 40, 160, 786])
 def test_every_input_is_in_one_part(width, tiles):
-    splits, blocks = split_inputs(width, tiles)
+    splits, blocks = split_inputs(width, tiles, 128)
     assert (splits - 1) * blocks * 128 < width <= splits * blocks * 128

@@ -25,10 +25,8 @@ def test_it_equals_the_plain_form(device, heads, kv_heads, width, rotated, inter
     expected = torch.zeros_like(got)
     query = rotate_and_store(*parts, cos, sin, positions, slots, *got)
     plain = rotate_and_store_plain(*parts, cos, sin, positions, slots, *expected)
-    if dtype is torch.float16:  # rounded at the same places
-        assert torch.equal(query, plain)
-        assert torch.equal(got, expected)
-    torch.testing.assert_close(query, plain)
-    torch.testing.assert_close(got, expected)
+    bound = {"rtol": 0, "atol": 2e-6 if dtype is torch.float32 else 8e-3}  # of numbers up to 8
+    torch.testing.assert_close(query, plain, **bound)
+    torch.testing.assert_close(got, expected, **bound)
     assert got[:, :, [11, 3, 8]].abs().sum(-1).all()
     assert not got[:, :, [0, 1, 2, 4, 5, 6, 7, 9, 10]].any()
