@@ -12,10 +12,16 @@ from attrs import define, field
 from torch import Tensor
 
 from toolkit.errors import MismatchError
-from toolkit.generate_options import require_honoured, unsupported
+from toolkit.generate_options import (
+    require_honoured,
+    sampling_of,
+    unsupported,
+    without_warpers,
+)
 from toolkit.pipeline import Pipeline, Spec
 from toolkit.runtime.models.borrow import borrow
 from toolkit.runtime.models.pool import Pool
+from toolkit.sampling import Sampling
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -36,23 +42,25 @@ class Streamer(Protocol):
 def speculative(
     drafter: Spec | PreTrainedModel = "ngram",
     shaper: Spec | None = None,
-    verifier: Spec = "greedy",
+    verifier: Spec | None = None,
     kv: Spec = "full",
     draft_kv: Spec = "full",
     streamer: Streamer | None = None,
 ) -> Speculative:
     """Speculative decoding for `model.generate(**inputs, custom_generate=speculative(drafter=…))`.
 
-    The ids are those of greedy `generate` for one sequence. `drafter` may also be a transformers model
-    in memory. Maximal lengths, end-of-sequence ids, stopping criteria, streamer and those logits
-    processors that transformers makes of options are the call's; a streamer may be given here, too.
+    The ids are those of greedy `generate` for one sequence. With `do_sample=True` they are drawn from
+    the same law; after `torch.manual_seed` they are the same again. `drafter` may also be a
+    transformers model in memory. Maximal lengths, end-of-sequence ids, stopping criteria, streamer and
+    those logits processors that transformers makes of options are the call's; a streamer may be given
+    here, too.
     `generate` does not pass on the tokenizer for `stop_strings`: use a `StopStringCriteria` among the
     stopping criteria. Keep the returned object for later calls: it holds the drafting model and the
     laid-out weights.
 
     The model's attention and training mode are restored after each call. Calling it raises
     `MismatchError` for whatever else is set in the call or in the model's generation config, and names
-    it: sampling, beams, batches, padding, a cache or logits processors of your own.
+    it: beams, batches, padding, a cache or logits processors of your own.
     """
     return Speculative(drafter, shaper, verifier, kv, draft_kv, streamer)
 
@@ -63,14 +71,14 @@ class Speculative:
 
     drafter: Spec | PreTrainedModel
     shaper: Spec | None
-    verifier: Spec
+    verifier: Spec | None
     kv: Spec
     draft_kv: Spec
     streamer: Streamer | None
     _pipeline: Pipeline | None = field(init=False, default=None)
     _for: tuple[Any, ...] = field(
         init=False, default=()
-    )  # the model, device and dtype of `_pipeline`
+    )  # the model, device, dtype and sampling of `_pipeline`
 
     def __call__(
         self,
@@ -96,7 +104,8 @@ class Speculative:
         self, model: PreTrainedModel, ids: Tensor, processors: Any, config: GenerationConfig
     ) -> Stream:
         """The request of one call. Raises `MismatchError` when the positions do not suffice for it."""
-        pipeline = self._pipeline_for(model)
+        sampling = sampling_of(config, processors)
+        pipeline = self._pipeline_for(model, sampling)
         count, wanted = ids.shape[1], int(config.max_length) - ids.shape[1]
         room = pipeline.positions + 1 - count  # the last token needs no position
         if wanted > room:
@@ -108,16 +117,17 @@ class Speculative:
             ids[0],
             max_new_tokens=max(1, wanted),
             stop_ids=_stop_ids(config),
-            processor=processors or None,
+            seed=0 if sampling.greedy else int(torch.randint(1 << 62, ())),
+            processor=without_warpers(processors),
         )
 
     def _module(self) -> tuple[PreTrainedModel, ...]:
         """The drafter, if it is a module."""
         return (self.drafter,) if hasattr(self.drafter, "generate") else ()
 
-    def _pipeline_for(self, model: PreTrainedModel) -> Pipeline:
+    def _pipeline_for(self, model: PreTrainedModel, sampling: Sampling) -> Pipeline:
         """The pipeline for this model; that of the last call where it fits."""
-        wanted = model, model.device, model.dtype
+        wanted = model, model.device, model.dtype, sampling
         if self._pipeline is None or self._for != wanted:
             pool = Pool(device=model.device.type)
             module = self._module()
@@ -129,6 +139,7 @@ class Speculative:
                 verifier=self.verifier,
                 kv=self.kv,
                 draft_kv=self.draft_kv,
+                sampling=sampling,
                 pool=pool,
             )
             self._for = wanted

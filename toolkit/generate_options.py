@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from toolkit.errors import MismatchError
+from toolkit.sampling import Sampling
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -33,6 +34,13 @@ PROCESSORS = {
     "LogitNormalization": {"renormalize_logits"},
 }
 """Processors of transformers that are functions of the tokens before a token, and their options."""
+WARPERS = {
+    "TemperatureLogitsWarper": "temperature",
+    "TopKLogitsWarper": "top_k",
+    "TopPLogitsWarper": "top_p",
+    "MinPLogitsWarper": "min_p",
+}
+"""The processors that `generate` adds, in this order, when it samples: `Sampling` does the same."""
 UNUSED = set(
     "temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff early_stopping "
     "length_penalty diversity_penalty low_memory output_attentions output_hidden_states output_scores "
@@ -40,11 +48,13 @@ UNUSED = set(
     "assistant_confidence_threshold assistant_lookbehind target_lookbehind assistant_ensemble_weight "
     "max_matching_ngram_size".split()
 )
-"""What `generate` reads only when it samples, has beams, returns a dict, or has an assistant."""
+"""What `generate` reads only when it samples (then it makes processors of it), has beams, returns a
+dict, or has an assistant."""
 SPEED = {"use_cache", "compile_config", "disable_compile", "max_cache_len", "prefill_chunk_size"}
 """What changes no token."""
 KNOWN = (
-    LENGTHS | IDS | UNUSED | SPEED | {"transformers_version"} | set().union(*PROCESSORS.values())
+    LENGTHS | IDS | UNUSED | SPEED | {"do_sample", "transformers_version"}
+    | set().union(*PROCESSORS.values())
 )
 CACHES = ("dynamic", "static", "offloaded", "offloaded_static")  # which keep keys and values whole
 PASSED = {"use_cache", "logits_to_keep", "cache_position"}  # by `generate`; the toolkit decides
@@ -71,7 +81,7 @@ def require_honoured(
     for processor in processors:
         kind = type(processor)
         if kind.__module__ != "transformers.generation.logits_process" or (
-            kind.__name__ not in PROCESSORS
+            kind.__name__ not in PROCESSORS and kind.__name__ not in WARPERS
         ):
             raise unsupported(f"the logits processor {kind.__name__}")
     if model_kwargs.get("inputs_embeds") is not None:
@@ -102,9 +112,23 @@ def _require_plain_inputs(input_ids: Tensor, model_kwargs: Mapping[str, Any]) ->
             raise unsupported(name)
 
 
+def sampling_of(config: GenerationConfig, processors: Iterable[Any]) -> Sampling:
+    """How a call draws its tokens, as its processors say: greedily without `do_sample`."""
+    if not config.do_sample:
+        return Sampling()
+    given = {WARPERS[type(p).__name__]: p for p in processors if type(p).__name__ in WARPERS}
+    return Sampling(**{"temperature": 1.0} | {name: getattr(p, name) for name, p in given.items()})
+
+
+def without_warpers(processors: Any) -> Any:
+    """The call's processors but for those that `sampling_of` reads; None for none."""
+    kept = [p for p in processors if type(p).__name__ not in WARPERS]
+    return type(processors)(kept) if kept else None
+
+
 def unsupported(what: str) -> MismatchError:
     """The error that names what is not supported."""
     return MismatchError(
-        f"toolkit.speculative does not support {what}; it decodes one prompt greedily. Leave the "
+        f"toolkit.speculative does not support {what}; it decodes one prompt. Leave the "
         f"option out, or leave out custom_generate"
     )

@@ -1,6 +1,7 @@
 """`model.generate(custom_generate=toolkit.speculative(…))` gives what `model.generate` gives."""
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -8,11 +9,12 @@ from transformers import (
     DynamicCache,
     LogitsProcessor,
     LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
 )
 
-from toolkit import ToolkitError, speculative
+from toolkit import Pipeline, Sampling, ToolkitError, speculative
 from toolkit.conformance.models import VOCABULARY, noisy, tiny
 from toolkit.runtime.compute.executors import choose_executor
 
@@ -163,6 +165,68 @@ def test_the_model_is_left_as_it_was_after_an_error(model):
     assert state(model) == before
 
 
+SAMPLED = [
+    ({"temperature": 0.7, "top_k": 0}, Sampling(0.7)),
+    ({"top_k": 5, "top_p": 0.9, "min_p": 0.02}, Sampling(1.0, 5, 0.9, 0.02)),
+    ({}, Sampling(1.0, 50)),  # 50 is the default of `generate`
+]
+
+
+@pytest.mark.parametrize(("options", "sampling"), SAMPLED, ids=str)
+@pytest.mark.parametrize("penalty", [{}, {"repetition_penalty": 1.3}], ids=["", "penalty"])
+def test_sampled_ids_are_those_of_sampled_ar_with_the_same_seed(options, sampling, penalty):
+    model, ours = fresh("llama"), speculative(drafter=noisy("llama", 1))
+    torch.manual_seed(3)
+    ids = model.generate(
+        PROMPT, do_sample=True, max_new_tokens=20, custom_generate=ours, **options, **penalty
+    )
+    torch.manual_seed(3)
+    ar = Pipeline(fresh("llama"), drafter="none", sampling=sampling)
+    processor = LogitsProcessorList(
+        [RepetitionPenaltyLogitsProcessor(p) for p in penalty.values()]
+    )
+    stream = ar.stream(
+        PROMPT[0], max_new_tokens=20, seed=int(torch.randint(1 << 62, ())), stop_ids=(),
+        processor=processor or None,
+    )  # fmt: skip
+    list(stream)
+    assert ids[0, PROMPT.shape[1] :].tolist() == stream.result.token_ids
+
+
+def test_sampled_ids_follow_from_torchs_seed():
+    model, ours = fresh("llama"), speculative()
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(model.generate(
+            PROMPT, do_sample=True, max_new_tokens=12, custom_generate=ours
+        ).tolist())  # fmt: skip
+    assert found[0] == found[1] != found[2]
+    greedy = model.generate(PROMPT, do_sample=False, max_new_tokens=12, custom_generate=ours)
+    assert greedy.tolist() == model.generate(PROMPT, do_sample=False, max_new_tokens=12).tolist()
+
+
+def test_over_seeds_the_first_two_tokens_have_the_law_of_generate():
+    """By chi-square against the law that the model's own logits give; seeds are fixed."""
+    model, ours = fresh("llama"), speculative()
+    options = {"do_sample": True, "top_k": 2, "temperature": 2.0, "max_new_tokens": 2}
+    torch.manual_seed(0)
+    drawn = Counter(
+        tuple(model.generate(PROMPT, custom_generate=ours, **options)[0, -2:].tolist())
+        for _ in range(120)
+    )
+    law, sampling = {}, Sampling(2.0, 2)
+    with torch.no_grad():
+        first = sampling.scores(model(PROMPT).logits[0, -1]).softmax(-1)
+        for token in first.nonzero().flatten().tolist():
+            ids = torch.cat([PROMPT, torch.tensor([[token]])], 1)
+            second = sampling.scores(model(ids).logits[0, -1]).softmax(-1)
+            below = second.nonzero().flatten().tolist()
+            law |= {(token, t): float(first[token] * second[t]) for t in below}
+    assert set(drawn) <= set(law)
+    assert sum((drawn[t] - 120 * p) ** 2 / (120 * p) for t, p in law.items()) < 33.6  # 3 df, 1e−7
+
+
 class Nothing(LogitsProcessor):
     def __call__(self, input_ids, scores):
         return scores
@@ -171,7 +235,10 @@ class Nothing(LogitsProcessor):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"do_sample": True}, "do_sample=True"),
+        ({"do_sample": True, "typical_p": 0.5}, "TypicalLogitsWarper"),
+        ({"do_sample": True, "epsilon_cutoff": 0.1}, "EpsilonLogitsWarper"),
+        ({"do_sample": True, "num_beams": 2}, "num_beams=2"),
+        ({"do_sample": True, "num_return_sequences": 2}, "num_return_sequences=2"),
         ({"num_beams": 3}, "num_beams=3"),
         ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha=0.6"),
         ({"dola_layers": "low"}, "dola_layers=low"),
