@@ -38,8 +38,11 @@ class TextUntil:
         if self.found:
             return ""
         text = self._waiting + new
-        places = [place for string in self.strings if (place := text.find(string)) >= 0]
+        so_far = text + self.detokenizer.held  # a later token may change what is held, but it is here
+        places = [place for string in self.strings if (place := so_far.find(string)) >= 0]
         self.found = bool(places)
+        if places:
+            text = so_far
         end = min(places) if places else self._certain(text)
         self._waiting = text[end:]
         return text[:end]
