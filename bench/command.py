@@ -129,10 +129,10 @@ def _bench(given: dict[str, Any]) -> None:
         told = f"{len(results.requests)} requests in {out}; see them with: toolkit report {out}"
         click.echo(told, err=form != "table")
     if interrupted:
-        click.echo(
-            f"stopped: finished requests are kept; continue with: toolkit bench --resume --out {out}",
-            err=True,
-        )
+        from .store import Store
+
+        kept = f"finished requests are kept; continue with: toolkit bench --resume --out {out}"
+        click.echo(f"stopped: {kept if Store(out).resumable else 'nothing was measured'}", err=True)
     leave(results, interrupted)
 
 

@@ -29,18 +29,6 @@ from .lock import NAME as LOCK
 Row = dict[str, Any]
 
 
-@contextmanager
-def _report_failure(folder: Path) -> Iterator[None]:
-    """Turn an `OSError` into a one-line error."""
-    try:
-        yield
-    except OSError as error:
-        raise ToolkitError(
-            f"cannot write to {folder} ({error.strerror or error}): finished requests are kept; "
-            f"free some space, then continue with --resume"
-        ) from error
-
-
 def require_new_folder(out: Path | None) -> None:
     """Raise `ToolkitError` when `out` is there already or cannot be written, or nothing can draw."""
     if out is None:
@@ -74,7 +62,8 @@ class Store:
     def new(cls, path: Path) -> Store:
         """The folder of a new bench. Raises `ToolkitError` unless it is empty or absent."""
         try:
-            taken = path.exists() and any(file.name != LOCK for file in path.iterdir())
+            files = path.rglob("*") if path.exists() else ()
+            taken = any(file.is_file() and file.name != LOCK for file in files)
         except OSError as error:
             raise ToolkitError(
                 f"results cannot be written to {shorten(str(path))} ({error.strerror}): name another "
@@ -115,7 +104,7 @@ class Store:
     def write(self, table: str, number: int, rows: list[Row]) -> None:
         """Write one part file atomically. Raises `ToolkitError` when it cannot be written."""
         folder = self.path / table
-        with _report_failure(folder):
+        with self._report_failure(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_part(folder / f"part-{number:06d}.parquet", rows, TABLES[table])
 
@@ -132,12 +121,30 @@ class Store:
             if len(list(folder.glob("*.parquet"))) < 2:
                 continue
             whole = pa.concat_tables([self._columns(table, file) for file in self._files(table)])
-            with _report_failure(fresh):
+            with self._report_failure(fresh):
                 fresh.mkdir()
                 write_part(fresh / "all.parquet", whole.to_pylist(), form)
                 folder.rename(self.path / f"{table}.old")
                 fresh.rename(folder)
                 shutil.rmtree(self.path / f"{table}.old")
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it holds the first file of a bench, which says what to continue."""
+        return bool(self._files("runs"))
+
+    @contextmanager
+    def _report_failure(self, folder: Path) -> Iterator[None]:
+        """Turn an `OSError` into a one-line error."""
+        try:
+            yield
+        except OSError as error:
+            kept = "finished requests are kept; free some space, then continue with --resume"
+            new = "nothing was measured yet; free some space, or name another folder with --out"
+            advice = kept if self.resumable else new
+            raise ToolkitError(
+                f"cannot write to {folder} ({error.strerror or error}): {advice}"
+            ) from error
 
     def recover(self) -> None:
         """Finish or undo a compaction that was interrupted."""

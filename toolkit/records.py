@@ -61,7 +61,7 @@ class Run:
     )
     target: str = column("target as given")
     target_revision: str | None = column(
-        "hub commit, or sha256 over the folder's config and weights"
+        "hub commit, or sha256 over the folder's configs, tokenizer and weights"
     )
     drafter: str = column("spec")
     shaper: str = column("spec")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from toolkit.bench import store as module
 from toolkit.bench.columns import TABLES
 from toolkit.bench.store import Store
 
@@ -85,6 +86,25 @@ def test_a_new_bench_wants_a_new_folder(store, tmp_path):
         Store.new(store.path)
     (tmp_path / "empty").mkdir()
     assert Store.new(tmp_path / "empty")
+
+
+def test_resuming_is_advised_where_there_is_something_to_resume(tmp_path, monkeypatch):
+    """The very first file cannot be written, and then, as the control, a later one."""
+    store, runs = Store.new(tmp_path / "r"), [{"run": 0}]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_part", full)
+    with pytest.raises(ToolkitError, match=r"No space left.*nothing was measured.*--out") as failed:
+        store.write("runs", 0, runs)
+    assert "--resume" not in str(failed.value)
+    assert not store.resumable
+    assert Store.new(tmp_path / "r") == store  # the folder can be used for a new bench
+    (store.path / "runs" / "part-000000.parquet").write_bytes(b"")
+    with pytest.raises(ToolkitError, match=r"finished requests are kept.*--resume"):
+        store.write("requests", 0, runs)
+    assert store.resumable
 
 
 def test_what_is_no_bench_is_refused(tmp_path):

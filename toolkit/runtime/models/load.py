@@ -46,6 +46,8 @@ from toolkit.runtime.models.supported import (
 )
 from toolkit.runtime.models.text_model import text_model_of
 
+IDENTITY = ("*.json", "*.safetensors", "*.bin", "*.model", "merges.txt", "vocab.txt", "*.jinja")
+"""The files of a model folder that decide what it decodes."""
 hush()
 
 
@@ -103,7 +105,7 @@ class FoundModel:
 
     @property
     def revision(self) -> str | None:
-        """The hub's commit, or a sha256 of a local folder's config and weights, or None."""
+        """The hub's commit, or a sha256 of a local folder's configs, tokenizer and weights, or None."""
         commit: str | None = getattr(self.whole_config, "_commit_hash", None)
         return commit or _digest(Path(self.path))
 
@@ -113,11 +115,12 @@ class FoundModel:
 
 
 def _digest(folder: Path) -> str | None:
-    files = sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")])
+    files = sorted(file for pattern in IDENTITY for file in folder.glob(pattern))
     if not files:
         return None
     total = hashlib.sha256()
     for file in files:
+        total.update(file.name.encode())
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return f"sha256:{total.hexdigest()}"

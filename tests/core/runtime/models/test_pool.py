@@ -79,6 +79,22 @@ def test_revision_changes_with_the_weights(tmp_path):
     assert one.startswith("sha256:")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_model.bin", "pytorch_model.bin.index.json", "generation_config.json", "tokenizer.json"
+    ],
+)  # fmt: skip
+def test_revision_changes_with_every_file_that_decides_the_output(tmp_path, name):
+    copy.deepcopy(tiny("llama", 1)).save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_text("one")
+    one = Pool().revision(str(tmp_path))
+    (tmp_path / "README.md").write_text("two")  # the control
+    assert one == Pool().revision(str(tmp_path))
+    (tmp_path / name).write_bytes(b"{}")
+    assert one != Pool().revision(str(tmp_path))
+
+
 def test_an_unknown_name_is_a_model_error():
     with pytest.raises(ModelError, match="no model called 'storeis-1m'"):
         Pool(aliases=ALIASES).load("storeis-1m")
