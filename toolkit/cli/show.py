@@ -10,6 +10,7 @@ import click
 
 from toolkit.cli import options
 from toolkit.errors import ToolkitError
+from toolkit.extras import require_extra
 
 if TYPE_CHECKING:
     from toolkit.show.recording import RecordedRequest, RecordedStep
@@ -80,6 +81,7 @@ def _show_in_terminal(requests: list[RecordedRequest], number: int | None) -> No
     if number is not None:
         requests[0].step(number)
     if sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
+        require_extra("stepping through trees by keys", "show", "textual")
         from toolkit.show.browse import browse
 
         browse(requests, number or 0)

@@ -12,12 +12,13 @@ from rich.text import Text
 from toolkit.nodes import Fate, Node
 from toolkit.show.labels import SIGNS, show_piece
 from toolkit.show.recording import RecordedStep
-from toolkit.show.totals import path_probabilities
+from toolkit.show.totals import find_likeliest_path, path_probabilities
 
 CELLS = 14  # of a piece
 LEAST = 20  # cells that branches and piece take at least
-COLUMNS = (("q", 6), ("log q", 7), ("p", 6), ("log p", 7), ("Σ log q", 8), ("Σ log p", 8))
+COLUMNS = (("q", 7), ("log q", 7), ("p", 6), ("log p", 7), ("Σ log q", 8), ("Σ log p", 8))
 BAR = 10  # cells of probability 1
+MEANINGS = ("q: the drafter's, ~ drawn by chance; p: the target's", "q drafter, ~ drawn; p target")
 WRITER: dict[Fate, str] = {"accepted": "green", "bonus": "blue underline"}
 
 
@@ -65,8 +66,39 @@ class Tree:
         return [child for child in self.children[node] if child.node not in self.shown]
 
 
+@frozen
+class Columns:
+    """What fits a width: cells of branches and piece, columns of numbers, and whether bars."""
+
+    room: int
+    numbers: list[tuple[str, int]]
+    bars: bool
+
+    @classmethod
+    def of(cls, width: int) -> Columns:
+        numbers = list(COLUMNS)
+        while numbers and width - sum(size for _, size in numbers) < LEAST:
+            numbers.pop()
+        room = width - sum(size for _, size in numbers)
+        bars = room - 2 * (BAR + 1) >= LEAST + CELLS
+        return cls(room - 2 * (BAR + 1) if bars else room, numbers, bars)
+
+    def draw_names(self) -> Text:
+        """The line above the nodes."""
+        meaning = next((said for said in MEANINGS if len(said) <= self.room), "")
+        head = meaning.ljust(self.room) + "".join(name.rjust(size) for name, size in self.numbers)
+        head += f" {'q':<{BAR}} {'p':<{BAR}}" if self.bars else ""
+        return Text(head.rstrip(), style="dim")
+
+
 def draw_step(step: RecordedStep, width: int, height: int | None = None) -> Text:
-    """A line of figures above a step's tree; `height` holds both."""
+    """A step's figures, its likeliest path and its tree; `height` holds all."""
+    tree = draw_tree(step.nodes, width, None if height is None else height - 2)
+    return Text("\n").join([draw_figures(step, width), draw_likeliest(step.nodes, width), tree])
+
+
+def draw_figures(step: RecordedStep, width: int) -> Text:
+    """A line of figures of a step."""
     head = Text(style="bold", no_wrap=True)
     head.append(f"step {step.number}  {len(step.nodes)} nodes  {len(step.committed)} committed")
     if "length" in step.row:
@@ -75,8 +107,26 @@ def draw_step(step: RecordedStep, width: int, height: int | None = None) -> Text
         head.append(f"  {name.removesuffix('_ms')} {value:.1f}")
     head.append(" ms" if step.times else "")
     head.truncate(width, overflow="ellipsis")
-    tree = draw_tree(step.nodes, width, None if height is None else height - 1)
-    return Text("\n").join([head, tree])
+    return head
+
+
+def draw_likeliest(nodes: list[Node], width: int) -> Text:
+    """A line for the drafted leaf whose path the drafter finds likeliest."""
+    path = find_likeliest_path(nodes)
+    if not path:
+        return Text("nothing was drafted", style="dim")
+    q, p = (
+        sum(value or 0.0 for value in column)
+        for column in zip(
+            *((node.draft_logprob, node.target_logprob) for node in path), strict=True
+        )
+    )
+    sums = f"  Σ log q {q:.2f}  Σ log p {p:.2f}"
+    text = "".join(show_piece(node.piece) for node in path)
+    room = width - len("likeliest path  ") - len(sums)
+    if cell_len(text) > room:
+        text = set_cell_size(text, room - 1).rstrip() + "…"
+    return Text.assemble(("likeliest path  ", "dim"), text, (sums, "dim"), no_wrap=True)
 
 
 def draw_tree(nodes: list[Node], width: int, height: int | None = None) -> Text:
@@ -84,19 +134,11 @@ def draw_tree(nodes: list[Node], width: int, height: int | None = None) -> Text:
 
     With a `height`, what does not fit is counted on a line for its parent.
     """
-    tree = Tree.of(nodes, None if height is None else height - 1)
-    columns = list(COLUMNS)
-    while columns and width - sum(size for _, size in columns) < LEAST:
-        columns.pop()
-    numbers = sum(size for _, size in columns)
-    bars = width - numbers - 2 * (BAR + 1) >= LEAST + CELLS
-    room = width - numbers - (2 * (BAR + 1) if bars else 0)
-    head = " " * room + "".join(name.rjust(size) for name, size in columns)
-    head += f" {'q':<{BAR}} {'p':<{BAR}}" if bars else ""
-    lines = [Text(head.rstrip(), style="dim")]
+    tree, columns = Tree.of(nodes, None if height is None else height - 1), Columns.of(width)
+    lines = [columns.draw_names()]
     for lead, node in _walk(tree, 0, "", ""):
         if isinstance(node, Node):
-            lines.append(_line(tree, node, lead, room, columns, bars=bars))
+            lines.append(draw_node(tree, node, lead, columns))
         else:
             lines.append(Text(set_cell_size(f"{lead}{_fold(node)}", width).rstrip(), style="dim"))
     return Text("\n", no_wrap=True, overflow="crop").join(lines)
@@ -115,10 +157,9 @@ def _walk(tree: Tree, node: int, lead: str, branch: str) -> Iterator[tuple[str, 
         yield lead + "└─", hidden
 
 
-def _line(
-    tree: Tree, node: Node, lead: str, room: int, columns: list[tuple[str, int]], *, bars: bool
-) -> Text:
-    sign = SIGNS[node.fate]
+def draw_node(tree: Tree, node: Node, lead: str, columns: Columns) -> Text:
+    """A node's line, after the branches that lead to it. A ~ marks the q of a drawn token."""
+    sign, room = SIGNS[node.fate], columns.room
     if cell_len(lead) > room - LEAST // 2:  # a deep tree in a narrow terminal
         lead = "…" + lead[-(room - LEAST // 2 - 1) :]
     piece = show_piece(node.piece, min(CELLS, room - cell_len(lead) - 3))
@@ -129,16 +170,16 @@ def _line(
     q, p = node.draft_logprob, node.target_logprob
     q_sum, p_sum = tree.sums[node.node]
     values = {
-        "q": _probability(q),
+        "q": ("~" if node.proposal == "sampled" else "") + _probability(q),
         "log q": _log(q),
         "p": _probability(p),
         "log p": _log(p),
         "Σ log q": _log(None if q is None else q_sum),
         "Σ log p": _log(None if p is None else p_sum),
     }
-    for name, size in columns:
+    for name, size in columns.numbers:
         text.append(values[name].rjust(size))
-    if bars:
+    if columns.bars:
         text.append(f" {_bar(q):<{BAR}} ", style="dim")
         text.append(f"{_bar(p):<{BAR}}", style="blue")
     text.rstrip()
@@ -176,5 +217,4 @@ def draw_legend() -> Text:
     text = Text()
     for fate, sign in SIGNS.items():
         text.append(f"{sign.glyph} {fate}  ", style=sign.style)
-    text.append("q draft p target", style="dim")
     return text

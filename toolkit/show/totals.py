@@ -54,7 +54,7 @@ def total(steps: list[RecordedStep]) -> Totals:
     bins: dict[int, list[tuple[float, bool]]] = defaultdict(list)
     fates: Counter[str] = Counter()
     for step in steps:
-        drafted = [node for node in step.nodes if node.draft_logprob is not None]
+        drafted = [node for node in step.nodes if _is_drafted(node)]
         fates.update(node.fate for node in drafted)
         for siblings in _tested(drafted):
             depth = siblings[0].depth
@@ -96,6 +96,25 @@ def path_probabilities(nodes: list[Node]) -> dict[int, float]:
     return chances
 
 
+def find_likeliest_path(nodes: list[Node]) -> list[Node]:
+    """The drafted nodes from the root's child to the leaf whose path the drafter finds likeliest."""
+    chances, parents = (
+        path_probabilities(nodes),
+        {node.parent for node in nodes if _is_drafted(node)},
+    )
+    leaves = [node for node in nodes if _is_drafted(node) and node.node not in parents]
+    path: list[Node] = []
+    at = max(leaves, key=lambda node: chances[node.node], default=None)
+    while at is not None and at.node:
+        path.append(at)
+        at = nodes[at.parent]
+    return path[::-1]
+
+
+def _is_drafted(node: Node) -> bool:
+    return node.draft_logprob is not None
+
+
 def _is_taken(node: Node) -> bool:
     return node.fate in ("accepted", "bonus")
 
@@ -103,8 +122,9 @@ def _is_taken(node: Node) -> bool:
 def _tested(drafted: list[Node]) -> list[list[Node]]:
     """Drafted nodes whose parent was accepted, siblings together."""
     groups: dict[int, list[Node]] = defaultdict(list)
+    path = {0, *(node.node for node in drafted if node.fate == "accepted")}
     for node in drafted:
-        if node.fate != "unreached":
+        if node.parent in path:
             groups[node.parent].append(node)
     return list(groups.values())
 

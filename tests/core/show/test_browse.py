@@ -1,85 +1,89 @@
-"""Keys in the terminal: where they lead, on a pseudo-terminal once."""
+"""Keys in the terminal: where they lead, in an app without a terminal."""
 
-import os
-import pty
-import sys
-import time
+import asyncio
+import re
 
 import pytest
-from rich.console import Console
+from rich.cells import cell_len
 
-from toolkit.show.browse import KEYS, Browser
+pytest.importorskip("textual")
 
-
-@pytest.fixture
-def browser(recording):
-    return Browser(recording)
-
-
-def test_steps_stop_at_both_ends(browser):
-    last = len(browser.request.steps) - 1
-    for key, place in (
-        ("back", 0), ("next", 1), ("last", last), ("next", last), ("back", last - 1), ("first", 0)
-    ):  # fmt: skip
-        browser.move(key)
-        assert browser.at == place
+from toolkit.show.browse import (
+    Browser,
+    StepTree,
+    describe_node,
+    find_token,
+    is_rejection,
+)
 
 
-def test_a_jump_goes_to_the_next_step_of_its_kind_or_says_that_there_is_none(browser):
-    rejected = [s.number for s in browser.request.steps if len(s.committed) == 1 < len(s.nodes) - 1]
-    for wanted in [n for n in rejected if n > 0]:
-        browser.move("rejection")
-        assert browser.at == wanted
-    browser.move("last")
-    browser.move("rejection")
-    assert browser.at == len(browser.request.steps) - 1
-    assert "no later step" in browser.said
+def press(requests, *keys, size=(80, 30)):
+    """The app after some keys: the step after each of them, the lines, and what was said."""
+    app = Browser(requests)
+    app.path = []
+
+    async def run():
+        async with app.run_test(size=size) as pilot:
+            await pilot.pause()
+            for key in keys:
+                await pilot.press(key)
+                await pilot.pause()
+                app.path.append((app.request.number, app.at))
+            app.lines = [strip.text for strip in app.screen._compositor.render_strips()]
+            app.said = [note.message for note in app._notifications]
+            app.cursor = app.query_one(StepTree).cursor_node.data
+
+    asyncio.run(run())
+    return app
 
 
-def test_a_token_is_found(browser):
-    wanted = browser.request.steps[3].nodes[-1].piece
-    browser.at = 2
-    browser.find(wanted)
-    assert browser.at == 3
+def test_keys_lead_to_steps_and_requests(recording):
+    last = len(recording[0].steps) - 1
+    keys = {
+        "left": 0, "right": 1, "end": last, "pagedown": last, "home": 0, "tab": 0,
+    }  # fmt: skip
+    app = press(recording, *keys)
+    assert app.path == [*((0, at) for at in [*keys.values()][:-1]), (3, 0)]
 
 
-def test_tab_goes_to_the_next_request(browser):
-    browser.at = 2
-    browser.move("request")
-    assert (browser.request.number, browser.at) == (3, 0)
-    browser.move("request")
-    assert browser.request.number == 0
+def test_a_jump_goes_to_the_next_step_of_its_kind_or_says_that_there_is_none(recording):
+    rejected = [s.number for s in recording[0].steps if is_rejection(s) and s.number]
+    app = press(recording, *"n" * (len(rejected) + 1))
+    assert [at for _, at in app.path[:-1]] == rejected
+    assert app.said == ["no later step with rejection"]
 
 
-@pytest.mark.parametrize("width", [60, 100])
-def test_a_screen_is_drawn_within_its_size(browser, width):
-    console = Console(width=width, height=30)
-    with console.capture() as caught:
-        console.print(browser.draw(width, 30))
-    lines = caught.get().splitlines()
-    assert len(lines) <= 30
-    assert lines[0].startswith("request 0, 6 steps")
+def test_a_token_is_found_and_the_cursor_is_on_it(recording):
+    wanted = recording[0].steps[3].nodes[-1].piece
+    found = next(s.number for s in recording[0].steps[1:] if find_token(s, wanted) is not None)
+    keys = ["space" if letter == " " else letter for letter in wanted]
+    app = press(recording, "slash", *keys, "enter")
+    assert app.at == found
+    assert wanted in app.cursor.piece
 
 
-def test_a_real_terminal_is_stepped_through_and_restored():
-    """A child on a pseudo-terminal gets two keys, then q."""
-    code = (
-        "import sys; sys.path.insert(0, 'tests/core/show')\n"
-        "import conftest, toolkit.show.browse as b\n"
-        "b.browse([conftest.request(0, 3, 9)], 0)\nprint('left')"
-    )
-    child, terminal = pty.fork()
-    if not child:
-        os.execv(sys.executable, [sys.executable, "-c", code])
-    heard, keys, end = b"", [b"\x1b[C", b"\x1b[C", b"q"], time.monotonic() + 60
-    while time.monotonic() < end:
-        try:
-            heard += os.read(terminal, 4096)
-        except OSError:
-            break
-        if keys and f"step {3 - len(keys)}".encode() in heard:
-            os.write(terminal, keys.pop(0))
-    assert os.waitpid(child, 0)[1] == 0
-    assert b"step 2" in heard
-    assert heard.rstrip().endswith(b"left")
-    assert set(KEYS.values()) >= {"next", "back", "quit"}
+def test_nodes_are_folded(recording):
+    one, whole = press(recording, "enter"), press(recording, "f")
+    assert sum("▶" in line for line in one.lines) == 1
+    assert sum("▶" in line for line in whole.lines) > 1
+    assert all("✗" in line or "○" in line or "·" in line for line in whole.lines if "▶" in line)
+
+
+@pytest.mark.parametrize("size", [(60, 24), (120, 40)])
+def test_every_number_is_in_its_column(recording, size):
+    app = press(recording, size=size)
+    assert app.lines[0].startswith("request 0, 6 steps")
+    assert all(cell_len(line) == size[0] for line in app.lines)
+    names = next(line for line in app.lines if re.search(r"  log q +p", line))
+    nodes = [line for line in app.lines if re.search(r"[├└].* [✓◆✗·○] ", line)]
+    assert nodes
+    for line in nodes:
+        place = names.index("  log q") + 2 + 4 - (cell_len(line) - len(line))  # of its last cell
+        assert re.search(r"(–|\d\.\d\d)$", line[: place + 1]), line
+
+
+def test_a_node_is_described(recording):
+    node = recording[0].steps[0].nodes[0]
+    said = describe_node(node).plain
+    assert f"id {node.token}" in said
+    assert "the last committed token" in said
