@@ -31,9 +31,9 @@ class Select(TreeShaper):
     far: the shaper with the highest mean reward is the one with the highest throughput (Dinkelbach
     1967). Costs are those of this machine (`toolkit costs`), not the step's own time, so a request
     repeats; without costs every step costs the same. `ucb` plays the arm with the highest upper
-    confidence bound (UCB1, Auer et al. 2002a), `expweights` draws one by exponential weights (Exp3, Auer
-    et al. 2002b), and `constant` always plays the first. Which shaper grows a tree never changes the
-    output.
+    confidence bound (UCB1, Auer et al. 2002a), `expweights` draws one by exponential weights (Exp3,
+    Auer et al. 2002b), and `constant` always plays the first. Which shaper grows a tree never changes
+    the output.
     """
 
     name = "select"
