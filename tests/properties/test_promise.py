@@ -36,24 +36,14 @@ def test_every_kind_is_covered():
         assert {c[kind] for c in COMBINATIONS} == set(names) != set()
 
 
-@pytest.mark.parametrize("combination", COMBINATIONS, ids=named)
-def test_tokens_equal_ar(combination):
-    @EXAMPLES
-    @given(cases.cases(REGISTRY, combination))
-    def holds(case):
-        decoding.tokens_equal_ar(case, REGISTRY)
-
-    holds()
+def tokens_and_cache_equal_ar(case):
+    """Both properties on one pair of decodings."""
+    decoding.require_same_tokens(*decoding.cache_equals_ar(case, REGISTRY), case)
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=named)
-def test_cache_equals_ar(combination):
-    @EXAMPLES
-    @given(cases.cases(REGISTRY, combination))
-    def holds(case):
-        decoding.cache_equals_ar(case, REGISTRY)
-
-    holds()
+def test_tokens_and_cache_equal_ar(combination):
+    EXAMPLES(given(cases.cases(REGISTRY, combination))(tokens_and_cache_equal_ar))()
 
 
 @pytest.mark.parametrize("holds", decoding.PER_CASE, ids=lambda holds: holds.__name__)
@@ -101,9 +91,5 @@ def test_chunks_and_growth_do_not_matter(monkeypatch):
     monkeypatch.setattr(cache, "GROWTH", 8)
     monkeypatch.setattr(positions, "GROWTH", 8)
 
-    @given(st.sampled_from(PRODUCT).flatmap(lambda c: cases.cases(REGISTRY, c)))
-    def holds(case):
-        decoding.tokens_equal_ar(case, REGISTRY)
-        decoding.cache_equals_ar(case, REGISTRY)
-
-    holds()
+    any_case = st.sampled_from(PRODUCT).flatmap(lambda c: cases.cases(REGISTRY, c))
+    given(any_case)(tokens_and_cache_equal_ar)()

@@ -63,19 +63,20 @@ def test_models_are_replaced_by_tiny_ones():
 
 
 def test_nothing_drafted_is_not_a_pass():
-    finding = outcome(Silent, "tokens-equal-ar")
+    finding = outcome(Silent, "tokens-equal-ar", count=5)
     assert finding.outcome == "inconclusive"
     assert "nothing was" in finding.details
     assert "drafted" not in finding.seen
 
 
 def test_what_is_declared_never_is_not_inconclusive():
-    assert outcome(Silent, "tokens-equal-ar").outcome == "inconclusive"
-    assert outcome(Silent, "tokens-equal-ar", ["drafted", "accepted", "rejected"]).outcome == "pass"
+    assert outcome(Silent, "tokens-equal-ar", count=5).outcome == "inconclusive"
+    never = ["drafted", "accepted", "rejected"]
+    assert outcome(Silent, "tokens-equal-ar", never, count=5).outcome == "pass"
 
 
 def test_a_false_declaration_is_a_failure():
-    finding = outcome("budget", "tokens-equal-ar", ["accepted"])
+    finding = outcome("budget", "tokens-equal-ar", ["accepted"], count=20)
     assert finding.outcome == "fail"
     assert "declared never accepted" in finding.details
 
@@ -169,7 +170,7 @@ class Declares(LastOfEquals):
 
 
 def test_an_exactness_that_nothing_checks_is_inconclusive():
-    findings = list(check(Declares, max_examples=20))
+    findings = list(check(Declares, max_examples=3))
     assert findings[-1].name == "exactness-is-proved"
     assert findings[-1].outcome == "inconclusive"
     assert "tokens-equal-ar" not in {finding.name for finding in findings}
@@ -182,7 +183,7 @@ from saboteurs.verifiers import BonusOfTheRoot
 from saboteurs.drafters import Silent
 from toolkit.conformance.edge_cases import LastOfEquals, Wide
 
-test_good = conforms(LastOfEquals, max_examples=30)
+test_good = conforms(LastOfEquals, max_examples=15)
 test_bad = conforms(BonusOfTheRoot, max_examples=30, expected_failures={
     "tokens-equal-ar": "known", "cache-equals-ar": "known"})
 test_silent = conforms(Silent, max_examples=5)

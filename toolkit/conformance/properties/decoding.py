@@ -33,16 +33,20 @@ def tokens_equal_ar(case: Case, registry: Registry) -> None:
     """The tokens are exactly those of AR under the same KV policy. Where they are sampled, AR has the
     same seed."""
     pipeline = case.pipeline(registry)
-    ours = decode(pipeline, case).result.token_ids
-    ar = decode(pipeline.autoregressive, case).result.token_ids
-    if ours != ar:
-        at = next((i for i, (a, b) in enumerate(zip(ours, ar, strict=False)) if a != b), None)
-        raise Broken(f"token {at} differs, in {case}: ours {ours}, AR {ar}")
+    require_same_tokens(decode(pipeline, case), decode(pipeline.autoregressive, case), case)
 
 
-def cache_equals_ar(case: Case, registry: Registry) -> None:
+def require_same_tokens(ours: Stream, ar: Stream, case: Case) -> None:
+    """Raise `Broken` when a decoding emitted other tokens than AR."""
+    one, other = ours.result.token_ids, ar.result.token_ids
+    if one != other:
+        at = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+        raise Broken(f"token {at} differs, in {case}: ours {one}, AR {other}")
+
+
+def cache_equals_ar(case: Case, registry: Registry) -> tuple[Stream, Stream]:
     """After every commit, the target's cache holds the positions, keys and values of AR at the same
-    length."""
+    length; returns the decoding and AR's."""
     pipeline = case.pipeline(registry)
     ar = opened(pipeline.autoregressive, case)
     held = {}
@@ -58,6 +62,7 @@ def cache_equals_ar(case: Case, registry: Registry) -> None:
         require_same_rows(
             snapshot(stream.target.cache), held[length], f"at length {length}, in {case}"
         )
+    return stream, ar
 
 
 def stops_in_time(case: Case, registry: Registry) -> None:
