@@ -35,19 +35,26 @@ class DraftSession:
         """Forward what `session` has not cached of `prompt[P]`; `vocabulary` is the target's V."""
         draft = cls(session, min(session.vocabulary, vocabulary), prompt[session.length :])
         if draft._pending and len(prompt) < session.positions:
-            session.prefill(draft._clamped(draft._pending))
+            session.prefill(draft._clamp(draft._pending))
             draft._pending = []
         return draft
 
     def logits_after(self, tree: TokenTree, nodes: list[int]) -> Tensor | None:
         """Logits [F, V] after `nodes[F]` (ascending ids), whose parents were asked about before or are
         among them; V is at most the target's. None when a node is beyond the model's positions."""
-        if self._beyond(tree, nodes):
+        deepest = max(tree.depths[node] for node in nodes)
+        if self.root_position + deepest >= self.session.positions:
             return None
         wanted = nodes if self._rows else dict.fromkeys([0, *nodes])  # a step begins with the root
         if new := [node for node in wanted if node not in self._rows]:
             self._forward(tree, new)
-        return self._gathered([self._rows[node] for node in nodes])
+        rows = [self._rows[node] for node in nodes]
+        logits, end = self._logits[-1], self.session.scratch
+        if rows != list(range(end - len(logits), end)):  # not exactly the rows forwarded last
+            import torch
+
+            logits = torch.cat(self._logits)[[row - self._rows[0] for row in rows]]
+        return logits if logits.shape[1] == self._vocabulary else logits[:, : self._vocabulary]
 
     @property
     def root_position(self) -> int:
@@ -58,18 +65,11 @@ class DraftSession:
         """Commit `tokens[A]`, as `Drafter.commit` is told of them, and drop all other rows."""
         self._pending = self._pending + tokens
         before = self.session.length
-        self.session.commit(self._accepted() if self._rows else [])
+        self.session.commit(self._find_accepted() if self._rows else [])
         self._pending = self._pending[self.session.length - before :]
         self._rows, self._logits, self._drafted = {}, [], {}
 
-    def _beyond(self, tree: TokenTree, nodes: list[int]) -> bool:
-        """Whether a node has no position in this model."""
-        root = self.session.length + len(self._pending)  # its position
-        if root + len(tree) <= self.session.positions:
-            return False
-        return root + max(tree.depths[node] for node in nodes) >= self.session.positions
-
-    def _accepted(self) -> list[int]:
+    def _find_accepted(self) -> list[int]:
         """The scratch rows of as many pending tokens as were forwarded, from the first on."""
         path = list(range(self._rows[0] + 1))  # the chain that ends at the root
         for token in self._pending[len(path) :]:
@@ -88,20 +88,11 @@ class DraftSession:
         tokens = [tree.tokens[node] for node in nodes]
         above = [self._rows[tree.parents[node]] if node else first - 1 for node in nodes]
         chain = list(range(-1, len(pending) - 1))
-        logits = self.session.forward(self._clamped([*pending, *tokens]), [*chain, *above])
+        logits = self.session.forward(self._clamp([*pending, *tokens]), [*chain, *above])
         self._logits.append(logits[len(pending) :])
         self._drafted.update(zip(zip(above, tokens, strict=True), rows, strict=True))
 
-    def _gathered(self, rows: list[int]) -> Tensor:
-        """Logits [F, V] after scratch rows, cut to the shared vocabulary."""
-        logits, end = self._logits[-1], self.session.scratch
-        if rows != list(range(end - len(logits), end)):  # not exactly the rows forwarded last
-            import torch
-
-            logits = torch.cat(self._logits)[[row - self._rows[0] for row in rows]]
-        return logits if logits.shape[1] == self._vocabulary else logits[:, : self._vocabulary]
-
-    def _clamped(self, tokens: list[int]) -> list[int]:
+    def _clamp(self, tokens: list[int]) -> list[int]:
         """Tokens, with ids that this model does not know replaced by its last one. The drafts that
         follow are poor; the output stays exact."""
         last = self.session.vocabulary - 1

@@ -149,7 +149,7 @@ def require_path(judged: Verdict, tree: TokenTree, verifier: Verifier) -> None:
     """Raise `StrategyError` unless a verifier returned a verdict whose path descends from the root."""
     require_type(judged, Verdict, verifier, "judge")
     path = judged.path
-    ids = not _other_type(path, int) and path[:1] == [0] and path[-1] < len(tree)
+    ids = not _find_other_type(path, int) and path[:1] == [0] and path[-1] < len(tree)
     if not ids or any(above >= below for above, below in pairwise(path)):
         raise StrategyError(
             f"verifier {verifier.name!r} gave path {path} in a tree of {len(tree)} nodes: expected "
@@ -212,7 +212,7 @@ class TimedDrafter:
 
     def __call__(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         """Expand a frontier; no candidates where none of them could be emitted."""
-        if self._too_deep(tree, frontier):
+        if all(tree.depths[node] >= self.depth for node in frontier):
             return Candidates.none(len(frontier))
         began = perf_counter()
         candidates = self.drafter.expand(tree, frontier, k)
@@ -220,13 +220,9 @@ class TimedDrafter:
         self.ms += 1e3 * (perf_counter() - began)
         return candidates
 
-    def _too_deep(self, tree: TokenTree, frontier: list[int]) -> bool:
-        """Whether nothing below `frontier` could be emitted."""
-        return all(tree.depths[node] >= self.depth for node in frontier)
-
     def _require_known_tokens(self, tree: TokenTree) -> None:
         """Raise `StrategyError` for tokens outside the target's V, and for anything but numbers."""
-        odd = _other_type(tree.tokens, int) or _other_type(tree.logprobs, float | int)
+        odd = _find_other_type(tree.tokens, int) or _find_other_type(tree.logprobs, float | int)
         if odd is not None:
             raise StrategyError(
                 f"drafter {self.drafter.name!r} proposed a {odd} where a plain number is expected: "
@@ -240,7 +236,7 @@ class TimedDrafter:
             )
 
 
-def _other_type(values: Sequence[object], wanted: type | UnionType) -> str | None:
+def _find_other_type(values: Sequence[object], wanted: type | UnionType) -> str | None:
     """The name of a type among `values` other than `wanted`; None where there is none."""
     kinds = set(map(type, values))
     return next((kind.__name__ for kind in kinds if not issubclass(kind, wanted)), None)

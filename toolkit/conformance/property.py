@@ -51,7 +51,7 @@ def name_of(function: Callable[..., Any]) -> str:
     return function.__name__.replace("_", "-")
 
 
-def of_decodings(function: Callable[..., None], **rules: Any) -> Property:
+def of_decodings(function: Callable[..., object], **rules: Any) -> Property:
     """Make a property of whole decodings, which is tested on cases."""
 
     def holds(subject: UnderTest, case: Case, tally: Tally) -> None:

@@ -77,7 +77,7 @@ class ModelSession:
         while tokens:
             count = self.eviction.chunk
             rows = list(range(len(tokens[:count])))
-            logits = self._forward(tokens[:count], [row - 1 for row in rows], keep=1)
+            logits = self.forward(tokens[:count], [row - 1 for row in rows], keep=1)
             self.commit(rows)
             tokens = tokens[count:]
         return logits[-1]
@@ -90,14 +90,11 @@ class ModelSession:
         self.cache.commit_prompt(count)
         return logits[-1]
 
-    def forward(self, tokens: list[int], parents: list[int]) -> Tensor:
-        return self._forward(tokens, parents)
-
-    def _forward(self, tokens: list[int], parents: list[int], keep: int = 0) -> Tensor:
+    def forward(self, tokens: list[int], parents: list[int], keep: int = 0) -> Tensor:
         above = self._lineage if self.cache.scratch else []
         self.cache.extend(len(tokens))
         self._lineage = lineage(parents, above)
-        positions = [self.length + depth for depth in depths(self._lineage)]
+        positions = [self.cache.length + row.count(1) - 1 for row in self._lineage]
         return self._run(tokens, ancestor_mask(self._lineage, len(above)), positions, keep)
 
     def _run(self, tokens: list[int], paths: Tensor, positions: list[int], keep: int) -> Tensor:
@@ -116,8 +113,3 @@ class ModelSession:
     def commit(self, rows: list[int]) -> None:
         self.cache.commit(rows)
         self.eviction.after_commit()
-
-
-def depths(lineage: list[bytes]) -> list[int]:
-    """Depth of each scratch row [S]: its ancestors' number, wherever the row stands."""
-    return [row.count(1) - 1 for row in lineage]

@@ -7,12 +7,11 @@ knows no policy: `eviction.py` says which rows stay.
 
 from __future__ import annotations
 
-from functools import cached_property
 from itertools import pairwise
 from typing import Any, cast
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, field
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -97,7 +96,8 @@ class TreeLayer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         if not self.owner.scratch:
             return key_states, value_states
-        start = self._room(count := key_states.shape[2])
+        heads, count, width = key_states.shape[1:]
+        start = self.claim(count, heads, width, key_states.dtype)
         end = start + count
         self.keys[:, :, start:end] = key_states
         self.values[:, :, start:end] = value_states
@@ -108,9 +108,6 @@ class TreeLayer(CacheLayerMixin):
         writes; returns the index of the first one."""
         if not self.is_initialized:
             self.lazy_initialization(torch.empty(1, heads, 0, width, dtype=dtype))
-        return self._room(count)
-
-    def _room(self, count: int) -> int:
         end = self.table.count + self.owner.scratch
         self.reserve(end)
         return end - count
@@ -188,28 +185,6 @@ def _gather(buffer: Tensor, index: Tensor) -> Tensor:
     return buffer.gather(2, index[None, :, :, None].expand(1, buffer.shape[1], -1, buffer.shape[3]))
 
 
-@frozen(eq=False, slots=False)
-class Layout:
-    """Which buffers and tables there are, until one of them is replaced."""
-
-    layers: list[TreeLayer]  # those that store K/V
-    tables: list[PositionTable]  # each once
-
-    @classmethod
-    def of(cls, layers: list[TreeLayer]) -> Layout:
-        """Of a cache's layers."""
-        held = [layer for layer in layers if layer.is_initialized]
-        return cls(held, list({id(layer.table): layer.table for layer in held}.values()))
-
-    @cached_property
-    def buffers(self) -> Any:
-        """Every layer's keys and values, for the kernels; None where they are not on the CPU."""
-        if any(layer.device.type != "cpu" for layer in self.layers):
-            return None
-        both = [buffer for layer in self.layers for buffer in (layer.keys, layer.values)]
-        return structs.array(structs.Buffer, list(map(structs.Buffer.of, both)))
-
-
 class TreeCache(Cache):
     """A transformers cache that holds a tree and can drop any part of it.
 
@@ -232,7 +207,9 @@ class TreeCache(Cache):
         self.scored = scored
         self._peak = 0  # bytes held at most, when last measured
         self._shared: dict[int | None, PositionTable] = {}  # by window
-        self._layout: Layout | None = None
+        self.initialized: list[TreeLayer] = []  # layers that store K/V
+        self.tables: list[PositionTable] = []  # theirs, each once
+        self._buffers: Any = None  # theirs for the kernels, until one is replaced
         windows = windows or (None,) * layers
         super().__init__(layers=[TreeLayer(self, i, windows[i]) for i in range(layers)])
 
@@ -268,26 +245,11 @@ class TreeCache(Cache):
         counts = {table.count for table in self.tables}
         return counts.pop() if len(counts) == 1 else None
 
-    @property
-    def layout(self) -> Layout:
-        """The buffers and tables of now."""
-        if self._layout is None:
-            self._layout = Layout.of(self.layers)
-        return self._layout
-
     def changed(self) -> None:
-        """Say that a buffer or a table was replaced."""
-        self._layout = None
-
-    @property
-    def tables(self) -> list[PositionTable]:
-        """Every table of positions, each once."""
-        return self.layout.tables
-
-    @property
-    def initialized(self) -> list[TreeLayer]:
-        """Layers that store K/V."""
-        return self.layout.layers
+        """Note that a buffer or a table was replaced."""
+        self.initialized = [layer for layer in self.layers if layer.is_initialized]
+        tables = {id(layer.table): layer.table for layer in self.initialized}
+        self.tables, self._buffers = list(tables.values()), None
 
     def extend(self, count: int) -> None:
         """Announce `count` more scratch rows, which the coming forward fills."""
@@ -315,9 +277,12 @@ class TreeCache(Cache):
 
     def _move(self, rows: list[int]) -> None:
         """Make scratch rows `rows[A]` the first ones of every layer."""
-        layers, buffers = self.initialized, self.layout.buffers
-        if buffers is not None and (kernels := native.library()) is not None:
-            kernels.move(buffers, [layer.table.count for layer in layers], rows)
+        layers = self.initialized
+        if layers[0].device.type == "cpu" and (kernels := native.library()) is not None:
+            if self._buffers is None:
+                both = [buffer for layer in layers for buffer in (layer.keys, layer.values)]
+                self._buffers = structs.array(structs.Buffer, list(map(structs.Buffer.of, both)))
+            kernels.move(self._buffers, [layer.table.count for layer in layers], rows)
             return
         index, first = self._index(rows), self.rows
         if self.slab is not None and first is not None:
