@@ -126,6 +126,9 @@ class HashRuntime:
         where = {"position": self.target.length if self.target else 0, "vocabulary": self.vocabulary}
         return self.proposer.candidates(tree, frontier, logits, k, **where, **how)
 
+    def translation(self, model: str) -> None:
+        """Every model has the same tokens."""
+
     def session(self, model: str) -> HashSession:
         self.sessions.append(HashSession(self.model, self.positions))
         return self.sessions[-1]

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from toolkit.sampling import Sampling as Sampling
     from toolkit.scoring import TeacherForced as TeacherForced
     from toolkit.scoring import teacher_force as teacher_force
+    from toolkit.translated_draft import TranslatedDraft as TranslatedDraft
     from toolkit.tree import Candidates as Candidates
     from toolkit.tree import TokenTree as TokenTree
     from toolkit.tree import Verdict as Verdict
@@ -100,6 +101,7 @@ _HOMES = {
     "TeacherForced": "scoring",
     "TokenTree": "tree",
     "ToolkitError": "errors",
+    "TranslatedDraft": "translated_draft",
     "TreeShaper": "interfaces",
     "Verdict": "tree",
     "Verifier": "interfaces",

@@ -117,3 +117,25 @@ def format_value(value: Any) -> str:
     if isinstance(value, str) and any(sign in value for sign in ",[]"):
         return f"[{value}]"
     return str(value)
+
+
+def policies_of(choice: Choice[Any]) -> list[Choice[Any]]:
+    """KV policies among a choice's options, nested choices included."""
+    own = [value for value in choice.nested if value.cls.kind == "kv"]
+    return own + [policy for value in choice.nested for policy in policies_of(value)]
+
+
+def models_of(choice: Choice[Any]) -> list[str]:
+    """Every model that a choice's options name, nested choices included."""
+    return list(dict.fromkeys(name for name, _ in models_named(choice)))
+
+
+def models_named(choice: Choice[Any]) -> list[tuple[str, bool]]:
+    """As `models_of`, each with whether it may have another tokenizer than the target."""
+    options = [option for option in options_of(choice.cls) if option.metadata.get("model")]
+    own = [
+        (choice[option.name], option.metadata.get("translates", False))
+        for option in options
+        if choice[option.name]
+    ]
+    return own + [named for value in choice.nested for named in models_named(value)]

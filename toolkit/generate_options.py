@@ -53,7 +53,11 @@ dict, or has an assistant."""
 SPEED = {"use_cache", "compile_config", "disable_compile", "max_cache_len", "prefill_chunk_size"}
 """What changes no token."""
 KNOWN = (
-    LENGTHS | IDS | UNUSED | SPEED | {"do_sample", "transformers_version"}
+    LENGTHS
+    | IDS
+    | UNUSED
+    | SPEED
+    | {"do_sample", "transformers_version"}
     | set().union(*PROCESSORS.values())
 )
 CACHES = ("dynamic", "static", "offloaded", "offloaded_static")  # which keep keys and values whole

@@ -40,11 +40,17 @@ def option(default: Any = attrs.NOTHING, help: str = "", **rules: Any) -> Any:  
     """An option of a strategy: an attrs field with one line of help.
 
     `validator=` takes attrs validators. `model=True` says that the option names a model: it is
-    found, checked against the target's vocabulary and loaded before decoding. `kind="drafter"` (or
-    another kind) says that it holds a strategy, written `[spec]` in a spec string, or with a type of
+    found, checked against the target's vocabulary and loaded before decoding. With `translates=True` it
+    may have another tokenizer; see `Runtime.translation`. `kind="drafter"` (or another kind) says that
+    it holds a strategy, written `[spec]` in a spec string, or with a type of
     `tuple[Choice[Drafter], ...]` several, written `[spec]+[spec]`.
     """
-    metadata = {"help": help, "model": rules.pop("model", False), "kind": rules.pop("kind", None)}
+    metadata = {
+        "help": help,
+        "model": rules.pop("model", False),
+        "translates": rules.pop("translates", False),
+        "kind": rules.pop("kind", None),
+    }
     return attrs.field(default=default, metadata=metadata, **rules)
 
 
@@ -85,6 +91,31 @@ class Session(Protocol):
         """Keep `rows[A]`, a path of scratch rows from the prefix down, and forget the others."""
 
 
+class Translation(Protocol):
+    """From a target's tokens to those of a model with another tokenizer, and back, by text."""
+
+    @property
+    def first(self) -> int:
+        """The id that the model reads before every text."""
+
+    @property
+    def shared(self) -> tuple[list[int], list[int]] | None:
+        """The target's ids [M] and the model's ids [M] of tokens that are the same text; None where
+        they are too few to draft from."""
+
+    def target_text(self, before: list[int], ids: list[int]) -> str:
+        """The text that target ids add to that of the ids `before`; special tokens have none."""
+
+    def target_ids(self, before: str, text: str) -> list[int]:
+        """The target's ids of a text that follows `before`."""
+
+    def draft_text(self, before: list[int], ids: list[int]) -> str:
+        """As `target_text`, for the model's ids."""
+
+    def draft_ids(self, before: str, text: str) -> list[int]:
+        """As `target_ids`, for the model's ids."""
+
+
 class Runtime(Protocol):
     """What a drafter may ask of the machine."""
 
@@ -112,6 +143,12 @@ class Runtime(Protocol):
 
     def session(self, model: str) -> Session:
         """A fresh session of a model by name, folder or hub id; weights are loaded once."""
+
+    def translation(self, model: str) -> Translation | None:
+        """How to translate between the target's tokens and a model's; None where they are the same.
+
+        For models that an option names with `translates=True`; others have the target's tokens.
+        """
 
     def shared_session(self, kv: Choice[KVPolicy]) -> Session:
         """A session of the target itself under another KV policy: shared weights, shared K/V.

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import Attribute
 
-from toolkit.choice import Choice, Strategy, options_of
+from toolkit.choice import (
+    Choice,
+    Strategy,
+    models_named,
+    models_of,
+    policies_of,
+)
 from toolkit.engine import Strategies
 from toolkit.errors import MismatchError, SpecError
 from toolkit.families import STORIES, find_family
@@ -83,9 +89,7 @@ class Pipeline:
             raise SpecError("target is empty: give an alias, a folder or a hub id, or leave it out")
         self.registry = registry or Registry.installed()
         if pool is not None and (device or dtype):
-            raise SpecError(
-                "a pool has its own device and dtype: give them to the pool alone"
-            )
+            raise SpecError("a pool has its own device and dtype: give them to the pool alone")
         self.pool = pool or Pool(device=device or "auto", dtype=dtype or "auto")
         self.sampling = sampling
         self.limits = limits
@@ -125,12 +129,16 @@ class Pipeline:
         """Raise `ModelError` or `MismatchError` for a model that is not supported or does not fit."""
         found = self.pool.find(self.target)
         from toolkit.runtime.models.supported import require_kv_supported, require_shareable
+        from toolkit.runtime.models.translation import require_covered
         from toolkit.runtime.models.vocabulary import require_same_tokens
 
         require_kv_supported(self.kv, found)
-        for name in models_of(self.drafter):
+        for name, translates in models_named(self.drafter):
             model = self.pool.find(name)
-            require_same_tokens(found, model)
+            if translates:
+                require_covered(self.pool.translation(self.target, name), name, self.verifier)
+            else:
+                require_same_tokens(found, model)
             require_kv_supported(self.draft_kv, model)
         for policy in policies_of(self.drafter):
             require_shareable(policy)
@@ -337,19 +345,6 @@ class Pipeline:
         for _ in stream:
             pass
         return stream.result
-
-
-def policies_of(choice: Choice[Any]) -> list[Choice[KVPolicy]]:
-    """KV policies among a choice's options, nested choices included."""
-    own = [value for value in choice.nested if value.cls.kind == "kv"]
-    return own + [policy for value in choice.nested for policy in policies_of(value)]
-
-
-def models_of(choice: Choice[Any]) -> list[str]:
-    """Every model that a choice's options name, nested choices included."""
-    own = [choice[option.name] for option in options_of(choice.cls) if option.metadata.get("model")]
-    nested = [name for value in choice.nested for name in models_of(value)]
-    return list(dict.fromkeys([*filter(None, own), *nested]))
 
 
 def _family_of(choice: Choice[Any], families: list[Family]) -> Family:

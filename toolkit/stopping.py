@@ -38,7 +38,9 @@ class TextUntil:
         if self.found:
             return ""
         text = self._waiting + new
-        so_far = text + self.detokenizer.held  # a later token may change what is held, but it is here
+        so_far = (
+            text + self.detokenizer.held
+        )  # a later token may change what is held, but it is here
         places = [place for string in self.strings if (place := so_far.find(string)) >= 0]
         self.found = bool(places)
         if places:

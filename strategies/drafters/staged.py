@@ -43,7 +43,9 @@ class StagedDrafter(Drafter):
     # Both see one tree: the shaper's nodes and those of the chains.
     _tree: TokenTree = attrs.field(init=False, default=EMPTY)
     _node_of: list[int] = attrs.field(init=False, factory=list)  # the shaper's node → ours
-    _child: dict[tuple[int, int], int] = attrs.field(init=False, factory=dict)  # (node, token) → node
+    _child: dict[tuple[int, int], int] = attrs.field(
+        init=False, factory=dict
+    )  # (node, token) → node
     _asked_slow: set[int] = attrs.field(init=False, factory=set)
     _asked_fast: set[int] = attrs.field(init=False, factory=set)
 
@@ -65,7 +67,9 @@ class StagedDrafter(Drafter):
         self._asked_slow |= {*asked}
         answer = self._slow.expand(self._tree, asked, k)
         if len(asked) > len(wanted) and not any(answer.tokens):
-            return self._slow.expand(self._tree, wanted, k)  # a chain may leave the model's positions
+            return self._slow.expand(
+                self._tree, wanted, k
+            )  # a chain may leave the model's positions
         return _rows_of(answer, [asked.index(node) for node in wanted])
 
     def commit(self, tokens: list[int]) -> None:

@@ -90,9 +90,7 @@ def accepted_draws(
 @options.models()
 @options.plugin()
 @options.out(required=True, help="The map: a .pt file as Sequoia's, or .json as Medusa's paths.")
-def plan(
-    acceptance: Path, nodes: int | None, depth: int | None, out: Path, **chosen: Any
-) -> None:
+def plan(acceptance: Path, nodes: int | None, depth: int | None, out: Path, **chosen: Any) -> None:
     """Plan the best map by measured ACCEPTANCE.
 
     Without --nodes, the map has the size and depth with the most tokens per millisecond on this
@@ -125,11 +123,15 @@ def fastest(vector: list[float], costs: Costs, depth: int) -> GrowMap:
     levels = costs.levels(CONTEXT, max(SIZES)).tolist()
 
     def rate(tree: GrowMap) -> float:
-        frontiers = Counter(at for at, below in zip(tree.depths, tree.children, strict=True) if below)
+        frontiers = Counter(
+            at for at, below in zip(tree.depths, tree.children, strict=True) if below
+        )
         time = passes[len(tree) - 1] + sum(levels[width - 1] for width in frontiers.values())
         return tree.expected_tokens(vector) / time
 
-    tried = {GrowMap.best(vector, size, level) for size in SIZES for level in LEVELS if level <= depth}
+    tried = {
+        GrowMap.best(vector, size, level) for size in SIZES for level in LEVELS if level <= depth
+    }
     return max(sorted(tried, key=len), key=rate)
 
 

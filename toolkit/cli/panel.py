@@ -8,6 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from toolkit.choice import models_of
 from toolkit.generation import Difference, Generation, Verification, compute_rates
 from toolkit.limits import Limits
 from toolkit.pipeline import Pipeline
@@ -153,7 +154,23 @@ def _choices(generation: Generation, pipeline: Pipeline) -> list[Row]:
     return [
         ("target", _target(specs["target"], pipeline.pool.origin(specs["target"]))),
         ("specs", " ".join(others)),
+        *[("tokenizer", said) for said in _translations(pipeline)],
         *([("limits", str(pipeline.limits))] if pipeline.limits != Limits() else []),
+    ]
+
+
+def _translations(pipeline: Pipeline) -> list[str]:
+    """How each drafter with another tokenizer than the target's drafts."""
+    found = {
+        name: pipeline.pool.translation(pipeline.target, name)
+        for name in models_of(pipeline.drafter)
+    }
+    return [
+        f"{name} has another one and drafts by text"
+        if translation.shared is None
+        else f"{name} has another one and drafts the {len(translation.shared[0]):,} tokens of both"
+        for name, translation in found.items()
+        if translation is not None
     ]
 
 

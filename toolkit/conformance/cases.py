@@ -9,7 +9,7 @@ from typing import Any, cast, get_origin
 import attrs
 import hypothesis.strategies as st
 
-from toolkit.choice import Choice, Strategy, options_of
+from toolkit.choice import Choice, Strategy, options_of, policies_of
 from toolkit.conformance.generators import prompts, samplings
 from toolkit.conformance.models import (
     COSTS,
@@ -30,7 +30,7 @@ from toolkit.interfaces import (
     TreeShaper,
     Verifier,
 )
-from toolkit.pipeline import Pipeline, policies_of
+from toolkit.pipeline import Pipeline
 from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
 from toolkit.runtime.models.supported import require_kv_supported

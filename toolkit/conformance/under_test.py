@@ -12,7 +12,7 @@ from unittest.mock import patch
 import attrs
 import hypothesis.strategies as st
 
-from toolkit.choice import Choice, Kind, Strategy
+from toolkit.choice import Choice, Kind, Strategy, models_of
 from toolkit.conformance import edge_cases
 from toolkit.conformance.cases import Case, at_its_temperature, fits, options, with_tiny_models
 from toolkit.conformance.generators import prompts, samplings
@@ -35,7 +35,7 @@ from toolkit.interfaces import (
     ScorePolicy,
     Verifier,
 )
-from toolkit.pipeline import Pipeline, models_of
+from toolkit.pipeline import Pipeline
 from toolkit.plugins import OURS
 from toolkit.registry import Registry
 from toolkit.runtime.draft_runtime import DraftRuntime

@@ -6,7 +6,7 @@ from attrs import define, field
 from torch import Tensor
 
 from toolkit.choice import Choice
-from toolkit.interfaces import KVPolicy
+from toolkit.interfaces import KVPolicy, Translation
 from toolkit.proposer import Proposer
 from toolkit.runtime.models.pool import Pool
 from toolkit.runtime.models.supported import require_shareable
@@ -53,6 +53,9 @@ class DraftRuntime:
     def session(self, model: str) -> ModelSession:
         self.sessions.append(ModelSession(self.pool.load(model), self.draft_kv.build()))
         return self.sessions[-1]
+
+    def translation(self, model: str) -> Translation | None:
+        return self.pool.translation(self.target.model.name, model)
 
     def shared_session(self, kv: Choice[KVPolicy]) -> SharedSession:
         require_shareable(kv)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from toolkit.conformance.models import noisy
 
 PROMPT = "w5 w9 w33 w4 w9 w33"
 
@@ -216,3 +221,17 @@ def test_a_stop_string_ends_the_output(run, pair):
 
 def test_an_empty_stop_string_is_refused(run, pair, refused):
     refused(run(PROMPT, *pair, "--stop", ""), "at least one character")
+
+
+@pytest.mark.parametrize(("prefix", "said"), [("w", "the 96 tokens of both"), ("x", "by text")])
+def test_a_drafter_with_another_tokenizer(run, target, save_model, tmp_path, prefix, said):
+    """The same words with other ids, and other words."""
+    small = save_model(noisy("gpt_neox", 3), tmp_path)
+    words = {"<end>": 0, **{f"{prefix}{97 - i}": i for i in range(1, 97)}}
+    inner = Tokenizer(models.WordLevel(words, unk_token=f"{prefix}1"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>").save_pretrained(small)
+    result = run(PROMPT, "--target", target, "--drafter", small, "--dtype", "fp64", "--verify")
+    text = " ".join(result.output.replace("│", " ").split())
+    assert re.search(f"has another one and drafts {said}", text)
+    assert "exact: all" in text

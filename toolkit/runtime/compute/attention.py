@@ -213,7 +213,12 @@ def _masked(
 
 
 def attend_in_groups(
-    query: Tensor, key: Tensor, value: Tensor, visible: Tensor, bias: Tensor, config: AttentionConfig
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visible: Tensor,
+    bias: Tensor,
+    config: AttentionConfig,
 ) -> Tensor:
     """Attention [M, H·D] of query [M, H, D] on K/V [1, H_kv, K, D] under a mask [M, K], which is given
     as bool and as what is added to scores.

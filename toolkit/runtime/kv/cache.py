@@ -78,7 +78,9 @@ class TreeLayer(CacheLayerMixin):
             self.keys, self.values = self.owner.take_slab(0).layer(self.index)
         else:
             self.keys = key_states.new_zeros((*key_states.shape[:2], 0, key_states.shape[3]))
-            self.values = value_states.new_zeros((*value_states.shape[:2], 0, value_states.shape[3]))
+            self.values = value_states.new_zeros(
+                (*value_states.shape[:2], 0, value_states.shape[3])
+            )
         self.dtype, self.device = key_states.dtype, key_states.device
         self.table = self.owner.table_of(self)
         self.is_initialized = True
@@ -293,7 +295,7 @@ class TreeCache(Cache):
 
     def _index(self, rows: list[int]) -> Tensor:
         """Row numbers `rows[A]` on the device of the buffers."""
-        return send(self.initialized[0].device, torch.tensor(rows))[0]
+        return send(self.initialized[0].device, torch.tensor(rows, dtype=torch.long))[0]
 
     def append(self, count: int) -> None:
         """Count `count` rows as committed; every layer has stored them."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from toolkit.costs import Costs
+    from toolkit.interfaces import Translation
     from toolkit.runtime.models.borrow import ModuleState
     from toolkit.runtime.models.load import FoundModel, LoadedModel
 
@@ -45,6 +46,7 @@ class Pool:
     _found: dict[str, FoundModel] = field(factory=dict, init=False)
     _loaded: dict[str, LoadedModel] = field(factory=dict, init=False)
     _states: dict[str, ModuleState] = field(factory=dict, init=False)  # of `modules`, when prepared
+    _translations: dict[tuple[str, str], Translation | None] = field(factory=dict, init=False)
     measured: dict[str, Costs] = field(factory=dict, init=False)  # by fingerprint
 
     def __attrs_post_init__(self) -> None:
@@ -126,6 +128,16 @@ class Pool:
         model = prepare(name, module, executor=self.executor)
         self._states[name] = state_of(module)
         return model
+
+    def translation(self, target: str, drafter: str) -> Translation | None:
+        """How to translate between the tokens of two models; None where they are the same. Raises
+        `MismatchError` when they differ and a model has no tokenizer."""
+        from toolkit.runtime.models.translation import translation_between
+
+        key = target, drafter
+        if key not in self._translations:
+            self._translations[key] = translation_between(self.find(target), self.find(drafter))
+        return self._translations[key]
 
     def forget_changed(self, name: str) -> None:
         """Forget a module in memory that its owner has changed since it was loaded; the next `load`

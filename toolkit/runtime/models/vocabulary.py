@@ -9,7 +9,17 @@ Model = FoundModel | LoadedModel
 
 
 def require_same_tokens(target: Model, drafter: Model) -> None:
-    """Raise `MismatchError` unless every token id that both models have is the same token.
+    """Raise `MismatchError` unless every token id that both models have is the same token."""
+    fact = difference_between(target, drafter)
+    if fact:
+        raise MismatchError(
+            f"drafter {drafter.name!r} does not share the vocabulary of target {target.name!r} "
+            f"({fact}): use a drafter with the target's tokenizer, or `--drafter ngram`"
+        )
+
+
+def difference_between(target: Model, drafter: Model) -> str | None:
+    """How the tokens of two models differ; None where they do not.
 
     Tokenizers are compared where both models have one: embeddings may be padded to different sizes
     (Qwen2.5's are), and one model may have special tokens that the other lacks. Without tokenizers,
@@ -23,8 +33,4 @@ def require_same_tokens(target: Model, drafter: Model) -> None:
     else:
         differ = drafter.vocabulary - target.vocabulary
         fact = f"{drafter.vocabulary} and {target.vocabulary} tokens"
-    if differ:
-        raise MismatchError(
-            f"drafter {drafter.name!r} does not share the vocabulary of target {target.name!r} "
-            f"({fact}): use a drafter with the target's tokenizer, or `--drafter ngram`"
-        )
+    return fact if differ else None

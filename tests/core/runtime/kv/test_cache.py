@@ -185,3 +185,13 @@ def test_the_comparison_notices_a_row_that_was_not_moved(monkeypatch):
     monkeypatch.setattr(native.Library, "move", lambda *_: None)
     with pytest.raises(AssertionError):
         test_kernels_move_what_pytorch_moves()
+
+
+def test_a_commit_of_nothing_forgets_the_logged_queries_of_drafts():
+    cache = TreeCache(1)
+    cache.extend(2)
+    cache.update(*states([1, 2], 0), 0)
+    queries = cache.layers[0].queries
+    queries.add(torch.zeros(HEADS, 2, WIDTH))
+    cache.commit([])
+    assert (queries.scratch, queries.committed.shape) == ([], (HEADS, 0, WIDTH))

@@ -76,7 +76,9 @@ class FunctionalExecutor:
 
         With `keep`, only the last `keep` rows' logits: [keep, V].
         """
-        prompt = now.whole_prompt or (keep and len(now.host.tokens) > WIDE)  # PyTorch is faster there
+        prompt = now.whole_prompt or (
+            keep and len(now.host.tokens) > WIDE
+        )  # PyTorch is faster there
         logits = None if self.captured is None else self.captured.forward(now, keep)
         if logits is not None:
             return logits
