@@ -105,7 +105,6 @@ def _kernels(
     mask = keys if visible is None else visible.view(torch.uint8)  # any pointer where there is none
     mask_strides = (0, 0) if visible is None else (mask.stride(0) * (len(mask) > 1), mask.stride(1))
     shape = {
-        "rows": rows,
         "groups": groups,
         "width": width,
         "splits": splits,
@@ -127,12 +126,13 @@ def _kernels(
         *keys.stride()[:2],
         *values.stride()[:2],
         *mask_strides,
+        rows,
+        tiles,
+        strides,
         **shape,
         padded=max(16, power_of_two(width)),
         longest=paths.shape[1],
         masked=visible is not None,
-        tiles=tiles,
-        strides=strides,
         tails=tails,
         tile=ROWS,
         block=16 if wide else 64,
@@ -145,6 +145,7 @@ def _kernels(
         out,
         length,
         depths,
+        rows,
         **shape,
         padded=power_of_two(width),
         merged=MERGED,
@@ -157,9 +158,9 @@ def _kernels(
 def split_attention(
     query_ptr, keys_ptr, values_ptr, mask_ptr, length_ptr, depths_ptr, paths_ptr, sums_ptr, stats_ptr,
     scale, query_row, query_head, key_head, key_row, value_head, value_row, mask_head, mask_row,
-    rows: tl.constexpr, groups: tl.constexpr, width: tl.constexpr, splits: tl.constexpr,
+    rows, tiles, strides, groups: tl.constexpr, width: tl.constexpr, splits: tl.constexpr,
     window: tl.constexpr, split: tl.constexpr, padded: tl.constexpr,
-    longest: tl.constexpr, masked: tl.constexpr, tiles: tl.constexpr, strides: tl.constexpr,
+    longest: tl.constexpr, masked: tl.constexpr,
     tails: tl.constexpr, tile: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """Partial results: a running maximum, a sum and a weighted sum of values for each row and split.
@@ -204,7 +205,7 @@ def _attend_split(
     s, row, live, node, drafted: tl.constexpr, length, head,
     query_ptr, keys_ptr, values_ptr, mask_ptr, depths_ptr, paths_ptr, sums_ptr, stats_ptr,
     scale, query_row, query_head, key_head, key_row, value_head, value_row, mask_head, mask_row,
-    rows: tl.constexpr, groups: tl.constexpr, width: tl.constexpr, splits: tl.constexpr,
+    rows, groups: tl.constexpr, width: tl.constexpr, splits: tl.constexpr,
     window: tl.constexpr, split: tl.constexpr, padded: tl.constexpr,
     longest: tl.constexpr, masked: tl.constexpr, tile: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
@@ -259,7 +260,7 @@ def _attend_split(
 @jit
 def merge_splits(
     sums_ptr, stats_ptr, out_ptr, length_ptr, depths_ptr,
-    rows: tl.constexpr, groups: tl.constexpr, width: tl.constexpr, splits: tl.constexpr,
+    rows, groups: tl.constexpr, width: tl.constexpr, splits: tl.constexpr,
     window: tl.constexpr, split: tl.constexpr, padded: tl.constexpr, merged: tl.constexpr,
 ):  # fmt: skip
     """Merge one row's splits, `merged` at a time, from the same ones on for every row."""

@@ -1,0 +1,110 @@
+"""The promise on a GPU: `pytest -m cuda`. TOOLKIT_TEST_DEVICE=cpu tries these tests without one."""
+
+import copy
+import os
+import warnings
+from functools import lru_cache
+
+import pytest
+import torch
+
+from toolkit import Pipeline, Pool, Sampling, verify
+from toolkit.conformance import cases, check, under_test
+from toolkit.conformance.models import FAMILIES, noisy, tiny
+
+DEVICE = os.environ.get("TOOLKIT_TEST_DEVICE", "cuda")
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(
+        DEVICE == "cuda" and not torch.cuda.is_available(), reason="there is no GPU here"
+    ),
+    pytest.mark.filterwarnings("default"),  # the libraries of that machine are others
+]
+PROMPT = "The old sailor looked at the sea and"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ARMS = [
+    *(
+        {"drafter": "model", "shaper": s}
+        for s in "chain fixed adaptive budget growmap planned".split()
+    ),
+    *({"drafter": drafter} for drafter in ("ngram", "self")),
+    *(
+        {"drafter": "model", "kv": f"{policy}:budget=32,epoch=8,recent=8"}
+        for policy in ("h2o", "tova", "knorm", "keydiff", "headaware")
+    ),
+    *({"drafter": "model", "kv": f"{policy}:budget=32"} for policy in ("window", "streaming")),
+    {"drafter": "model", "sampling": Sampling(0.8, top_p=0.9)},
+]
+SPECS = ["model", "self", "budget", "growmap", "greedy", "sampler-match", "window:budget=8",
+         "h2o:budget=16,recent=4,epoch=4"]  # fmt: skip
+
+
+@lru_cache
+def pool(dtype):
+    return Pool(device=DEVICE, dtype=dtype)
+
+
+def placed(make, dtype=torch.float32):
+    """`make`'s models on the device."""
+    return lru_cache(lambda *args: copy.deepcopy(make(*args)).to(DEVICE, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("arm", ARMS, ids=str)
+def test_every_arm_gives_the_tokens_of_ar(arm, dtype):
+    pipeline = Pipeline(**arm, pool=pool(dtype))
+    generation = pipeline.generate(PROMPT, max_new_tokens=64)
+    found = verify(pipeline, generation)
+    equal = ("exact",) if generation.numerics in ("bitwise", "fp32") else ("exact", "tie")
+    assert found.verdict in (*equal, "inconclusive"), found
+
+
+@pytest.mark.parametrize("executor", ["auto", "module"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_and_executor(family, executor):
+    modules = {"it": placed(tiny)(family), "draft": placed(noisy)(family)}
+    pipeline = Pipeline("it", drafter="model:draft", pool=Pool(modules=modules, executor=executor))
+    generation = pipeline.generate([5, 60, 7, 33, 81, 2], max_new_tokens=40)
+    assert verify(pipeline, generation).verdict == "exact"
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_conformance_kit_on_the_device(spec, monkeypatch):
+    for module in (cases, under_test):
+        monkeypatch.setattr(module, "tiny", placed(tiny))
+        monkeypatch.setattr(module, "noisy", placed(noisy))
+    kind = "drafter" if spec in ("model", "self") else None
+    for finding in check(spec, kind=kind, max_examples=6):
+        assert finding.outcome != "fail", f"{finding.name}\n{finding.details}"
+
+
+def test_two_requests_share_a_model_and_its_graphs():
+    pipeline = Pipeline(drafter="model", pool=pool("fp32"))
+    alone = [pipeline.generate(text, max_new_tokens=24).token_ids for text in (PROMPT, "Once")]
+    streams = [pipeline.stream(text, max_new_tokens=24) for text in (PROMPT, "Once")]
+    runs, together = [stream.decode() for stream in streams], [[], []]
+    while runs != [None, None]:
+        for index, run in enumerate(runs):
+            event = None if run is None else next(run, None)
+            together[index] += [] if event is None else event.tokens
+            runs[index] = None if event is None else run
+    assert together == alone
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="the CPU is never waited for")
+def test_a_step_waits_for_the_device_a_few_times():
+    """At most twice for a verification, and once for each level of the drafter."""
+    pipeline = Pipeline(drafter="model", shaper="chain:k=4", pool=pool("bf16"))
+    events = pipeline.stream(PROMPT, max_new_tokens=96).decode()
+    for _ in range(8):  # graphs are captured and kernels compiled in these
+        next(events)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            steps = [event.step for _, event in zip(range(8), events, strict=False)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    allowed = sum(2 + step.depth + 1 for step in steps)
+    places = sorted(f"{wait.filename}:{wait.lineno}" for wait in waits)
+    assert len(waits) <= allowed, places
