@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--step", type=options.Whole(min=0), metavar="K", help="Only this step.")
 @click.option("--html", type=options.FILE, metavar="FILE", help="Write a page with every step.")
 @click.option("--svg", type=options.FILE, metavar="FILE", help="Draw one step as SVG.")
+@click.option("--png", type=options.FILE, metavar="FILE", help="Draw one step as PNG.")
 @click.option("--dot", type=options.FILE, metavar="FILE", help="Write one step for Graphviz.")
 def show(
     results: Path,
@@ -36,16 +37,19 @@ def show(
     step: int | None,
     html: Path | None,
     svg: Path | None,
+    png: Path | None,
     dot: Path | None,
 ) -> None:
     """Show the trees that were recorded in the folder RESULTS.
 
     Record them with `toolkit run --record nodes --out RESULTS`, or with `toolkit bench --record
-    nodes`. Without --html, --svg or --dot one steps through the trees by
-    keys, or, where stdout is no terminal, they are written as text.
+    nodes`. Without --html, --svg, --png or --dot one steps through the trees by keys, or, where
+    stdout is no terminal, they are written as text.
     """
-    for file in filter(None, (html, svg, dot)):
+    for file in filter(None, (html, svg, png, dot)):
         options.require_writable(file)
+    if png is not None:
+        require_extra("--png", "show", "matplotlib")
     from toolkit.show.recording import choose_request, read_recording
 
     requests = read_recording(results)
@@ -59,11 +63,15 @@ def show(
         from toolkit.show.picture import draw_svg
 
         _write(svg, draw_svg(*_one(requests, step)))
+    if png is not None:
+        from toolkit.show.bitmap import draw_png
+
+        _write(png, draw_png(*_one(requests, step)))
     if dot is not None:
         from toolkit.show.picture import draw_dot
 
         _write(dot, draw_dot(_one(requests, step)[1]))
-    if html is svg is dot is None:
+    if html is svg is png is dot is None:
         _show_in_terminal(requests, step)
 
 
@@ -98,6 +106,6 @@ def _show_in_terminal(requests: list[RecordedRequest], number: int | None) -> No
             console.print(draw_step(step, console.width), "", sep="\n", soft_wrap=True)
 
 
-def _write(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")
+def _write(file: Path, content: str | bytes) -> None:
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
     click.echo(f"wrote {file}")

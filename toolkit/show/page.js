@@ -14,6 +14,11 @@ function pathSums(step, column) {
   return sums;
 }
 
+/* Of the likeliest path. */
+function sumOf(step, column) {
+  return step.likeliest.reduce((sum, node) => sum + column[node], 0).toFixed(2);
+}
+
 function place(step, node) {
   return [size.margin + size.column * step.depth[node], TOP + size.row * step.row[node]];
 }
@@ -43,7 +48,7 @@ function drawNode(step, node, chosen) {
     `p ${share(step.p[node])}`;
   return `<g class="${fate.name}${node === chosen ? " chosen" : ""}" transform="translate(${x} ${y})" ` +
     `tabindex="0" role="button" data-node="${node}" aria-label="${escapeText(about)}">${body}<text x="10" y="16">` +
-    `<tspan class="glyph">${fate.glyph}</tspan> ${escapeText(data.labels[step.piece[node]])}</text>${bars}${ring}</g>`;
+    `<tspan class="glyph">${fate.glyph}${step.drawn.includes(node) ? "~" : ""}</tspan> ${escapeText(data.labels[step.piece[node]])}</text>${bars}${ring}</g>`;
 }
 
 function drawTree(step, chosen) {
@@ -82,6 +87,18 @@ function drawTotals(totals) {
   return charts.join("");
 }
 
+/* Milliseconds of each step, one part on the other. */
+function drawTimes(steps, wide) {
+  const all = (step) => Object.values(step.ms).reduce((sum, ms) => sum + ms, 0), most = Math.max(...steps.map(all));
+  return steps.map((step, i) => {
+    let top = 24;
+    return `<g><title>step ${i}: ${all(step).toFixed(1)} ms</title>` + Object.entries(step.ms).map(([name, ms]) => {
+      const high = (24 * ms) / most;
+      return `<rect class="${name}" x="${i * wide}" y="${(top -= high)}" width="${wide * 0.85}" height="${high}"/>`;
+    }).join("") + "</g>";
+  }).join("");
+}
+
 /* One request with its slider. */
 class Pane {
   constructor(number, changed) {
@@ -91,10 +108,14 @@ class Pane {
     const select = this.find("select");
     data.requests.forEach((request, i) => select.add(new Option(request.title, i)));
     select.addEventListener("change", () => this.open(Number(select.value)));
-    this.find("input").addEventListener("input", (event) => this.show(Number(event.target.value)));
-    this.find(".strip").addEventListener("click", (event) => {
-      const box = event.currentTarget.getBoundingClientRect();
-      this.show(Math.floor(((event.clientX - box.left) / box.width) * this.request.steps.length));
+    this.find("[type=range]").addEventListener("input", (event) => this.show(Number(event.target.value)));
+    for (const strip of this.root.querySelectorAll(".strip, .times"))
+      strip.addEventListener("click", (event) => {
+        const box = event.currentTarget.getBoundingClientRect();
+        this.show(Math.floor(((event.clientX - box.left) / box.width) * this.request.steps.length));
+      });
+    this.find("[type=search]").addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && event.target.value) this.seek(event.target.value);
     });
     this.find(".buttons").addEventListener("click", (event) => this.run(event.target.dataset.do));
     this.find(".text").addEventListener("click", (event) => {
@@ -115,7 +136,7 @@ class Pane {
     this.request = data.requests[number];
     this.find("select").value = number;
     this.find(".specs").textContent = Object.entries(this.request.specs).map(([k, v]) => `${k} ${v}`).join(" · ");
-    this.find("input").max = this.request.steps.length - 1;
+    this.find("[type=range]").max = this.request.steps.length - 1;
     const most = Math.max(...this.request.steps.map((step) => step.committed.length));
     const wide = 100 / this.request.steps.length;
     this.find(".strip").innerHTML = this.request.steps.map((step, i) => {
@@ -123,6 +144,7 @@ class Pane {
       return `<rect x="${i * wide}" y="${24 - high}" width="${wide * 0.85}" height="${high}"/>`;
     }).join("");
     this.bars = [...this.find(".strip").children];
+    this.find(".times").innerHTML = drawTimes(this.request.steps, wide);
     const token = (step, i, node) => `<span data-step="${i}" class="${fateOf(step, node).name}">` +
       `${escapeText(data.pieces[step.piece[node]])}</span>`;
     this.find(".text").innerHTML = token(this.request.steps[0], 0, 0) +
@@ -140,13 +162,16 @@ class Pane {
     this.at = at;
     this.bars[at].classList.add("on");
     const step = this.request.steps[at];
-    this.find("input").value = at;
+    this.find("[type=range]").value = at;
     this.find(".canvas").innerHTML = drawTree(step, node);
     const ms = Object.entries(step.ms).map(([name, value]) => `${name.replace("_ms", "")} ${value.toFixed(1)}`);
     this.find(".about").textContent = [
       `step ${at} of 0–${last}`, step.length === null ? "" : `L ${step.length}`, `${step.parent.length} nodes`,
       `depth ${Math.max(...step.depth)}`, `${step.committed.length} committed`, ms.length ? `${ms.join(", ")} ms` : "",
     ].filter(Boolean).join(" · ");
+    const pieces = (nodes) => nodes.map((one) => data.whole[step.piece[one]]).join("");
+    this.find(".likeliest").textContent = step.likeliest.length
+      ? `drafter's likeliest path: ${pieces(step.likeliest)} · log q ${sumOf(step, step.q)} · log p ${sumOf(step, step.p)}` : "";
     for (const span of this.spans) {
       const of = Number(span.dataset.step);
       span.classList.toggle("later", of > at);
@@ -183,6 +208,15 @@ class Pane {
   jump(wanted) {
     const next = this.request.steps.findIndex((step, i) => i > this.at && wanted(step));
     if (next >= 0) this.show(next);
+  }
+
+  seek(text) {
+    const has = (step, node) => data.pieces[step.piece[node]].includes(text) || data.whole[step.piece[node]].includes(text);
+    const find = (step) => range(step.parent.length).findIndex((node) => node && has(step, node));
+    const next = this.request.steps.findIndex((step, i) => i > this.at && find(step) > 0);
+    if (next >= 0) this.show(next, find(this.request.steps[next]));
+    this.find("[type=search]").setCustomValidity(next < 0 ? "no later step has this token" : "");
+    this.find("[type=search]").reportValidity();
   }
 
   run(what) {
@@ -260,6 +294,11 @@ compare.addEventListener("click", () => {
   compare.setAttribute("aria-pressed", String(panes.length > 1));
 });
 
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.target.closest("input, select")) return;
+  event.preventDefault();
+  (panes.find((one) => one.root.contains(event.target)) ?? panes[0]).find("[type=search]").focus();
+});
 const KEYS = { ArrowLeft: "back", ArrowRight: "next", Home: "first", End: "last", " ": "play", n: "rejection" };
 document.addEventListener("keydown", (event) => {
   const inControl = event.target.closest("button, select, input, summary");

@@ -15,7 +15,7 @@ from toolkit.show import picture
 from toolkit.show.labels import SIGNS, show_piece
 from toolkit.show.layout import place_nodes
 from toolkit.show.recording import RecordedRequest, RecordedStep
-from toolkit.show.totals import total
+from toolkit.show.totals import find_likeliest_path, total
 
 MOST_NODES = 50_000  # of a page that still opens quickly
 FATES = list(SIGNS)
@@ -94,6 +94,7 @@ def _step(step: RecordedStep, pieces: dict[str, int]) -> dict[str, Any]:
         "top_p": [_short(node.top_logprobs) for node in nodes],
         "coin": _short(node.coin for node in nodes),
         "drawn": [node.node for node in nodes if node.proposal == "sampled"],
+        "likeliest": [node.node for node in find_likeliest_path(nodes)],
         "committed": [node.node for node in step.committed],
         "length": step.row.get("length"),
         "ms": {name: round(value, 3) for name, value in step.times.items()},

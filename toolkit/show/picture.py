@@ -34,7 +34,7 @@ def draw_svg(request: RecordedRequest, step: RecordedStep) -> str:
         f'viewBox="0 0 {width} {height}" role="img" aria-label="{escape(caption)}">',
         f"<style>{style}</style>",
         f'<text class="caption" x="{MARGIN}" y="14">{escape(caption)}</text>',
-        f'<text class="caption" x="{MARGIN}" y="28">{escape(_legend())}</text>',
+        f'<text class="caption" x="{MARGIN}" y="28">{escape(draw_legend())}</text>',
         *(_edge(node, rows, nodes, chances) for node in nodes[1:]),
         *(part for node in nodes for part in _node(node, rows[node.node])),
         "</svg>",
@@ -42,8 +42,11 @@ def draw_svg(request: RecordedRequest, step: RecordedStep) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _legend() -> str:
-    return "   ".join(f"{sign.glyph} {fate}" for fate, sign in SIGNS.items())
+def draw_legend() -> str:
+    """What the signs mean, in a line."""
+    return "   ".join(
+        [*(f"{sign.glyph} {fate}" for fate, sign in SIGNS.items()), "~ drawn by chance"]
+    )
 
 
 def _at(node: Node, row: float) -> tuple[int, float]:
@@ -64,7 +67,8 @@ def _edge(node: Node, rows: list[float], nodes: list[Node], chances: dict[int, f
 
 def _node(node: Node, row: float) -> Iterator[str]:
     x, y = _at(node, row)
-    piece, sign = show_piece(node.piece, CELLS), SIGNS[node.fate]
+    piece, glyph = show_piece(node.piece, CELLS), SIGNS[node.fate].glyph
+    glyph += "~" * (node.proposal == "sampled")
     yield f'<g class="{node.fate}" transform="translate({x} {y:.1f})">'
     yield f"<title>{escape(describe_node(node))}</title>"
     if node.fate == "bonus":
@@ -74,7 +78,7 @@ def _node(node: Node, row: float) -> Iterator[str]:
         )
     else:
         yield f'<rect class="body" width="{WIDTH}" height="{HEIGHT}" rx="9"/>'
-    yield f'<text x="10" y="16"><tspan class="glyph">{sign.glyph}</tspan> {escape(piece)}</text>'
+    yield f'<text x="10" y="16"><tspan class="glyph">{glyph}</tspan> {escape(piece)}</text>'
     for name, logprob, place in (
         ("draft", node.draft_logprob, 23),
         ("target", node.target_logprob, 30),

@@ -24,13 +24,13 @@ def show(*arguments):
 def test_files_are_written_and_the_same_again(results, tmp_path):
     texts = []
     for turn in "ab":
-        files = [tmp_path / f"{turn}.{kind}" for kind in ("html", "svg", "dot")]
+        files = [tmp_path / f"{turn}.{kind}" for kind in ("html", "svg", "png", "dot")]
         options = [word for file in files for word in (f"--{file.suffix[1:]}", file)]
         done = show(results, "--step", "1", *options)
         assert done.exit_code == 0, done.output
         texts.append([file.read_bytes() for file in files])
     assert texts[0] == texts[1]
-    assert [text[:5] for text in texts[0]] == [b"<!doc", b"<svg ", b"digra"]
+    assert [text[:5] for text in texts[0]] == [b"<!doc", b"<svg ", b"\x89PNG\r", b"digra"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,10 @@
 import re
 from xml.etree import ElementTree as ET
 
+import pytest
+
+from toolkit.show import picture
+from toolkit.show.bitmap import draw_png
 from toolkit.show.labels import show_piece
 from toolkit.show.picture import draw_dot, draw_svg
 
@@ -34,3 +38,15 @@ def test_pieces_show_what_is_not_seen():
     assert show_piece("\u202eab\x1b[2J") == "⟨u+202e⟩ab⟨u+001b⟩[2J"
     assert show_piece("日本語の長い", 7) == "日本語…"
     assert show_piece("abc", 3) == "abc"
+
+
+def test_a_png_is_the_same_again(recording):
+    """A dollar sign starts no formula, and nothing is cut off."""
+    pytest.importorskip("matplotlib")
+    step = recording[0].steps[1]
+    first, second = draw_png(recording[0], step), draw_png(recording[0], step)
+    assert first == second
+    assert first[:8] == b"\x89PNG\r\n\x1a\n"
+    columns = max(node.depth for node in step.nodes)
+    width = 2 * (2 * picture.MARGIN + picture.COLUMN * columns + picture.WIDTH)
+    assert int.from_bytes(first[16:20]) == width
