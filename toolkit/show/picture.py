@@ -16,7 +16,7 @@ from toolkit.show.totals import path_probabilities
 COLUMN, ROW = 156, 50  # distances between nodes, in pixels
 WIDTH, HEIGHT = 122, 40  # of a node
 MARGIN, TOP = 14, 40
-CELLS = 10  # of a piece
+CELLS = 9  # of a piece
 BAR = 96  # pixels of probability 1
 MOST_ENTROPY = log(64)  # nats at which the ring is closed
 
