@@ -277,5 +277,5 @@ def report(folder: Path, other: Path | None, out: Path | None) -> None:
     require_extra("toolkit report", "plots", "jinja2", "matplotlib")
     from .report import write
 
-    page = write(Results.read(folder), out or folder / "report")
+    page = write(Results.read(folder), out or folder / "report", folder)
     click.echo(f"wrote {page} and {len(list(page.parent.glob('*.png')))} figures beside it")

@@ -47,13 +47,17 @@ class PageFigure:
     images: dict[str, str]
 
 
-def write(results: Results, folder: Path) -> Path:
-    """Write page and figures to a folder and return the page's path. Raises `ToolkitError`."""
+def write(results: Results, folder: Path, measured: Path | None = None) -> Path:
+    """Write page and figures to a folder and return the page's path. Raises `ToolkitError`.
+
+    `measured`: the folder of the results. Where it has node rows, a page of trees is written, too.
+    """
     if not results.tested:
         raise ToolkitError("there is nothing to report yet: no measured request is in the results")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text = render(results, list(_draw(results, folder)))
+        trees = _write_trees(measured, folder / "trees.html") if measured else 0
+        text = render(results, list(_draw(results, folder)), trees)
         (folder / "index.html").write_text(text, encoding="utf-8")
     except OSError as error:
         raise ToolkitError(
@@ -62,13 +66,27 @@ def write(results: Results, folder: Path) -> Path:
     return folder / "index.html"
 
 
-def render(results: Results, figures: list[PageFigure]) -> str:
-    """The page as HTML."""
+def _write_trees(measured: Path, page: Path) -> int:
+    """Write the page of recorded trees; the number of requests on it, 0 without node rows."""
+    if not any(measured.glob("nodes/*.parquet")):
+        return 0
+    from toolkit.show.page import choose_first, draw_page
+    from toolkit.show.recording import read_recording
+
+    requests = choose_first(read_recording(measured))
+    page.write_text(draw_page(requests), encoding="utf-8")
+    return len(requests)
+
+
+def render(results: Results, figures: list[PageFigure], trees: int = 0) -> str:
+    """The page as HTML; `trees` is the number of requests on the page of trees beside it."""
     from jinja2 import Environment
 
     template = (files(__package__) / "report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(**_collect(results), figures=figures)
+    return environment.from_string(template).render(
+        **_collect(results), figures=figures, trees=trees
+    )
 
 
 def _collect(results: Results) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from toolkit.bench.report import render, write
 from toolkit.bench.results import Results
 from toolkit.bench.store import Store
 
-from toolkit import ToolkitError
+from toolkit import Pipeline, Registry, ToolkitError, run_record
+from toolkit.conformance.models import tiny
+from toolkit.records import Out
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -186,3 +188,17 @@ def test_a_browser_shows_it(page, tmp_path, theme):
     )
     corner = imread(shot)[3, 3, :3].mean()
     assert corner < 0.2 if theme == "dark" else corner > 0.9
+
+
+def test_a_page_of_the_recorded_trees_is_linked(invented, tmp_path, monkeypatch):
+    """Only where nodes were recorded."""
+    monkeypatch.setattr("toolkit.bench.report._draw", lambda results, folder: [])
+    pipeline = Pipeline(tiny("llama", 1), registry=Registry.installed())
+    recorded = tmp_path / "recorded"
+    generation = pipeline.generate([5, 9], max_new_tokens=4, record_nodes=True)
+    Out.at(recorded).write(run_record(pipeline), [generation])
+    for name, linked in (("with", True), ("without", False)):
+        page = write(invented({"ar": 50.0}), tmp_path / name, recorded)
+        assert ('href="trees.html"' in page.read_text(encoding="utf-8")) is linked
+        assert page.with_name("trees.html").exists() is linked
+        shutil.rmtree(recorded / "nodes", ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
+from itertools import accumulate
 from typing import Any
 
 import attrs
@@ -39,6 +40,13 @@ def draw_page(requests: Sequence[RecordedRequest]) -> str:
     return template.from_string(texts.pop("page_html")).render(
         **texts, data=_as_json(requests), signs=SIGNS
     )
+
+
+def choose_first(requests: Sequence[RecordedRequest]) -> list[RecordedRequest]:
+    """The first requests, as many as fit on a page; at least one."""
+    counts = accumulate(sum(len(step.nodes) for step in request.steps) for request in requests)
+    fitting = sum(count <= MOST_NODES for count in counts)
+    return list(requests[: max(1, fitting)])
 
 
 def _as_json(requests: Sequence[RecordedRequest]) -> str:
