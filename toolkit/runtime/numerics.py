@@ -114,7 +114,7 @@ def find_difference(model: LoadedModel, longest: int = PROBED) -> str | None:
             if reason is not None:
                 return reason
     for (_, *ours), (_, *theirs) in zip(trees.cache.committed(), ar.cache.committed(), strict=True):
-        if not all(map(torch.equal, ours, theirs)):
+        if not all(map(_same_bits, ours, theirs)):
             return "keys or values after trees differ from AR's"
     return None
 
@@ -133,9 +133,14 @@ def _compare_tree(
     tokens, parents, rows = _among_others(path, size, trees.vocabulary, rng)
     got, before = trees.forward(tokens, parents)[rows], trees.length
     trees.commit(rows)
-    if torch.equal(got, torch.cat(logits)):
+    if _same_bits(got, torch.cat(logits)):
         return None
     return f"logits of a tree of {size} nodes after {before} tokens differ from AR's"
+
+
+def _same_bits(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Whether two tensors have the same bits: unlike as numbers, 0 and −0 differ, and NaN is NaN."""
+    return torch.equal(ours.contiguous().view(torch.uint8), theirs.contiguous().view(torch.uint8))
 
 
 def _fill(session: ModelSession, count: int, seed: int) -> None:

@@ -60,6 +60,16 @@ def test_bits_that_change_in_long_contexts_alone_are_found_out(monkeypatch):
     assert re.search("nodes after 19[2-9] tokens differ", numerics.find_difference(model, 256))
 
 
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [(lambda it: it.nextafter(torch.ones(())), False), (torch.neg, False), (torch.clone, True)],
+)
+def test_bits_are_compared_and_not_numbers(change, same):
+    """One unit in the last place, or the sign of a zero, is a difference."""
+    values = torch.tensor([0.0, float("nan")])
+    assert numerics._same_bits(values, change(values)) == same
+
+
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 def test_stock_attention_is_found_out(dtype):
     """The control: the same linears under the stock attention do not give AR's bits."""
