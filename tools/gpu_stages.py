@@ -56,12 +56,17 @@ def microseconds(run: Callable[[], object], device: str, repeats: int = 20) -> f
 
 
 def copy_bandwidth(device: str) -> float:
-    """Bytes read and written a second by a copy."""
+    """Bytes read and written a second by the faster of a copy and a kernel that copies."""
     import torch
 
-    source = torch.empty(1 << (24 if device == "cpu" else 30), dtype=torch.uint8, device=device)
+    size = 1 << (22 if device == "cpu" else 29)
+    source = torch.zeros(size, device=device)
     target = torch.empty_like(source)
-    return 2e6 * source.numel() / microseconds(lambda: target.copy_(source), device, 3)
+    if device != "cpu":
+        for _ in range(3):  # the first ones map memory
+            target.copy_(source)
+    ways = (lambda: target.copy_(source), lambda: torch.add(source, 0.0, out=target))
+    return 2e6 * source.nbytes / min(microseconds(way, device, 3) for way in ways)
 
 
 def run_machine(results: Results) -> None:
@@ -192,7 +197,8 @@ def run_speed(results: Results) -> None:
     pool, prompts = make_pair(results)
     target, drafter = pool.modules["pythia-2.8b-alike"], pool.modules["pythia-70m-alike"]
     for name, module in pool.modules.items():
-        results.add(name, "parameters", module.num_parameters() / 1e6, "M")
+        why = pool.load(name).executor.why
+        results.add(name, "parameters", module.num_parameters() / 1e6, "M", why)
     limit = copy_bandwidth(results.device) / read_bytes(target)
     results.add("bandwidth limit", "speed", limit, "tokens/s", "weights once a token, by a copy")
     arms: dict[str, Any] = {}
@@ -320,7 +326,10 @@ def run_profile(results: Results) -> None:
                 else averages.table(sort_by="self_cpu_time_total", row_limit=40)
             )
             launches = sum(a.count for a in averages if "Launch" in a.key)
-            busy = sum(getattr(a, "self_device_time_total", 0.0) for a in averages) / 1e3
+            kernels = [a for a in averages if a.device_type.name == "CUDA"]
+            busy = sum(kernel.self_device_time_total for kernel in kernels) / 1e3
+            count = sum(kernel.count for kernel in kernels)
+            results.add(name, "kernels", count / steps, "a step", f"{steps} steps, and a prompt")
             results.add(name, "launches", launches / steps, "a step", "graphs count once")
             results.add(name, "GPU busy", busy / steps, "ms a step", f"{steps} steps, and a prompt")
 
