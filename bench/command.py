@@ -53,11 +53,13 @@ def counts(*names: str, **settings: Any) -> Any:
     help="Name, or FILE:COLUMN; repeatable (stories).",
 )
 @count("--prompts", help="Prompts per data set (10).")
-@options.prompt_tokens(type=Counts(), metavar="N,…", help="Cut prompts to so many tokens (256).")
+@options.prompt_tokens(
+    type=Counts(), metavar="N,…", help="Most tokens of a prompt; longer ones are cut (256)."
+)
 @options.max_new_tokens(type=Counts(), metavar="N,…", help="T, tokens to decode (128).")
 @count("--rounds", help="Times that each prompt is decoded (2).")
 @count("--warmup", help="Prompts that every arm decodes first, unmeasured (2).")
-@count("--seed", least=0, help="Of the choice of prompts (0).")
+@count("--seed", least=0, help="Seed of the choice of prompts (0).")
 @click.option("--ignore-eos", is_flag=True, default=None, help="Decode past stop tokens.")
 @options.record()
 @click.option("--tune", metavar="ARM", help="Choose this arm's options on held-out prompts.")

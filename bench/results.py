@@ -153,7 +153,8 @@ class Results:
 
     @property
     def is_unsteady(self) -> bool:
-        """Whether the machine's speed changed, or may have: no arm is called faster or slower then."""
+        """Whether the speed of the machine changed, or may have changed: then no arm is called faster
+        or slower."""
         drift = self.drift
         if drift is None or drift.low is None or drift.high is None:
             return False

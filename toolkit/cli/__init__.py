@@ -97,7 +97,7 @@ def _points() -> dict[str, EntryPoint]:
 
 
 def _let_threads_sleep() -> None:
-    """Set `WAITING`, unless the user has said how threads wait."""
+    """Set `WAITING`, unless the user has set how threads wait."""
     if "OMP_WAIT_POLICY" not in os.environ:
         for name, value in WAITING.items():
             os.environ.setdefault(name, value)
@@ -140,7 +140,7 @@ def _interrupt(*_: object) -> None:
 
 
 def catch_next_interrupt() -> None:
-    """Let the next Ctrl-C raise KeyboardInterrupt, too, after one that was dealt with."""
+    """Let the next Ctrl-C raise KeyboardInterrupt again, after one that was handled."""
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, _interrupt)
 

@@ -39,7 +39,7 @@ def chat(
     """Talk with a model: type a line, read the answer, go on.
 
     The model gets the whole conversation in its chat template, and keeps what it has read. Ctrl-C ends
-    an answer, Ctrl-D the conversation. Piped lines are turns, too.
+    an answer, Ctrl-D the conversation. Each piped line is a turn.
     """
     from toolkit import Chat
 

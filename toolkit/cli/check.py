@@ -23,7 +23,7 @@ STATUS = {"pass": 0, "fail": 1, "inconclusive": 3}
 
 @click.command()
 @click.argument("spec")
-@options.kind(help="Kind of the strategy, where strategies of two kinds have the name.")
+@options.kind(help="Kind of the strategy; needed where strategies of two kinds have the name.")
 @click.option(
     "--never",
     multiple=True,

@@ -183,7 +183,7 @@ seed = _option(
     type=Whole(min=0),
     metavar="N",
     default=0,
-    help="Of the draws: the same text again.",
+    help="Seed of the draws; the same seed gives the same text.",
 )
 kind = _option("--kind", type=click.Choice(["drafter", "shaper", "verifier", "kv"]))
 device = _option(
@@ -204,7 +204,7 @@ executor = _option(
     default="auto",
     help="How a forward runs; auto: functional where the family is described.",
 )
-max_new_tokens = _option("--max-new-tokens", help="Tokens to decode at most.")
+max_new_tokens = _option("--max-new-tokens", help="Most tokens to decode.")
 prompt_tokens = _option("--prompt-tokens", help="Tokens of a prompt.")
 as_json = _option("--json", "as_json", is_flag=True, help="JSON on stdout, and nothing else.")
 json_file = _option("--json", "json_file", type=FILE, metavar="FILE", help="Write JSON to FILE.")
@@ -227,7 +227,8 @@ plugin = _option(
 
 
 def _group(*members: Callable[..., Any]) -> Callable[..., Any]:
-    """Several options as one, shown in this order in help; each takes the same changes."""
+    """Combine options into one decorator; help shows them in this order, and each takes the same
+    changes."""
 
     def make(**changes: Any) -> Callable[[Any], Any]:
         def decorate(command: Any) -> Any:

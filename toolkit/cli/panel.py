@@ -25,7 +25,7 @@ Row = tuple[str, str | Text]
 def show(
     generations: list[Generation], pipeline: Pipeline, sent: str | None, explaining: bool
 ) -> None:
-    """Print the figures of one request or of several together, the specs, and what AR said.
+    """Print the figures of one request or of several together, the specs, and the comparison with AR.
 
     `sent`: how prompts were sent to the model, where there is a choice. `explaining`: with what was
     accepted at which position, and what drafting costs.
@@ -78,7 +78,7 @@ def _sums(generations: list[Generation], sent: str | None) -> list[Row]:
 
 
 def _stats(generations: list[Generation]) -> list[Row]:
-    """What was accepted at which position, and what drafting costs."""
+    """Acceptance by position, and the cost of drafting."""
     steps = [step for generation in generations for step in generation.steps]
     found, cost = Acceptance.of(steps), StepCost.of(steps)
     if cost is None:
@@ -175,7 +175,7 @@ def _translations(pipeline: Pipeline) -> list[str]:
 
 
 def _comparison(generation: Generation, pipeline: Pipeline) -> Text | None:
-    """What AR said; None where nothing was compared."""
+    """The comparison with AR; None where nothing was compared."""
     found = generation.verification
     return _verdict(generation, found, pipeline) if found else None
 

@@ -57,7 +57,7 @@ class Formatting:
 
     @property
     def opening(self) -> list[dict[str, str]]:
-        """The messages before the first of the user's."""
+        """The messages before the user's first one."""
         return [] if self.system is None else [{"role": "system", "content": self.system}]
 
     def uses_template(self, pipeline: Pipeline) -> bool:

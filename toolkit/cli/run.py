@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 @options.stop()
 @options.models()
 @click.option(
-    "--verify", "verifying", is_flag=True, help="Run AR, too, and compare token by token."
+    "--verify", "verifying", is_flag=True, help="Also run AR, and compare token by token."
 )
 @click.option(
     "--stats",
@@ -69,12 +69,12 @@ if TYPE_CHECKING:
 @click.option(
     "--explain", is_flag=True, help="Say which strategies are chosen and why, and decode nothing."
 )
-@options.as_json(help="One JSON object a request on stdout, text on stderr.")
+@options.as_json(help="One JSON object per request on stdout, text on stderr.")
 @options.out(help="Results as Parquet: one .parquet file, or a new folder with every table.")
 @options.record(
     multiple=False,
     type=click.Choice(["nodes"]),
-    help="Write every node, too, with its probability under drafter and target, to the --out folder.",
+    help="Also write every node, with its probability under drafter and target, to the --out folder.",
 )
 @options.plugin()
 def run(

@@ -175,7 +175,7 @@ def cases(registry: Registry, names: dict[str, str]) -> st.SearchStrategy[Case]:
 
 
 def at_its_temperature(case: Case) -> Case:
-    """The case, with greedy decoding if its verifier is for that alone."""
+    """The case, with greedy decoding if its verifier is for temperature 0 only."""
     greedy = case.verifier.cls.exactness == "greedy"
     return attrs.evolve(case, sampling=Sampling()) if greedy else case
 

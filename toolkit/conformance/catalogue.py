@@ -20,9 +20,7 @@ from toolkit.interfaces import TOKEN_IDENTICAL
 from toolkit.sampling import Sampler, Sampling
 from toolkit.tree import TokenTree
 
-FAMILIES = st.sampled_from(
-    ["llama", "gpt2", "gemma3"]
-)  # grouped queries, no rotary, sliding layers
+FAMILIES = st.sampled_from(["llama", "gpt2", "gemma3"])  # grouped queries; no rotary; sliding layers
 
 
 def _token_identical(subject: UnderTest) -> bool:

@@ -34,7 +34,7 @@ class Chance:
     """The random numbers of one run: the first ones as in `script`, then the first possible outcome.
 
     `key` names a random number that is asked for more than once: a uniform u, which gives the outcome i
-    with F(i − 1) ≤ u < F(i). Once an outcome is known, u is known to lie between.
+    with F(i − 1) ≤ u < F(i). Each outcome narrows the interval in which u lies.
     """
 
     script: Sequence[int] = ()
@@ -57,7 +57,7 @@ class Chance:
 
     @property
     def probability(self) -> float:
-        """Of all outcomes of this run together."""
+        """The probability of this run: the product over its outcomes."""
         return prod(shares[outcome] for outcome, shares in self.taken)
 
 
@@ -104,7 +104,7 @@ class ChanceSampler(Sampler):
 
 
 def language(seed: int, vocabulary: int) -> Language:
-    """A target: for each text other logits, some of them far apart."""
+    """A target whose logits differ from text to text, some of them far apart."""
 
     def logits(text: Text) -> Tensor:
         rng = torch.Generator().manual_seed(hash((seed, *text)) % 2**31)

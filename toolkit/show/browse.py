@@ -72,7 +72,7 @@ class StepTree(TreeWidget[Node]):
 
 
 class Browser(App[None]):
-    """Where one is in recorded requests."""
+    """Steps through recorded requests by keys and mouse."""
 
     CSS = """
     StepTree { height: 1fr; padding: 0; scrollbar-size-vertical: 1; overflow-x: hidden; }
@@ -224,7 +224,7 @@ def is_whole(step: RecordedStep) -> bool:
 
 
 def describe_node(node: Node) -> Text:
-    """A node in words: its token, its fate, and what the target thought would follow."""
+    """A node in words: its token, its fate, and the target's likeliest next token."""
     sign = SIGNS[node.fate]
     text = Text.assemble(
         (f"{sign.glyph} {show_piece(node.piece)}", sign.style), f"  id {node.token}\n"

@@ -40,7 +40,7 @@ def show_piece(piece: str, cells: int | None = None) -> str:
 
 
 def _show_character(character: str) -> str:
-    """A character; one that is not seen, or that moves others, as its code point."""
+    """A character; an invisible or control character as its code point."""
     if character in WHITESPACE:
         return WHITESPACE[character]
     if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):

@@ -1,4 +1,4 @@
-"""What a notebook shows of a generation: its text by who wrote it, and its trees if recorded."""
+"""What a notebook shows of a generation: its text, marked by origin, and its trees if recorded."""
 
 from __future__ import annotations
 

@@ -94,7 +94,8 @@ class Pass:
         return self._masks[key]
 
     def visible(self, layer: TreeLayer, window: int | None) -> native.Visible:
-        """What `mask` says, for kernels: a number of rows that all see, and a mask of the others."""
+        """`mask` as the kernels take it: a number of rows that every query sees, and a mask of the
+        others."""
         key = id(layer.table), window
         if key not in self._visible:
             hides = layer.table.hides(self.deepest) or self.eviction.hides(self.deepest)

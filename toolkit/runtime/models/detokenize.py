@@ -12,7 +12,7 @@ UNFINISHED = "\ufffd"  # stands for a character of which bytes are missing
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # a token of one byte; SentencePiece's byte fallback
 UNCLEAN = re.compile(r"[ 'n]*[vr]?$")  # where a later token may complete " n't", " 've" or " ' "
 IDS = 32  # in the window that is decoded, at most, if half of them have enough text
-CONTEXT = 16  # characters of said text in the window: more than a space or a clean-up depends on
+CONTEXT = 16  # characters of emitted text in the window: more than a space or a clean-up depends on
 
 
 @define
@@ -34,7 +34,7 @@ class Detokenizer:
     held: str = field(default="", init=False)
     """The text of the last ids that a later token may still change."""
     _window: list[int] = field(init=False)  # the last ids, those of the prompt first
-    _said: int | None = field(default=None, init=False)  # characters of the window's text
+    _emitted: int | None = field(default=None, init=False)  # characters of the window's text
     _prompt_text: str = field(init=False)  # of the window, at first
     _cleans: bool = field(init=False)
     _skipped: frozenset[int] = field(init=False)  # special tokens
@@ -55,22 +55,22 @@ class Detokenizer:
     def rest(self) -> str:
         """The rest of the text, with an unfinished character as U+FFFD."""
         text = self._decode(self._window)
-        return self._say(text, len(text))
+        return self._emit(text, len(text))
 
     def _add(self, token: int) -> str:
         self._window.append(token)
         text = self._decode(self._window)
-        return self._say(text, self._final(text))
+        return self._emit(text, self._final(text))
 
-    def _say(self, text: str, final: int) -> str:
-        """The characters of the window's text that were not said, up to `final`."""
-        start = self._said
+    def _emit(self, text: str, final: int) -> str:
+        """The characters of the window's text that were not emitted yet, up to `final`."""
+        start = self._emitted
         if start is None:  # the first new id may have changed the end of the prompt
             start = _shared(self._prompt_text, text)
         self.held = text[max(start, final) :].removesuffix(UNFINISHED)
         if final <= start:
             return ""
-        self._said = final
+        self._emitted = final
         if len(self._window) % IDS == 0:
             self._shorten(text)
         return text[start:final]
@@ -88,12 +88,12 @@ class Detokenizer:
         return clean.start() if clean else len(text)
 
     def _shorten(self, text: str) -> None:
-        """Drop ids from the window's start where that changes nothing of what was not said."""
-        ids, rest = self._window[-IDS // 2 :], text[self._said :]
+        """Drop ids from the window's start where that does not change the text still to be emitted."""
+        ids, rest = self._window[-IDS // 2 :], text[self._emitted :]
         short = self._decode(ids)
         said = len(short) - len(rest)
         if said >= CONTEXT and short.endswith(rest) and not self._splits(self._window, -IDS // 2):
-            self._window, self._said = ids, said
+            self._window, self._emitted = ids, said
 
     def _short(self, ids: list[int]) -> bool:
         return len(self._decode(ids)) < CONTEXT
