@@ -36,7 +36,7 @@ def growmap() -> None:
 @options.models()
 @options.plugin()
 @options.max_new_tokens(type=options.Whole(min=2), default=128)
-@click.option("--prompt-file", type=FILE, help="Prompts, as in `toolkit run`.")
+@options.prompt_file()
 @click.option("--width", type=options.Whole(min=1), default=16, help="Draws that are tried.")
 @options.out(required=True, help="The acceptance vector, as a .json file.")
 def measure(

@@ -204,6 +204,12 @@ executor = _option(
     default="auto",
     help="How a forward runs; auto: functional where the family is described.",
 )
+prompt_file = _option(
+    "--prompt-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Read the prompt from a file; one final line break is dropped. A .jsonl file has a prompt in "
+    "each line, each a request of its own.",
+)
 max_new_tokens = _option("--max-new-tokens", help="Most tokens to decode.")
 prompt_tokens = _option("--prompt-tokens", help="Tokens of a prompt.")
 as_json = _option("--json", "as_json", is_flag=True, help="JSON on stdout, and nothing else.")

@@ -32,12 +32,7 @@ if TYPE_CHECKING:
 @options.seed()
 @options.limits()
 @options.max_new_tokens(type=options.Whole(min=1), default=128)
-@click.option(
-    "--prompt-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Read the prompt from a file; one final line break is dropped. A .jsonl file has a prompt in "
-    "each line, each a request of its own.",
-)
+@options.prompt_file()
 @click.option(
     "--field",
     metavar="NAME",
