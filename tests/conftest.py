@@ -133,6 +133,9 @@ class HashRuntime:
         self.sessions.append(HashSession(self.model, self.positions))
         return self.sessions[-1]
 
+    def target_session(self) -> HashSession:
+        return HashSession(self.model, self.positions)
+
 
 @attrs.define(eq=False)
 class Oracle:

@@ -189,7 +189,8 @@ class TimedDrafter:
     def start(self, prompt: list[int], runtime: Runtime) -> None:
         began = perf_counter()
         self.drafter.start(list(prompt), runtime)  # a copy: a plugin may change it
-        self.start_ms = 1e3 * (perf_counter() - began)
+        if self.drafter.counts_start:
+            self.start_ms = 1e3 * (perf_counter() - began)
 
     def tree(self, shaper: TreeShaper, root: int, depth: int) -> TokenTree:
         """Grow one step's tree, at most `depth` deep. Raises `StrategyError` when it is not a tree on

@@ -150,6 +150,9 @@ class Runtime(Protocol):
         For models that an option names with `translates=True`; others have the target's tokens.
         """
 
+    def target_session(self) -> Session:
+        """A fresh session of the target itself, under its own KV policy."""
+
     def shared_session(self, kv: Choice[KVPolicy]) -> Session:
         """A session of the target itself under another KV policy: shared weights, shared K/V.
 
@@ -169,6 +172,9 @@ class Drafter(Strategy):
     proposals: ClassVar[frozenset[Proposal]] = frozenset({"fixed"})
     """How it can choose candidates: `fixed`, deterministically (top-k, look-up); `sampled`, drawn
     without replacement; `iid`, drawn with replacement. `Runtime.candidates` does all three."""
+
+    counts_start: ClassVar[bool] = True
+    """Whether the time of `start` belongs to the first step; False only for measuring instruments."""
 
     @abstractmethod
     def start(self, prompt: list[int], runtime: Runtime) -> None:

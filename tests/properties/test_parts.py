@@ -63,7 +63,8 @@ class Following:
 
 
 def started(name, prompt):
-    choice = REGISTRY.resolve("drafter", f"{name}:noisy" if name == "model" else name)
+    options = {"model": ":noisy", "synthetic": ":tokens=12"}.get(name, "")
+    choice = REGISTRY.resolve("drafter", name + options)
     pool = Pool(modules={"it": tiny("llama", 0), "noisy": noisy("llama", 0)})
     target = session("llama")
     target.prefill(prompt)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from attrs import define, field
+from typing import Any, cast
+
+from attrs import define, evolve, field
 from torch import Tensor
 
 from toolkit.choice import Choice
@@ -56,6 +58,9 @@ class DraftRuntime:
 
     def translation(self, model: str) -> Translation | None:
         return self.pool.translation(self.target.model.name, model)
+
+    def target_session(self) -> ModelSession:
+        return ModelSession(self.target.model, evolve(cast("Any", self.target.policy)))
 
     def shared_session(self, kv: Choice[KVPolicy]) -> SharedSession:
         require_shareable(kv)
