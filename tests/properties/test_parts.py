@@ -63,7 +63,7 @@ class Following:
 
 
 def started(name, prompt):
-    options = {"model": ":noisy", "synthetic": ":tokens=12"}.get(name, "")
+    options = {"model": ":noisy", "synthetic": ":tokens=1"}.get(name, "")
     choice = REGISTRY.resolve("drafter", name + options)
     pool = Pool(modules={"it": tiny("llama", 0), "noisy": noisy("llama", 0)})
     target = session("llama")
