@@ -213,28 +213,11 @@ def _masked(
     return out.transpose(1, 2).contiguous()
 
 
-def attend_in_groups(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    visible: Tensor,
-    bias: Tensor,
-    config: AttentionConfig,
+def masked_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, config: AttentionConfig
 ) -> Tensor:
-    """Attention [M, H·D] of query [M, H, D] on K/V [1, H_kv, K, D] under a mask [M, K], which is given
-    as bool and as what is added to scores.
-
-    The queries of a group are rows of one matrix, because PyTorch's fast kernels for CUDA take no mask
-    with fewer KV heads than query heads.
-    """
-    rows, heads, width = query.shape
-    if config.softcap is not None or config.s_aux is not None:
-        return _masked(query.transpose(0, 1)[None], key, value, visible, config)[0].flatten(1)
-    groups = heads // key.shape[1]
-    packed = query.transpose(0, 1).reshape(1, -1, groups * rows, width)
-    mask = bias if groups == 1 else bias.repeat(groups, 1)
-    out = F.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=config.scaling)
-    return out.view(heads, rows, width).transpose(0, 1).reshape(rows, -1)
+    """Attention [M, H·D] of query [M, H, D] on K/V [H_kv, K, D] under a mask [M, K]."""
+    return _masked(query.transpose(0, 1)[None], key[None], value[None], mask, config)[0].flatten(1)
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, config: AttentionConfig) -> Tensor:

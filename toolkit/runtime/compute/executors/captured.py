@@ -1,7 +1,7 @@
 """A described decoder captured as graphs: one launch for a whole pass, whatever its context length.
 
-There is a graph for each bucket of rows and each bucket of keys. A pass's numbers go to the graph's
-inputs in one copy. Padding rows repeat the last row, and their K/V go to the slab's last row.
+There is a graph for each bucket of rows. A pass's numbers go to the graph's inputs in one copy. Padding
+rows repeat the last row, and their K/V go to the slab's last row.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ import torch
 from attrs import define, frozen
 from torch import Tensor
 
-from toolkit.runtime.compute.attention import Pass, attend_in_groups
+from toolkit.runtime.compute.attention import Pass, masked_attention
 from toolkit.runtime.compute.executors.graphs import Recorder, recorder_for
 from toolkit.runtime.compute.layers.decoder import Decoder
+from toolkit.runtime.kernels.triton.attention import tree_attention
+from toolkit.runtime.kernels.triton.jit import power_of_two
+from toolkit.runtime.kernels.triton.rotary import rotate_and_store
 from toolkit.runtime.kv.attention_config import AttentionConfig
 from toolkit.runtime.kv.slab import Slab, Slabs
 
 ROWS = (1, 2, 4, 8, 16, 32, 64)  # buckets of rows
-KEYS = 256  # the smallest bucket of keys; each is twice the one before
 DEEPEST = 64  # scratch rows on a path
 
 
@@ -30,17 +32,18 @@ DEEPEST = 64  # scratch rows on a path
 class GraphInputs:
     """What a graph of M rows reads: one int32 tensor that stays where it is, in parts.
 
-    The number of committed rows C; for each row its token, position and row of the slab; and its path,
-    `DEEPEST` rows of the slab in order of position, of which the last is repeated.
+    The number of committed rows C; for each row its token, position, row of the slab, and depth below
+    the prefix; and its path, `DEEPEST` rows of the slab in order of position, of which the last is
+    repeated.
     """
 
-    packed: Tensor  # int32 [1 + M · (3 + DEEPEST)]
+    packed: Tensor  # int32 [1 + M · (4 + DEEPEST)]
     rows: int  # M
 
     @classmethod
     def empty(cls, rows: int, device: torch.device) -> GraphInputs:
         """Inputs of zeros."""
-        size = 1 + rows * (3 + DEEPEST)
+        size = 1 + rows * (4 + DEEPEST)
         return cls(torch.zeros(size, dtype=torch.int32, device=device), rows)
 
     def fill(self, now: Pass, first: int, padding_row: int) -> None:
@@ -53,7 +56,9 @@ class GraphInputs:
         for part in (host.tokens.tolist(), host.query_pos.tolist()):
             packed.extend(part + part[-1:] * padding)
         packed.extend([*numbers[scratch - own :], *[padding_row] * padding])
-        for path in paths + paths[-1:] * padding:
+        paths += paths[-1:] * padding
+        packed.extend([len(path) - 1 for path in paths])
+        for path in paths:
             packed.extend(path + path[-1:] * (DEEPEST - len(path)))
         sent = torch.frombuffer(packed, dtype=torch.int32)
         if self.packed.is_cuda:
@@ -66,13 +71,13 @@ class GraphInputs:
         return self.packed[:1]
 
     def column(self, index: int) -> Tensor:
-        """Tokens (0), positions (1) or rows of the slab (2): [M]."""
+        """Tokens (0), positions (1), rows of the slab (2) or depths (3): [M]."""
         return self.packed[1 + index * self.rows : 1 + (index + 1) * self.rows]
 
     @property
     def paths(self) -> Tensor:
         """The rows of the slab on each row's path [M, DEEPEST], itself last."""
-        return self.packed[1 + 3 * self.rows :].view(self.rows, DEEPEST)
+        return self.packed[1 + 4 * self.rows :].view(self.rows, DEEPEST)
 
 
 @frozen(eq=False, slots=False)
@@ -81,36 +86,37 @@ class GraphRows:
 
     slab: Slab
     inputs: GraphInputs
-    keys: int  # rows of the slab that attention reads
-    cos_sin: dict[str, tuple[Tensor, Tensor]]  # [M, 1, r] each, by kind of layer
-
-    @cached_property
-    def slots(self) -> Tensor:
-        """Where each row's K/V go [M]."""
-        return self.inputs.column(2).long()
+    tables: dict[str, tuple[Tensor, Tensor]]  # cos and sin [T, r], by kind of layer
 
     @cached_property
     def visible(self) -> Tensor:
-        """Which rows of the slab each row sees: bool [M, keys]."""
-        rows = torch.arange(self.keys, dtype=torch.int32, device=self.slots.device)
+        """Which rows of the slab each row sees: bool [M, rows]."""
+        rows = torch.arange(self.slab.buffer.shape[3], device=self.slab.buffer.device)
         prefix = (rows < self.inputs.first).expand(self.inputs.rows, -1)
         return prefix.scatter(1, self.inputs.paths.long(), torch.ones_like(prefix))
 
-    @cached_property
-    def bias(self) -> Tensor:
-        """What is added to attention scores [M, keys]: 0 where a row sees, −inf elsewhere."""
-        bias = self.slab.buffer.new_zeros(self.visible.shape)
-        return bias.masked_fill(~self.visible, -torch.inf)
-
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, config: AttentionConfig
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        config: AttentionConfig,
+        rotary: str | None,
     ) -> Tensor:
-        """Attention of query [M, H, D] on the slab and key, value [M, H_kv, D] → [M, H·D]."""
-        keys, values = self.slab.layer(layer)
-        keys[0].index_copy_(1, self.slots, key.transpose(0, 1))
-        values[0].index_copy_(1, self.slots, value.transpose(0, 1))
-        held = keys[:, :, : self.keys], values[:, :, : self.keys]
-        return attend_in_groups(query, *held, self.visible, self.bias, config)
+        """As `LayerRows.attend`."""
+        inputs, (keys, values) = self.inputs, self.slab.buffer[layer]
+        slots = inputs.column(2)
+        if rotary is None:
+            keys.index_copy_(1, slots.long(), key.transpose(0, 1))
+            values.index_copy_(1, slots.long(), value.transpose(0, 1))
+        else:
+            tables, at = self.tables[rotary], inputs.column(1)
+            query = rotate_and_store(query, key, value, *tables, at, slots, keys, values)
+        if config.softcap is not None or config.s_aux is not None:
+            return masked_attention(query, keys, values, self.visible, config)
+        path = inputs.column(3), inputs.paths
+        return tree_attention(query, keys, values, inputs.first, *path, config.scaling).flatten(1)
 
 
 @frozen(eq=False)
@@ -177,43 +183,37 @@ class Captured:
         end = first + now.cache.scratch
         slab = now.cache.take_slab(end)
         rows = next(size for size in ROWS if size >= len(now.host.tokens))
-        keys = min(max(KEYS, power_of_two(end)), slab.buffer.shape[3])
         furthest = power_of_two(max(now.deepest + 1, slab.room)) - 1
         tables = tuple(table.upto(furthest) for table in self.decoder.rotary.values())
-        graph: Graph | None = slab.graphs.get((rows, keys))
+        graph: Graph | None = slab.graphs.get(rows)
         if graph is None or any(a is not b for a, b in zip(graph.tables, tables, strict=True)):
             inputs = GraphInputs.empty(rows, slab.buffer.device)
             inputs.fill(now, first, slab.room)  # recording runs the pass
-            graph = self._capture(slab, inputs, keys, tables)
+            graph = self._capture(slab, inputs, tables)
             if graph is not None:
-                slab.graphs[rows, keys] = graph
+                slab.graphs[rows] = graph
         else:
             graph.inputs.fill(now, first, slab.room)
         return graph
 
     def _capture(
-        self, slab: Slab, inputs: GraphInputs, keys: int, tables: tuple[object, ...]
+        self, slab: Slab, inputs: GraphInputs, tables: tuple[object, ...]
     ) -> Graph | None:
-        """Capture a pass that reads `keys` rows of the slab; None where that fails."""
+        """Capture a pass over a slab; None where that fails."""
         try:
-            replay, logits = self.recorder.record(lambda: self._run(slab, inputs, keys))
+            replay, logits = self.recorder.record(lambda: self._run(slab, inputs))
         except RuntimeError as error:
             self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             return None
         self.captures += 1
         return Graph(inputs, replay, logits, tables)
 
-    def _run(self, slab: Slab, inputs: GraphInputs, keys: int) -> Tensor:
+    def _run(self, slab: Slab, inputs: GraphInputs) -> Tensor:
         """One pass: logits [M, V]."""
-        decoder, tokens, positions = self.decoder, inputs.column(0), inputs.column(1).long()
-        cos_sin = {kind: table.at(positions, 0) for kind, table in decoder.rotary.items()}
-        rows = GraphRows(slab, inputs, keys, cos_sin)
-        x = decoder.embed(tokens, positions)
+        decoder = self.decoder
+        tables = {kind: table.tables for kind, table in decoder.rotary.items()}
+        rows = GraphRows(slab, inputs, tables)
+        x = decoder.embed(inputs.column(0), inputs.column(1))
         for layer in decoder.layers:
             x = layer(x, rows)
         return decoder.logits(x)
-
-
-def power_of_two(count: int) -> int:
-    """The least power of two that is at least `count`."""
-    return 1 << (count - 1).bit_length()

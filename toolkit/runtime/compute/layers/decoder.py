@@ -29,14 +29,17 @@ TABLE = 1024  # positions whose cos and sin are computed at a time, always the s
 class LayerRows(Protocol):
     """The M rows of one pass, as layers see them."""
 
-    @property
-    def cos_sin(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """[M, 1, r] each, by kind of layer."""
-
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, config: AttentionConfig
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        config: AttentionConfig,
+        rotary: str | None,
     ) -> Tensor:
-        """Attention of query [M, H, D] on the cache and key, value [M, H_kv, D] → [M, H·D]."""
+        """Attention of query [M, H, D] on the cache and key, value [M, H_kv, D] → [M, H·D]. The tables
+        of kind `rotary` rotate query and key."""
 
 
 @frozen(eq=False)
@@ -48,9 +51,18 @@ class PassRows:
     cos_sin: dict[str, tuple[Tensor, Tensor]]  # [M, 1, r] each, by kind of layer
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, config: AttentionConfig
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        config: AttentionConfig,
+        rotary: str | None,
     ) -> Tensor:
-        """Attention of query [M, H, D] on the cache and key, value [M, H_kv, D] → [M, H·D]."""
+        """As `LayerRows.attend`."""
+        if rotary is not None:
+            cos, sin = self.cos_sin[rotary]
+            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         q, k, v = (part[: self.count].transpose(0, 1)[None] for part in (query, key, value))
         keys, values = self.now.cache.update(k, v, layer)
         out = attend(self.now, layer, q, keys, values, config)[0].flatten(1)
@@ -122,10 +134,7 @@ class Attention:
         query, key, value = self._split(self.qkv(x))
         if self.norms is not None:
             query, key = self.norms[0](query), self.norms[1](key)
-        if self.rotary is not None:
-            cos, sin = rows.cos_sin[self.rotary]
-            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        return self.out(rows.attend(self.layer, query, key, value, self.config))
+        return self.out(rows.attend(self.layer, query, key, value, self.config, self.rotary))
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, ...]:
         """Heads [M, H or H_kv, D] of queries, keys and values."""

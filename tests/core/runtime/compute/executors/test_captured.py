@@ -30,7 +30,6 @@ TOKENS = [position % 90 + 1 for position in range(200)]
 def taped(monkeypatch):
     """Passes are captured; slabs and buckets are so small that requests outgrow them."""
     monkeypatch.setattr(slab, "SMALLEST", DEEPEST)
-    monkeypatch.setattr(captured, "KEYS", DEEPEST)
     monkeypatch.setattr(captured, "recorder_for", lambda _: Tape())
 
 
