@@ -213,7 +213,4 @@ class Captured:
         decoder = self.decoder
         tables = {kind: table.tables for kind, table in decoder.rotary.items()}
         rows = GraphRows(slab, inputs, tables)
-        x = decoder.embed(inputs.column(0), inputs.column(1))
-        for layer in decoder.layers:
-            x = layer(x, rows)
-        return decoder.logits(x)
+        return decoder.logits(*decoder.hidden(inputs.column(0), inputs.column(1), rows))

@@ -96,11 +96,10 @@ class FunctionalExecutor:
             positions = torch.cat([positions, positions[-1:].expand(padding)])
         cos_sin = {kind: table.at(positions, now.deepest) for kind, table in decoder.rotary.items()}
         rows = PassRows(now, count, cos_sin)
-        x = decoder.embed(tokens, positions)
-        for layer in decoder.layers:
-            x = layer(x, rows)
+        x, branches = decoder.hidden(tokens, positions, rows)
         first = count - keep if keep else 0
-        return decoder.logits(x[first:])[: count - first]
+        kept = [branch[first:] for branch in branches]
+        return decoder.logits(x[first:], tuple(kept))[: count - first]
 
 
 def reason_not_described(module: nn.Module) -> str | None:

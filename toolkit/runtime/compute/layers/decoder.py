@@ -20,6 +20,8 @@ from toolkit.runtime.compute.attention import Pass, attend
 from toolkit.runtime.compute.linears.batch_invariance import RuledLinear
 from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kernels import native
+from toolkit.runtime.kernels.triton import jit
+from toolkit.runtime.kernels.triton import norms as kernels
 from toolkit.runtime.kv.attention_config import AttentionConfig
 
 Map = Callable[[Tensor], Tensor]
@@ -171,6 +173,10 @@ def gated_mlp(mlp: Any, act: str, linears: Linears) -> MLP:
     return MLP(up, act, linears.fuse(mlp.down_proj), gated=True)
 
 
+Branches = tuple[Tensor, ...]
+"""What layers add to the residual stream [M, E] next: none, one, or attention's and the MLP's."""
+
+
 @frozen(eq=False)
 class Layer:
     """One decoder layer: x + attention(norm(x)), then x + mlp(norm(x)).
@@ -186,13 +192,24 @@ class Layer:
     after_mlp: Norm | None = None
     parallel: bool = False
 
-    def __call__(self, x: Tensor, rows: LayerRows) -> Tensor:
-        """The residual stream [M, E] after this layer."""
-        branch = _norm(self.after_attention, self.attention(self.before_attention(x), rows))
+    def __call__(self, x: Tensor, branches: Branches, rows: LayerRows) -> tuple[Tensor, Branches]:
+        """The residual stream [M, E] and what this layer adds to it. `branches` are what the layer
+        before adds."""
         if self.parallel:
-            return x + branch + _norm(self.after_mlp, self.mlp(self.before_mlp(x)))
-        x = x + branch
-        return x + _norm(self.after_mlp, self.mlp(self.before_mlp(x)))
+            norms = self.before_attention, self.before_mlp
+            x, for_attention, for_mlp = add_and_norm(x, branches, *norms)
+            return x, (self._attend(for_attention, rows), self._feed(for_mlp))
+        x, normed = add_and_norm(x, branches, self.before_attention)
+        x, normed = add_and_norm(x, (self._attend(normed, rows),), self.before_mlp)
+        return x, (self._feed(normed),)
+
+    def _attend(self, x: Tensor, rows: LayerRows) -> Tensor:
+        out = self.attention(x, rows)
+        return out if self.after_attention is None else self.after_attention(out)
+
+    def _feed(self, x: Tensor) -> Tensor:
+        out = self.mlp(x)
+        return out if self.after_mlp is None else self.after_mlp(out)
 
 
 @frozen(eq=False)
@@ -204,14 +221,22 @@ class PostNormLayer:
     after_attention: Norm
     after_mlp: Norm
 
-    def __call__(self, x: Tensor, rows: LayerRows) -> Tensor:
-        """The residual stream [M, E] after this layer."""
-        x = self.after_attention(x + self.attention(x, rows))
-        return self.after_mlp(x + self.mlp(x))
+    def __call__(self, x: Tensor, branches: Branches, rows: LayerRows) -> tuple[Tensor, Branches]:
+        """The residual stream [M, E] after this layer, to which nothing is left to add."""
+        _, x = add_and_norm(x, (*branches, self.attention(x, rows)), self.after_attention)
+        _, x = add_and_norm(x, (self.mlp(x),), self.after_mlp)
+        return x, ()
 
 
-def _norm(norm: Norm | None, x: Tensor) -> Tensor:
-    return x if norm is None else norm(x)
+def add_and_norm(x: Tensor, branches: Branches, *norms: Map) -> tuple[Tensor, ...]:
+    """Add branches to the residual stream [M, E] in their order; returns the sum and its norms."""
+    first = norms[0]
+    if jit.runs(x) and isinstance(first, Norm) and x.dtype is not torch.float64:
+        affines = tuple((norm.weight, norm.bias) for norm in norms if isinstance(norm, Norm))
+        return kernels.add_and_norm(x, branches, affines, first.eps, first.kind == "rms")
+    for branch in branches:
+        x = x + branch
+    return x, *(norm(x) for norm in norms)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -280,7 +305,15 @@ class Decoder:
     softcap: float | None = None  # logits stay within ±softcap
     rotary: dict[str, RotaryTables] = field(factory=dict)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits [M, V] of the last layer's output [M, E]."""
-        logits = self.head(self.norm(x))
+    def hidden(self, tokens: Tensor, positions: Tensor, rows: LayerRows) -> tuple[Tensor, Branches]:
+        """The residual stream [M, E] of `tokens[M]` and what the last layer adds to it."""
+        x = self.embed(tokens, positions)
+        branches: Branches = ()
+        for layer in self.layers:
+            x, branches = layer(x, branches, rows)
+        return x, branches
+
+    def logits(self, x: Tensor, branches: Branches) -> Tensor:
+        """Logits [M, V] of what `hidden` returns."""
+        logits = self.head(add_and_norm(x, branches, self.norm)[1])
         return logits if self.softcap is None else (logits / self.softcap).tanh() * self.softcap

@@ -124,7 +124,9 @@ def test_where_logits_differ_the_module_runs(monkeypatch, owned, dtype):
     """The control: a description whose layers leave out their norms."""
     model = copy.deepcopy(tiny("llama")).to(dtype)
     monkeypatch.setattr(
-        decoder.Layer, "__call__", lambda self, x, rows: self.attention(x, rows) + self.mlp(x)
+        decoder.Layer,
+        "__call__",
+        lambda self, x, _, rows: (self.attention(x, rows), (self.mlp(x),)),
     )
     executor = prepare("it", model, owned=owned).executor
     assert executor.name == "module"
