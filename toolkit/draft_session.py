@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 from toolkit.interfaces import Session
+from toolkit.transfer import send
 from toolkit.tree import TokenTree
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class DraftSession:
         if rows != list(range(end - len(logits), end)):  # not exactly the rows forwarded last
             import torch
 
-            logits = torch.cat(self._logits)[[row - self._rows[0] for row in rows]]
+            wanted_rows = torch.tensor([row - self._rows[0] for row in rows], dtype=torch.long)
+            logits = torch.cat(self._logits).index_select(0, *send(logits.device, wanted_rows))
         return logits if logits.shape[1] == self._vocabulary else logits[:, : self._vocabulary]
 
     @property

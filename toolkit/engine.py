@@ -114,10 +114,11 @@ def decode(
         clock.lap("draft")
         logits = target.forward(tree.tokens, tree.parents)
         logits = process_nodes(processor, committed, tree, logits)
-        judged = verifier.judge(tree, logits, Sampler(sampling, seed, length))
+        sampler = Sampler(sampling, seed, length)
+        judged = verifier.judge(tree, logits, sampler)
         require_path(judged, tree, verifier)
         verdict, tokens, ended = cut_verdict(judged, tree, max_new_tokens - emitted, ends)
-        first, second = logits[verdict.path[-1]].topk(2).values.tolist()
+        margin = sampler.margin(logits, verdict.path[-1])
         clock.lap("verify")
         scores = None
         if record_nodes:
@@ -138,7 +139,7 @@ def decode(
             shape_ms=clock.ms["draft"] - draft.ms,
             verify_ms=clock.ms["verify"],
             commit_ms=clock.ms["commit"],
-            margin=first - second,
+            margin=margin,
         )
         root, emitted = verdict.bonus, emitted + len(tokens)
         committed += tokens

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 
 from toolkit.errors import SpecError
+from toolkit.likeliest import likeliest_and_margins
 
 if TYPE_CHECKING:
     import torch
@@ -117,11 +118,24 @@ class Sampler:
     sampling: Sampling = field(factory=Sampling)
     seed: int = 0
     position: int = 0  # of the root
+    _margins: list[float] = field(init=False, factory=list)  # that `likeliest` found on its way
 
     @cached_property
     def _generator(self) -> torch.Generator:
         """The generator of `accepts` and `draw`, made at their first call."""
         return make_generator(f"step {self.seed} {self.position}")
+
+    def likeliest(self, logits: Tensor) -> list[int]:
+        """The likeliest token after each row of `logits[N, V]`; the lowest id where several are."""
+        tokens, self._margins[:] = likeliest_and_margins(logits)
+        return tokens
+
+    def margin(self, logits: Tensor, row: int) -> float:
+        """The first logit less the second one in a row of `logits[N, V]`, those that were judged."""
+        if self._margins:
+            return self._margins[row]
+        first, second = logits[row].topk(2).values.tolist()
+        return float(first - second)
 
     def law(self, logits: Tensor) -> Tensor:
         """The target's probabilities after `logits[R, V]`: float64 [R, V]."""

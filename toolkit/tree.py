@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 from attrs.validators import instance_of
 
+from toolkit.likeliest import likeliest
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -44,8 +46,7 @@ class Candidates:
     @classmethod
     def top(cls, logits: Tensor, k: int) -> Candidates:
         """The `k` likeliest tokens after each of F frontier nodes, by `logits[F, V]` (K ≤ V)."""
-        logprobs, tokens = logits.float().log_softmax(-1).topk(min(k, logits.shape[1]))
-        return cls(tokens.tolist(), logprobs.tolist())
+        return cls(*likeliest(logits, min(k, logits.shape[1])))
 
     @classmethod
     def draw(cls, scores: Tensor, noise: Tensor, k: int, fixed: int = 0) -> Candidates:

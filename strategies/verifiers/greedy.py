@@ -25,7 +25,7 @@ class Greedy(Verifier):
     assumes = frozenset({"fixed", "sampled", "iid"})
 
     def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
-        choice, paths = logits.max(-1).indices.tolist(), {0: [0]}  # on CPU faster than argmax
+        choice, paths = sampler.likeliest(logits), {0: [0]}
         for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True)):
             if parent in paths and token == choice[parent]:
                 paths[node] = [*paths[parent], node]

@@ -59,4 +59,6 @@ def test_a_right_token_below_a_wrong_one_is_not_accepted(make, plant):
 
 
 def test_it_draws_nothing(make, plant):
-    make("verifier", "greedy").judge(plant([(0, 1, -1.0)]), torch.eye(3)[:2], None)
+    sampler = Sampler()
+    make("verifier", "greedy").judge(plant([(0, 1, -1.0)]), torch.eye(3)[:2], sampler)
+    assert "_generator" not in vars(sampler)  # made at the first draw

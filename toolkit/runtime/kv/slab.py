@@ -28,12 +28,8 @@ class Slab:
 
     buffer: Tensor
     holder: ReferenceType[Holder]
+    room: int  # rows for K/V
     graphs: dict[Any, Any] = field(factory=dict)  # the captured executor's
-
-    @property
-    def room(self) -> int:
-        """Rows for K/V."""
-        return self.buffer.shape[3] - 1
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values [1, H_kv, rows, D] of one layer."""
@@ -66,14 +62,14 @@ class Slabs:
             layers, heads, width = self.shape
             size = layers, 2, heads, room, width
             buffer = torch.zeros(size, dtype=self.dtype, device=self.device)
-            slab = Slab(buffer, ref(holder))
+            slab = Slab(buffer, ref(holder), room - 1)
             self._slabs.append(slab)
         slab.holder = ref(holder)
         return slab
 
     def _free(self, room: int) -> Slab | None:
         """A slab of `room` rows without a holder."""
-        fitting = (slab for slab in self._slabs if slab.buffer.shape[3] == room)
+        fitting = (slab for slab in self._slabs if slab.room == room - 1)
         return next((slab for slab in fitting if not _held(slab)), None)
 
 

@@ -48,18 +48,23 @@ class GraphInputs:
 
     def fill(self, now: Pass, first: int, padding_row: int) -> None:
         """Write the numbers of a pass whose layers all hold `first` committed rows."""
-        host, padding = now.host, self.rows - len(now.host.tokens)
-        scratch, own = len(host.positions), len(host.tokens)
-        numbers = range(first, first + scratch)
-        paths = [list(compress(numbers, row)) for row in host.lineage.tolist()]
-        packed = array("i", [first])
-        for part in (host.tokens.tolist(), host.query_pos.tolist()):
-            packed.extend(part + part[-1:] * padding)
-        packed.extend([*numbers[scratch - own :], *[padding_row] * padding])
+        tokens, positions = now.host.tokens.tolist(), now.host.query_pos.tolist()
+        lineage, padding = now.host.lineage.tolist(), self.rows - len(tokens)
+        end = first + len(lineage[0])
+        columns = [
+            first,
+            *tokens + tokens[-1:] * padding,
+            *positions + positions[-1:] * padding,
+            *range(end - len(tokens), end),
+            *[padding_row] * padding,
+        ]
+        raw = array("i", range(first, end)).tobytes()
+        rows = [raw[at : at + 4] for at in range(0, len(raw), 4)]
+        paths = [list(compress(rows, row)) for row in lineage]
         paths += paths[-1:] * padding
-        packed.extend([len(path) - 1 for path in paths])
-        for path in paths:
-            packed.extend(path + path[-1:] * (DEEPEST - len(path)))
+        columns += [len(path) - 1 for path in paths]
+        whole = [b"".join(path) + path[-1] * (DEEPEST - len(path)) for path in paths]
+        packed = bytearray().join([array("i", columns).tobytes(), *whole])
         sent = torch.frombuffer(packed, dtype=torch.int32)
         if self.packed.is_cuda:
             sent = sent.pin_memory()
