@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from math import exp
 from typing import ClassVar
 
+from rich.terminal_theme import SVG_EXPORT_THEME
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding
@@ -93,6 +94,7 @@ class Browser(App[None]):
 
     def __init__(self, requests: list[RecordedRequest], at: int = 0) -> None:
         super().__init__()
+        self.ansi_theme_dark = SVG_EXPORT_THEME  # in which blue is blue
         self.requests, self.at = requests, at
         self.number = 0  # of the request, in the list
         self.folded = False

@@ -262,10 +262,11 @@ class Pane {
 }
 
 /* The page: one pane or two, and the address that says where one is. */
+const HAS_ADDRESS = location.protocol !== "about:"; // a notebook's frame has none
 const panes = [], home = document.getElementById("panes");
 function keepAddress() {
   const pane = panes[0];
-  if (pane) history.replaceState(null, "", `#request=${pane.request.number}&step=${pane.at}&node=${pane.node}`);
+  if (pane && HAS_ADDRESS) history.replaceState(null, "", `#request=${pane.request.number}&step=${pane.at}&node=${pane.node}`);
 }
 function add(number) {
   const pane = new Pane(number, keepAddress);
@@ -281,7 +282,7 @@ function followAddress() {
 }
 const address = location.hash;
 add(0);
-history.replaceState(null, "", address || "#");
+if (HAS_ADDRESS) history.replaceState(null, "", address || "#");
 followAddress();
 window.addEventListener("hashchange", followAddress);
 

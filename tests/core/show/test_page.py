@@ -10,6 +10,7 @@ import pytest
 
 from toolkit import ToolkitError
 from toolkit.show import page
+from toolkit.show.notebook import draw_output
 from toolkit.show.page import draw_page
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -93,23 +94,29 @@ node.dispatchEvent(new MouseEvent("click", {bubbles: true}));
 say("hash", location.hash);
 say("node", document.querySelector(".node dd").textContent);
 say("labels", document.querySelectorAll(".canvas g[tabindex][aria-label]").length);
+const search = document.querySelector("[type=search]");
+search.value = "w"; search.dispatchEvent(new KeyboardEvent("keydown", {key: "Enter"}));
+say("found", document.querySelector(".node dd").textContent.includes("w"));
 document.getElementById("compare").click();
 say("panes", document.querySelectorAll(".pane").length);
 say("boom", window.boomed === undefined);
 say("text", document.querySelector(".text").textContent.includes("<" + "/script>"));
 say("wide", document.documentElement.scrollWidth <= window.innerWidth);
-document.body.innerHTML = `<pre id="said">${said.join("\\n")}</pre>`;
+document.body.insertAdjacentHTML("beforeend", `<pre id="said">${said.join("\\n")}</pre>`);
 </script>
 """
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no browser here")
 def test_the_page_works_in_a_browser(recording, tmp_path):
-    """Slider, keys, address, node panel and comparison, without an error on the console, at 400 px."""
+    """Slider, keys, address, node panel and comparison, without an error on the console, at 400 px; a
+    notebook's frame, too."""
     text = draw_page(recording)
+    frame = draw_output([], "", recording[1])
     first = "<script>window.boom = () => { window.boomed = true; };</script>"
     file = tmp_path / "page.html"
-    file.write_text(text.replace("<body>", "<body>" + first).replace("</body>", PROBE + "</body>"))
+    text = text.replace("<body>", "<body>" + first).replace("</body>", frame + PROBE + "</body>")
+    file.write_text(text)
     done = subprocess.run(
         [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=500,900",
          "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
@@ -118,7 +125,7 @@ def test_the_page_works_in_a_browser(recording, tmp_path):
     )  # fmt: skip
     said = dict(
         line.partition("=")[::2]
-        for line in re.search(r'<pre id="said">(.*?)</pre>', done.stdout, re.S)[1].splitlines()
+        for line in re.findall(r'<pre id="said">(.*?)</pre>', done.stdout, re.S)[-1].splitlines()
     )
     step = recording[0].steps[4]
     assert said["key"] == "1"
@@ -126,6 +133,7 @@ def test_the_page_works_in_a_browser(recording, tmp_path):
     assert said["hash"] == "#request=0&amp;step=4&amp;node=2"
     assert f"(id {step.nodes[2].token})" in said["node"]
     assert said["labels"] == str(len(step.nodes))
+    assert said["found"] == "true"
     assert said["panes"] == "2"
     assert (said["boom"], said["wide"]) == ("true", "true")
     assert "CONSOLE" not in done.stderr
