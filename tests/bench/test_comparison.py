@@ -1,4 +1,4 @@
-"""Two folders compared: known changes come out, the machine's own speed cancels, nothing is hidden."""
+"""Two folders compared: known changes are found, and the machine's speed cancels."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Killed, stopped and resumed: at most the request in flight is lost, and nothing is mixed."""
+"""Killed, stopped and resumed: at most the request in flight is lost, and configurations do not mix."""
 
 import re
 import signal

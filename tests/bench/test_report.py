@@ -1,4 +1,4 @@
-"""The page: whole in itself, safe, and looked at by a real browser where there is one."""
+"""The page: self-contained, safe against names, and shown in a browser where there is one."""
 
 import json
 import re

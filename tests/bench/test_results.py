@@ -172,7 +172,7 @@ def test_a_loop_is_told(invented):
         ("x.txt", "x.txt"),
     ],
 )
-def test_a_set_is_called_without_the_way_to_it(name, shown):
+def test_a_data_set_is_shown_without_its_path(name, shown):
     assert Setting(name, 1, 2).dataset_name == shown
     assert shown in Setting(name, 1, 2).title
 
@@ -248,7 +248,7 @@ def test_the_machine_is_named_first(invented):
     assert list_closing_notes(results)[0] == f"Machine: {describe_machine(results.runs[0])}."
 
 
-def test_ar_and_the_fastest_are_set_beside_the_library(invented):
+def test_ar_and_the_fastest_arm_are_compared_with_the_library(invented):
     speeds = {"ar": 50.0, "slow": 60.0, "fast": 100.0, "plain": 25.0, "k=2": 40.0, "k=4": 20.0}
     results = invented(speeds, noise=0.0)
     for arm, engine in (("plain", "generate"), ("k=2", "assisted"), ("k=4", "assisted")):
@@ -263,7 +263,7 @@ def test_ar_and_the_fastest_are_set_beside_the_library(invented):
     assert any("slow 2.40" in line for line in list_notes(lossy, lossy.settings[0]))
 
 
-def test_alone_ours_is_set_beside_nobody(invented):
+def test_without_library_arms_nothing_is_compared_with_them(invented):
     results = invented({"ar": 50.0, "chain": 60.0})
     assert not any("Against" in line for line in list_notes(results, results.settings[0]))
 

@@ -135,7 +135,7 @@ def test_a_seed_gives_the_same_interval():
         (1.0, 1.1, "includes 1"),
     ],
 )
-def test_an_interval_is_read(low, high, reading):
+def test_the_reading_of_an_interval(low, high, reading):
     assert Ratio(1.0, low, high, 9).reading == reading
 
 

@@ -1,4 +1,4 @@
-"""Results survive what happens to them."""
+"""The store: crashes, damaged files, full disks, and other versions."""
 
 import shutil
 import subprocess

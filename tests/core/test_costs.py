@@ -1,4 +1,4 @@
-"""Between and beyond what was measured, straight lines."""
+"""Costs are interpolated and extrapolated linearly."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A traceback cut to its author's frames."""
+"""A traceback is cut to its author's frames."""
 
 import sys
 import traceback

@@ -1,4 +1,4 @@
-"""A file is whole or what it was, whatever stops its writer."""
+"""An atomic write leaves the old file or the new one, whatever interrupts it."""
 
 import errno
 import os

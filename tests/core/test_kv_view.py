@@ -1,4 +1,4 @@
-"""What a policy that scores is given, against attention by loops."""
+"""The view of a scoring policy, against attention by loops."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What a slow step says, where, and that it goes away."""
+"""The progress line: its text, where it is shown, and that it is erased."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""The weight that coming queries give a key, were they normal, times its value's norm."""
+"""Expected Attention: expected weights under Gaussian queries, times the norm of the value."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Heavy hitters: attention summed over every committed query, over boundaries."""
+"""H2O: attention is accumulated over all committed queries, across decisions."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A window per head: the least that holds a share of the head's attention, sinks apart."""
+"""Head-aware windows: each head gets the smallest window that holds its share of attention."""
 
 import pytest
 import torch

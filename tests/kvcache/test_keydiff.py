@@ -1,4 +1,4 @@
-"""The more a key points where all point on average, the sooner it goes."""
+"""KeyDiff: keys close to the mean direction are evicted first."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The norm of a key decides, or chance, or age; a number or a share is kept."""
+"""L2 norm: keys are kept by norm, at random or by age; a number or a share of them."""
 
 import math
 
@@ -58,7 +58,7 @@ def test_a_fixed_number_or_a_share(make, view_of):
     assert kept("ratio=0.1,epoch=2,budget=20,sinks=4,recent=8", rows=50) == 12  # never less than those
 
 
-def test_nothing_goes_before_it_is_time(make, view_of):
+def test_nothing_is_evicted_before_prune_after(make, view_of):
     policy = make("kv", "knorm:epoch=2,budget=5,prune_after=64")
     assert policy.capacity(view_of(rows=64)) == 64
     assert policy.capacity(view_of(rows=65)) == 5

@@ -1,4 +1,4 @@
-"""Rows that vary unlike the stretch after them, ranked within their stretch."""
+"""LagKV: rows are ranked within their chunk by variation relative to the next chunk."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""SnapKV's scores; capacities fall in a line from the first layer to the last."""
+"""PyramidKV: SnapKV's scores, with capacities that fall linearly over the layers."""
 
 from itertools import pairwise
 
@@ -41,7 +41,7 @@ def test_without_a_slope_it_is_snapkv(make, capacities, view_of, beta):
     )
 
 
-def test_every_layer_keeps_the_observers(capacities):
+def test_every_layer_keeps_the_recent_positions(capacities):
     assert min(capacities("pyramid:budget=16", 8)) == 16
 
 

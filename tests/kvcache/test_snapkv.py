@@ -1,4 +1,4 @@
-"""What the prompt's last queries look at, smoothed over neighbours."""
+"""SnapKV: attention of the last prompt queries, averaged over neighbours."""
 
 import pytest
 import torch

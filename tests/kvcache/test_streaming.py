@@ -1,4 +1,4 @@
-"""The first positions and the last ones; nothing between."""
+"""StreamingLLM: the first positions and a recent window are visible, and nothing else."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The last query's attention, the mean over all heads of a layer."""
+"""TOVA: scores are the attention of the last query, mean over the heads of a layer."""
 
 import pytest
 import torch

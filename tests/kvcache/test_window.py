@@ -1,4 +1,4 @@
-"""Only the last positions are visible, the query's own included."""
+"""Sliding window: the last `budget` positions are visible, the query's own included."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A request that goes on from the KV of the one before gives what a fresh one gives."""
+"""A request that continues from the KV of an earlier one gives what a fresh one gives."""
 
 from unittest.mock import PropertyMock, patch
 

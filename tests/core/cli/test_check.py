@@ -44,7 +44,7 @@ def test_what_fails_exits_with_1_and_shows_the_example(tmp_path):
     assert result.output.rstrip().endswith("fail")
 
 
-def test_what_was_not_put_to_the_test_exits_with_3():
+def test_untested_properties_exit_with_3():
     result = call("none", "--max-examples", 3)
     assert result.exit_code == 3
     assert "declare it" in result.output

@@ -30,7 +30,7 @@ def test_what_runs_here(dtype):
     assert rows["level"].startswith("bitwise: trees of 1 to ")
 
 
-def test_why_not():
+def test_reasons_why_kernels_are_not_used():
     code, output = said("--target", "stories-1m", "--dtype", "fp64", "--executor", "module")
     assert code == 0
     assert "PyTorch's, because ours are for fp32 and bf16 on CPU" in output

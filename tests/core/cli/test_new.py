@@ -36,7 +36,7 @@ def test_every_kind_is_a_whole_package(kind):
 
 @pytest.mark.skipif(not shutil.which("ruff", path=str(sys.prefix) + "/bin"), reason="no ruff here")
 @pytest.mark.parametrize("kind", WHAT)
-def test_what_is_written_is_tidy(kind, tmp_path):
+def test_the_files_pass_the_linters(kind, tmp_path):
     for path, text in rendered("tidy", kind).items():
         if path.endswith(".py"):
             (tmp_path / path).write_text(text)

@@ -1,4 +1,4 @@
-"""Levels of exactness: what is claimed was compared, and a stock kernel does not pass for ours."""
+"""Numerics levels: a level is claimed only after a comparison, and stock kernels fail it."""
 
 import copy
 import re

@@ -1,4 +1,4 @@
-"""A second session of the target: the target's own rows, fewer of them, and nothing of its own."""
+"""A shared session holds some of the target's rows and no weights or drafts of its own."""
 
 import pytest
 import torch

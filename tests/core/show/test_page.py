@@ -1,4 +1,4 @@
-"""The page: one file, the same for the same rows, whose text cannot act; tried in a browser."""
+"""The page: one file, equal for equal rows, in which recorded text cannot run; tried in a browser."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The team of threads: no bit depends on it, requests share it, forks and signals work."""
+"""The team of threads: bits do not depend on it, requests share it, and forks and signals work."""
 
 import copy
 import os

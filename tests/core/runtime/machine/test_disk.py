@@ -1,4 +1,4 @@
-"""The cache belongs to one user; where it cannot, a temporary folder serves."""
+"""The cache folder belongs to one user; where it cannot, a temporary folder is used."""
 
 import os
 import pwd

@@ -1,4 +1,4 @@
-"""What was found out about a machine is found out once, for this code, CPU, libraries and threads."""
+"""Results about a machine are measured once per code, CPU, libraries and threads."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Text comes as soon as it is final, and nothing is lost or said twice."""
+"""Text is emitted as soon as it is final; no text is lost or emitted twice."""
 
 import re
 import sys

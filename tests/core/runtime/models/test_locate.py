@@ -1,4 +1,4 @@
-"""Where a name leads, and what the user is told when it leads nowhere."""
+"""Which place a name stands for, and the error when there is none."""
 
 from pathlib import Path
 

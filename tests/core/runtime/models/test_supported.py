@@ -1,4 +1,4 @@
-"""Architectures that cannot be decoded by trees are refused by name and with the reason."""
+"""Architectures that cannot decode trees are rejected with an error that names the reason."""
 
 import pytest
 import transformers as hf

@@ -1,4 +1,4 @@
-"""Do two models speak the same tokens?"""
+"""Whether two models have the same vocabulary."""
 
 import attrs
 import pytest

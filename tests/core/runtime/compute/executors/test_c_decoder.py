@@ -1,4 +1,5 @@
-"""A pass in C is the described decoder: near the module, and to the bit the same however rows go."""
+"""A pass in C equals the described decoder: close to the module, with the same bits in any order of
+rows."""
 
 import copy
 import weakref
