@@ -54,7 +54,7 @@ test-avx2: setup
 	@$(BIN)/pytest -q -n auto --dist loadfile tests/core/runtime/compute/executors tests/core/runtime/compute/linears tests/core/runtime/kernels/test_kernels.py \
 		tests/core/runtime/test_numerics.py tests/core/runtime/models/test_load.py tests/core/test_drop_in.py tests/properties/test_kv.py
 
-# No part of the tests. Threads do not spin: there may be more of them than cores.
+# Not part of the tests. Threads do not spin, because there may be more of them than cores.
 fuzz: MINUTES ?= 10
 fuzz: export OMP_WAIT_POLICY ?= passive
 fuzz: setup

@@ -24,7 +24,7 @@ INLINE int lanes_of(int64_t width, int chunk, const int whole) {
     return whole || left > LANES ? LANES : (int)left;
 }
 
-/* HeadRows of one head: row j is at `first + at[j] * stride`, or at `first + j * stride` without a list. */
+/* The rows of one head: row j is at `first + at[j] * stride`, or at `first + j * stride` without a list. */
 typedef struct {
     const char *first;
     const int32_t *at;

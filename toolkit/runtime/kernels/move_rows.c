@@ -1,4 +1,4 @@
-/* Buffer of the cache that a commit keeps: an accepted path comes down to where committed rows end. */
+/* Moves the rows that a commit keeps: an accepted path comes down to the end of the committed rows. */
 
 #include <stdint.h>
 #include <string.h>
