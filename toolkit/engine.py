@@ -10,7 +10,7 @@ from itertools import pairwise
 from time import perf_counter
 from types import UnionType
 
-from attrs import define, field, frozen
+from attrs import asdict, define, field, frozen
 
 from toolkit.errors import StrategyError
 from toolkit.interfaces import Drafter, Runtime, Session, TreeShaper, Verifier
@@ -55,6 +55,12 @@ class Step:
     @property
     def total_ms(self) -> float:
         return self.draft_ms + self.shape_ms + self.verify_ms + self.commit_ms
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a table of one row."""
+        names = "".join(f"<th>{name}</th>" for name in asdict(self))
+        values = "".join(f"<td>{value:.6g}</td>" for value in asdict(self).values())
+        return f"<table><tr>{names}</tr><tr>{values}</tr></table>"
 
 
 @frozen(eq=False)

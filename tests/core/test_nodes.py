@@ -261,6 +261,7 @@ def test_the_steps_are_a_frame():
     frame = generation.to_frame()
     assert frame["committed"].tolist() == [step.committed for step in generation.steps]
     assert [*frame.columns] == [a.name for a in generation.steps[0].__attrs_attrs__]
+    assert f"<td>{generation.steps[0].nodes}</td>" in generation.steps[0]._repr_html_()
 
 
 def test_without_pandas_and_polars_a_frame_says_what_is_missing(monkeypatch):

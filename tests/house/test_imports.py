@@ -173,6 +173,7 @@ def test_no_extra_is_needed(command, said, tmp_path):
         ("plugins new mine --kind shaper", "jinja2: pip install 'speculative-toolkit[testing]'"),
         ("report .", "jinja2 and matplotlib: pip install 'speculative-toolkit[plots]'"),
         ("kv-quality --out results", "matplotlib: pip install 'speculative-toolkit[plots]'"),
+        ("show . --step 0 --png s.png", "matplotlib: pip install 'speculative-toolkit[show]'"),
         ("costs --plot costs.png", "matplotlib: pip install 'speculative-toolkit[plots]'"),
     ],
 )

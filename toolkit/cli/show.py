@@ -101,7 +101,7 @@ def _show_in_terminal(requests: list[RecordedRequest], number: int | None) -> No
     console = Console(highlight=False)
     console.print(draw_legend())
     for request in requests:
-        console.print(f"\n{request.title}", markup=False)
+        console.print(f"\n{request.title}\n{request.choices}", markup=False, soft_wrap=True)
         for step in request.steps if number is None else [request.step(number)]:
             console.print(draw_step(step, console.width), "", sep="\n", soft_wrap=True)
 

@@ -129,6 +129,8 @@ class Browser(App[None]):
         """Draw the step, with the cursor on a node."""
         width = self.size.width - 1  # the scrollbar's
         title = Text(f"{self.request.title}, {len(self.request.steps)} steps", style="reverse")
+        title.append(f"  {self.request.choices}", style="not reverse dim")
+        title.truncate(width, overflow="ellipsis")
         head = [draw_figures(self.step, width), draw_likeliest(self.step.nodes, width)]
         names = Columns.of(width).draw_names()
         self.query_one("#title", Static).update(Text("\n").join([title, *head, names]))

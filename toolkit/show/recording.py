@@ -51,6 +51,11 @@ class RecordedRequest:
     specs: dict[str, str]
     steps: list[RecordedStep]
 
+    @property
+    def choices(self) -> str:
+        """Target, strategies and limits, as options of the command line."""
+        return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in self.specs.items())
+
     def step(self, number: int) -> RecordedStep:
         """A step by its number. Raises `ToolkitError` when there is none."""
         if not 0 <= number < len(self.steps):
