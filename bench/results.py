@@ -15,7 +15,7 @@ from toolkit import ToolkitError
 from toolkit.words import quote
 
 from .keys import Key, Setting
-from .statistics import Ratio, compare_paired, geometric_mean, mean
+from .statistics import Ratio, compare_paired, geometric_mean, mean, ratios_by_prompt
 from .store import Row, Store
 
 UNSTEADY = 0.15  # how far from 1 the interval of the drift may reach
@@ -141,6 +141,12 @@ class Results:
         return compare_paired(
             _speeds_of(self.rows(arm, setting), whole), _speeds_of(self.rows(other, setting), whole)
         )
+
+    def prompt_ratios(self, arm: str, setting: Setting) -> dict[str, float]:
+        """The ratio of an arm's speed to AR's on each prompt."""
+        rows = self.rows(arm, setting), self.rows(self.by_arm[arm]["baseline"], setting)
+        ours, theirs = (_speeds_of(found, whole=False) for found in rows)
+        return ratios_by_prompt(ours, theirs)
 
     @cached_property
     def drift(self) -> Ratio | None:

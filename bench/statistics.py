@@ -72,6 +72,14 @@ def compare_paired(
     return Ratio(centre, math.exp(low), math.exp(high), len(prompts))
 
 
+def ratios_by_prompt(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> dict[Any, float]:
+    """The ratio of two sets of measurements for each prompt, the geometric mean of its pairs."""
+    logs: dict[Any, list[float]] = defaultdict(list)
+    for key in ours.keys() & theirs.keys():
+        logs[key[0]].append(math.log(ours[key] / theirs[key]))
+    return {prompt: math.exp(mean(sorted(values)) or 0.0) for prompt, values in logs.items()}
+
+
 def bootstrap(values: np.ndarray, seed: int = 0) -> tuple[float | None, float | None]:
     """The bootstrap interval of the mean of `values[n, R]`, of n prompts in R rounds; None for fewer
     than `FEWEST` prompts."""

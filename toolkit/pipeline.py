@@ -52,7 +52,8 @@ class Pipeline:
     """A target and four strategies that fit; decodes any number of prompts.
 
     `target`: an alias, a folder, a hub id or a transformers model. By default it is the usual
-    target of the drafter's family, or the shipped target without a drafter. The default drafter is
+    target of the drafter's family, else the verifier that the drafter's config names, or the shipped
+    target without a drafter. The default drafter is
     `ngram` with a target, and the shipped draft model without one. Strategies are spec strings,
     classes, choices, or objects, of which only the options are used. `device` and `dtype` are
     those of a new pool of models, as `Pool` describes them; `pool` is an existing pool.
@@ -108,9 +109,9 @@ class Pipeline:
         self.draft_kv: Choice[KVPolicy] = self.registry.resolve("kv", draft_kv)
         require_fit(choice, self.shaper, self.verifier)
         require_temperature(self.verifier, sampling)
-        self.target = target or _family_of(choice, self.registry.families).target
-        self.drafter = _fill_models(choice, find_family(self.target, self.registry.families))
         self.pool.aliases |= self.registry.aliases
+        self.target = target or self._find_target(choice)
+        self.drafter = _fill_models(choice, find_family(self.target, self.registry.families))
         for name in self.models:
             self.pool.locate(name)
         self._require_fitting_models()
@@ -124,6 +125,15 @@ class Pipeline:
         """The choice that was given, or the default; `reasons` says why it was chosen."""
         self.reasons[kind] = default.why if given is None else "as you asked"
         return self.registry.resolve(kind, default.spec if given is None else given)
+
+    def _find_target(self, drafter: Choice[Drafter]) -> str:
+        """The usual target of the drafter's family, else the one that its config names, else the
+        shipped one."""
+        names = models_of(drafter)
+        family = next(filter(None, (find_family(n, self.registry.families) for n in names)), None)
+        if family is not None:
+            return family.target
+        return next(filter(None, map(self.pool.named_target, names)), STORIES.target)
 
     def _require_fitting_models(self) -> None:
         """Raise `ModelError` or `MismatchError` for a model that is not supported or does not fit."""
@@ -345,12 +355,6 @@ class Pipeline:
         for _ in stream:
             pass
         return stream.result
-
-
-def _family_of(choice: Choice[Any], families: list[Family]) -> Family:
-    """The family of the first model that a drafter names; the shipped family when it names none."""
-    known = (find_family(name, families) for name in models_of(choice))
-    return next((family for family in known if family), STORIES)
 
 
 def _fill_models(choice: Choice[Any], family: Family | None) -> Choice[Any]:

@@ -36,7 +36,7 @@ def rich(invented):
 
 
 def test_every_figure_is_drawn_in_both_themes(rich):
-    assert len(list_figures()) == 10
+    assert len(list_figures()) == 11
     for figure in list_figures():
         for theme in THEMES:
             drawn = figure.draw(rich, theme)
@@ -55,7 +55,7 @@ def test_figures_say_what_they_show():
 def test_what_is_not_there_is_not_drawn(invented):
     plain = invented({"ar": 50.0, "chain": 60.0})
     drawn = {f.__name__.rpartition(".")[2] for f in list_figures() if f.draw(plain, LIGHT) is not None}
-    assert drawn == {"speedup", "depth", "time_split"}
+    assert drawn == {"speedup", "prompts", "depth", "time_split"}
 
 
 def bars(figure):

@@ -45,7 +45,7 @@ def test_the_page_loads_nothing(page):
     text = page.read_text(encoding="utf-8")
     links = Links()
     links.feed(text)
-    assert len(links.found) == 2 * text.count("<figure>") == 2 * 4
+    assert len(links.found) == 2 * text.count("<figure>") == 2 * 5
     assert all(link.startswith("data:image/svg+xml;base64,") for link in links.found)
     assert "<script" not in text
     assert not re.search(r"@import|url\(", text)
@@ -73,7 +73,7 @@ def test_every_figure_names_the_machine(invented, tmp_path, monkeypatch):
 
 def test_figures_lie_beside_the_page(page):
     names = {path.name for path in page.parent.iterdir()}
-    for figure in ("speedup", "lengths", "depth", "time_split"):
+    for figure in ("speedup", "prompts", "lengths", "depth", "time_split"):
         for theme in ("", "-dark"):
             assert {f"{figure}{theme}.png", f"{figure}{theme}.svg"} <= names
     assert imread(page.parent / "speedup.png").shape[1] > 1000
@@ -163,7 +163,8 @@ def test_a_browser_shows_it(page, tmp_path, theme):
     text = page.read_text(encoding="utf-8")
     probed.write_text(text.replace("</body>", PROBE + "</body>"), encoding="utf-8")
     options = [
-        BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1000,900",
+        BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu",
+        f"--window-size={1000 if theme == 'dark' else 500},900",  # a phone shows it as well
         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=4000",
         f"--blink-settings=preferredColorScheme={0 if theme == 'dark' else 1}",
     ]  # fmt: skip
@@ -174,9 +175,9 @@ def test_a_browser_shows_it(page, tmp_path, theme):
     assert seen, dom[:500]
     found = json.loads(seen[1])
     assert found["dark"] == (theme == "dark")
-    assert len(found["images"]) == 4
+    assert len(found["images"]) == 5
     assert min(found["images"]) > 300
-    assert found["dark_images"] == (4 if theme == "dark" else 0)
+    assert found["dark_images"] == (5 if theme == "dark" else 0)
     assert not found["wide"]
     assert found["loaded"] == 0
     shot = tmp_path / "shot.png"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from attrs import frozen
@@ -34,6 +35,23 @@ def locate(name: str, aliases: dict[str, str]) -> Location:
     """Where a model is. Raises `ModelError` when it is neither on this machine nor reachable."""
     path = resolve(name, aliases)
     return Location(name, path, is_local_only(name, path))
+
+
+def named_target(location: Location) -> str | None:
+    """The target that a drafter's config names as its verifier, in the format of the speculators
+    library (github.com/vllm-project/speculators); None: it names none."""
+    file = Path(location.path) / CONFIG
+    if not is_folder(location.path):
+        from huggingface_hub import hf_hub_download
+
+        file = Path(hf_hub_download(location.path, CONFIG, local_files_only=location.local_only))
+    try:
+        name = json.loads(file.read_text(encoding="utf-8"))["speculators_config"]["verifier"][
+            "name_or_path"
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return name if isinstance(name, str) and name else None
 
 
 def resolve(name: str, aliases: dict[str, str]) -> str:

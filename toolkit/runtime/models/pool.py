@@ -9,7 +9,7 @@ from attrs import define, field
 from toolkit.errors import ModelError
 from toolkit.progress import working
 from toolkit.runtime.kernels.build import isas
-from toolkit.runtime.models.locate import Location, locate
+from toolkit.runtime.models.locate import Location, locate, named_target
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +98,11 @@ class Pool:
         if name not in self._locations:
             self._locations[name] = locate(name, self.aliases)
         return self._locations[name]
+
+    def named_target(self, drafter: str) -> str | None:
+        """The target that a drafter's config names; None: it names none."""
+        location = self.locate(drafter)
+        return named_target(location) if location else None
 
     def find(self, name: str) -> FoundModel | LoadedModel:
         """A model's config and tokenizer, or the model if it is in memory. Raises `ModelError`."""

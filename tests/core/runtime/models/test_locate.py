@@ -1,12 +1,14 @@
 """Which place a name stands for, and the error when there is none."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from toolkit import embedded
+from toolkit import Pipeline, embedded
 from toolkit.errors import ModelError
-from toolkit.runtime.models.locate import locate, resolve
+from toolkit.runtime.models.locate import locate, named_target, resolve
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,26 @@ def test_a_model_that_is_not_here(name, said):
 )
 def test_where_a_name_leads(name, place):
     assert resolve(name, {"short": "owner/long", "shipped": "package:drafter"}) == place
+
+
+def write_config(folder, **changes):
+    shutil.copytree(embedded.folder("drafter"), folder)
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def test_a_drafter_may_name_its_target(tmp_path):
+    """As the speculators library writes it; a named target and a known family come first."""
+    verifier = {"verifier": {"name_or_path": "stories-3m", "architectures": ["LlamaForCausalLM"]}}
+    drafter = write_config(tmp_path / "d", speculators_config=verifier)
+    assert Pipeline(drafter=drafter).target == "stories-3m"
+    assert Pipeline("stories-11m", drafter=drafter).target == "stories-11m"
+    assert Pipeline(drafter="stories-1m").target == "stories-11m"
+
+
+@pytest.mark.parametrize("named", [None, [], {"verifier": None}, {"verifier": {"name_or_path": None}}])
+def test_a_config_that_names_none_leaves_the_default(tmp_path, named):
+    drafter = write_config(tmp_path / "d", speculators_config=named)
+    assert named_target(locate(drafter, {})) is None
+    assert Pipeline(drafter=drafter).target == "stories-11m"
