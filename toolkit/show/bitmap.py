@@ -38,7 +38,10 @@ def draw_png(request: RecordedRequest, step: RecordedStep) -> bytes:
     height = TOP + int(ROW * max(rows)) + HEIGHT + MARGIN
     installed = {font.name for font in mpl.font_manager.fontManager.ttflist}
     fonts = [name for name in FONTS if name in installed]
-    with warnings.catch_warnings(), mpl.rc_context({"font.family": fonts, "text.parse_math": False}):
+    with (
+        warnings.catch_warnings(),
+        mpl.rc_context({"font.family": fonts, "text.parse_math": False}),
+    ):
         warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
         figure = Figure(figsize=(width / DPI, height / DPI))
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))

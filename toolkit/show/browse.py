@@ -19,6 +19,7 @@ from toolkit.nodes import Fate, Node
 from toolkit.show.labels import SIGNS, show_piece
 from toolkit.show.recording import RecordedRequest, RecordedStep
 from toolkit.show.terminal import (
+    LEAST,
     Columns,
     Tree,
     draw_figures,
@@ -50,8 +51,11 @@ class StepTree(TreeWidget[Node]):
         self.clear()
 
         def label(node: Node) -> Text:
-            lead = " " * (INDENT * (node.depth + 1))
-            below = draw_node(tree, node, lead, columns)[len(lead) :]
+            indent, fitting = INDENT * (node.depth + 1), columns
+            if indent > columns.room - LEAST // 2:  # a deep node gives up columns
+                fitting = Columns.of(max(LEAST, width - indent + LEAST // 2))
+                indent = LEAST // 2
+            below = draw_node(tree, node, " " * indent, fitting)[indent:]
             return below if tree.children[node.node] else Text(" " * INDENT) + below
 
         def add(place: TreeNode[Node], node: Node) -> None:

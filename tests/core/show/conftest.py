@@ -51,3 +51,12 @@ def request(number, steps, nodes):
 @pytest.fixture(scope="session")
 def recording():
     return [request(0, 6, 20), request(3, 3, 9)]
+
+
+@pytest.fixture(scope="session")
+def deep():
+    """A request of one step, whose tree is a chain of 24 drafted nodes."""
+    tree = TokenTree.root(0)
+    for node in range(24):
+        tree = tree.grow([node], Candidates([[8 + node]], [[-0.5]]))
+    return RecordedRequest(0, "request 0", {}, [RecordedStep(0, judged(tree, 1), {})])

@@ -15,6 +15,7 @@ from toolkit.show.browse import (
     find_token,
     is_rejection,
 )
+from toolkit.show.labels import show_piece
 
 
 def press(requests, *keys, size=(80, 30)):
@@ -87,3 +88,10 @@ def test_a_node_is_described(recording):
     said = describe_node(node).plain
     assert f"id {node.token}" in said
     assert "the last committed token" in said
+
+
+def test_a_deep_node_gives_up_columns_and_not_its_token(deep):
+    app = press([deep], size=(80, 48))
+    for node in deep.steps[0].nodes[1:25]:
+        line = next(line for line in app.lines if f" {show_piece(node.piece)} " in line)
+        assert "0.607" in line
