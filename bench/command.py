@@ -189,7 +189,7 @@ def run_plan(
     """
     from toolkit import quiet
 
-    from .lock import locked, require_free
+    from .lock import hold_lock, require_free
     from .store import Store
 
     find = Store.open if resume else Store.new
@@ -200,7 +200,7 @@ def run_plan(
 
     quiet()
     prepared = PreparedPlan.of(plan, registry)
-    with locked(out):
+    with hold_lock(out):
         store = find(out)
         store.recover()
         if resume:

@@ -146,7 +146,7 @@ class LibraryEngine:
             seed=0,
             kv_bytes=_count_bytes(out.past_key_values),
             peak_memory_bytes=torch.cuda.max_memory_allocated(ids.device) if cuda else None,
-            **self._observed(clock, tokens, len(forwards) - 1, wall_ms),
+            **self._observe(clock, tokens, len(forwards) - 1, wall_ms),
         )
         return Decoded(request, wall_ms, clock.counts[1], None)
 
@@ -157,7 +157,7 @@ class LibraryEngine:
             return {"prompt_lookup_num_tokens": int(self.arm.specs.get("k", 10))}
         return {}
 
-    def _observed(
+    def _observe(
         self, clock: TokenClock, tokens: list[int], steps: int, wall_ms: float
     ) -> dict[str, Any]:
         """The columns that can be observed from outside `generate`; the others are None."""

@@ -22,12 +22,12 @@ def require_free(folder: Path) -> None:
     except OSError:  # not a valid name: its user says so
         return
     if there:
-        with locked(folder):
+        with hold_lock(folder):
             pass
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def hold_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder, which is made if necessary.
 
     Raises `ToolkitError` when another process holds it, or when the folder cannot be written to.

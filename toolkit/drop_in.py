@@ -98,7 +98,7 @@ class Speculative:
             require_honoured(model, input_ids, logits_processor, generation_config, model_kwargs)
             with borrow(model, *self._module()):
                 request = self._request(model, input_ids, logits_processor, generation_config)
-                return _decoded(request, input_ids, stopping_criteria, put)
+                return _decode(request, input_ids, stopping_criteria, put)
 
     def _request(
         self, model: PreTrainedModel, ids: Tensor, processors: Any, config: GenerationConfig
@@ -146,7 +146,7 @@ class Speculative:
         return self._pipeline
 
 
-def _decoded(request: Stream, ids: Tensor, criteria: Any, put: Callable[[Tensor], None]) -> Tensor:
+def _decode(request: Stream, ids: Tensor, criteria: Any, put: Callable[[Tensor], None]) -> Tensor:
     """The prompt's `ids[1, P]` and the new ones. Criteria are asked after every token."""
     for event in request.decode():
         for token in event.tokens:

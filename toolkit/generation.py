@@ -169,7 +169,7 @@ class Generation:
     def _rates(self) -> dict[str, float | None]:
         return compute_rates(len(self.token_ids), 1, len(self.steps), self.ttft_ms, self.decode_ms)
 
-    def verified(self, verification: Verification) -> Generation:
+    def with_verification(self, verification: Verification) -> Generation:
         """This generation with its comparison to AR."""
         return evolve(self, verification=verification)
 

@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from toolkit.bench.lock import NAME, locked, require_free
+from toolkit.bench.lock import NAME, hold_lock, require_free
 
 from toolkit import ToolkitError
 
 HOLD = """
 import sys
 from pathlib import Path
-from toolkit.bench.lock import locked
-with locked(Path(sys.argv[1])):
+from toolkit.bench.lock import hold_lock
+with hold_lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -37,7 +37,7 @@ def holder(tmp_path):
 
 
 def test_the_second_is_refused_and_told_who_has_the_folder(holder, tmp_path):
-    for use in (locked(tmp_path / "r").__enter__, lambda: require_free(tmp_path / "r")):
+    for use in (hold_lock(tmp_path / "r").__enter__, lambda: require_free(tmp_path / "r")):
         with pytest.raises(ToolkitError, match=f"process {holder.pid} .*{tmp_path / 'r'}"):
             use()
     assert (tmp_path / "r" / NAME).exists()
@@ -49,24 +49,24 @@ def test_a_holder_that_was_killed_holds_nothing(holder, tmp_path, how):
     holder.wait()
     assert (tmp_path / "r" / NAME).exists()
     require_free(tmp_path / "r")
-    with locked(tmp_path / "r"):
+    with hold_lock(tmp_path / "r"):
         assert f"process {os.getpid()} " in (tmp_path / "r" / NAME).read_text()
 
 
 def test_after_it_nothing_is_left(tmp_path):
-    with locked(tmp_path / "r"):
+    with hold_lock(tmp_path / "r"):
         pass
     assert list((tmp_path / "r").iterdir()) == []
 
 
 def test_an_error_inside_lets_go(tmp_path):
-    with pytest.raises(RuntimeError), locked(tmp_path / "r"):
+    with pytest.raises(RuntimeError), hold_lock(tmp_path / "r"):
         raise RuntimeError
-    with locked(tmp_path / "r"):
+    with hold_lock(tmp_path / "r"):
         pass
 
 
 def test_a_folder_that_cannot_be_is_one_clear_error():
     match = "results cannot be written to /proc/r"
-    with pytest.raises(ToolkitError, match=match), locked(Path("/proc/r")):
+    with pytest.raises(ToolkitError, match=match), hold_lock(Path("/proc/r")):
         pass

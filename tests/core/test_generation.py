@@ -105,7 +105,7 @@ def test_shares_add_up():
 
 def test_a_verified_generation_is_the_same_one_with_a_verdict():
     assert THREE.verdict is None
-    verified = THREE.verified(Verification("exact"))
+    verified = THREE.with_verification(Verification("exact"))
     assert (verified.verdict, verified.token_ids) == ("exact", THREE.token_ids)
     assert THREE.verdict is None
 
@@ -117,4 +117,4 @@ def test_a_generation_says_what_matters_in_two_lines():
     assert THREE.line == "7 tokens, τ 2.00, 500.0 tokens/s"
     assert second.startswith("'Once upon")
     assert len(second) < 250
-    assert found.verified(Verification("exact")).line.endswith(" tokens/s, exact")
+    assert found.with_verification(Verification("exact")).line.endswith(" tokens/s, exact")

@@ -36,7 +36,7 @@ def done():
         registry=Registry.installed(),
     )
     generation = pipeline.generate([5, 9, 33, 4], max_new_tokens=24, record_nodes=True)
-    return pipeline, generation.verified(verify(pipeline, generation))
+    return pipeline, generation.with_verification(verify(pipeline, generation))
 
 
 @pytest.mark.parametrize("table", TABLES)

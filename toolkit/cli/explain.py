@@ -21,7 +21,7 @@ PROMISES = {
 }
 
 
-def explained(pipeline: Pipeline) -> str:
+def explain_choices(pipeline: Pipeline) -> str:
     """The specs as options of `toolkit run`, and a line on each choice."""
     from toolkit.fit import make_proposer
 

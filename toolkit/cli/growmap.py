@@ -111,7 +111,7 @@ def plan(acceptance: Path, nodes: int | None, depth: int | None, out: Path, **ch
             costs = pipeline.costs()
         found = fastest(vector, costs, depth or max(LEVELS))
     found.write(out)
-    click.echo(f"{described(found)}, {found.expected_tokens(vector):.2f} tokens expected per step")
+    click.echo(f"{describe_map(found)}, {found.expected_tokens(vector):.2f} tokens expected per step")
     click.echo(f"written to {out}: --shaper growmap:{out}")
 
 
@@ -163,14 +163,14 @@ def show(name: str) -> None:
     from toolkit.terminal import make_console
 
     tree = GrowMap.parse(name)
-    drawn = {0: Tree(described(tree))}
+    drawn = {0: Tree(describe_map(tree))}
     for node, children in enumerate(tree.children):
         for draw, child in enumerate(children):
             drawn[child] = drawn[node].add(str(draw))
     make_console().print(drawn[0])
 
 
-def described(tree: GrowMap) -> str:
+def describe_map(tree: GrowMap) -> str:
     """The size of a map in words."""
     widths = Counter(tree.depths)
     sizes = ", ".join(str(widths[depth]) for depth in sorted(widths))

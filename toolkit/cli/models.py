@@ -30,7 +30,7 @@ def models(plugins: tuple[Path, ...]) -> None:
         column.overflow = "fold"
     for family in options.load_registry(plugins).families:
         for alias, place in family.models.items():
-            table.add_row(alias, _shown(place), _here(place), _role(family, alias))
+            table.add_row(alias, _format_place(place), _here(place), _role(family, alias))
         table.add_section()
     print_table(table)
     click.echo("\nTo get one: hf download OWNER/NAME. Any other: --target FOLDER or OWNER/NAME.")
@@ -40,7 +40,7 @@ def _role(family: Family, alias: str) -> str:
     return {family.target: "target", family.drafter: "drafter"}.get(alias, "")
 
 
-def _shown(place: str) -> str:
+def _format_place(place: str) -> str:
     return "in this package" if place.startswith("package:") else place
 
 

@@ -46,13 +46,13 @@ def new(name: str, kind: str) -> None:
         raise ToolkitError(
             f"there is a {kind} called {name!r} already, from {taken.distribution}: choose another name"
         )
-    for path, text in rendered(name, kind).items():
+    for path, text in render_package(name, kind).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
     click.echo(f"wrote {folder}. Next:\n\n  cd {folder}\n  pip install -e .\n  pytest")
 
 
-def rendered(name: str, kind: str) -> dict[str, str]:
+def render_package(name: str, kind: str) -> dict[str, str]:
     """Render the files of a new package: path → text."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 

@@ -40,7 +40,7 @@ plugins.add_command(new)
 @options.plugin()
 def list_(as_json: bool, broken: bool, plugins: tuple[Path, ...]) -> None:
     """List every strategy, and every plugin that did not load, with the reason."""
-    rows = listed(options.load_registry(plugins))
+    rows = list_rows(options.load_registry(plugins))
     if broken:
         rows = [row for row in rows if row["status"] == "broken"]
     if as_json:
@@ -76,10 +76,10 @@ def show(name: str, plugins: tuple[Path, ...]) -> None:
     if not classes:
         raise SpecError(found.describe_unknown(name))
     for cls in classes:
-        click.echo(described(cls))
+        click.echo(describe_strategy(cls))
 
 
-def listed(found: Registry) -> list[dict[str, Any]]:
+def list_rows(found: Registry) -> list[dict[str, Any]]:
     """One row per strategy, then one per plugin that did not load."""
     from toolkit.choice import needs_options
 
@@ -118,7 +118,7 @@ def summary(cls: type[Strategy]) -> str:
     return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
 
 
-def described(cls: type[Strategy]) -> str:
+def describe_strategy(cls: type[Strategy]) -> str:
     """A strategy's page: its docstring, options and declarations."""
     from toolkit.choice import options_of
     from toolkit.spec import describe
@@ -129,10 +129,10 @@ def described(cls: type[Strategy]) -> str:
     lines += [
         f"  {describe(option)}\n      {option.metadata.get('help', '')}" for option in options
     ]
-    return "\n".join([*lines, *_declared(cls), ""])
+    return "\n".join([*lines, *_list_declarations(cls), ""])
 
 
-def _declared(cls: type[Strategy]) -> list[str]:
+def _list_declarations(cls: type[Strategy]) -> list[str]:
     """The class attributes that others rely on, such as its exactness, in words."""
     return [
         f"{label}: {_in_words(getattr(cls, name))}"

@@ -14,7 +14,7 @@ import click
 from attrs import asdict
 
 from toolkit.cli import INTERRUPTED, options
-from toolkit.cli.explain import explained
+from toolkit.cli.explain import explain_choices
 from toolkit.cli.prompts import Formatting, read_prompts, show_prompt
 from toolkit.errors import ToolkitError
 from toolkit.progress import show_progress, working
@@ -100,7 +100,7 @@ def run(
     if watching and as_json:
         raise ToolkitError("--watch draws on stdout, where --json writes: give one of them")
     if explain:
-        click.echo(explained(options.make_pipeline(**chosen)))
+        click.echo(explain_choices(options.make_pipeline(**chosen)))
         return
     prompts = read_prompts(prompt, prompt_file, field)
     formatting = Formatting(chat, system, dict(template_args))
@@ -111,7 +111,7 @@ def run(
         "record_nodes": watching or record is not None,
     }
     with nullcontext() if as_json else show_progress():
-        pipeline, place = _prepared(out, record, verifying, chosen)
+        pipeline, place = _prepare(out, record, verifying, chosen)
         encoded = formatting.encode_all(prompts, pipeline)
     end = "\n" if formatting.uses_template(pipeline) else ""
     finished: list[Generation] = []
@@ -170,11 +170,11 @@ def _decode(
         from toolkit import verify
 
         with progress(), working("Decoding once more without drafts, to compare"):
-            generation = generation.verified(verify(pipeline, generation))
+            generation = generation.with_verification(verify(pipeline, generation))
     return generation
 
 
-def _prepared(
+def _prepare(
     out: Path | None, record: str | None, verifying: bool, chosen: dict[str, Any]
 ) -> tuple[Pipeline, Out | None]:
     """Check everything that needs no weights: the output, then plugins, specs and models."""

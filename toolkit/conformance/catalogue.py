@@ -181,7 +181,7 @@ def _try_staying_hidden(subject: UnderTest, length: int, tally: Tally) -> None:
 def _try_schedule(subject: UnderTest, example: Any, tally: Tally) -> None:
     family, (words, prompt), schedule = example
     if works_on(subject.choice, family):
-        text = [*subject.stretched(words[:prompt]), *words]
+        text = [*subject.stretch(words[:prompt]), *words]
         evicted = kv.schedule_does_not_matter(
             lambda: subject.session(family), text, len(text) - len(words), schedule
         )
@@ -192,12 +192,12 @@ def _try_schedule(subject: UnderTest, example: Any, tally: Tally) -> None:
 def _try_protection(subject: UnderTest, example: Any, tally: Tally) -> None:
     family, (words, prompt) = example
     if works_on(subject.choice, family):
-        text = [*subject.stretched(words[:prompt]), *words]
+        text = [*subject.stretch(words[:prompt]), *words]
         session = subject.session(family)
         tally["hidden"] += kv.protected_rows_stay(session, text, len(text) - len(words))
 
 
-def _prompted(*more: st.SearchStrategy[Any]) -> Callable[[UnderTest], st.SearchStrategy[Any]]:
+def _with_prompt(*more: st.SearchStrategy[Any]) -> Callable[[UnderTest], st.SearchStrategy[Any]]:
     return lambda _: st.tuples(generators.prompts(), *more)
 
 
@@ -212,21 +212,21 @@ PROPERTIES: tuple[Property, ...] = (
     of_kind(
         drafters.drafts_from_committed_only,
         "drafter",
-        _prompted(generators.schedules()),
+        _with_prompt(generators.schedules()),
         _try_commits,
         "drafted",
     ),
     of_kind(
         drafters.candidates_in_order,
         "drafter",
-        _prompted(generators.trees(), st.integers(1, 9)),
+        _with_prompt(generators.trees(), st.integers(1, 9)),
         _try_candidates,
         "drafted",
     ),
     of_kind(
         padded_vocabularies_fit,
         "drafter",
-        _prompted(generators.schedules(), st.sampled_from([VOCABULARY + 31, VOCABULARY - 7])),
+        _with_prompt(generators.schedules(), st.sampled_from([VOCABULARY + 31, VOCABULARY - 7])),
         _try_padding,
         "drafted",
         applies=lambda subject: subject.models,

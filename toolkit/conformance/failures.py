@@ -117,19 +117,19 @@ def draw_tree(tree: TokenTree, verdict: Verdict | None = None) -> str:
 def _pieces(example: Any) -> list[str]:
     """An example of a single strategy, piece by piece."""
     pieces = example if isinstance(example, (tuple, list)) else [example]
-    return ["tried on:", *(line for piece in pieces for line in _shown(piece))]
+    return ["tried on:", *(line for piece in pieces for line in _format_piece(piece))]
 
 
-def _shown(piece: Any) -> list[str]:
+def _format_piece(piece: Any) -> list[str]:
     match piece:
         case TokenTree():
             return draw_tree(piece).splitlines()
         case Tensor():
             return [f"logits after node {i}: {row}" for i, row in enumerate(piece.tolist())]
         case (TokenTree() as tree, list() as path):
-            return [*_shown(tree), f"committed path: nodes {path}"]
+            return [*_format_piece(tree), f"committed path: nodes {path}"]
         case [*pieces] if any(map(_drawable, pieces)):
-            return [line for one in pieces for line in _shown(one)]
+            return [line for one in pieces for line in _format_piece(one)]
         case tuple() if piece and all(isinstance(p, int) for p in piece):
             return [f"prompt {' '.join(map(str, piece))}"]
     return [str(piece)]

@@ -66,7 +66,7 @@ def check(
     ones. Raises `SpecError` for a bad spec or an unknown word in `never`.
     """
     subject = UnderTest.of(spec, registry or Registry.installed(), kind)
-    declared = _declared(never)
+    declared = _read_never(never)
     properties = applicable(subject)
     for prop in properties:
         with working(f"Testing {prop.name}"):
@@ -82,7 +82,7 @@ def check(
         )
 
 
-def _declared(never: Collection[str]) -> frozenset[str]:
+def _read_never(never: Collection[str]) -> frozenset[str]:
     unknown = sorted(set(never) - set(EVIDENCE))
     if unknown:
         raise SpecError(f"never takes {', '.join(EVIDENCE)}, not {unknown[0]!r}")
@@ -95,7 +95,7 @@ def try_property(
     """Test one property on `max_examples` examples and shrink the first one that fails."""
     trial, began = Trial(subject, prop), perf_counter()
     error = trial.run(max_examples)
-    outcome, details = _judged(trial, never, error)
+    outcome, details = _judge(trial, never, error)
     return Finding(
         prop.name,
         prop.sentence,
@@ -107,7 +107,7 @@ def try_property(
     )
 
 
-def _judged(
+def _judge(
     trial: Trial, never: frozenset[str], error: BaseException | None
 ) -> tuple[FindingOutcome, str]:
     if error is not None:
@@ -203,7 +203,7 @@ def conforms(
     import pytest
 
     subject = UnderTest.of(spec, Registry.installed(), kind)
-    declared, expected = _declared(never), dict(expected_failures or {})
+    declared, expected = _read_never(never), dict(expected_failures or {})
     properties = {prop.name: prop for prop in applicable(subject)}
     unknown = sorted(set(expected) - set(properties))
     if unknown:

@@ -49,7 +49,7 @@ def schedule_does_not_matter(
         if left < 0:
             break
         accepted = min(step.accepted, session.max_draft_depth, left)
-        tokens, parents, path = grown(text[length : length + accepted + 1], step.wrong)
+        tokens, parents, path = grow_path(text[length : length + accepted + 1], step.wrong)
         poison(session.cache)
         got = session.forward(tokens, parents)[path]
         session.commit(path)
@@ -73,7 +73,7 @@ def one_by_one(
     return held, torch.stack(logits)
 
 
-def grown(
+def grow_path(
     path: Sequence[int], wrong: tuple[tuple[int, int], ...]
 ) -> tuple[list[int], list[int], list[int]]:
     """Tokens and parents of a tree with wrong nodes among those of `path`, and the rows of `path`."""

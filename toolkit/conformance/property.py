@@ -55,7 +55,7 @@ def of_decodings(function: Callable[..., object], **rules: Any) -> Property:
     """Make a property of whole decodings, which is tested on cases."""
 
     def holds(subject: UnderTest, case: Case, tally: Tally) -> None:
-        with subject.counted(tally):
+        with subject.counting(tally):
             function(case, subject.registry)
 
     return Property(

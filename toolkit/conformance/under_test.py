@@ -125,7 +125,7 @@ class UnderTest:
             family=st.sampled_from(sorted(FAMILIES)),
             seed=st.integers(0, 2),
             noise=st.sampled_from([0.02, 0.0, 0.05]),
-            prompt=prompts().map(self.stretched),
+            prompt=prompts().map(self.stretch),
             max_new_tokens=st.integers(1, LONGEST),
             stops=st.sampled_from([(0,), (), (0, 7, 19, 31, 43, 55, 67, 79, 91)]),
             draft_kv=st.just(Choice(self.registry.find("kv", "full"))) | self._partners("kv"),
@@ -145,7 +145,7 @@ class UnderTest:
         """Whether it is a KV policy that scores positions."""
         return issubclass(self.choice.cls, ScorePolicy)
 
-    def stretched(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+    def stretch(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         """Repeat a prompt until it is longer than the budget, as far as positions allow."""
         length = min(len(ids) + self.budget, POSITIONS - 2 * LONGEST)
         return tuple(ids[i % len(ids)] for i in range(max(len(ids), length)))
@@ -175,7 +175,7 @@ class UnderTest:
         return st.just(model) | usual | extreme
 
     @contextmanager
-    def counted(self, tally: Tally) -> Iterator[None]:
+    def counting(self, tally: Tally) -> Iterator[None]:
         """Count what happens in every request that is decoded in this context."""
         streams: list[Stream] = []
         original = Pipeline.stream

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from toolkit import Registry
 from toolkit.cli import main
-from toolkit.cli.new import WHAT, _range, rendered
+from toolkit.cli.new import WHAT, _range, render_package
 from toolkit.conformance import check
 
 
@@ -23,7 +23,7 @@ def call(*args):
 @pytest.mark.installed
 @pytest.mark.parametrize("kind", WHAT)
 def test_every_kind_is_a_whole_package(kind):
-    files = rendered("my-own", kind)
+    files = render_package("my-own", kind)
     assert set(files) == {
         "pyproject.toml", "README.md", ".gitignore", ".github/workflows/test.yml",
         "toolkit_my_own.py", "test_my_own.py",
@@ -37,7 +37,7 @@ def test_every_kind_is_a_whole_package(kind):
 @pytest.mark.skipif(not shutil.which("ruff", path=str(sys.prefix) + "/bin"), reason="no ruff here")
 @pytest.mark.parametrize("kind", WHAT)
 def test_the_files_pass_the_linters(kind, tmp_path):
-    for path, text in rendered("tidy", kind).items():
+    for path, text in render_package("tidy", kind).items():
         if path.endswith(".py"):
             (tmp_path / path).write_text(text)
     ruff, config = f"{sys.prefix}/bin/ruff", str(Path(__file__).parents[3] / "pyproject.toml")
@@ -72,7 +72,7 @@ def test_it_installs_and_its_tests_pass(kind, tmp_path, stranger):
 @pytest.mark.parametrize("kind", ["drafter", "verifier", "kv"])
 def test_its_tests_pass(kind, tmp_path, monkeypatch):
     """Those of the other kinds, in this process and with fewer examples."""
-    files, registry = rendered(f"fresh-{kind}", kind), Registry.installed()
+    files, registry = render_package(f"fresh-{kind}", kind), Registry.installed()
     for path in (f"toolkit_fresh_{kind}.py", f"test_fresh_{kind}.py"):
         (tmp_path / path).write_text(files[path])
     monkeypatch.syspath_prepend(tmp_path)

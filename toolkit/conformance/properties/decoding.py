@@ -18,13 +18,13 @@ from toolkit.stream import Stream
 
 def decode(pipeline: Pipeline, case: Case) -> Stream:
     """Decode a case to its end and return its stream."""
-    stream = opened(pipeline, case)
+    stream = open_stream(pipeline, case)
     for _ in stream.decode():
         pass
     return stream
 
 
-def opened(pipeline: Pipeline, case: Case) -> Stream:
+def open_stream(pipeline: Pipeline, case: Case) -> Stream:
     """The stream of a case, not decoded yet."""
     return pipeline.stream(case.prompt, max_new_tokens=case.max_new_tokens, seed=case.sampling_seed)
 
@@ -48,11 +48,11 @@ def cache_equals_ar(case: Case, registry: Registry) -> tuple[Stream, Stream]:
     """After every commit, the target's cache holds the positions, keys and values of AR at the same
     length; returns the decoding and AR's."""
     pipeline = case.pipeline(registry)
-    ar = opened(pipeline.autoregressive, case)
+    ar = open_stream(pipeline.autoregressive, case)
     held = {}
     for _ in ar.decode():
         held[ar.target.length] = snapshot(ar.target.cache)
-    stream = opened(pipeline, case)
+    stream = open_stream(pipeline, case)
     emitted = 0
     for event in stream.decode():
         emitted += len(event.tokens)

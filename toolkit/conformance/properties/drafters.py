@@ -27,8 +27,8 @@ def branches_drafted_alone(
     for _ in range(depth):
         candidates = drafter.expand(tree, frontier, 2)
         for row, node in enumerate(frontier):
-            tokens, logprobs = _proposed(candidates, row)
-            alone, wanted = _alone(make(), tree, node)
+            tokens, logprobs = _list_proposals(candidates, row)
+            alone, wanted = _propose_alone(make(), tree, node)
             if tokens != alone:
                 raise Broken(
                     f"node {node} of {tree.parents} drafted {tokens}, alone {alone}, after {prompt}"
@@ -41,15 +41,15 @@ def branches_drafted_alone(
             return
 
 
-def _alone(drafter: Drafter, tree: TokenTree, node: int) -> tuple[list[int], Tensor]:
+def _propose_alone(drafter: Drafter, tree: TokenTree, node: int) -> tuple[list[int], Tensor]:
     """What a new drafter proposes after a node when the tree is only the path to it."""
     path = tree.subtree(path_to(tree, node))
     for tip in range(len(path)):
         answer = drafter.expand(path.first(tip + 1), [tip], 2)
-    return _proposed(answer, 0)
+    return _list_proposals(answer, 0)
 
 
-def _proposed(candidates: Candidates, row: int) -> tuple[list[int], Tensor]:
+def _list_proposals(candidates: Candidates, row: int) -> tuple[list[int], Tensor]:
     """The tokens and log-probabilities [K] of a row, without its empty slots."""
     both = zip(candidates.tokens[row], candidates.logprobs[row], strict=True)
     held = [(token, logprob) for token, logprob in both if logprob != -torch.inf]

@@ -82,7 +82,7 @@ def siblings_in_any_order(
     verifier: Verifier, tree: TokenTree, logits: Tensor, sampler: Sampler, rng: random.Random
 ) -> None:
     """The order of a tree's nodes does not change the committed tokens."""
-    order = _shuffled(tree, rng)
+    order = _shuffle(tree, rng)
     where = {old: new for new, old in enumerate(order)}
     reordered = TokenTree(
         [tree.tokens[old] for old in order],
@@ -101,7 +101,7 @@ def siblings_in_any_order(
         )
 
 
-def _shuffled(tree: TokenTree, rng: random.Random) -> list[int]:
+def _shuffle(tree: TokenTree, rng: random.Random) -> list[int]:
     """The node ids in a random order that keeps parents before children."""
     order, waiting = [0], list(range(1, len(tree)))
     while waiting:
