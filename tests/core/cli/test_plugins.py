@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from toolkit import Family, Registry
 from toolkit.choice import options_of
 from toolkit.cli import main, options
-from toolkit.cli.plugins import listed
+from toolkit.cli.plugins import list_rows
 from toolkit.registry import BrokenPlugin
 
 
@@ -46,7 +46,7 @@ def test_a_broken_plugin_is_listed_with_its_reason():
     registry = Registry()
     why = "ModuleNotFoundError: No module named 'gone'"
     registry.broken["mine (mine:plugin)"] = BrokenPlugin("mine", why, "")
-    (row,) = listed(registry)
+    (row,) = list_rows(registry)
     assert row["status"] == "broken"
     assert "gone" in row["reason"]
     assert row["kind"] is None
