@@ -121,9 +121,10 @@ def list_() -> None:
 
 
 def _bench(given: dict[str, Any]) -> None:
-    out, resume, plugins, form = (given.pop(key) for key in ("out", "resume", "plugins", "form"))
+    out, resume, form = (given.pop(key) for key in ("out", "resume", "form"))
     plan = _make_plan(given, out, resume)
-    results, interrupted = run_plan(plan, options.load_registry(plugins), out, resume=resume)
+    registry = options.load_registry(map(Path, plan.plugins))
+    results, interrupted = run_plan(plan, registry, out, resume=resume)
     if results is not None:
         from .formats import print_results
 
@@ -164,7 +165,10 @@ def _make_plan(given: dict[str, Any], out: Path, resume: bool) -> Plan:
 
 
 def _list(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    """A value as TOML has it."""
+    if isinstance(value, tuple):
+        return [str(item) if isinstance(item, Path) else item for item in value]
+    return value
 
 
 def parse_grid(text: str) -> dict[str, list[str]]:

@@ -66,6 +66,7 @@ class Plan:
     dtype: str = "auto"
     executor: str = field(default="auto", validator=in_(("auto", "module", "functional")))
     tune: list[Tune] = Factory(list)
+    plugins: list[str] = Factory(list)
 
     @classmethod
     def of(cls, data: dict[str, Any], origin: str) -> Plan:

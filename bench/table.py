@@ -198,9 +198,8 @@ def list_findings(results: Results) -> list[str]:
     verdicts = Counter(
         r["verdict"] for r in results.tested if r["verdict"] and r["arm"] in lossless
     )
-    count = sum(verdicts.values())
     found = [
-        f"{count} outputs of lossless arms were compared with those of autoregressive decoding (AR): "
+        f"Outputs of lossless arms against those of autoregressive decoding (AR): "
         f"{format_verdicts(verdicts)}."
     ]
     if results.uncompared:
@@ -213,8 +212,8 @@ def list_findings(results: Results) -> list[str]:
     if results.divergent:
         arms = ", ".join(sorted({row["arm"] for row in results.divergent}))
         found.append(
-            f"DIVERGENT: {len(results.divergent)} outputs are not AR's, of {arms}. A lossless arm must "
-            f"give AR's tokens: do not use its speed until the difference is explained."
+            f"DIVERGENT: outputs that are not AR's: {len(results.divergent)}, of {arms}. A lossless "
+            f"arm must give AR's tokens: do not use its speed until the difference is explained."
         )
     if results.is_unsteady and results.drift:
         found.append(

@@ -114,10 +114,13 @@ class Registry:
             )
 
     def add_file(self, path: Path) -> None:
-        """Register a single .py file as a plugin. Raises `PluginError`."""
+        """Register a single .py file as a plugin, unless it is installed already. Raises
+        `PluginError`."""
         if not path.is_file():
             raise PluginError(f"no plugin file {path}: --plugin takes a Python file of your own")
         self._load_waiting()  # names of installed plugins go before those of files
+        if self._has_installed(path):
+            return
         module = import_file(path)
         self.add(module, str(path), "file")
         if not self._plugins.get_hookcallers(module):
@@ -125,6 +128,15 @@ class Registry:
                 f"plugin {path} provides nothing: it needs a function `strategies` marked "
                 f"@toolkit.hookimpl"
             )
+
+    def _has_installed(self, path: Path) -> bool:
+        """Whether an installed plugin is this file or a copy of it."""
+        for name, module in self._plugins.list_name_plugin():
+            file = Path(getattr(module, "__file__", None) or "")
+            installed = file.is_file() and not name.startswith(f"{path}:")
+            if installed and file.read_bytes() == path.read_bytes():
+                return True
+        return False
 
     def add(self, plugin: ModuleType, distribution: str, version: str) -> None:
         """Register everything that a plugin provides, or nothing. Raises `PluginError`."""

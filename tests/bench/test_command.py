@@ -96,8 +96,18 @@ def test_a_broken_promise_fails_the_run(bench, liar):
     arm = ["--arm", "name=liar drafter=ngram verifier=liar", "--plugin", liar]
     results, output = bench(*QUICK, *arm, status=1)
     assert {row["verdict"] for row in results.rows("liar")} == {"divergent"}
-    assert "DIVERGENT: 2 outputs" in output
+    assert "DIVERGENT: outputs that are not AR's: 2, of liar." in output
     assert len(results.requests) == 6  # nothing was lost by it
+
+
+def test_a_plugin_is_known_again_on_resuming_or_named(bench, toolkit, liar, tmp_path):
+    arm = ["--arm", "name=liar drafter=ngram verifier=liar lossy", "--plugin", liar]
+    bench(*QUICK, *arm, "--prompts", "1")
+    assert toolkit("bench", "--resume", "--out", tmp_path / "r").exit_code == 0
+    liar.unlink()
+    done = toolkit("bench", "--resume", "--out", tmp_path / "r")
+    assert done.exit_code == 2
+    assert f"no plugin file {liar}" in done.output.replace("\n", "")
 
 
 def test_a_declared_loss_does_not(bench, liar):

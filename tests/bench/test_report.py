@@ -92,7 +92,7 @@ def test_the_page_says_what_it_must(page, invented):
     ]
     bad = render(evolve(results, requests=rows), [])
     assert "(AR): 12 divergent." in bad
-    assert "DIVERGENT: 12 outputs are not AR&#39;s, of bad." in bad
+    assert "DIVERGENT: outputs that are not AR&#39;s: 12, of bad." in bad
     assert 'class="banner bad"' in bad
     assert ">faster<" not in bad
 

@@ -330,6 +330,22 @@ def test_a_name_that_is_nearly_a_plugins_is_suggested(monkeypatch):
         registry.find("shaper", "mime")
 
 
+def test_a_file_that_is_installed_as_well_is_no_error(monkeypatch, tmp_path):
+    """The same file, or a copy of it: a checkout's, beside the one in site-packages."""
+    installed, given = tmp_path / "installed.py", tmp_path / "given.py"
+    for path in (installed, given):
+        path.write_text(GOOD_FILE)
+    module = plugin([shaper("filed")])
+    module.__file__ = str(installed)
+    registry = installed_with(monkeypatch, Point("filed", lambda: module))
+    for path in (installed, given):
+        registry.add_file(path)
+    assert registry.names("shaper").count("filed") == 1
+    given.write_text(GOOD_FILE + "# another\n")
+    with pytest.raises(PluginError, match="is already provided by"):
+        registry.add_file(given)
+
+
 def test_an_installed_plugin_has_its_names_before_a_file(monkeypatch, tmp_path):
     module = plugin([shaper("filed")])
     registry = installed_with(monkeypatch, Point("filed", lambda: module))
