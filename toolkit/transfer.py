@@ -39,7 +39,8 @@ def _join(parts: tuple[Tensor, ...]) -> Tensor:
     from torch.nn.functional import pad
 
     raw = [part.contiguous().flatten().view(torch.uint8) for part in parts]
-    return torch.cat([pad(part, (0, -len(part) % ALIGNED)) for part in raw])
+    padded = [pad(part, (0, -len(part) % ALIGNED)) if len(part) % ALIGNED else part for part in raw]
+    return torch.cat(padded) if len(padded) > 1 else padded[0]
 
 
 def _split(joined: Tensor, like: tuple[Tensor, ...]) -> list[Tensor]:

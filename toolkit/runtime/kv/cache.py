@@ -286,10 +286,11 @@ class TreeCache(Cache):
                 self._buffers = structs.array(structs.Buffer, list(map(structs.Buffer.of, both)))
             kernels.move(self._buffers, [layer.table.count for layer in layers], rows)
             return
-        index, first = self._index(rows), self.rows
+        first = self.rows
         if self.slab is not None and first is not None:
-            self.slab.move(first, index + first)
+            self.slab.move(first, rows)
             return
+        index = self._index(rows)
         for layer in layers:
             layer.move(index)
 

@@ -13,7 +13,11 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
+from toolkit.runtime.kernels.triton.move_rows import move_rows
+from toolkit.transfer import send
+
 SMALLEST = 1024  # rows
+FEW = 16  # rows that move in one kind of launch
 
 
 class Holder(Protocol):
@@ -36,10 +40,13 @@ class Slab:
         keys, values = self.buffer[index]
         return keys[None], values[None]
 
-    def move(self, first: int, rows: Tensor) -> None:
-        """Copy rows `rows[A]` of every layer to the rows from `first` on. They are gathered first, so
-        both may overlap."""
-        self.buffer[:, :, :, first : first + len(rows)] = self.buffer.index_select(3, rows)
+    def move(self, first: int, rows: list[int]) -> None:
+        """Copy rows `first` + `rows[A]` of every layer to the rows from `first` on. All are read before
+        one is written."""
+        padding = range(len(rows), FEW if len(rows) <= FEW else len(rows))  # few variants compile
+        numbers = torch.tensor([first, *(first + row for row in (*rows, *padding))]).int()
+        (sent,) = send(self.buffer.device, numbers)
+        move_rows(self.buffer.flatten(0, 1), sent[1:], sent[:1])
 
 
 @define(eq=False)
