@@ -128,7 +128,9 @@ class Stream:
             specs=self.specs,
             sampling=self.sampling,
             seed=self.seed,
-            numerics=find_level(model, len(self.prompt) + len(ids)).name,
+            numerics=find_level(
+                model, len(self.prompt) + len(ids), captured=self.target.cache.captured
+            ).name,
             ttft_ms=self.ttft_ms,
             kv_bytes=self.target.cache.bytes,
             kv_peak_bytes=self.target.cache.peak,

@@ -41,16 +41,19 @@ _levels: WeakKeyDictionary[LoadedModel, dict[int, Level]] = (
 )  # by longest context
 
 
-def find_level(model: LoadedModel, length: int = PROBED) -> Level:
+def find_level(model: LoadedModel, length: int = PROBED, *, captured: bool = True) -> Level:
     """The level of a loaded model on this machine, for requests of up to `length` tokens.
 
-    It is found once for a model's architecture, sizes and dtype, then remembered on disk.
+    It is found once for a model's architecture, sizes and dtype, then remembered on disk. On a GPU,
+    `captured` says whether graphs ran all of a request's passes after the prompt.
     """
     longest = longest_probed(model, length)
     known = _levels.setdefault(model, {})
     if longest not in known:
         known[longest] = _compare(model, longest)
-    return known[longest]
+    if captured or model.executor.slabs is None or known[longest].name != "bitwise":
+        return known[longest]
+    return _without_bits(model, "some passes ran layer by layer")
 
 
 def _compare(model: LoadedModel, longest: int) -> Level:
@@ -59,7 +62,7 @@ def _compare(model: LoadedModel, longest: int) -> Level:
         about = "level", str(longest), model.executor.name, model.executor.linears
         reason = remembered(
             (*about, *module_key(model.module)),
-            lambda: {"differs": find_difference(model, longest)},
+            lambda: {"differs": _find_once(model, longest)},
             "Comparing the bits of trees with AR's (once)",
         )["differs"]
     if reason is None:
@@ -67,6 +70,10 @@ def _compare(model: LoadedModel, longest: int) -> Level:
             "bitwise",
             f"trees of {SIZES[0]} to {SIZES[-1]} nodes gave AR's bits, after up to {longest} tokens",
         )
+    return _without_bits(model, reason)
+
+
+def _without_bits(model: LoadedModel, reason: str) -> Level:
     exact = model.dtype in (torch.float32, torch.float64)
     return Level("fp32" if exact else "tie", f"not bitwise: {reason}")
 
@@ -79,11 +86,13 @@ def longest_probed(model: LoadedModel, length: int = PROBED) -> int:
 
 def _reason_against_bitwise(model: LoadedModel) -> str | None:
     """A reason against `bitwise` that needs no comparison."""
-    if model.device.type != "cpu":
-        return "no kernels of ours on this device"
-    if model.dtype not in structs.DTYPES:
+    if model.executor.slabs is not None:
+        pass  # what is captured runs kernels of ours
+    elif model.device.type != "cpu":
+        return "its passes are not captured as graphs"
+    elif model.dtype not in structs.DTYPES:
         return f"no kernels of ours for {str(model.dtype).removeprefix('torch.')}"
-    if native.library() is None:
+    elif native.library() is None:
         return native.why_not() or "compiled kernels are switched off"
     if not model.executor.batch_invariant:
         return (
@@ -92,6 +101,14 @@ def _reason_against_bitwise(model: LoadedModel) -> str | None:
             else "only the functional executor's linears are known to keep a row's bits"
         )
     return None
+
+
+def _find_once(model: LoadedModel, longest: int) -> str | None:
+    """As `find_difference`; slabs for long contexts are freed again."""
+    found = find_difference(model, longest)
+    if model.executor.slabs is not None:
+        model.executor.slabs.forget()
+    return found
 
 
 def find_difference(model: LoadedModel, longest: int = PROBED) -> str | None:
@@ -146,10 +163,12 @@ def _same_bits(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
 def _fill(session: ModelSession, count: int, seed: int) -> None:
     """Commit `count` rows of noise, the same for the same seed: a long context without the passes that
     would write it."""
-    rng = torch.Generator().manual_seed(seed)
+    device = session.model.device
+    rng = torch.Generator(device).manual_seed(seed)
     for layer in session.cache.initialized:
         shapes = [(*part.shape[:2], count, part.shape[3]) for part in (layer.keys, layer.values)]
-        layer.store(*(torch.randn(shape, generator=rng).to(layer.keys) for shape in shapes))
+        noise = (torch.randn(shape, generator=rng, device=device) for shape in shapes)
+        layer.store(*(part.to(layer.keys) for part in noise))
     session.cache.append(count)
     session.eviction.after_commit()
 

@@ -46,6 +46,14 @@ class Rows:
         """Positions [N] of the pass's own rows."""
         return self.positions[len(self.positions) - len(self.lineage) :]
 
+    def part(self, begin: int, count: int) -> Rows:
+        """The `count` rows from `begin` on, or as many as there are."""
+        if begin == 0 and len(self.tokens) <= count:
+            return self
+        tokens, lineage = self.tokens[begin : begin + count], self.lineage[begin : begin + count]
+        scratch = len(self.positions) - len(self.tokens) + begin + len(tokens)
+        return Rows(tokens, self.positions[:scratch], lineage[:, :scratch])
+
 
 @define(eq=False, slots=False)
 class Pass:

@@ -74,6 +74,11 @@ class Slabs:
         slab.holder = ref(holder)
         return slab
 
+    def forget(self) -> None:
+        """Free the slabs that no cache holds, with their graphs."""
+        gc.collect()
+        self._slabs = [slab for slab in self._slabs if _held(slab)]
+
     def _free(self, room: int) -> Slab | None:
         """A slab of `room` rows without a holder."""
         fitting = (slab for slab in self._slabs if slab.room == room - 1)

@@ -15,9 +15,11 @@ import torch
 from attrs import define, frozen
 from torch import Tensor
 
-from toolkit.runtime.compute.attention import Pass, masked_attention
+from toolkit.runtime.compute.attention import Pass, Rows, masked_attention
 from toolkit.runtime.compute.executors.graphs import Recorder, recorder_for
 from toolkit.runtime.compute.layers.decoder import Decoder
+from toolkit.runtime.compute.linears.batch_invariance import RowRule
+from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kernels.triton.attention import tree_attention
 from toolkit.runtime.kernels.triton.jit import power_of_two
 from toolkit.runtime.kernels.triton.rotary import rotate_and_store
@@ -46,10 +48,10 @@ class GraphInputs:
         size = 1 + rows * (4 + DEEPEST)
         return cls(torch.zeros(size, dtype=torch.int32, device=device), rows)
 
-    def fill(self, now: Pass, first: int, padding_row: int) -> None:
-        """Write the numbers of a pass whose layers all hold `first` committed rows."""
-        tokens, positions = now.host.tokens.tolist(), now.host.query_pos.tolist()
-        lineage, padding = now.host.lineage.tolist(), self.rows - len(tokens)
+    def fill(self, host: Rows, first: int, padding_row: int) -> None:
+        """Write the numbers of a pass's rows, where all layers hold `first` committed rows."""
+        tokens, positions = host.tokens.tolist(), host.query_pos.tolist()
+        lineage, padding = host.lineage.tolist(), self.rows - len(tokens)
         end = first + len(lineage[0])
         columns = [
             first,
@@ -141,37 +143,43 @@ class Captured:
     decoder: Decoder
     slabs: Slabs
     recorder: Recorder
+    rule: RowRule  # how many rows linears need
     failure: str | None = None  # why nothing is captured any more
     captures: int = 0  # graphs captured so far
 
     @classmethod
-    def of(cls, decoder: Decoder, dtype: torch.dtype, device: torch.device) -> Captured | None:
+    def of(cls, decoder: Decoder, linears: Linears, device: torch.device) -> Captured | None:
         """A decoder that is captured; None where nothing records, or where layers differ in shape."""
         recorder = recorder_for(device)
         shapes = {(part.attention.kv_heads, part.attention.width) for part in decoder.layers}
         if recorder is None or len(shapes) > 1:
             return None
-        slabs = Slabs((len(decoder.layers), *shapes.pop()), dtype, device)
-        return cls(decoder, slabs, recorder)
+        slabs = Slabs((len(decoder.layers), *shapes.pop()), linears.dtype, device)
+        return cls(decoder, slabs, recorder, linears.rule)
 
     @torch.no_grad()
     def forward(self, now: Pass, keep: int) -> Tensor | None:
         """As `Executor.forward`; None for a pass that cannot be captured."""
-        first = self._first_row(now)
-        if first is None:
-            return None
-        graph = self._graph(now, first)
-        if graph is None:
-            return None
-        graph.replay()
         count = len(now.host.tokens)
-        return graph.logits[count - keep if keep else 0 : count].clone()
+        if now.whole_prompt or (keep and count > ROWS[-1]):
+            return None  # a prompt, which is faster in one piece
+        first = self._first_row(now)
+        logits = []
+        for begin in range(0, count, ROWS[-1]):
+            graph = None if first is None else self._graph(now, first, begin)
+            if graph is None:
+                now.cache.captured &= not now.eviction.clock.started
+                return None
+            graph.replay()
+            logits.append(graph.logits[: count - begin].clone())
+        whole = logits[0] if len(logits) == 1 else torch.cat(logits)
+        return whole[count - keep :] if keep else whole
 
     def _first_row(self, now: Pass) -> int | None:
-        """The committed rows C of every layer; None where a pass needs more than the graphs know:
-        masks of a policy, a log of queries, more rows."""
-        cache, host = now.cache, now.host
-        if self.failure or now.whole_prompt or len(host.tokens) > ROWS[-1]:
+        """The committed rows C of every layer; None where a pass needs more than the graphs know: masks
+        of a policy, a log of queries, longer paths."""
+        cache = now.cache
+        if self.failure:
             return None
         if len(cache.initialized) < len(cache.layers) or now.deepest - cache.length >= DEEPEST:
             return None
@@ -183,22 +191,23 @@ class Captured:
             return None
         return cache.rows
 
-    def _graph(self, now: Pass, first: int) -> Graph | None:
-        """The graph for a pass, with the pass's numbers in its inputs."""
-        end = first + now.cache.scratch
-        slab = now.cache.take_slab(end)
-        rows = next(size for size in ROWS if size >= len(now.host.tokens))
+    def _graph(self, now: Pass, first: int, begin: int) -> Graph | None:
+        """The graph for a pass's rows from `begin` on, with their numbers in its inputs."""
+        slab = now.cache.take_slab(first + now.cache.scratch)
+        host = now.host.part(begin, ROWS[-1])
+        padded = self.rule.padded(len(host.tokens))
+        rows = next(size for size in ROWS if size >= padded)
         furthest = power_of_two(max(now.deepest + 1, slab.room)) - 1
         tables = tuple(table.upto(furthest) for table in self.decoder.rotary.values())
         graph: Graph | None = slab.graphs.get(rows)
         if graph is None or any(a is not b for a, b in zip(graph.tables, tables, strict=True)):
             inputs = GraphInputs.empty(rows, slab.buffer.device)
-            inputs.fill(now, first, slab.room)  # recording runs the pass
+            inputs.fill(host, first, slab.room)  # recording runs the pass
             graph = self._capture(slab, inputs, tables)
             if graph is not None:
                 slab.graphs[rows] = graph
         else:
-            graph.inputs.fill(now, first, slab.room)
+            graph.inputs.fill(host, first, slab.room)
         return graph
 
     def _capture(

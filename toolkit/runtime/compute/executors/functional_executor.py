@@ -43,7 +43,7 @@ class FunctionalExecutor:
         config: Any = module.config
         decoder = descriptions()[config.model_type](module, windows, linears)
         in_c = CDecoder.of(decoder, linears.dtype)
-        captured = None if in_c else Captured.of(decoder, linears.dtype, module.device)
+        captured = None if in_c else Captured.of(decoder, linears, module.device)
         return cls(decoder, linears, in_c, captured)
 
     @property

@@ -24,10 +24,13 @@ DESCRIPTIONS = {1: "any count of rows", 2: "two rows at least", 4: "rows in mult
 class RowRule:
     """The counts of rows that a model's linears are computed for: one of `ROW_MULTIPLES`.
 
-    All linears of a model share one rule, which is set once they have been probed.
+    All linears of a model share one rule, which is set once they have been probed. Passes of more than
+    `largest` rows are prompts. `whole`: the kinds of linears that need no tiles, which only a GPU has.
     """
 
     row_multiple: int = 1
+    largest: int = max(COUNTS)
+    whole: frozenset[str] = frozenset()
 
     @property
     def description(self) -> str:
@@ -55,17 +58,20 @@ class RuledLinear:
         return self.kernel.parts if isinstance(self.kernel, SideBySide) else (self.kernel,)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.rule.row_multiple == TILE and TILE < len(x) <= max(COUNTS):
+        tiled = self.rule.row_multiple == TILE and TILE < len(x) <= self.rule.largest
+        if tiled and not all(str(part.kind) in self.rule.whole for part in self.parts):
             return torch.cat([self.kernel(tile) for tile in x.split(TILE)])
         return self.kernel(x)
 
 
-def find_row_multiple(kernels: Iterable[Kernel], dtype: torch.dtype) -> int | None:
-    """The first of `ROW_MULTIPLES` at which all kernels are batch-invariant for rows of `dtype`; None
-    where there is none."""
+def find_row_multiple(
+    kernels: Iterable[Kernel], dtype: torch.dtype, largest: int = max(COUNTS)
+) -> int | None:
+    """The first of `ROW_MULTIPLES` at which all kernels are batch-invariant for up to `largest` rows of
+    `dtype`; None where there is none."""
     probes = [probe_of(kernel) for kernel in {kernel.kind: kernel for kernel in kernels}.values()]
     for row_multiple in ROW_MULTIPLES:
-        rule = RowRule(row_multiple)
+        rule = RowRule(row_multiple, largest)
         if all(batch_invariant(RuledLinear(probe, rule), dtype) for probe in probes):
             return row_multiple
     return None
@@ -74,14 +80,31 @@ def find_row_multiple(kernels: Iterable[Kernel], dtype: torch.dtype) -> int | No
 def batch_invariant(linear: RuledLinear, dtype: torch.dtype) -> bool:
     """Whether a row has the same bits at every count of rows that the rule allows, and at every place
     among other rows."""
-    rng = torch.Generator().manual_seed(1)
-    rows = probe_rows(max(COUNTS), linear.parts[0].inputs, dtype)
+    rng, most = torch.Generator().manual_seed(1), linear.rule.largest
+    rows = probe_rows(most, linear.parts[0].inputs, dtype).to(linear.parts[0].weight.device)
     whole = linear(rows)
-    for count in {linear.rule.padded(count) for count in COUNTS}:
+    for count in {linear.rule.padded(count) for count in COUNTS if count <= most}:
         order = torch.randperm(len(rows), generator=rng)[:count]
         if not torch.equal(linear(rows[order]), whole[order]):
             return False
     return True
+
+
+def find_whole(kernels: Iterable[Kernel], dtype: torch.dtype, largest: int) -> set[str]:
+    """The kinds of those kernels that give a row of a tile the same bits among more tiles."""
+    tiles = RowRule(TILE, largest)
+    found = set()
+    for kind, kernel in {str(kernel.kind): kernel for kernel in kernels}.items():
+        probe = probe_of(kernel)
+        rule = RowRule(TILE, largest, frozenset([kind]))
+        rows = probe_rows(largest, probe.inputs, dtype).to(probe.weight.device)
+        expected = RuledLinear(probe, tiles)(rows)
+        counts = range(2 * TILE, largest + 1, TILE)
+        if batch_invariant(RuledLinear(probe, rule), dtype) and all(
+            torch.equal(probe(rows[:count]), expected[:count]) for count in counts
+        ):
+            found.add(kind)
+    return found
 
 
 def probe_of(kernel: Kernel) -> Kernel:
@@ -93,7 +116,8 @@ def probe_of(kernel: Kernel) -> Kernel:
 def probe_weight(like: Tensor) -> Tensor:
     """A weight [out, in] of the shape and strides of another, whose columns come in equal pairs."""
     inputs, weight = like.shape[1], torch.empty_like(like)
-    weight.copy_(torch.randn(like.shape, generator=torch.Generator().manual_seed(1)))
+    rng = torch.Generator(like.device).manual_seed(1)
+    weight.copy_(torch.randn(like.shape, generator=rng, device=like.device))
     weight[:, inputs // 2 : inputs // 2 * 2] = weight[:, _pairs(inputs)]
     return weight
 

@@ -27,9 +27,13 @@ SPARED = 8e-5  # seconds of Python and PyTorch around a linear: with our kernel,
 
 
 def module_key(module: PreTrainedModel) -> tuple[str, ...]:
-    """A module's key in the disk cache: its architecture, sizes and dtype, and our kernels."""
-    kernels = native.library()
-    return module.config.to_json_string(), str(module.dtype), kernels.isa if kernels else "none"
+    """A module's key in the disk cache: its architecture, sizes and dtype, and what computes."""
+    if module.device.type == "cuda":
+        where = f"{torch.cuda.get_device_name(module.device)}, CUDA {torch.version.cuda}"
+    else:
+        kernels = native.library()
+        where = kernels.isa if kernels else "none"
+    return module.config.to_json_string(), str(module.dtype), where
 
 
 def fastest_kernel(module: PreTrainedModel) -> type[Kernel]:

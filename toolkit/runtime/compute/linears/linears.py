@@ -9,9 +9,11 @@ from attrs import define, field
 from torch import Tensor, nn
 
 from toolkit.runtime.compute.linears.batch_invariance import (
+    TILE,
     RowRule,
     RuledLinear,
     find_row_multiple,
+    find_whole,
 )
 from toolkit.runtime.compute.linears.kernels import (
     Blocked,
@@ -63,15 +65,26 @@ class Linears:
         key = "rule", self.kernel.name, *about
         found = remembered(
             key,
-            lambda: {"row_multiple": self.find_row_multiple()},
+            self._find_rule,
             "Comparing the bits of linears (once)",
         )
         self.rule.row_multiple = found["row_multiple"] or 1
+        self.rule.whole = frozenset(found.get("whole", ()))
         return found["row_multiple"] is not None
 
     def find_row_multiple(self) -> int | None:
         """As `batch_invariance.find_row_multiple`, for all functions made so far."""
-        return find_row_multiple([p for made in self.functions for p in made.parts], self.dtype)
+        return find_row_multiple(self._kernels, self.dtype, self.rule.largest)
+
+    def _find_rule(self) -> dict[str, Any]:
+        row_multiple = self.find_row_multiple()
+        tiles = row_multiple == TILE and self._kernels[0].weight.is_cuda
+        whole = find_whole(self._kernels, self.dtype, self.rule.largest) if tiles else ()
+        return {"row_multiple": row_multiple, "whole": sorted(whole)}
+
+    @property
+    def _kernels(self) -> list[Kernel]:
+        return [part for made in self.functions for part in made.parts]
 
     def _packed(self, modules: tuple[nn.Module, ...]) -> Packed:
         made = Packed.of(*_joined(modules))

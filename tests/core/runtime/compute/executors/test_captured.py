@@ -15,8 +15,10 @@ from toolkit.conformance import cases
 from toolkit.conformance.comparison import Broken, require_close, require_same_rows, snapshot
 from toolkit.conformance.models import FAMILIES, tiny
 from toolkit.conformance.properties import decoding
+from toolkit.runtime import numerics
 from toolkit.runtime.compute.executors import captured
 from toolkit.runtime.compute.executors.captured import DEEPEST, ROWS, GraphInputs
+from toolkit.runtime.kernels import native
 from toolkit.runtime.kv import slab
 from toolkit.runtime.models.load import prepare
 from toolkit.runtime.session import ModelSession
@@ -159,13 +161,46 @@ def test_a_session_that_is_rewound():
 
 @pytest.mark.parametrize(
     ("spec", "sizes"),
-    [("h2o:budget=24,epoch=4,recent=8", [3]), ("window:budget=16", [1] * 5), ("full", [65])],
-    ids=["queries are logged", "a policy hides rows", "too many rows"],
+    [("h2o:budget=24,epoch=4,recent=8", [3]), ("window:budget=16", [1] * 5)],
+    ids=["queries are logged", "a policy hides rows"],
 )
 def test_what_graphs_do_not_know_runs_layer_by_layer(spec, sizes):
     made = model()
-    grow([opened(made, spec), opened(layer_by_layer(), spec)], random.Random(0), sizes)
+    session = opened(made, spec)
+    grow([session, opened(layer_by_layer(), spec)], random.Random(0), sizes)
     assert made.executor.captured.failure is None
+    assert not session.cache.captured
+
+
+@pytest.mark.parametrize("size", [65, 64, 130])
+def test_a_larger_tree_takes_several_graphs(size):
+    session = opened(model())
+    grow([session, opened(layer_by_layer())], random.Random(0), [size, 3])
+    assert session.cache.captured
+
+
+@pytest.mark.parametrize("row_multiple", [2, 4, 16])
+def test_rows_are_padded_to_the_counts_that_keep_their_bits(row_multiple):
+    made = model()
+    made.executor.maps.rule.row_multiple = row_multiple
+    session = opened(made)
+    grow([session, opened(layer_by_layer())], random.Random(0), [1, 3, 9, 17])
+    assert min(session.cache.slab.graphs) == row_multiple
+
+
+def test_the_level_of_a_request_says_whether_all_passes_were_captured(monkeypatch):
+    made = model()
+    monkeypatch.setitem(numerics._levels, made, {256: numerics.Level("bitwise", "said the test")})
+    assert numerics.find_level(made, 20).name == "bitwise"
+    level = numerics.find_level(made, 20, captured=False)
+    assert (level.name, level.why) == ("fp32", "not bitwise: some passes ran layer by layer")
+
+
+def test_paths_move_in_one_launch():
+    """As without kernels in C, which move rows on the CPU otherwise."""
+    with native.using(None):
+        for seed in range(3):
+            grow([opened(model()), opened(layer_by_layer())], random.Random(seed), [9, 20, 5, 64])
 
 
 def test_what_cannot_be_captured_runs_layer_by_layer(monkeypatch):
@@ -191,7 +226,7 @@ def test_only_layers_of_one_shape_share_a_slab():
     object.__setattr__(other, "attention", odd)
     changed = copy.copy(decoder)
     object.__setattr__(changed, "layers", (decoder.layers[0], other))
-    assert captured.Captured.of(changed, torch.float64, torch.device("cpu")) is None
+    assert captured.Captured.of(changed, made.executor.maps, torch.device("cpu")) is None
 
 
 def test_every_count_of_rows_has_a_bucket():

@@ -6,7 +6,9 @@ import torch
 from toolkit.runtime.compute.linears.batch_invariance import (
     TILE,
     RowRule,
+    RuledLinear,
     find_row_multiple,
+    find_whole,
     probe_rows,
     probe_weight,
 )
@@ -34,6 +36,21 @@ def test_the_first_rule_that_holds_is_found(monkeypatch, invariant, row_multiple
     weight = torch.randn(24, 32, dtype=torch.double)
     monkeypatch.setattr(Stock, "__call__", lambda self, x: product(x, self.weight, invariant))
     assert find_row_multiple([Stock(weight, None)], torch.double) == row_multiple
+
+
+@pytest.mark.parametrize(("most", "found"), [(TILE, 0), (32, 0), (64, 1)])
+def test_linears_that_need_no_tiles(monkeypatch, most, found):
+    """Those whose rows have the bits of a tile's in all passes, not in some."""
+    kernel = Stock(torch.randn(24, 32, dtype=torch.double), None)
+    monkeypatch.setattr(
+        Stock, "__call__", lambda self, x: product(x, self.weight, lambda rows: rows <= most)
+    )
+    whole = find_whole([kernel], torch.double, 64)
+    assert whole == ({str(kernel.kind)} if found else set())
+    calls, rule = [], RowRule(TILE, 64, frozenset(whole))
+    monkeypatch.setattr(Stock, "__call__", lambda self, x: calls.append(len(x)) or x)
+    RuledLinear(kernel, rule)(torch.zeros(48, 32))
+    assert calls == ([48] if found else [16, 16, 16])
 
 
 def product(x, weight, invariant):
