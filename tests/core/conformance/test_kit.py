@@ -15,7 +15,7 @@ from saboteurs.shapers import ExpectsCandidates
 from saboteurs.verifiers import BonusOfTheRoot
 
 from toolkit import Candidates, Registry, TokenTree, Verdict
-from toolkit.conformance import check, conforms
+from toolkit.conformance import check, conforms, kit
 from toolkit.conformance.catalogue import PROPERTIES, applicable
 from toolkit.conformance.comparison import Broken
 from toolkit.conformance.edge_cases import Contrary, LastOfEquals
@@ -110,7 +110,8 @@ def test_a_name_of_two_kinds_needs_a_kind():
     assert UnderTest.of(name, registry, "verifier").kind == "verifier"
 
 
-def test_a_failing_example_is_small_and_readable():
+def test_a_failing_example_is_small_and_readable(monkeypatch):
+    monkeypatch.setattr(kit, "SHRINKING", 600.0)  # on a busy machine, too
     details = outcome(BonusOfTheRoot, "tokens-equal-ar", count=100).details
     assert details.startswith("The tokens are exactly those of AR under the same KV policy.")
     prompt = next(line for line in details.splitlines() if line.startswith("prompt "))
@@ -184,10 +185,10 @@ from saboteurs.drafters import Silent
 from toolkit.conformance.edge_cases import LastOfEquals, Wide
 
 test_good = conforms(LastOfEquals, max_examples=15)
-test_bad = conforms(BonusOfTheRoot, max_examples=30, expected_failures={
+test_bad = conforms(BonusOfTheRoot, max_examples=15, expected_failures={
     "tokens-equal-ar": "known", "cache-equals-ar": "known"})
 test_silent = conforms(Silent, max_examples=5)
-test_untrue = conforms(Wide, max_examples=30, expected_failures={"tokens-equal-ar": "not so"})
+test_untrue = conforms(Wide, max_examples=3, expected_failures={"tokens-equal-ar": "not so"})
 """
 
 
