@@ -157,7 +157,7 @@ WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({OPTIONAL}))\n{MAIN}"
         ("plugins list", "adaptive"),
         ("plugins show adaptive", "shaper adaptive"),
         ("doctor --help", "--target"),
-        ("bench --arm drafter=ngram --prompts 1 --max-new-tokens 4 --out results", "3 requests"),
+        ("bench --arm drafter=ngram --prompts 1 --max-new-tokens 4 --out results", "6 requests"),
     ],
 )
 def test_no_extra_is_needed(command, said, tmp_path):
