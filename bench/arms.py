@@ -20,7 +20,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "toolkit": PARTS,
     "ar": ("kv",),
     "hf:generate": (),
-    "hf:assisted": ("drafter", "k"),
+    "hf:assisted": ("drafter", "k", "schedule"),
     "hf:lookup": ("k",),
 }
 BRACES = re.compile(r"\{([^{}]*)\}")
@@ -141,6 +141,10 @@ def parse_arm(text: str) -> Arm:
         )
     if "k" in given:
         require_count(given["k"], text)
+    if given.get("schedule", "heuristic") != "heuristic":
+        raise ToolkitError(
+            f"arm {quote(text)}: schedule is heuristic, or left out; not {quote(given['schedule'])}"
+        )
     if head == "ar":
         plain = make_ar(given.get("kv", "full"))
         return evolve(plain, name=name or plain.name, lossy=lossy)

@@ -42,11 +42,13 @@ def load_module(pool: Pool, name: str) -> PreTrainedModel:
 
 
 def copy_module(
-    module: PreTrainedModel, stop_ids: frozenset[int], k: int | None
+    module: PreTrainedModel, stop_ids: frozenset[int], k: int | None, heuristic: bool = False
 ) -> PreTrainedModel:
     """A module with the same weights that decodes greedily with the library's attention.
 
-    `k`: tokens that it drafts per step as an assistant; None leaves the library's schedule.
+    `k`: tokens that it drafts per step as an assistant; None leaves the library's schedule. With
+    `heuristic`, it drafts two more after a step that accepted all, and one less after any other; every
+    request starts anew.
     """
     shared = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
     copied = cast("PreTrainedModel", copy.deepcopy(module, shared))
@@ -58,7 +60,9 @@ def copy_module(
     )
     if k is not None:
         copied.generation_config.num_assistant_tokens = k
-        copied.generation_config.num_assistant_tokens_schedule = "constant"
+    if k is not None or heuristic:
+        schedule = "heuristic_transient" if heuristic else "constant"
+        copied.generation_config.num_assistant_tokens_schedule = schedule
         copied.generation_config.assistant_confidence_threshold = 0.0
     return copied
 
@@ -99,7 +103,12 @@ class LibraryEngine:
             given, drafter = self.arm.specs.get("k"), None
             if self.arm.engine == "hf:assisted":
                 module = self._load(self.pipeline.drafter["id"])
-                drafter = copy_module(module, self.stop_ids, int(given) if given else None)
+                drafter = copy_module(
+                    module,
+                    self.stop_ids,
+                    int(given) if given else None,
+                    "schedule" in self.arm.specs,
+                )
             target = copy_module(self._load(self.pipeline.target), self.stop_ids, None)
             self._models = target, drafter
         return self._models

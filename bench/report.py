@@ -154,8 +154,9 @@ def _draw(results: Results, folder: Path) -> Iterator[PageFigure]:
     """Write every figure that the results can fill to the folder."""
     import matplotlib as mpl
 
+    from toolkit.theme import THEMES
+
     from .plots import list_figures
-    from .theme import THEMES
 
     for figure in list_figures():
         with mpl.rc_context(RC):
@@ -170,9 +171,7 @@ def _save(figure: ModuleType, results: Results, theme: Any, folder: Path) -> str
     if drawn is None:
         return ""
     stem = folder / f"{_name(figure)}{'' if theme.name == 'light' else '-' + theme.name}"
-    drawn.suptitle(
-        describe_machine(results.runs[0]), x=0.01, ha="left", fontsize=8, color=theme.soft
-    )
+    theme.add_note(drawn, describe_machine(results.runs[0]))
     drawn.savefig(stem.with_suffix(".png"), dpi=160)
     vector = io.BytesIO()
     drawn.savefig(vector, format="svg", metadata={"Date": None})

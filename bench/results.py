@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
@@ -17,6 +17,9 @@ from toolkit.words import quote
 from .keys import Key, Setting
 from .statistics import Ratio, compare_paired, geometric_mean, mean, ratios_by_prompt
 from .store import Row, Store
+
+if TYPE_CHECKING:
+    from toolkit.theme import Theme
 
 UNSTEADY = 0.15  # how far from 1 the interval of the drift may reach
 LOOP = 0.5  # share of distinct 3-grams below which an output counts as a loop
@@ -185,6 +188,13 @@ class Results:
         if run["lossless"]:
             return shorten_arm(name, most)
         return f"{shorten_arm(name.removesuffix(' lossy'), most)} (lossy)"
+
+    def colour(self, arm: str, theme: Theme) -> str:
+        """An arm's colour, the same in every figure; AR is grey."""
+        others = [name for name, run in self.by_arm.items() if run["baseline"] != name]
+        if arm not in others:
+            return theme.soft
+        return theme.colour(0 if len(others) > len(theme.colours) else others.index(arm))
 
     @cached_property
     def load(self) -> float | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -141,3 +141,9 @@ def mean(values: Iterable[float | None]) -> float | None:
     """The mean of the values that are not None; None without any."""
     found = [value for value in values if value is not None]
     return sum(found) / len(found) if found else None
+
+def whiskers(ratios: Sequence[Ratio]) -> list[list[float]]:
+    """Distances [2][n] from the means to the ends of their intervals; 0 without an interval."""
+    low = [r.mean - r.low if r.low is not None else 0.0 for r in ratios]
+    high = [r.high - r.mean if r.high is not None else 0.0 for r in ratios]
+    return [low, high]

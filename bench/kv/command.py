@@ -129,12 +129,13 @@ def kv_context(
         print_rows(rows, cells, f"T = {new_tokens}, rounds: {rounds}; {note}")
         click.echo("\n".join([*list_closing_notes(results), *list_findings(results)]))
         if out is not None:
+            from toolkit.theme import LIGHT
+
             from ..plots.contexts import draw_contexts
-            from ..theme import LIGHT
 
             save_rows(rows, out, "kv_context")
             figure = draw_contexts(results, LIGHT)
-            figure.suptitle(f"{rows[0].target}, T = {new_tokens}, {rows[0].machine}", fontsize=8)
+            LIGHT.add_note(figure, f"{rows[0].target}, T = {new_tokens}, {rows[0].machine}")
             figure.savefig(out / "kv_context.png", dpi=160)
             click.echo(f"written to {out}")
     leave(results, interrupted)

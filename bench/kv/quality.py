@@ -88,7 +88,7 @@ def drop_budget(spec: str) -> str:
 
 def draw(rows: Sequence[Quality], path: Path) -> None:
     """Save perplexity, agreement and memory over the budget, a line per policy."""
-    from ..theme import LIGHT
+    from toolkit.theme import LIGHT
 
     values = {row.kv: (row.perplexity, row.agreement, row.kv_bytes / 2**20) for row in rows}
     lines: dict[str, dict[int, Sequence[float]]] = {}
@@ -97,7 +97,5 @@ def draw(rows: Sequence[Quality], path: Path) -> None:
             lines.setdefault(drop_budget(row.kv), {})[row.budget] = values[row.kv]
     panels = ("perplexity", "agreement with full", "KV held, MiB")
     figure = LIGHT.draw_lines(panels, "budget, positions", lines, levels=values["full"])
-    figure.suptitle(
-        f"{rows[0].target}, {rows[0].scored_tokens} tokens of {rows[0].text}", fontsize=9
-    )
+    LIGHT.add_note(figure, f"{rows[0].target}, {rows[0].scored_tokens} tokens of {rows[0].text}")
     figure.savefig(path, dpi=160)

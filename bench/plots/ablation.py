@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from toolkit.theme import Theme
+
 from ..results import Results
-from ..theme import Theme, whiskers
+from ..statistics import whiskers
 
 ORDER = 4
 TITLE = "Ablation of adaptive"

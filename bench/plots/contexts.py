@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from toolkit.theme import Line, Theme
+
 from ..results import Results
-from ..theme import Line, Theme
 
 ORDER = 10
 TITLE = "Over the context length"

@@ -6,10 +6,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from toolkit.theme import Theme
+
 from ..results import Results
 from ..statistics import bootstrap_share
 from ..store import Row
-from ..theme import Theme
 
 ORDER = 7
 TITLE = "Acceptance by position"
@@ -31,7 +32,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         return None
     figure, (left, right) = theme.figure(3.9, columns=2)
     for index, (arm, counts) in enumerate(counted):
-        colour, label = theme.arm(results, arm), results.label(arm, 34)
+        colour, label = results.colour(arm, theme), results.label(arm, 34)
         totals = counts.sum(axis=0)
         shares = totals[1:] / totals[0]
         ends = [bootstrap_share(counts[:, n], counts[:, 0]) for n in range(1, len(totals))]

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from toolkit.theme import Theme
+
 from ..results import Results
 from ..statistics import Ratio
-from ..theme import Theme
 
 ORDER = 5
 TITLE = "Sweep of fixed trees"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from toolkit.theme import Theme
+
 from ..results import Results
-from ..theme import Theme
 
 ORDER = 9
 TITLE = "Over the KV budget"

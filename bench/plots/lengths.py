@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from toolkit.theme import Theme
+
 from ..results import Results
-from ..theme import Theme, whiskers
+from ..statistics import whiskers
 
 ORDER = 2
 TITLE = "Over the output's length"
@@ -29,7 +31,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
     figure, panels = theme.figure(6.2, rows=2, columns=2)
     lengths = [setting.max_new_tokens for setting in settings]
     for arm in list(results.by_arm)[:MOST]:
-        colour = theme.arm(results, arm)
+        colour = results.colour(arm, theme)
         rows = [results.summarize(arm, setting) for setting in settings]
         for axes, key in (
             (panels[0], "tokens_per_s"),

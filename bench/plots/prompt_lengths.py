@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from toolkit.theme import Theme
+
 from ..results import Results
-from ..theme import Theme, whiskers
+from ..statistics import whiskers
 
 ORDER = 3
 TITLE = "Over the prompt's length"
@@ -25,7 +27,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
     for arm in results.by_arm:
         rows = [results.summarize(arm, setting) for setting in settings]
         ratios = [row.ratio for row in rows if row.ratio is not None]
-        colour = theme.arm(results, arm)
+        colour = results.colour(arm, theme)
         if rows[0].is_baseline or len(ratios) < len(rows):
             continue
         means = [ratio.mean for ratio in ratios]

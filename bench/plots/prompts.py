@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from toolkit.theme import Theme
+
 from ..results import Results
-from ..theme import Theme
 
 ORDER = 1.5
 TITLE = "Prompt by prompt"
@@ -31,7 +32,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
     figure, (axes,) = theme.figure(1.1 + 0.42 * len(found))
     for place, (centre, arm, points) in enumerate(found):
         spread = 0.22 * np.sin(np.arange(len(points)) * 2.4)  # equal prompts do not hide each other
-        colour = theme.arm(results, arm)
+        colour = results.colour(arm, theme)
         axes.plot(points, place + spread, "o", markersize=4, color=colour, alpha=0.75)
         axes.plot([centre, centre], [place - 0.34, place + 0.34], color=theme.ink, linewidth=1.6)
     axes.set_yticks(range(len(found)), [results.label(arm) for _, arm, _ in found])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from toolkit.theme import Theme
+
 from ..results import Results
-from ..theme import Theme, whiskers
+from ..statistics import whiskers
 
 ORDER = 1
 TITLE = "Speed against AR"
@@ -32,7 +34,7 @@ def draw(results: Results, theme: Theme) -> Figure | None:
         ratios = [ratio for _, ratio in bars]
         places = list(range(len(bars)))
         for place, (arm, ratio) in enumerate(bars):
-            colour = theme.arm(results, arm)
+            colour = results.colour(arm, theme)
             sure = results.read_ratio(arm, ratio) in ("faster", "slower")
             axes.barh(place, ratio.mean, 0.62, color=colour if sure else "none", edgecolor=colour)
         means = [ratio.mean for ratio in ratios]

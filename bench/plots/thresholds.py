@@ -6,8 +6,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from toolkit.theme import Theme
+
 from ..results import Results
-from ..theme import Theme, whiskers
+from ..statistics import whiskers
 
 ORDER = 6
 TITLE = "Sensitivity of adaptive"

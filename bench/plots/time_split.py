@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from toolkit.theme import Theme
+
 from ..results import Results
 from ..statistics import mean
-from ..theme import Theme
 
 ORDER = 8
 TITLE = "Where the time goes"

@@ -65,6 +65,7 @@ BAD = {
     "hf:lookup k=0": "count of tokens",
     "hf:lookup k=99999999999": "count of tokens",
     "hf:assisted k=1025": "count of tokens",
+    "hf:assisted schedule=steep": "schedule is heuristic, or left out; not 'steep'",
 }
 
 

@@ -83,3 +83,14 @@ def test_k_reaches_the_assistant():
     module = arm("hf:assisted k=7").models[1]
     assert module.generation_config.num_assistant_tokens == 7
     assert module.generation_config.num_assistant_tokens_schedule == "constant"
+
+
+def test_the_librarys_heuristic_can_be_asked_for(plain):
+    _, ar = plain
+    made = arm("hf:assisted k=3 schedule=heuristic")
+    config = made.models[1].generation_config
+    assert config.num_assistant_tokens_schedule == "heuristic_transient"
+    assert config.assistant_confidence_threshold == 0.0
+    request = made.run(run_record(made.pipeline), 0, ar.prompt_ids, 40).request
+    assert request.token_ids == ar.token_ids
+    assert config.num_assistant_tokens == 3  # nothing is left for the next request

@@ -7,7 +7,8 @@ from toolkit.bench.plots.depth import count
 from toolkit.bench.plots.kv_budget import draw as kv_budget
 from toolkit.bench.plots.speedup import draw as speedup
 from toolkit.bench.plots.thresholds import _group_varied
-from toolkit.bench.theme import DARK, LIGHT, THEMES
+
+from toolkit.theme import DARK, LIGHT, THEMES
 
 ADAPTIVE = {
     "name": "adaptive", "depth": 5, "max_depth": 8, "high": 0.9, "low": 0.4, "b_min": 1, "b_mid": 2,

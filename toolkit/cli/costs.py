@@ -41,7 +41,7 @@ def costs(plot: Path | None, **chosen: Any) -> None:
         measured = pipeline.costs(fresh=True)
     _show(measured, pipeline)
     if plot is not None:
-        _draw(measured, plot)
+        _draw(measured, pipeline, plot)
         click.echo(f"drawn in {plot}")
 
 
@@ -83,18 +83,21 @@ def _show(costs: Costs, pipeline: Pipeline) -> None:
         )
 
 
-def _draw(costs: Costs, plot: Path) -> None:
+def _draw(costs: Costs, pipeline: Pipeline, plot: Path) -> None:
     """Draw two curves over the number of nodes and two over the width of the frontier."""
-    from matplotlib.figure import Figure
+    from toolkit.runtime.machine.cpu import cpu_model
+    from toolkit.theme import LIGHT
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for axis, label, sizes, times in (
-        (axes[0], "nodes of a pass", costs.rows, costs.target),
-        (axes[1], "frontier nodes of a level", costs.widths, costs.draft),
+    figure, panels = LIGHT.figure(3.6, columns=2)
+    for axes, title, label, sizes, times in (
+        (panels[0], "ms of a target pass", "nodes", costs.rows, costs.target),
+        (panels[1], "ms of a draft level", "frontier nodes", costs.widths, costs.draft),
     ):
-        for length, row in zip(costs.contexts, times, strict=True):
-            axis.plot(sizes, row, marker="o", label=f"at {length} tokens")
-        axis.set(xlabel=label, ylabel="ms", ylim=(0, None))
-        axis.legend(frameon=False)
-    figure.savefig(plot)
+        for index, (length, row) in enumerate(zip(costs.contexts, times, strict=True)):
+            colour = LIGHT.colour(index)
+            axes.plot(sizes, row, "o-", markersize=4, color=colour, label=f"at {length} tokens")
+        LIGHT.add_title(axes, title)
+        axes.set(xlabel=label, ylim=(0, None))
+    LIGHT.add_legend(figure, panels[0])
+    LIGHT.add_note(figure, f"{pipeline.target}, {pipeline.drafter}, {cpu_model()}")
+    figure.savefig(plot, dpi=160)

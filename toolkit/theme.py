@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from attrs import frozen
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from .results import Results
 
 WIDTH = 8.0  # inches
 Line = Mapping[int, Sequence[float]]  # x → a value per panel
@@ -76,17 +73,12 @@ class Theme:
         """Put a title above a panel, on the left."""
         axes.set_title(text, loc="left", fontsize=10, color=self.ink)
 
-    def arm(self, results: Results, arm: str) -> str:
-        """An arm's colour, the same in every figure; AR is grey."""
-        if results.by_arm[arm]["baseline"] == arm:
-            return self.soft
-        if len(results.by_arm) > len(self.colours) + 1:  # more arms than colours
-            return self.colour(0)
-        others = [name for name, run in results.by_arm.items() if run["baseline"] != name]
-        return self.colour(others.index(arm))
-
     def colour(self, index: int) -> str:
         return self.colours[index % len(self.colours)]
+
+    def add_note(self, figure: Figure, text: str) -> None:
+        """Put a line above all panels that says what was measured, and on which machine."""
+        figure.suptitle(text, x=0.01, ha="left", fontsize=8, color=self.soft)
 
     def add_legend(self, figure: Figure, axes: Axes, columns: int = 4) -> None:
         """Put one legend below all panels."""
@@ -118,10 +110,3 @@ DARK = Theme(
     "YlGnBu_r",
 )  # fmt: skip
 THEMES = (LIGHT, DARK)
-
-
-def whiskers(ratios: Sequence[Any]) -> list[list[float]]:
-    """Distances [2][n] from the means to the ends of their intervals; 0 without an interval."""
-    low = [r.mean - r.low if r.low is not None else 0.0 for r in ratios]
-    high = [r.high - r.mean if r.high is not None else 0.0 for r in ratios]
-    return [low, high]
