@@ -19,9 +19,13 @@ class Numbers:
 
     bos_token_id = None
     all_special_tokens = ()
+    all_special_ids = ()
 
     def __call__(self, text):
         return type("Encoding", (), {"input_ids": [int(word) for word in text.split()]})
+
+    def convert_ids_to_tokens(self, ids):
+        return [*map(str, ids)] if isinstance(ids, list) else str(ids)
 
     def decode(self, ids, **_):
         return " ".join(map(str, ids))
