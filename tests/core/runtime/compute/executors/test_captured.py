@@ -77,7 +77,9 @@ def grow(sessions, rng, sizes):
 def test_captured_is_layer_by_layer(family):
     """For trees of every bucket, on contexts that outgrow slabs and buckets."""
     made = model(family)
-    grow([opened(made), opened(layer_by_layer(family))], random.Random(0), [1, 2, 7, 1, 13, 64, 5, 9])
+    grow(
+        [opened(made), opened(layer_by_layer(family))], random.Random(0), [1, 2, 7, 1, 13, 64, 5, 9]
+    )
     done = made.executor.captured
     assert done.failure is None
     assert done.captures > 5 or made.windows != (None, None)  # where no window hides anything
@@ -105,7 +107,9 @@ def test_any_strategies_decode_alike(case):
 def test_what_a_graph_does_not_read_anew_is_noticed(monkeypatch, stale):
     """The control: a graph that has kept a value of the pass at which it was captured."""
     honest = getattr(GraphInputs, stale).fget
-    monkeypatch.setattr(GraphInputs, stale, property(lambda self: torch.tensor(honest(self).tolist())))
+    monkeypatch.setattr(
+        GraphInputs, stale, property(lambda self: torch.tensor(honest(self).tolist()))
+    )
     with pytest.raises(Broken):
         grow([opened(model()), opened(layer_by_layer())], random.Random(0), [3] * 8)
 
