@@ -63,6 +63,16 @@ class Counts(click.ParamType[list[int]]):
         return found
 
 
+class Device(click.Choice[str]):
+    """A device by name, or one of several GPUs: cuda:1."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        name, _, number = str(value).partition(":")
+        if name == "cuda" and number.isdecimal():
+            return str(value)
+        return super().convert(value, param, ctx)
+
+
 class TemplateArg(click.ParamType[tuple[str, Any]]):
     """NAME=VALUE; a value that is JSON (true, 3, "x") is read as such, any other is a text."""
 
@@ -188,9 +198,9 @@ seed = _option(
 kind = _option("--kind", type=click.Choice(["drafter", "shaper", "verifier", "kv"]))
 device = _option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=Device(["auto", "cpu", "cuda"]),
     default="auto",
-    help="Where to run.",
+    help="Where to run; cuda:1 is the second GPU.",
 )
 dtype = _option(
     "--dtype",

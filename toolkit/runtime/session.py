@@ -8,6 +8,7 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
+from toolkit.errors import ModelError
 from toolkit.interfaces import KVPolicy, ScorePolicy
 from toolkit.likeliest import kernels
 from toolkit.runtime.compute.attention import Pass, Rows
@@ -111,8 +112,15 @@ class ModelSession:
             whole_prompt=not self.cache.scratch,
             device=device,
         )
-        with nullcontext() if device.type == "cpu" else without_cudnn:
-            return self.model.executor.forward(now, keep)
+        try:
+            with nullcontext() if device.type == "cpu" else without_cudnn:
+                return self.model.executor.forward(now, keep)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"{device} has no memory left for a pass of {len(tokens)} tokens after "
+                f"{self.cache.length} through model {self.model.name!r}: use a shorter prompt, fewer "
+                f"nodes, a KV policy with a budget, or a lower precision"
+            ) from error
 
     def commit(self, rows: list[int]) -> None:
         self.cache.commit(rows)

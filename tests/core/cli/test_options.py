@@ -70,6 +70,12 @@ def test_choices_are_those_of_the_pool(option, known):
     assert tuple(made.type.choices) == known
 
 
+def test_a_device_may_be_one_of_several_gpus():
+    assert chosen(options.device(), arguments=["--device", "cuda:1"]) == {"device": "cuda:1"}
+    with pytest.raises(click.BadParameter, match="'gpu' is not one of 'auto', 'cpu', 'cuda'"):
+        options.Device(["auto", "cpu", "cuda"]).convert("gpu", None, None)
+
+
 @pytest.mark.parametrize("command", ["run", "costs", "doctor"])
 def test_a_command_that_loads_models_takes_device_dtype_and_executor(command):
     names = {parameter.name for parameter in main.get_command(None, command).params}

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit.conformance.models import FAMILIES, VOCABULARY, WINDOW, tiny
+from toolkit.errors import ModelError
 from toolkit.runtime.models.load import prepare
 from toolkit.runtime.session import ModelSession
 
@@ -173,3 +174,15 @@ def test_what_a_session_says_of_its_model(open_session, family, positions):
     session = open_session(family)
     assert (session.vocabulary, session.positions) == (VOCABULARY, positions)
     assert (session.length, session.scratch) == (0, 0)
+
+
+def test_a_device_without_memory_says_what_to_lower(monkeypatch, open_session):
+    session = open_session("llama")
+    session.prefill(PROMPT)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    monkeypatch.setattr(type(session.model.executor), "forward", full)
+    with pytest.raises(ModelError, match=r"cpu has no memory left for a pass of 2 tokens after 11 .*"):
+        session.forward([1, 2], [-1, 0])

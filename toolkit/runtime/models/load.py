@@ -175,7 +175,14 @@ def load(
                 trust_remote_code=False,
                 output_loading_info=True,
             )
+            if device.index is not None:
+                torch.cuda.set_device(device)  # where kernels are launched
             module = module.to(device)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"the weights of model {found.name!r} do not fit into the memory of {device}: use a lower "
+            f"precision (--dtype bf16), a smaller model, or --device cpu"
+        ) from error
     except Exception as error:  # of any kind: so may weights
         raise ModelError(
             f"model {found.name!r} has a config but no weights that load: {first_line(error)}"
@@ -200,6 +207,12 @@ def prepare(
     """Make a `LoadedModel` of a module, or of its language model: set it to eval mode and to our
     attention. Raises `ModelError` for a module in memory that cannot decode trees."""
     config, place = text_config_of(module.config), module.config.name_or_path
+    devices = {str(device) for device in (getattr(module, "hf_device_map", None) or {}).values()}
+    if len(devices) > 1:
+        raise ModelError(
+            f"model {name!r} is spread over devices {', '.join(sorted(devices))}: load it on one, as "
+            f"with device_map={{'': 0}}"
+        )
     if not owned:  # what is loaded was tried when it was found
         require_supported(module.config, name)
     module = text_model_of(module.eval(), name)

@@ -29,9 +29,10 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "flo
 class Pool:
     """Models by name, on one device and in one dtype.
 
-    `device`: auto (CUDA where there is one), cpu or cuda. `dtype`: fp32, bf16, fp16, fp64, or auto,
-    which is fp32 on CPU and the checkpoint's own on CUDA. `executor`: module runs the transformers
-    module, functional our description of its family, auto the description where there is one.
+    `device`: auto (CUDA where there is one), cpu, cuda, or one of several GPUs, as cuda:1. `dtype`:
+    fp32, bf16, fp16, fp64, or auto, fp32 on CPU and the checkpoint's own on CUDA. `executor`: module
+    runs the transformers module, functional our description of its family, auto the description where
+    there is one.
     `modules` are models in memory by the names that specs use; they keep their device and dtype.
     `costs` replace measured costs, for experiments that must be repeatable. Dicts are copied.
     """
@@ -51,15 +52,23 @@ class Pool:
 
     def __attrs_post_init__(self) -> None:
         self.aliases, self.modules = dict(self.aliases), dict(self.modules)
-        if self.device not in DEVICES:
-            raise ModelError(f"no device {self.device!r}: there are {', '.join(DEVICES)}")
+        name, colon, number = self.device.partition(":")
+        if self.device not in DEVICES and not (name == "cuda" and number.isdecimal()):
+            raise ModelError(
+                f"no device {self.device!r}: there are {', '.join(DEVICES)}, and cuda:1 for the second "
+                f"GPU"
+            )
         if self.dtype != "auto" and self.dtype not in DTYPES:
             raise ModelError(f"no dtype {self.dtype!r}: there are auto, {', '.join(DTYPES)}")
         if self.executor not in EXECUTORS:
             raise ModelError(f"no executor {self.executor!r}: there are {', '.join(EXECUTORS)}")
-        if self.device == "cuda" and not _cuda_is_here():
+        if name == "cuda" and not _cuda_is_here():
             raise ModelError(
                 "no cuda device is here: use --device cpu, or auto to take what there is"
+            )
+        if colon and int(number) >= _gpus():
+            raise ModelError(
+                f"no device {self.device!r} is here: GPUs count from cuda:0 to cuda:{_gpus() - 1}"
             )
         isas()  # refuses a wrong TOOLKIT_ISA
 
@@ -165,6 +174,12 @@ class Pool:
             return "in memory"
         place = self.aliases.get(name, name)
         return "in this package" if place.startswith("package:") else place
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _cuda_is_here() -> bool:

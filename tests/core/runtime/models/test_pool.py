@@ -52,6 +52,26 @@ def test_cuda_that_is_not_here():
         Pool("cuda")
 
 
+def test_one_of_several_gpus(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert Pool("cuda:1").torch_device == torch.device("cuda", 1)
+    with pytest.raises(ModelError, match="'cuda:2' is here: GPUs count from cuda:0 to cuda:1"):
+        Pool("cuda:2")
+    for odd in ("cuda:", "cuda:x", "cpu:0", "gpu"):
+        with pytest.raises(ModelError, match=f"no device '{odd}': there are auto, cpu, cuda, and"):
+            Pool(odd)
+
+
+def test_a_module_that_is_spread_over_devices_is_refused():
+    module = copy.deepcopy(tiny("llama"))
+    module.hf_device_map = {"model.layers.0": 0, "model.layers.1": "cpu"}
+    with pytest.raises(ModelError, match=r"'mine' is spread over devices 0, cpu: load it on one"):
+        Pool(modules={"mine": module}).load("mine")
+    module.hf_device_map = {"": 0}
+    assert Pool(modules={"mine": module}).load("mine")
+
+
 def test_a_module_in_memory_keeps_its_dtype():
     module = copy.deepcopy(tiny("llama"))
     pool = Pool(modules={"mine": module})
