@@ -6,7 +6,8 @@ from types import ModuleType
 import pluggy
 import pytest
 
-from toolkit import Strategy, TreeShaper, hookimpl, hookspecs, strategies_in
+from toolkit import Registry, Strategy, TreeShaper, hookimpl, hookspecs, strategies_in
+from toolkit.errors import PluginError
 from toolkit.plugins import call_hook
 
 MODULE = """
@@ -61,3 +62,34 @@ def test_a_hook_is_called_on_one_plugin_alone():
     assert call_hook(plugins, "strategies", silent, "theirs") == []
     with pytest.raises(ZeroDivisionError):
         call_hook(plugins, "strategies", other, "theirs")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("missing.py", None, "no plugin file"),
+        ("notes.txt", "", "is not a Python file: its name must end in .py"),
+        ("syntax.py", "def", "does not import: SyntaxError"),
+        ("imports.py", "import no_such_module_anywhere", "does not import: ModuleNotFoundError"),
+        ("lines.py", "raise RuntimeError('one\\ntwo')", "does not import: RuntimeError: one"),
+        (
+            "hooks.py",
+            "from toolkit import hookimpl\n@hookimpl\ndef strategeis(): return []",
+            "cannot be used: PluginValidationError",
+        ),
+    ],
+)
+def test_a_file_that_is_no_plugin(tmp_path, name, text, said):
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    empty = Registry()
+    with pytest.raises(PluginError) as caught:
+        empty.add_file(path)
+    message = str(caught.value)
+    assert said in message
+    assert str(path) in message
+    assert "Traceback" not in message
+    assert "registry.py" not in message
+    assert empty.entries == {}
+    assert "toolkit_plugin_syntax" not in sys.modules

@@ -1,6 +1,5 @@
 """Plugins: what registers, what is refused, and what the user is told."""
 
-import sys
 from importlib.metadata import entry_points
 from types import ModuleType
 
@@ -223,36 +222,6 @@ def test_a_file_given_twice_is_said_so(empty, tmp_path):
     with pytest.raises(PluginError):
         empty.add_file(path)
     assert empty.names("shaper") == ["filed"]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        ("missing.py", None, "no plugin file"),
-        ("notes.txt", "", "is not a Python file: its name must end in .py"),
-        ("syntax.py", "def", "does not import: SyntaxError"),
-        ("imports.py", "import no_such_module_anywhere", "does not import: ModuleNotFoundError"),
-        ("lines.py", "raise RuntimeError('one\\ntwo')", "does not import: RuntimeError: one"),
-        (
-            "hooks.py",
-            "from toolkit import hookimpl\n@hookimpl\ndef strategeis(): return []",
-            "cannot be used: PluginValidationError",
-        ),
-    ],
-)
-def test_a_file_that_is_no_plugin(empty, tmp_path, name, text, said):
-    path = tmp_path / name
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(PluginError) as caught:
-        empty.add_file(path)
-    message = str(caught.value)
-    assert said in message
-    assert str(path) in message
-    assert "Traceback" not in message
-    assert "registry.py" not in message
-    assert empty.entries == {}
-    assert "toolkit_plugin_syntax" not in sys.modules
 
 
 class Point:

@@ -17,13 +17,14 @@ def page(root):
 
 def tutorial(page):
     """The blocks of the tutorial in order: ("file", name, text) for Python, ("line", command, "") for
-    commands, ("said", sentence, "") for sentences of the output."""
+    commands, ("said", sentence, "") for the property that an output names. The example that it shows
+    depends on the strategies that there are."""
     part = page.partition("\n## A tutorial\n")[2].partition("\n## ")[0]
     for found in BLOCK.finditer(part):
         if found[1] == "python":
             yield "file", FILE.findall(part[: found.start()])[-1], found[2]
         elif found[1] == "text":
-            yield from (("said", line.strip(), "") for line in found[2].splitlines()[2:5:2])
+            yield "said", found[2].splitlines()[2].strip(), ""
         else:
             yield from (("line", line, "") for line in found[2].splitlines())
 
