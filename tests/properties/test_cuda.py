@@ -35,8 +35,8 @@ ARMS = [
     *({"drafter": "model", "kv": f"{policy}:budget=32"} for policy in ("window", "streaming")),
     {"drafter": "model", "sampling": Sampling(0.8, top_p=0.9)},
 ]
-SPECS = ["model", "self", "budget", "growmap", "greedy", "sampler-match", "window:budget=8",
-         "h2o:budget=16,recent=4,epoch=4"]  # fmt: skip
+SPECS = ["model", "window:budget=8", "h2o:budget=16,recent=4,epoch=4"]
+EXAMPLES = {"quick": 2, "thorough": 20, "nightly": 60}  # each records graphs of its own
 
 
 @lru_cache
@@ -49,22 +49,26 @@ def placed(make, dtype=torch.float32):
     return lru_cache(lambda *args: copy.deepcopy(make(*args)).to(DEVICE, dtype))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("arm", ARMS, ids=str)
+@pytest.mark.parametrize(
+    ("arm", "dtype"),
+    [(arm, dtype) for dtype in DTYPES for arm in (ARMS if dtype == "bf16" else ARMS[2:9:3])],
+    ids=str,
+)
 def test_every_arm_gives_the_tokens_of_ar(arm, dtype):
     pipeline = Pipeline(**arm, pool=pool(dtype))
-    generation = pipeline.generate(PROMPT, max_new_tokens=64)
+    generation = pipeline.generate(PROMPT, max_new_tokens=48)
     found = verify(pipeline, generation)
     equal = ("exact",) if generation.numerics in ("bitwise", "fp32") else ("exact", "tie")
     assert found.verdict in (*equal, "inconclusive"), found
 
 
-@pytest.mark.parametrize("executor", ["auto", "module"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "executor"), [*((family, "auto") for family in FAMILIES), ("llama", "module")]
+)
 def test_every_family_and_executor(family, executor):
     modules = {"it": placed(tiny)(family), "draft": placed(noisy)(family)}
     pipeline = Pipeline("it", drafter="model:draft", pool=Pool(modules=modules, executor=executor))
-    generation = pipeline.generate([5, 60, 7, 33, 81, 2], max_new_tokens=40)
+    generation = pipeline.generate([5, 60, 7, 33, 81, 2], max_new_tokens=24)
     assert verify(pipeline, generation).verdict == "exact"
 
 
@@ -73,8 +77,9 @@ def test_the_conformance_kit_on_the_device(spec, monkeypatch):
     for module in (cases, under_test):
         monkeypatch.setattr(module, "tiny", placed(tiny))
         monkeypatch.setattr(module, "noisy", placed(noisy))
-    kind = "drafter" if spec in ("model", "self") else None
-    for finding in check(spec, kind=kind, max_examples=6):
+    examples = EXAMPLES[os.environ.get("TOOLKIT_PROFILE", "quick")]
+    kind = "drafter" if spec == "model" else None
+    for finding in check(spec, kind=kind, max_examples=examples):
         assert finding.outcome != "fail", f"{finding.name}\n{finding.details}"
 
 

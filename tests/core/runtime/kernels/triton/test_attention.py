@@ -10,7 +10,7 @@ pytestmark = pytest.mark.cuda
 
 CAPACITY = 384
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # which is slow, and has no bfloat16
-DTYPES = [torch.float16] if INTERPRETED else [torch.float32, torch.float16, torch.bfloat16]
+DTYPES = [torch.float16] if INTERPRETED else [torch.float32, torch.bfloat16]
 BOUND = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 
 
@@ -92,7 +92,7 @@ def test_a_node_has_the_bits_of_plain_decoding(device, width, kv_heads, groups, 
             assert not torch.equal(other, got[node])
 
 
-@pytest.mark.parametrize("window", [1, 5, 140, 1000])
+@pytest.mark.parametrize("window", [5, 140])
 def test_a_window_hides_what_is_far(device, window):
     keys, values = draw_cache(0, 1, 64, torch.float32, device)
     query = draw_query(0, 4, 2, 64, torch.float32, device)
