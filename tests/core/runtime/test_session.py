@@ -142,9 +142,9 @@ def test_a_prefill_in_chunks_equals_one(open_session, models, monkeypatch, famil
 def test_a_long_prompt_is_forwarded_in_chunks(open_session, monkeypatch):
     monkeypatch.setattr("toolkit.runtime.kv.eviction.CHUNK", 4)
     session, sizes = open_session("llama"), []
-    whole = ModelSession._forward
+    whole = ModelSession.forward
     monkeypatch.setattr(
-        ModelSession, "_forward",
+        ModelSession, "forward",
         lambda self, t, p, keep: sizes.append(len(t)) or whole(self, t, p, keep),
     )
     session.prefill(PROMPT)
