@@ -26,7 +26,15 @@ from toolkit.tree import TokenTree, Verdict
 @contextmanager
 def position_by_index() -> Iterator[None]:
     """A node's position is its index in the tree, not its depth (DynaTree's published code)."""
-    with patch.object(sessions, "depths", lambda lineage: list(range(len(lineage)))):
+    original = ModelSession._run
+
+    def run(
+        self: ModelSession, tokens: list[int], paths: Tensor, positions: list[int], keep: int
+    ) -> Tensor:
+        by_index = [self.length + index for index in range(len(positions))]
+        return original(self, tokens, paths, by_index, keep)
+
+    with patch.object(ModelSession, "_run", run):
         yield
 
 
