@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from toolkit import Pipeline
 from toolkit.errors import ModelError
+from toolkit.runtime.compute.executors.build_on_meta import build_on_meta
 from toolkit.runtime.models.supported import require_supported
 
 SMALL = {  # what configs call their sizes
@@ -79,6 +80,7 @@ REASONS = {
 REASON = {name: reason for names, reason in REASONS.items() for name in names.split()}
 TYPES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 SUPPORTED = [name for name in TYPES if name not in REASON]
+MOST = 50_000_000  # parameters of a model with weights
 NIGHTLY = os.environ.get("TOOLKIT_PROFILE") == "nightly"
 
 
@@ -105,7 +107,7 @@ def sizes(config):
     """The options of a config that are sizes, and small values for them."""
     given = {}
     for name, value in SMALL.items():
-        own = getattr(config, name, "absent")
+        own = value_of(config, name)
         absent = own == "absent" or isinstance(own, (list, tuple))
         if not absent and (own is not None or name not in MEANT):
             given.setdefault(config.attribute_map.get(name, name), value)
@@ -117,6 +119,14 @@ def sizes(config):
         given["num_key_value_heads"] = 4
         given.pop("head_dim", None)
     return given
+
+
+def value_of(config, name):
+    """An option's value; "absent" where there is none, or one for each layer."""
+    try:
+        return getattr(config, name, "absent")
+    except Exception:  # noqa: BLE001 of a class of transformers' own
+        return "absent"
 
 
 def test_the_table_has_no_type_that_is_gone():
@@ -141,8 +151,12 @@ def test_a_type_is_supported(model_type):
 @pytest.mark.parametrize("model_type", SUPPORTED)
 def test_a_supported_type_gives_the_tokens_of_generate(registry, model_type):
     """With a prompt longer than any sliding window."""
+    config = small(model_type)
+    parameters = sum(weight.numel() for weight in build_on_meta(config).parameters())
+    if parameters > MOST:
+        pytest.skip(f"its smallest config here has {parameters:,} parameters")
     torch.manual_seed(0)
-    model = hf.AutoModelForCausalLM.from_config(small(model_type)).eval()
+    model = hf.AutoModelForCausalLM.from_config(config).eval()
     for weight in model.parameters():
         if weight.ndim >= 2:
             weight.data.normal_(0.0, 0.1)
