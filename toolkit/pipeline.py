@@ -145,10 +145,11 @@ class Pipeline:
         require_kv_supported(self.kv, found)
         for name, translates in models_named(self.drafter):
             model = self.pool.find(name)
-            if translates:
-                require_covered(self.pool.translation(self.target, name), name, self.verifier)
-            else:
+            translation = self.pool.translation(self.target, name) if translates else None
+            if translation is None:
                 require_same_tokens(found, model)
+            else:
+                require_covered(translation, name, self.verifier)
             require_kv_supported(self.draft_kv, model)
         for policy in policies_of(self.drafter):
             require_shareable(policy)

@@ -144,8 +144,8 @@ class Pool:
         return model
 
     def translation(self, target: str, drafter: str) -> Translation | None:
-        """How to translate between the tokens of two models; None where they are the same. Raises
-        `MismatchError` when they differ and a model has no tokenizer."""
+        """How to translate between the tokens of two models; None where they are the same, or where a
+        model has no tokenizer."""
         from toolkit.runtime.models.translation import translation_between
 
         key = target, drafter
