@@ -1,6 +1,6 @@
 """Spec strings: what is typed, what it resolves to, and what the user is told."""
 
-from typing import Any
+from typing import Any, get_origin
 
 import attrs
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toolkit.kvcache.full import Full
 
-from toolkit import Choice, Drafter, TreeShaper, option
+from toolkit import Choice, Drafter, Registry, TreeShaper, option
 from toolkit.choice import options_of
 from toolkit.errors import SpecError
 from toolkit.spec import parse
@@ -191,20 +191,25 @@ def choices(draw: Any, classes: list[type]) -> Choice:
     required = [f for f in fields if f.default is attrs.NOTHING]
     others = [f for f in fields if f not in required]
     given = draw(st.lists(st.sampled_from(others), unique=True)) if others else []
-    nested = {"drafter": choices([Model, Ngram]), "kv": st.just(Choice(Full))}
-    return Choice(
-        cls,
-        tuple(
-            (f.name, draw(nested[kind] if (kind := f.metadata["kind"]) else VALUES[f.type]))
-            for f in [*required, *given]
-        ),
-    )
+    return Choice(cls, tuple((f.name, draw(values_of(f))) for f in [*required, *given]))
+
+
+def values_of(field: Any) -> st.SearchStrategy[Any]:
+    """Values of an option: of its type, or strategies of its kind."""
+    kind = field.metadata["kind"]
+    if not kind:
+        return VALUES[field.type]
+    if get_origin(field.type) is tuple:
+        name = {"drafter": "ngram", "shaper": "chain"}[kind]
+        one = st.just(Choice(Registry.installed().find(kind, name)))
+        return st.lists(one, min_size=1, max_size=2).map(tuple)
+    return {"drafter": choices([Model, Ngram]), "kv": st.just(Choice(Full))}[kind]
 
 
 def valid(choice: Choice) -> bool:
     try:
         choice.build()
-    except ValueError:
+    except (ValueError, SpecError):
         return False
     return all(valid(value) for _, value in choice.options if isinstance(value, Choice))
 

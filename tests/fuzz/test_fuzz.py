@@ -51,7 +51,9 @@ def test_a_bug_is_found_and_shrunk_to_a_script(fuzzer):
     (request,) = small.requests
     assert len(request.prompt) <= 4
     assert request.max_new_tokens <= 4
-    assert {name: getattr(small, name) for name in CASE} == CASE
+    assert {name: getattr(small, name) for name in CASE if name != "noise"} == {
+        name: value for name, value in CASE.items() if name != "noise"  # any noise shows it
+    }
     assert main(attrs.evolve(small, sabotage="")) == 0
     with pytest.raises(SystemExit) as exited:
         runpy.run_path(SCRIPT, run_name="__main__")

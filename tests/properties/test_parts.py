@@ -63,7 +63,12 @@ class Following:
 
 
 def started(name, prompt):
-    options = {"model": ":noisy", "synthetic": ":tokens=1"}.get(name, "")
+    given = {
+        "model": ":noisy",
+        "staged": ":levels=[model:noisy]+[ngram]",
+        "synthetic": ":tokens=1",
+    }
+    options = given.get(name, "")
     choice = REGISTRY.resolve("drafter", name + options)
     pool = Pool(modules={"it": tiny("llama", 0), "noisy": noisy("llama", 0)})
     target = session("llama")

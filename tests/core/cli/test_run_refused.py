@@ -71,13 +71,12 @@ def test_a_config_without_weights_is_refused(run, target, tmp_path):
     assert "no weights" in result.output
 
 
-def test_another_vocabulary_is_refused(run, target, tmp_path, save_model):
+def test_another_vocabulary_is_translated(run, target, tmp_path, save_model):
     other = save_model(noisy("gpt_neox", 3), tmp_path / "other", words=60)
     text = (tmp_path / "other" / "tokenizer.json").read_text().replace('"w7"', '"x7"')
     (tmp_path / "other" / "tokenizer.json").write_text(text)
     result = run(PROMPT, "--target", target, "--drafter", other)
-    assert result.exit_code == 2
-    assert "vocabulary" in result.output
+    assert result.exit_code == 0, result.output
 
 
 def test_a_prompt_longer_than_the_positions_is_refused(run, target):

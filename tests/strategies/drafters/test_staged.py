@@ -42,6 +42,9 @@ class Runtimes:
         where = {"position": len(PROMPT), "vocabulary": self.vocabulary}
         return self.proposer.candidates(tree, frontier, logits, k, **where, **how)
 
+    def translation(self, name):
+        return None
+
     def sessions(self, name):
         return self.runtimes[name].sessions
 

@@ -256,7 +256,7 @@ def test_what_children_are_like_is_weighed_by_what_they_are_worth(make):
     """Of a level of worth 0.9 and 0.1, whose first node alone has a child, as likely as not."""
     shaper = planned(make, [1.0] * 12)
     shaper._children, shaper._least = [0.0] * 4, 0.0
-    shaper._likely(Candidates([[1], []], [[log(0.5)], []]), [0.9, 0.1])
+    shaper._keep_likely(Candidates([[1], []], [[log(0.5)], []]), [0.9, 0.1])
     assert shaper._children == pytest.approx([0.1 * 0.45, 0.0, 0.0, 0.0])
 
 
@@ -353,10 +353,10 @@ def test_costs_follow_the_length(make):
     shaper = make("shaper", "planned:nodes=4")
     curves = ((1.0, 1.0), (2.0, 2.0))
     shaper.plan(Costs((100, 200), (1, 4), curves, (1, 16), curves), 100)
-    assert shaper._passes == [1.0] * 4
+    assert shaper._pass_ms == [1.0] * 4
     for _ in range(100):
         shaper.observe(ROOT, Verdict([0], 0))
-    assert shaper._passes == pytest.approx([1.64] * 4)  # looked up every 64 tokens
+    assert shaper._pass_ms == pytest.approx([1.64] * 4)  # looked up every 64 tokens
 
 
 def test_no_candidates_end_the_tree(make, oracle_of):

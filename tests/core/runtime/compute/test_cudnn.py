@@ -75,6 +75,6 @@ def test_a_pass_anywhere_but_on_the_cpu_goes_without_it(monkeypatch, device, dur
     model = prepare("it", copy.deepcopy(tiny("gpt_neox")).to(device))
     policy = Registry.installed().resolve("kv", "full").build()
     ModelSession(model, policy).forward([5, 8, 9], [-1, 0, 0])
-    assert seen == [during]
+    assert {*seen} == {during}  # loading compares logits, too
     assert allowed()
     torch.backends.cuda.enable_cudnn_sdp(was)
