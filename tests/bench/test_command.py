@@ -186,8 +186,9 @@ def test_stop_tokens_can_be_decoded_past(bench, tmp_path):
 def test_every_request_says_what_others_used_of_the_cpu(bench):
     results, output = bench(*QUICK, *NGRAM)
     assert "Load: " in output
-    if Path("/proc/stat").exists():
-        assert all(row["load"] <= 1.5 for row in results.requests)
+    if Path("/proc/stat").exists():  # which counts in ticks of 10 ms, on each core
+        for row in results.requests:
+            assert row["load"] * row["wall_ms"] <= row["wall_ms"] + 20
 
 
 def test_names_are_no_markup(bench):

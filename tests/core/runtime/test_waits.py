@@ -21,6 +21,7 @@ from toolkit.sampling import Sampler
 
 REGISTRY = Registry.installed()
 ROOT = Path(toolkit.__file__).parents[1]
+OURS = ("toolkit", "strategies", "kvcache")
 NAMED = {
     "toolkit/likeliest.py:likeliest": "what a level proposes, after one copy",
     "toolkit/likeliest.py:likeliest_and_margins": "what a verifier reads, after one copy",
@@ -35,7 +36,7 @@ def reader():
     frame, first, names = sys._getframe(2), None, []
     while frame:
         path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(ROOT) and not path.is_relative_to(ROOT / "tests"):
+        if any(path.is_relative_to(ROOT / room) for room in OURS):  # not tests, not a .venv
             first = first or f"{path.relative_to(ROOT)}:{frame.f_code.co_name}"
             names.append(frame.f_code.co_name)
         frame = frame.f_back
