@@ -22,6 +22,7 @@ from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kernels import native
 from toolkit.runtime.kernels.triton import jit
 from toolkit.runtime.kernels.triton import norms as kernels
+from toolkit.runtime.kernels.triton.rotary import rotate
 from toolkit.runtime.kv.attention_config import AttentionConfig
 
 Map = Callable[[Tensor], Tensor]
@@ -237,16 +238,6 @@ def add_and_norm(x: Tensor, branches: Branches, *norms: Map) -> tuple[Tensor, ..
     for branch in branches:
         x = x + branch
     return x, *(norm(x) for norm in norms)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the first r dimensions of x [M, h, D]: dimension i is paired with i + r/2 (RoPE, Su et al.
-    2021). `cos` and `sin` are [M, 1, r]; the first half of `sin` is negated."""
-    width = cos.shape[-1]
-    part = x[..., :width]
-    left, right = part.chunk(2, -1)
-    out = part * cos + torch.cat([right, left], -1) * sin
-    return out if width == x.shape[-1] else torch.cat([out, x[..., width:]], -1)
 
 
 @define(eq=False)
