@@ -85,7 +85,7 @@ class StagedDrafter(Drafter):
             self._tree, self._node_of = TokenTree.root(tree.tokens[0]), [0]
         for node in range(len(self._node_of), len(tree)):
             parent = self._node_of[tree.parents[node]]
-            self._node_of.append(self._grown(parent, tree.tokens[node], tree.logprobs[node]))
+            self._node_of.append(self._find_or_grow(parent, tree.tokens[node], tree.logprobs[node]))
 
     def _chains_below(self, nodes: list[int], fast: Drafter) -> list[int]:
         """The chains that the level below drafts under `nodes`: those that were not asked about yet."""
@@ -102,7 +102,7 @@ class StagedDrafter(Drafter):
                 for node, row in zip(nodes, rows, strict=True)
                 if answer.tokens[row] and answer.logprobs[row][0] > -inf
             ]
-            nodes = [self._grown(*pair) for pair in pairs]
+            nodes = [self._find_or_grow(*pair) for pair in pairs]
             found += [node for node in nodes if node not in self._asked_slow]
         return found
 
@@ -114,7 +114,7 @@ class StagedDrafter(Drafter):
             found.append(node)
         return found
 
-    def _grown(self, parent: int, token: int, logprob: float) -> int:
+    def _find_or_grow(self, parent: int, token: int, logprob: float) -> int:
         """The child of `parent` with this token, new if there is none."""
         known = self._child.get((parent, token))
         if known is None:

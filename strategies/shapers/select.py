@@ -62,7 +62,8 @@ class Select(TreeShaper):
 
     @property
     def nodes(self) -> int:
-        return max(arm.build().nodes for arm in self.arms)
+        shapers = self._shapers or [arm.build() for arm in self.arms]
+        return max(shaper.nodes for shaper in shapers)
 
     def plan(self, costs: Costs, length: int) -> None:
         self._costs, self._length = costs, length
