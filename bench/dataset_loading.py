@@ -32,10 +32,13 @@ def hub(
     config: str | None = None,
     chat: bool = False,
     most: int | None = None,
+    grader: str = "",
+    refer: Callable[[Row], str] | None = None,
 ) -> Dataset:
     """A data set of the hub, of which at most `most` rows are read.
 
-    With a location, its rows are read from that file or folder instead.
+    With a location, its rows are read from that file or folder instead. `refer` gives the reference of
+    a row for `grader`; rows that lack its columns have no references.
     """
 
     def load(location: str | None) -> Source:
@@ -43,9 +46,10 @@ def hub(
             rows, revision = read_local_rows(Path(location))
         else:
             rows, revision = read_hub_rows(name, repo, config, split, most)
-        return Source(_convert(name, location or repo, rows, turns), revision)
+        found = _convert(name, location or repo, rows, turns)
+        return Source(found, revision, _list_references(rows, refer) if refer else ())
 
-    return Dataset(name, help, load, chat)
+    return Dataset(name, help, load, chat, grader)
 
 
 def web(name: str, help: str, url: str, turns: Turns, *, chat: bool = False) -> Dataset:  # noqa: A002
@@ -69,6 +73,14 @@ def web(name: str, help: str, url: str, turns: Turns, *, chat: bool = False) -> 
         )
 
     return Dataset(name, help, load, chat)
+
+
+def _list_references(rows: list[Row], refer: Callable[[Row], str]) -> list[str]:
+    """The reference of every row; none where a row lacks the columns for it."""
+    try:
+        return [refer(row) for row in rows]
+    except (KeyError, IndexError, TypeError):
+        return []
 
 
 def _convert(name: str, place: str, rows: list[Row], turns: Turns) -> Sequence[Conversation]:

@@ -55,11 +55,13 @@ class Family:
 class Source:
     """A loaded data set: its conversations in their own order, and its revision.
 
-    `revision` is the hub commit, or the sha256 of the file.
+    `revision` is the hub commit, or the sha256 of the file. `references` are what the set's grader
+    compares answers with, one for each conversation; empty where answers cannot be graded.
     """
 
     conversations: Sequence[Conversation] = field(repr=False)
     revision: str
+    references: Sequence[str] = field(default=(), repr=False)
 
 
 @frozen
@@ -69,10 +71,12 @@ class Dataset:
     `load(location)` reads it. `location` is a file or folder of its rows, such as a mirror or a
     download, or None for the usual place. `load` raises `ToolkitError` when the set is not there; the
     message says how to get it. `chat` says that the prompts are questions to an assistant: they are
-    put into the target's chat template where it has one.
+    put into the target's chat template where it has one. `grader` names how a cascade grades answers
+    (docs/cascades.md); "": it does not.
     """
 
     name: str
     help: str
     load: Callable[[str | None], Source] = field(repr=False)
     chat: bool = False
+    grader: str = ""

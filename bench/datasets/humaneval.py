@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from ..dataset_loading import column, hub
+from ..dataset_loading import Row, column, hub
+
+
+def refer(row: Row) -> str:
+    """The program that tests a completion: it runs after prompt and completion."""
+    return f"{row['test']}\ncheck({row['entry_point']})"
+
 
 DATASET = hub(
     "humaneval",
@@ -10,4 +16,6 @@ DATASET = hub(
     "openai/openai_humaneval",
     column("prompt"),
     split="test",
+    grader="execution",
+    refer=refer,
 )

@@ -18,6 +18,11 @@ def questions(rows: Iterable[Row]) -> list[Conversation]:
     return found
 
 
+def refer(row: Row) -> str:
+    """The letter of the right answer."""
+    return "ABCD"[row["answer"]]
+
+
 DATASET = hub(
     "mmlu",
     "questions with four answers (MMLU, all subjects, test)",
@@ -26,4 +31,6 @@ DATASET = hub(
     chat=True,
     config="all",
     split="test",
+    grader="letter",
+    refer=refer,
 )

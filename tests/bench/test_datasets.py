@@ -27,7 +27,11 @@ ROWS = {
     "pg19": [{"short_book_title": "t", "publication_date": 1900, "url": "u", "text": LONG}],
     "c4": [{"text": LONG, "timestamp": "t", "url": "u"}],
     "cnn_dailymail": [{"article": "It rained.", "highlights": "Rain.", "id": "1"}],
-    "humaneval": [{"task_id": "HumanEval/0", "prompt": "def f():\n", "test": ""}],
+    "humaneval": [
+        {"task_id": "HumanEval/0", "prompt": "def f():\n", "test": "def check(f): f()",
+         "entry_point": "f"}
+    ],
+    "simpleqa": [{"metadata": "{}", "problem": "Who?", "answer": "Nora"}],
     "mmlu": [{"question": "2+2?", "subject": "s", "choices": ["3", "4", "5", "6"], "answer": 1}],
     "gsm8k": [{"question": "How many?", "answer": "#### 3"}],
     "spec-bench": [{"question_id": 1, "category": "writing", "turns": ["First?", "Second?"]}],
@@ -39,6 +43,7 @@ EXPECTED = {
     "c4": [(LONG,)],
     "cnn_dailymail": [("Summarize this article.\n\nIt rained.\n\nSummary:",)],
     "humaneval": [("def f():\n",)],
+    "simpleqa": [("Who?\nAnswer with the fact alone.\nAnswer:",)],
     "mmlu": [("2+2?\nA. 3\nB. 4\nC. 5\nD. 6\nAnswer:",)],
     "gsm8k": [("Question: How many?\nAnswer:",)],
     "spec-bench": [("First?", "Second?")],
@@ -60,7 +65,7 @@ def registry():
 
 
 def test_every_named_set_is_here(registry):
-    assert set(registry.datasets) == {*ROWS, "stories"}
+    assert set(registry.datasets) == {*ROWS, "stories", "last-word"}
 
 
 def test_a_set_has_a_file_of_its_own_name(registry):
@@ -75,6 +80,44 @@ def test_rows_become_prompts(registry, tmp_path, name, ending):
     source, _ = load_dataset(f"{name}:{path}", registry)
     assert [tuple(turns) for turns in source.conversations] == EXPECTED[name]
     assert source.revision.startswith("sha256:")
+
+
+def test_graded_sets_have_references(registry, tmp_path):
+    references = {"mmlu": "B", "humaneval": "def check(f): f()\ncheck(f)", "simpleqa": "Nora"}
+    for name, reference in references.items():
+        path = write(tmp_path / f"{name}.jsonl", ROWS[name])
+        assert list(load_dataset(f"{name}:{path}", registry)[0].references) == [reference]
+    graded = {name for name, dataset in registry.datasets.items() if dataset.grader}
+    assert graded == {*references, "last-word"}
+
+
+def test_rows_without_the_right_answers_are_prompts_only(registry, tmp_path):
+    path = write(tmp_path / "x.jsonl", [{"prompt": "def f():\n"}])
+    source, _ = load_dataset(f"humaneval:{path}", registry)
+    assert list(source.conversations) == [("def f():\n",)]
+    assert not source.references
+
+
+def test_last_words(registry, tmp_path):
+    sentences = (
+        "She went home. He saw a very big red dog.  Then it ran\nback into the old house! Was it Tom?"
+        "\n\nA new paragraph starts all of this again."
+    )
+    (tmp_path / "x.txt").write_text(sentences)
+    source, _ = load_dataset(f"last-word:{tmp_path / 'x.txt'}", registry)
+    assert list(source.references) == ["dog", "house"]
+    assert list(source.conversations) == [
+        ("She went home. He saw a very big red",),
+        ("She went home. He saw a very big red dog. Then it ran back into the old",),
+    ]
+
+
+def test_last_words_need_a_text_of_sentences(registry, tmp_path):
+    with pytest.raises(ToolkitError, match="is made from a text"):
+        load_dataset("last-word", registry)
+    (tmp_path / "x.txt").write_text("one two three")
+    with pytest.raises(ToolkitError, match="no sentence of 6 to 60 words after another one"):
+        load_dataset(f"last-word:{tmp_path / 'x.txt'}", registry)
 
 
 def test_a_folder_is_read_in_the_order_of_names(registry, tmp_path):
