@@ -45,7 +45,7 @@ def find_level(model: LoadedModel, length: int = PROBED, *, captured: bool = Tru
     """The level of a loaded model on this machine, for requests of up to `length` tokens.
 
     It is found once for a model's architecture, sizes and dtype, then remembered on disk. On a GPU,
-    `captured` says whether graphs ran all of a request's passes after the prompt.
+    `captured` says whether graphs ran all of a request's passes after the prompt, none under masks.
     """
     longest = longest_probed(model, length)
     known = _levels.setdefault(model, {})
@@ -53,7 +53,7 @@ def find_level(model: LoadedModel, length: int = PROBED, *, captured: bool = Tru
         known[longest] = _compare(model, longest)
     if captured or model.executor.slabs is None or known[longest].name != "bitwise":
         return known[longest]
-    return _without_bits(model, "some passes ran layer by layer")
+    return _without_bits(model, "some passes hid rows or ran layer by layer")
 
 
 def _compare(model: LoadedModel, longest: int) -> Level:

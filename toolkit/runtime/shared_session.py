@@ -31,6 +31,7 @@ class SharedSession(ModelSession):
         for mine, theirs in zip(self.cache.layers, self.target.cache.layers, strict=True):
             if theirs.is_initialized:
                 self._take_over(mine, theirs, tables)
+        self.cache.changed()
         self.eviction.start()
 
     def _take_over(

@@ -116,7 +116,10 @@ def steps(shaper, kv):
 
 @pytest.mark.parametrize(
     ("shaper", "kv"),
-    [*((shaper, "full") for shaper in REGISTRY.names("shaper")), ("budget", "window:budget=8")],
+    [
+        *((shaper, "full") for shaper in REGISTRY.names("shaper")),
+        *(("budget", kv) for kv in ("window:budget=8", "h2o:budget=12,epoch=4,recent=4")),
+    ],
 )
 def test_a_step_reads_at_named_places_only(taped, shaper, kv):
     found, count = steps(shaper, kv)

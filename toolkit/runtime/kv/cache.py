@@ -204,7 +204,7 @@ class TreeCache(Cache):
     ) -> None:
         self.slabs = slabs
         self.slab: Slab | None = None
-        self.captured = True  # whether all passes after the prompt were
+        self.captured = True  # whether all passes after the prompt were, none under masks
         self.length = 0  # L: committed tokens
         self.scratch = 0  # S: rows forwarded since the last commit
         self.scored = scored

@@ -26,6 +26,7 @@ class PositionTable:
         self._table = torch.zeros(2, heads, 0, dtype=torch.long, device=device)
         self.next_eviction = NEVER  # the first position that does not see all rows but empty ones
         self.ragged = False  # whether some rows are empty
+        self.edition = object()  # another one whenever rows are hidden or dropped
         self.evicted = 0  # rows evicted so far, summed over heads
 
     @property
@@ -84,6 +85,7 @@ class PositionTable:
         evicted_at[rows] = evicted_at[rows].clamp(max=when)
         if bool(rows.any()):
             self.next_eviction = min(self.next_eviction, when)
+            self.edition = object()
 
     def compact(self, now: int) -> Tensor | None:
         """Drop the rows that no query from `now` on sees.
@@ -101,6 +103,7 @@ class PositionTable:
         positions = torch.where(stays, self.positions.gather(1, index), -1)
         evicted_at = torch.where(stays, self.evicted_at.gather(1, index), 0)
         self.count = self._written = count
+        self.edition = object()
         self.positions[:], self.evicted_at[:] = positions, evicted_at
         self.ragged = bool((sizes < count).any())
         self.next_eviction = int(evicted_at[stays].min()) if count else NEVER
@@ -120,6 +123,7 @@ class PositionTable:
     def truncate(self, length: int) -> None:
         """Drop the rows at position `length` and later."""
         self.count = self._written = int((self.positions[0] < length).sum())
+        self.edition = object()
 
     def hides(self, deepest: int) -> bool:
         """Whether some row is empty, or evicted for a query at `deepest` or before."""

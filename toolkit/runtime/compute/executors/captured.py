@@ -1,7 +1,7 @@
 """A described decoder captured as graphs: one launch for a whole pass, whatever its context length.
 
-There is a graph for each bucket of rows. A pass's numbers go to the graph's inputs in one copy. Padding
-rows repeat the last row, and their K/V go to the slab's last row.
+There is a graph for each bucket of rows, and others for passes that hide rows. A pass's numbers go to
+the graph's inputs in one copy. Padding rows repeat the last row, and their K/V go behind all others.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from functools import cached_property
 from itertools import compress
 
 import torch
-from attrs import define, frozen
+from attrs import define, field, frozen
 from torch import Tensor
 
 from toolkit.runtime.compute.attention import Pass, Rows, masked_attention
+from toolkit.runtime.compute.executors.graph_masks import GraphMasks, MaskLayout
 from toolkit.runtime.compute.executors.graphs import Recorder, recorder_for
 from toolkit.runtime.compute.layers.decoder import Decoder
 from toolkit.runtime.compute.linears.batch_invariance import RowRule
@@ -36,20 +37,22 @@ class GraphInputs:
 
     The number of committed rows C; for each row its token, position, row of the slab, and depth below
     the prefix; and its path, `DEEPEST` rows of the slab in order of position, of which the last is
-    repeated.
+    repeated. Where T tables differ, C is that of the longest; also how many fewer each of them holds.
     """
 
-    packed: Tensor  # int32 [1 + M · (4 + DEEPEST)]
+    packed: Tensor  # int32 [1 + M · (4 + DEEPEST) + T]
     rows: int  # M
+    tables: int = 0  # T
 
     @classmethod
-    def empty(cls, rows: int, device: torch.device) -> GraphInputs:
+    def empty(cls, rows: int, device: torch.device, tables: int = 0) -> GraphInputs:
         """Inputs of zeros."""
-        size = 1 + rows * (4 + DEEPEST)
-        return cls(torch.zeros(size, dtype=torch.int32, device=device), rows)
+        size = 1 + rows * (4 + DEEPEST) + tables
+        return cls(torch.zeros(size, dtype=torch.int32, device=device), rows, tables)
 
-    def fill(self, host: Rows, first: int, padding_row: int) -> None:
-        """Write the numbers of a pass's rows, where all layers hold `first` committed rows."""
+    def fill(self, host: Rows, counts: list[int], padding_row: int) -> None:
+        """Write the numbers of a pass's rows, where tables hold `counts` committed rows."""
+        first = max(counts)
         tokens, positions = host.tokens.tolist(), host.query_pos.tolist()
         lineage, padding = host.lineage.tolist(), self.rows - len(tokens)
         end = first + len(lineage[0])
@@ -66,7 +69,8 @@ class GraphInputs:
         paths += paths[-1:] * padding
         columns += [len(path) - 1 for path in paths]
         whole = [b"".join(path) + path[-1] * (DEEPEST - len(path)) for path in paths]
-        packed = bytearray().join([array("i", columns).tobytes(), *whole])
+        fewer = array("i", [first - count for count in counts[: self.tables]])
+        packed = bytearray().join([array("i", columns).tobytes(), *whole, fewer.tobytes()])
         sent = torch.frombuffer(packed, dtype=torch.int32)
         if self.packed.is_cuda:
             sent = sent.pin_memory()
@@ -84,7 +88,13 @@ class GraphInputs:
     @property
     def paths(self) -> Tensor:
         """The rows of the slab on each row's path [M, DEEPEST], itself last."""
-        return self.packed[1 + 4 * self.rows :].view(self.rows, DEEPEST)
+        begin = 1 + 4 * self.rows
+        return self.packed[begin : begin + self.rows * DEEPEST].view(self.rows, DEEPEST)
+
+    @property
+    def fewer(self) -> Tensor:
+        """How many rows fewer than C each table holds [T]."""
+        return self.packed[len(self.packed) - self.tables :]
 
 
 @frozen(eq=False, slots=False)
@@ -94,13 +104,30 @@ class GraphRows:
     slab: Slab
     inputs: GraphInputs
     tables: dict[str, tuple[Tensor, Tensor]]  # cos and sin [T, r], by kind of layer
+    masks: GraphMasks | None = None
+    queries: list[Tensor] = field(factory=list)  # [M, H, D] of the layers that log them
 
     @cached_property
-    def visible(self) -> Tensor:
-        """Which rows of the slab each row sees: bool [M, rows]."""
-        rows = torch.arange(self.slab.buffer.shape[3], device=self.slab.buffer.device)
-        prefix = (rows < self.inputs.first).expand(self.inputs.rows, -1)
-        return prefix.scatter(1, self.inputs.paths.long(), torch.ones_like(prefix))
+    def _places(self) -> tuple[Tensor, Tensor, Tensor]:
+        """By table: committed rows [T, 1], rows of the slab [T, M], those of paths [T, M, DEEPEST]."""
+        inputs = self.inputs
+        fewer = inputs.fewer[:, None]
+        return inputs.first - fewer, inputs.column(2) - fewer, inputs.paths - fewer[..., None]
+
+    def _places_of(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A layer's committed rows [1], rows of the slab [M], and those of paths [M, DEEPEST]."""
+        inputs, masks = self.inputs, self.masks
+        if masks is None:
+            return inputs.first, inputs.column(2), inputs.paths
+        first, slots, paths = self._places
+        at = masks.layout.table[layer]
+        return first[at], slots[at], paths[at]
+
+    def _on_paths(self, first: Tensor, paths: Tensor) -> Tensor:
+        """Which rows of the slab are committed or on each row's path: bool [M, rows]."""
+        rows = torch.arange(self.slab.buffer.shape[3], device=first.device)
+        prefix = (rows < first).expand(self.inputs.rows, -1)
+        return prefix.scatter(1, paths.long(), torch.ones_like(prefix))
 
     def attend(
         self,
@@ -113,17 +140,25 @@ class GraphRows:
     ) -> Tensor:
         """As `LayerRows.attend`."""
         inputs, (keys, values) = self.inputs, self.slab.buffer[layer]
-        slots = inputs.column(2)
+        first, slots, paths = self._places_of(layer)
         if rotary is None:
             keys.index_copy_(1, slots.long(), key.transpose(0, 1))
             values.index_copy_(1, slots.long(), value.transpose(0, 1))
         else:
             tables, at = self.tables[rotary], inputs.column(1)
             query = rotate_and_store(query, key, value, *tables, at, slots, keys, values)
+        visible = None
+        if self.masks is not None:
+            visible = self.masks.visible(layer, inputs.column(1))
+            if self.masks.layout.logged[layer]:
+                self.queries.append(query)
         if config.softcap is not None or config.s_aux is not None:
-            return masked_attention(query, keys, values, self.visible, config)
-        path = inputs.column(3), inputs.paths
-        return tree_attention(query, keys, values, inputs.first, *path, config.scaling).flatten(1)
+            mask = self._on_paths(first, paths)
+            mask = mask if visible is None else (mask & visible).squeeze(0)
+            return masked_attention(query, keys, values, mask, config)
+        path = first, inputs.column(3), paths
+        out = tree_attention(query, keys, values, *path, config.scaling, visible=visible)
+        return out.flatten(1)
 
 
 @frozen(eq=False)
@@ -134,6 +169,8 @@ class Graph:
     replay: Callable[[], None]
     logits: Tensor  # [M, V]; the next replay overwrites them
     tables: tuple[object, ...]  # the cos/sin tables that it reads
+    masks: GraphMasks | None = None
+    queries: Tensor | None = None  # [layers, M, H, D] of the layers that log them
 
 
 @define(eq=False)
@@ -163,68 +200,92 @@ class Captured:
         count = len(now.host.tokens)
         if now.whole_prompt or (keep and count > ROWS[-1]):
             return None  # a prompt, which is faster in one piece
-        first = self._first_row(now)
-        logits = []
+        layout = MaskLayout.of(now) if self._knows(now) else None
+        if layout is not None:
+            self._note_lost_bits(now)
+        logits, queries = [], []
         for begin in range(0, count, ROWS[-1]):
-            graph = None if first is None else self._graph(now, first, begin)
+            graph = self._graph(now, layout, begin) if self._knows(now) else None
             if graph is None:
-                now.cache.captured &= not now.eviction.clock.started
+                self._note_lost_bits(now)
                 return None
             graph.replay()
-            logits.append(graph.logits[: count - begin].clone())
-        whole = logits[0] if len(logits) == 1 else torch.cat(logits)
-        return whole[count - keep :] if keep else whole
+            rows = slice(count - keep if keep else 0, count - begin)
+            logits.append(graph.logits[rows].clone())
+            if graph.queries is not None:
+                queries.append(graph.queries[:, : count - begin].clone())
+        if layout is not None and queries:
+            _log_queries(now, layout, queries)
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
 
-    def _first_row(self, now: Pass) -> int | None:
-        """The committed rows C of every layer; None where a pass needs more than the graphs know: masks
-        of a policy, a log of queries, longer paths."""
+    def _knows(self, now: Pass) -> bool:
+        """Whether graphs can run a pass: all layers hold rows, and paths are short enough."""
         cache = now.cache
-        if self.failure:
-            return None
-        if len(cache.initialized) < len(cache.layers) or now.deepest - cache.length >= DEEPEST:
-            return None
-        hidden = now.eviction.hides(now.deepest) or any(
-            table.hides(now.deepest) or (table.window or now.deepest + 1) <= now.deepest
-            for table in cache.tables
-        )
-        if hidden or any(map(now.eviction.logs, cache.layers)):
-            return None
-        return cache.rows
+        whole = len(cache.initialized) == len(cache.layers)
+        return self.failure is None and whole and now.deepest - cache.length < DEEPEST
 
-    def _graph(self, now: Pass, first: int, begin: int) -> Graph | None:
+    @staticmethod
+    def _note_lost_bits(now: Pass) -> None:
+        """Note a pass whose bits depend on what its request has evicted, or on other kernels."""
+        now.cache.captured &= not now.eviction.clock.started
+
+    def _graph(self, now: Pass, layout: MaskLayout | None, begin: int) -> Graph | None:
         """The graph for a pass's rows from `begin` on, with their numbers in its inputs."""
-        slab = now.cache.take_slab(first + now.cache.scratch)
+        counts = [table.count for table in now.cache.tables]
+        slab = now.cache.take_slab(max(counts) + now.cache.scratch)
         host = now.host.part(begin, ROWS[-1])
         padded = self.rule.padded(len(host.tokens))
         rows = next(size for size in ROWS if size >= padded)
         furthest = power_of_two(max(now.deepest + 1, slab.room)) - 1
         tables = tuple(table.upto(furthest) for table in self.decoder.rotary.values())
-        graph: Graph | None = slab.graphs.get(rows)
+        graph: Graph | None = slab.graphs.get((rows, layout))
         if graph is None or any(a is not b for a, b in zip(graph.tables, tables, strict=True)):
-            inputs = GraphInputs.empty(rows, slab.buffer.device)
-            inputs.fill(host, first, slab.room)  # recording runs the pass
-            graph = self._capture(slab, inputs, tables)
+            device, masks = slab.buffer.device, None
+            if layout is not None:
+                _, _, heads, capacity, _ = slab.buffer.shape
+                masks = GraphMasks.empty(layout, rows, capacity, heads, device)
+                masks.fill(now, begin)
+            inputs = GraphInputs.empty(rows, device, 0 if layout is None else len(layout.scored))
+            inputs.fill(host, counts, slab.room)  # recording runs the pass
+            graph = self._capture(slab, inputs, masks, tables)
             if graph is not None:
-                slab.graphs[rows] = graph
+                slab.graphs[rows, layout] = graph
         else:
-            graph.inputs.fill(host, first, slab.room)
+            if graph.masks is not None:
+                graph.masks.fill(now, begin)
+            graph.inputs.fill(host, counts, slab.room)
         return graph
 
     def _capture(
-        self, slab: Slab, inputs: GraphInputs, tables: tuple[object, ...]
+        self,
+        slab: Slab,
+        inputs: GraphInputs,
+        masks: GraphMasks | None,
+        tables: tuple[object, ...],
     ) -> Graph | None:
         """Capture a pass over a slab; None where that fails."""
+        decoder = self.decoder
+        queries: list[Tensor | None] = []
+        angles = {kind: table.tables for kind, table in decoder.rotary.items()}
+
+        def run() -> Tensor:
+            rows = GraphRows(slab, inputs, angles, masks)
+            hidden = decoder.hidden(inputs.column(0), inputs.column(1), rows)
+            queries[:] = [torch.stack(rows.queries)] if rows.queries else [None]
+            return decoder.logits(*hidden)
+
         try:
-            replay, logits = self.recorder.record(lambda: self._run(slab, inputs))
+            replay, logits = self.recorder.record(run)
         except RuntimeError as error:
             self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             return None
         self.captures += 1
-        return Graph(inputs, replay, logits, tables)
+        return Graph(inputs, replay, logits, tables, masks, *queries)
 
-    def _run(self, slab: Slab, inputs: GraphInputs) -> Tensor:
-        """One pass: logits [M, V]."""
-        decoder = self.decoder
-        tables = {kind: table.tables for kind, table in decoder.rotary.items()}
-        rows = GraphRows(slab, inputs, tables)
-        return decoder.logits(*decoder.hidden(inputs.column(0), inputs.column(1), rows))
+
+def _log_queries(now: Pass, layout: MaskLayout, queries: list[Tensor]) -> None:
+    """Log a pass's queries [layers, N, H, D], which graphs gave in parts."""
+    whole = queries[0] if len(queries) == 1 else torch.cat(queries, 1)
+    layers = compress(now.cache.layers, layout.logged)
+    for layer, part in zip(layers, whole.transpose(1, 2), strict=True):
+        layer.queries.add(part)

@@ -18,6 +18,7 @@ from toolkit.conformance.properties import decoding
 from toolkit.runtime import numerics
 from toolkit.runtime.compute.executors import captured
 from toolkit.runtime.compute.executors.captured import DEEPEST, ROWS, GraphInputs
+from toolkit.runtime.compute.executors.graph_masks import GraphMasks
 from toolkit.runtime.kernels import native
 from toolkit.runtime.kv import slab
 from toolkit.runtime.models.load import prepare
@@ -163,17 +164,45 @@ def test_a_session_that_is_rewound():
     grow([ours, theirs], random.Random(4), [4, 1, 9])
 
 
-@pytest.mark.parametrize(
-    ("spec", "sizes"),
-    [("h2o:budget=24,epoch=4,recent=8", [3]), ("window:budget=16", [1] * 5)],
-    ids=["queries are logged", "a policy hides rows"],
-)
-def test_what_graphs_do_not_know_runs_layer_by_layer(spec, sizes):
-    made = model()
+POLICIES = [
+    "window:budget=16",
+    "streaming:budget=12,sinks=2",
+    "streaming:budget=12,sinks=2,positions=cache",
+    "h2o:budget=24,epoch=4,recent=8",
+    "tova:budget=16,epoch=6,recent=4",
+    "knorm:budget=16,epoch=4",
+    "headaware:budget=16,epoch=4",
+]
+
+
+@pytest.mark.parametrize("spec", POLICIES)
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_policies_hide_rows_from_graphs(family, spec):
+    """Per-head tables, masks, logged queries, and layers that hold different numbers of rows."""
+    made = model(family)
     session = opened(made, spec)
-    grow([session, opened(layer_by_layer(), spec)], random.Random(0), sizes)
+    grow(
+        [session, opened(layer_by_layer(family), spec)],
+        random.Random(0),
+        [3, 1, 9, 2, 17, 5, 1, 70, 4, 4, 3, 8],
+    )
     assert made.executor.captured.failure is None
-    assert not session.cache.captured
+    assert any(layout is not None for _, layout in session.cache.slab.graphs)
+    assert not session.cache.captured  # these bits depend on when rows were dropped
+
+
+@pytest.mark.parametrize("spec", ["window:budget=16", "h2o:budget=24,epoch=4,recent=8"])
+def test_a_stale_mask_is_noticed(monkeypatch, spec):
+    """The control."""
+    monkeypatch.setattr(
+        GraphMasks,
+        "fill",
+        lambda self, now, begin, honest=GraphMasks.fill: (
+            None if any(part.any() for part in self.parts) else honest(self, now, begin)
+        ),
+    )
+    with pytest.raises(Broken):
+        grow([opened(model(), spec), opened(layer_by_layer(), spec)], random.Random(0), [3] * 12)
 
 
 @pytest.mark.parametrize("size", [65, 64, 130])
@@ -189,7 +218,7 @@ def test_rows_are_padded_to_the_counts_that_keep_their_bits(row_multiple):
     made.executor.maps.rule.row_multiple = row_multiple
     session = opened(made)
     grow([session, opened(layer_by_layer())], random.Random(0), [1, 3, 9, 17])
-    assert min(session.cache.slab.graphs) == row_multiple
+    assert min(rows for rows, _ in session.cache.slab.graphs) == row_multiple
 
 
 def test_the_level_of_a_request_says_whether_all_passes_were_captured(monkeypatch):
@@ -197,7 +226,10 @@ def test_the_level_of_a_request_says_whether_all_passes_were_captured(monkeypatc
     monkeypatch.setitem(numerics._levels, made, {256: numerics.Level("bitwise", "said the test")})
     assert numerics.find_level(made, 20).name == "bitwise"
     level = numerics.find_level(made, 20, captured=False)
-    assert (level.name, level.why) == ("fp32", "not bitwise: some passes ran layer by layer")
+    assert (level.name, level.why) == (
+        "fp32",
+        "not bitwise: some passes hid rows or ran layer by layer",
+    )
 
 
 def test_paths_move_in_one_launch():
