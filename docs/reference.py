@@ -32,8 +32,8 @@ from saboteurs import GALLERY
 DOCS = Path(__file__).parent
 INTERFACES = (
     "Drafter", "TreeShaper", "Verifier", "KVPolicy", "MaskPolicy", "ScorePolicy", "KVView", "Runtime",
-    "Session", "DraftSession", "TokenTree", "Candidates", "Verdict",
-    "Sampling", "Sampler",
+    "Session", "DraftSession", "TranslatedDraft", "Translation", "TokenTree", "Candidates", "Verdict",
+    "Sampling", "Sampler", "Costs", "Pipeline", "Generation",
 )  # fmt: skip
 STRATEGIES = ("prompts", "trees", "schedules", "models")
 SAID = {
@@ -127,7 +127,9 @@ def _sentence(thing: object, name: str) -> str:
 def _below(name: str) -> str:
     """The string that follows the line `name = …` in the module that the name is from."""
     home = import_module(f"toolkit.{toolkit._HOMES[name]}")
-    found = re.search(rf'^{name} = .*\n"""(.*?)"""', inspect.getsource(home), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf'^{name} = .*\n"""(.*?)"""', inspect.getsource(home), re.MULTILINE | re.DOTALL
+    )
     return found[1] if found else ""
 
 

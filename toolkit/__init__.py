@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from toolkit.interfaces import Runtime as Runtime
     from toolkit.interfaces import ScorePolicy as ScorePolicy
     from toolkit.interfaces import Session as Session
+    from toolkit.interfaces import Translation as Translation
     from toolkit.interfaces import TreeShaper as TreeShaper
     from toolkit.interfaces import Verifier as Verifier
     from toolkit.interfaces import option as option
@@ -102,6 +103,7 @@ _HOMES = {
     "TokenTree": "tree",
     "ToolkitError": "errors",
     "TranslatedDraft": "translated_draft",
+    "Translation": "interfaces",
     "TreeShaper": "interfaces",
     "Verdict": "tree",
     "Verifier": "interfaces",

@@ -50,7 +50,8 @@ def check(
     """Test every property that applies to SPEC on generated trees, prompts and tiny models.
 
     Models that SPEC names are replaced by tiny ones. Exit status 0: all properties pass. 1: one fails;
-    its smallest failing example is shown. 3: none fails, but one was not tested (INCONCLUSIVE).
+    the first one's smallest failing example is shown, because later ones often have the same cause.
+    3: none fails, but one was not tested (INCONCLUSIVE).
     """
     require_extra("toolkit check", "testing", "hypothesis")
     if json_file is not None:
@@ -66,14 +67,16 @@ def check(
     try:
         with show_progress():
             for finding in checked(choice, never=never, max_examples=max_examples, registry=found):
+                _show(finding, findings)
                 findings.append(finding)
-                _show(finding)
         complete = True
     finally:  # an interrupted check writes what it has found
         if json_file is not None and findings:
             text = json.dumps(summary(spec, findings, complete), ensure_ascii=False, indent=1)
             json_file.write_text(text + "\n", encoding="utf-8")
     counts: Counter[str] = Counter(finding.outcome for finding in findings)
+    if counts["fail"] > 1:
+        click.echo("Mend the first failure first; --json FILE has the examples of all.")
     click.echo(", ".join(f"{counts[outcome]} {outcome}" for outcome in STATUS if counts[outcome]))
     raise SystemExit(STATUS[verdict(findings)])
 
@@ -96,8 +99,12 @@ def summary(spec: str, findings: list[Finding], complete: bool) -> dict[str, Any
     }
 
 
-def _show(finding: Finding) -> None:
+def _show(finding: Finding, before: list[Finding]) -> None:
+    """Print a finding: the first failure in full, later ones without an example, and nothing twice."""
     mark = click.style(f"{finding.outcome.upper():13}", fg=COLOURS[finding.outcome])
     click.echo(f"{mark}{finding.name:27} {finding.examples:>4} examples {finding.seconds:5.1f} s")
-    if finding.details:
-        click.echo("\n" + "\n".join(f"    {line}" for line in finding.details.splitlines()) + "\n")
+    details = finding.details
+    if finding.outcome == "fail" and any(other.outcome == "fail" for other in before):
+        details = "\n\n".join(details.split("\n\n")[:2])  # what must hold, and what happened
+    if details and all(other.details != details for other in before):
+        click.echo("\n" + "\n".join(f"    {line}" for line in details.splitlines()) + "\n")

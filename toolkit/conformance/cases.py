@@ -91,7 +91,7 @@ def options(cls: type[Strategy], registry: Registry) -> st.SearchStrategy[Choice
     fields = options_of(cls)
     values = {f.name: _values(f, registry) for f in fields}
     known = {name: value for name, value in values.items() if value is not None}
-    named = st.fixed_dictionaries(known) | st.fixed_dictionaries({}, optional=known)
+    named = st.fixed_dictionaries({}, optional=known) | st.fixed_dictionaries(known)
     must = {f.name: DRAFT_MODEL for f in fields if f.metadata.get("model")}
     made = named.map(lambda given: Choice(cls, tuple(_roomy(cls, {**must, **given}).items())))
     resolved = made.filter(_builds).map(lambda choice: registry.resolve(cls.kind, choice))

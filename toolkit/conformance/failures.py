@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from math import exp
 from typing import Any
 
@@ -16,6 +17,7 @@ from toolkit.conformance.properties.decoding import decode
 from toolkit.conformance.under_test import UnderTest
 from toolkit.engine import Event
 from toolkit.errors import format_trace
+from toolkit.sampling import Sampler
 from toolkit.tree import TokenTree, Verdict
 
 WIDTH = 96
@@ -128,6 +130,10 @@ def _format_piece(piece: Any) -> list[str]:
             return [f"logits after node {i}: {row}" for i, row in enumerate(piece.tolist())]
         case (TokenTree() as tree, list() as path):
             return [*_format_piece(tree), f"committed path: nodes {path}"]
+        case Sampler():
+            return [f"sampling {piece.sampling}, seed {piece.seed}, position {piece.position}"]
+        case random.Random():  # it chose an order, which the message shows
+            return []
         case [*pieces] if any(map(_drawable, pieces)):
             return [line for one in pieces for line in _format_piece(one)]
         case tuple() if piece and all(isinstance(p, int) for p in piece):

@@ -37,10 +37,16 @@ def test_what_conforms_exits_with_0(tmp_path):
 def test_what_fails_exits_with_1_and_shows_the_example(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(BROKEN)
-    result = call("bonus-of-the-root", "--plugin", file, "--max-examples", 30)
+    report = tmp_path / "report.json"
+    result = call("bonus-of-the-root", "--plugin", file, "--max-examples", 30, "--json", report)
     assert result.exit_code == 1
-    assert "FAIL         accepts-what-ar-says" in result.output
-    assert "AR says" in result.output
+    first, _, later = result.output.partition("FAIL         tokens-equal-ar")
+    assert "FAIL         accepts-what-ar-says" in first
+    assert "logits after node 0: " in first
+    assert "token 1 differs" in later or "token 2 differs" in later
+    assert "AR says" not in later  # the cause has been shown
+    assert "HypothesisRandom" not in result.output
+    assert "AR says" in report.read_text()
     assert result.output.rstrip().endswith("fail")
 
 
@@ -85,4 +91,6 @@ def test_an_interrupted_check_keeps_what_it_found(tmp_path, monkeypatch):
     assert result.exit_code != 0
     told = json.loads(report.read_text())
     assert told["verdict"] is None
-    assert [p["name"] for p in told["properties"]] == ["tokens-equal-ar", "cache-equals-ar"]
+    assert [p["name"] for p in told["properties"]] == [
+        "any-answer-grows-a-tree", "tokens-equal-ar", "cache-equals-ar",
+    ]  # fmt: skip
