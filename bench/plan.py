@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -33,6 +34,12 @@ def _require_values(_: Any, attribute: Any, grid: dict[str, list[Any]]) -> None:
         _require_distinct(None, attribute.evolve(name=name), values)
 
 
+def _require_device(_: Any, attribute: Any, value: str) -> None:
+    """An attrs validator: the devices of a pool."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise ValueError(f"{attribute.name!r} is auto, cpu, cuda or a GPU as cuda:1, not {value!r}")
+
+
 POSITIVE: Any = [min_len(1), deep_iterable(ge(1)), _require_distinct]
 
 
@@ -62,7 +69,7 @@ class Plan:
     seed: int = field(default=0, validator=ge(0))
     ignore_eos: bool = False
     record: list[Recorded] = Factory(list)
-    device: str = field(default="auto", validator=in_(("auto", "cpu", "cuda")))
+    device: str = field(default="auto", validator=_require_device)
     dtype: str = "auto"
     executor: str = field(default="auto", validator=in_(("auto", "module", "functional")))
     tune: list[Tune] = Factory(list)

@@ -62,6 +62,7 @@ BAD = {
     'arms = ["x"]\nmax_new_tokens = []': "max_new_tokens",
     'arms = ["x"]\nrecord = ["stps"]': "record",
     'arms = ["x"]\ndevice = "tpu"': "device",
+    'arms = ["x"]\ndevice = "cuda:x"': "a GPU as cuda:1",
     'arms = ["x"]\nexecutor = "fast"': "executor",
     'arms = ["x"]\n[[tune]]\narm = "x"': "grid",
     'arms = ["x"]\nmax_new_tokens = [5, 5]': "has 5 twice",
