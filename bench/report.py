@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from attrs import frozen
-
 from toolkit import ToolkitError
+from toolkit.figures import PageFigure, draw_figures, render_page
 
 from .keys import Setting
 from .machine import describe_machine
@@ -30,21 +25,6 @@ ENVIRONMENT = (
     "created toolkit_version toolkit_revision python torch transformers platform device cuda "
     "gpu_driver cpu threads isa torch_isa dtype numerics target target_revision"
 ).split()
-RC = {
-    "svg.hashsalt": "toolkit",
-    "svg.fonttype": "path",
-    "text.parse_math": False,  # a $ in an arm's name starts no formula
-}
-
-
-@frozen
-class PageFigure:
-    """One figure of the page: a data URI per theme."""
-
-    name: str
-    title: str
-    caption: str
-    images: dict[str, str]
 
 
 def write(results: Results, folder: Path, measured: Path | None = None) -> Path:
@@ -57,7 +37,7 @@ def write(results: Results, folder: Path, measured: Path | None = None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         trees = _write_trees(measured, folder / "trees.html") if measured else 0
-        text = render(results, list(_draw(results, folder)), trees)
+        text = render(results, _draw(results, folder), trees)
         (folder / "index.html").write_text(text, encoding="utf-8")
     except OSError as error:
         raise ToolkitError(
@@ -80,13 +60,8 @@ def _write_trees(measured: Path, page: Path) -> int:
 
 def render(results: Results, figures: list[PageFigure], trees: int = 0) -> str:
     """The page as HTML; `trees` is the number of requests on the page of trees beside it."""
-    from jinja2 import Environment
-
     template = (files(__package__) / "report.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
-        **_collect(results), figures=figures, trees=trees
-    )
+    return render_page(template, "toolkit bench", figures=figures, trees=trees, **_collect(results))
 
 
 def _collect(results: Results) -> dict[str, Any]:
@@ -150,34 +125,8 @@ def _format_cells(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _draw(results: Results, folder: Path) -> Iterator[PageFigure]:
+def _draw(results: Results, folder: Path) -> list[PageFigure]:
     """Write every figure that the results can fill to the folder."""
-    import matplotlib as mpl
-
-    from toolkit.theme import THEMES
-
     from .plots import list_figures
 
-    for figure in list_figures():
-        with mpl.rc_context(RC):
-            images = {theme.name: _save(figure, results, theme, folder) for theme in THEMES}
-        if all(images.values()):
-            yield PageFigure(_name(figure), figure.TITLE, figure.CAPTION, images)
-
-
-def _save(figure: ModuleType, results: Results, theme: Any, folder: Path) -> str:
-    """Save one figure in one theme to the folder; its data URI, empty when nothing is drawn."""
-    drawn = figure.draw(results, theme)
-    if drawn is None:
-        return ""
-    stem = folder / f"{_name(figure)}{'' if theme.name == 'light' else '-' + theme.name}"
-    theme.add_note(drawn, describe_machine(results.runs[0]))
-    drawn.savefig(stem.with_suffix(".png"), dpi=160)
-    vector = io.BytesIO()
-    drawn.savefig(vector, format="svg", metadata={"Date": None})
-    stem.with_suffix(".svg").write_bytes(vector.getvalue())
-    return "data:image/svg+xml;base64," + base64.b64encode(vector.getvalue()).decode()
-
-
-def _name(figure: ModuleType) -> str:
-    return figure.__name__.rpartition(".")[2]
+    return draw_figures(list_figures(), results, describe_machine(results.runs[0]), folder)
