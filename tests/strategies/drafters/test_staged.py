@@ -145,12 +145,16 @@ def test_answers_of_the_level_below_are_caught(start, registry):
 
 @pytest.mark.parametrize(("below", "passes"), [("model:oracle", 2), ("none", 6)])
 def test_a_pass_of_the_first_level_answers_for_a_whole_chain(start, below, passes):
-    """Six tokens: with four ahead that are right, two passes; with none, one each."""
+    """Six tokens: with four ahead that are right, two passes; with none, one each. In every step."""
     drafter, runtime = start(spec_of([below], "4"))
     (session,) = runtime.sessions("first")
-    before = session.forwards
-    grown(drafter, 5, [1] * 6, 1)
-    assert session.forwards - before == passes
+    root = 5
+    for _ in range(3):
+        before = session.forwards
+        tree, _ = grown(drafter, root, [1] * 6, 1)
+        assert session.forwards - before == passes
+        drafter.commit(tree.tokens[:-1])
+        root = tree.tokens[-1]
 
 
 @pytest.mark.parametrize("below", LEVELS)
