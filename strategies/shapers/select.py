@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from functools import cache
 from math import exp, log, sqrt
 
 import attrs
@@ -29,11 +31,11 @@ class Select(TreeShaper):
 
     A step's reward is its tokens less ρ times its cost, where ρ is the request's own tokens per ms so
     far: the shaper with the highest mean reward is the one with the highest throughput (Dinkelbach
-    1967). Costs are those of this machine (`toolkit costs`), not the step's own time, so a request
-    repeats; without costs every step costs the same. `ucb` plays the arm with the highest upper
-    confidence bound (UCB1, Auer et al. 2002a), `expweights` draws one by exponential weights (Exp3,
-    Auer et al. 2002b), and `constant` always plays the first. Which shaper grows a tree never changes
-    the output.
+    1967). Costs are those of this machine after the prompt (`toolkit costs`), not the step's own
+    time, so a request repeats; without costs every step costs the same. `ucb` plays the arm with the
+    highest upper confidence bound (UCB1, Auer et al. 2002a), `expweights` draws one by exponential
+    weights (Exp3, Auer et al. 2002b), and `constant` always plays the first. Which shaper grows a tree
+    never changes the output.
     """
 
     name = "select"
@@ -54,8 +56,9 @@ class Select(TreeShaper):
     _most: int = attrs.field(init=False, default=1)  # tokens of a step
     _squares: int = attrs.field(init=False, default=0)  # sum of the squared tokens of all steps
     _rng: random.Random = attrs.field(init=False, factory=lambda: random.Random(SEED))  # noqa: S311
-    _costs: Costs | None = attrs.field(init=False, default=None)
-    _length: int = attrs.field(init=False, default=0)  # committed tokens
+    # Of a pass of so many nodes, and of a level from so many: in ms after the prompt.
+    _pass_cost: Callable[[int], float] = attrs.field(init=False, default=lambda _: 1.0)
+    _level_cost: Callable[[int], float] = attrs.field(init=False, default=lambda _: 0.0)
     _playing: int = attrs.field(init=False, default=0)
     _share: float = attrs.field(init=False, default=1.0)  # the probability of the arm that plays
     _widths: list[int] = attrs.field(init=False, factory=list)  # of the step's levels
@@ -66,7 +69,8 @@ class Select(TreeShaper):
         return max(shaper.nodes for shaper in shapers)
 
     def plan(self, costs: Costs, length: int) -> None:
-        self._costs, self._length = costs, length
+        self._pass_cost = cache(lambda nodes: float(costs.passes(length, nodes)[-1]))
+        self._level_cost = cache(lambda width: float(costs.levels(length, width)[-1]))
         self._open()
         for shaper in self._shapers:
             shaper.plan(costs, length)
@@ -88,20 +92,12 @@ class Select(TreeShaper):
 
     def observe(self, tree: TokenTree, verdict: Verdict) -> None:
         self._shapers[self._playing].observe(tree, verdict)
-        arm, tokens, cost = self._arms[self._playing], len(verdict.path), self._cost(len(tree))
-        self._length += tokens
+        arm, tokens = self._arms[self._playing], len(verdict.path)
+        cost = self._pass_cost(len(tree)) + sum(map(self._level_cost, self._widths))
         self._most, self._squares = max(self._most, tokens), self._squares + tokens**2
         arm.steps, arm.tokens, arm.cost = arm.steps + 1, arm.tokens + tokens, arm.cost + cost
         reward = min(max((tokens - self._rate * cost) / self._most, -1.0), 1.0)
         arm.loss += (1 - reward) / 2 / self._share
-
-    def _cost(self, nodes: int) -> float:
-        """The cost of the step: a pass of `nodes` nodes, and its levels."""
-        if self._costs is None:
-            return 1.0
-        levels = self._costs.levels(self._length, max([1, *self._widths]))
-        each = sum(levels[width - 1] for width in self._widths)
-        return float(self._costs.passes(self._length, nodes)[-1] + each)
 
     @property
     def _rate(self) -> float:
