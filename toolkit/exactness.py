@@ -31,7 +31,7 @@ def verify(
     `processor` is the one that `stream` was given.
 
     A generation that drafted nothing is AR itself: its verdict is `inconclusive`. Otherwise see
-    `compare_with_ar`. Raises `MismatchError` for a verifier that does not promise AR's tokens.
+    `compare_with_ar`. Raises `MismatchError` when the pipeline does not promise AR's tokens.
     """
     require_comparable(pipeline)
     found = compare_with_ar(
@@ -49,12 +49,16 @@ def verify(
 
 
 def require_comparable(pipeline: Pipeline) -> None:
-    """Raise `MismatchError` when the pipeline does not promise AR's tokens."""
+    """Raise `MismatchError` when the pipeline does not promise AR's tokens.
+
+    At temperature 0 AR's distribution is one token, so a verifier that keeps it gives AR's tokens.
+    """
     verifier = pipeline.verifier.cls
-    if verifier.exactness == "distribution":
+    if verifier.exactness == "distribution" and not pipeline.sampling.greedy:
         raise MismatchError(
             f"cannot compare with AR token by token: verifier {verifier.name!r} keeps AR's "
-            f"distribution, not its tokens; use `--verifier sampler-match`, or do not compare"
+            f"distribution, not its tokens, at temperatures above 0; use `--verifier sampler-match`, "
+            f"or do not compare"
         )
 
 

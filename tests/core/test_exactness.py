@@ -56,6 +56,18 @@ def test_speculation_is_exact(family, shaper):
     assert generation.metrics["acceptance"] < 1
 
 
+@pytest.mark.parametrize("verifier", ["hybrid", "specinfer", "swor", "traversal"])
+def test_at_temperature_0_a_law_is_one_token_so_it_can_be_compared(verifier):
+    pool = Pool(modules={"small": noisy("llama", 0, 0.06)})
+    pipeline = Pipeline(tiny("llama"), drafter="model:small", verifier=verifier, pool=pool)
+    generation = pipeline.generate(PROMPT, max_new_tokens=12)
+    assert verify(pipeline, generation).verdict == "exact"
+    assert generation.metrics["accepted"] > 0
+    *others, last = generation.token_ids
+    changed = attrs.evolve(generation, token_ids=[*others, (last + 1) % 97])  # the control
+    assert verify(pipeline, changed).verdict == "divergent"
+
+
 @pytest.mark.parametrize("count", [1, 8])
 def test_what_drafted_nothing_is_inconclusive(count):
     pipeline = Pipeline(tiny("llama"), drafter="none")
