@@ -43,13 +43,15 @@ def option(default: Any = attrs.NOTHING, help: str = "", **rules: Any) -> Any:  
     found, checked against the target's vocabulary and loaded before decoding. With `translates=True` it
     may have another tokenizer; see `Runtime.translation`. `kind="drafter"` (or another kind) says that
     it holds a strategy, written `[spec]` in a spec string, or with a type of
-    `tuple[Choice[Drafter], ...]` several, written `[spec]+[spec]`.
+    `tuple[Choice[Drafter], ...]` several, written `[spec]+[spec]`. `timed=True` says that trees depend
+    on the clock unless the option has its default: they need not repeat then.
     """
     metadata = {
         "help": help,
         "model": rules.pop("model", False),
         "translates": rules.pop("translates", False),
         "kind": rules.pop("kind", None),
+        "timed": rules.pop("timed", False),
     }
     return attrs.field(default=default, metadata=metadata, **rules)
 

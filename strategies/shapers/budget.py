@@ -24,7 +24,10 @@ class Budget(TreeShaper):
     depth: int = option(6, help="levels below the root", validator=ge(1))
     width: int = option(4, help="nodes expanded per level, and children of each", validator=ge(1))
     seconds: float = option(
-        math.inf, help="time after which no further level is grown, per step", validator=gt(0)
+        math.inf,
+        help="time after which no further level is grown, per step",
+        validator=gt(0),
+        timed=True,
     )
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:

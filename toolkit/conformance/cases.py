@@ -67,6 +67,12 @@ class Case:
             model += f"; {self.sampling}, seed={self.sampling_seed}"
         return f"{specs}; {model}; {self.max_new_tokens} tokens after {[*self.prompt]}"
 
+    @property
+    def untimed(self) -> Case:
+        """The case with defaults for the options that make trees depend on the clock."""
+        parts = {kind: without_timed(getattr(self, kind)) for kind in ("drafter", "shaper")}
+        return attrs.evolve(self, **parts)
+
     def pipeline(self, registry: Registry) -> Pipeline:
         """Build the pipeline of this case, with its own pool of models."""
         copies = {
@@ -134,6 +140,17 @@ def with_tiny_models(choice: Choice[Any]) -> Choice[Any]:
         return DRAFT_MODEL if option.metadata.get("model") else value
 
     return choice.map_options(tiny)
+
+
+def without_timed(choice: Choice[Any]) -> Choice[Any]:
+    """Drop the options that make trees depend on the clock."""
+
+    def at_default(option: attrs.Attribute[Any], value: Any) -> Any:
+        if isinstance(value, Choice):
+            return without_timed(value)
+        return option.default if option.metadata.get("timed") else value
+
+    return choice.map_options(at_default)
 
 
 def _builds(choice: Choice[Any]) -> bool:
