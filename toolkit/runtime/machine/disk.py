@@ -96,7 +96,7 @@ def _require_safe(place: Path, own: bool = False) -> None:
     if said.st_uid != os.geteuid() and (own or said.st_uid != 0):
         raise PermissionError(errno.EPERM, "it belongs to another user", str(place))
     if said.st_mode & OTHERS and (own or not said.st_mode & stat.S_ISVTX):
-        why = "others can write to it, chmod go-w mends that"
+        why = "others can write to it, and the toolkit runs code from its cache; chmod go-w mends that"
         raise PermissionError(errno.EPERM, why, str(place))
 
 
