@@ -70,8 +70,8 @@ class Case:
     @property
     def untimed(self) -> Case:
         """The case with defaults for the options that make trees depend on the clock."""
-        parts = {kind: without_timed(getattr(self, kind)) for kind in ("drafter", "shaper")}
-        return attrs.evolve(self, **parts)
+        drafter, shaper = without_timed(self.drafter), without_timed(self.shaper)
+        return attrs.evolve(self, drafter=drafter, shaper=shaper)
 
     def pipeline(self, registry: Registry) -> Pipeline:
         """Build the pipeline of this case, with its own pool of models."""
