@@ -9,7 +9,7 @@ from attrs import frozen
 
 from toolkit import Node, Request, Run, Step, StepKey, column, schema
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 Split = Literal["tune", "test", "drift"]
 
@@ -28,7 +28,8 @@ class ArmColumns:
         "name of the AR arm that it is compared with: same target, same KV policy"
     )
     lossless: bool = column(
-        "whether its tokens must be AR's; false: the arm or its verifier is declared lossy"
+        "whether its tokens must be AR's or have their law; false: the arm or its verifier is declared "
+        "lossy"
     )
     tuned: str | None = column("how its options were chosen on held-out prompts; null: as given")
     options: str = column("JSON: every option of its strategies with its value, defaults included")
@@ -60,6 +61,10 @@ class SampleColumns:
     )
     against_ar: float | None = column(
         "tokens_per_s over AR's, same prompt, round and KV policy; null: not compared"
+    )
+    places: list[float] | None = column(
+        "where each token lies in the target's law, from 0, the likeliest, to 1; null: verdict is not "
+        "sampled"
     )
     first_tokens: int = column("tokens of the first target forward: 1, or more with hf:assisted")
     path_length: float | None = column("drafted tokens accepted per target forward")

@@ -59,7 +59,8 @@ def counts(*names: str, **settings: Any) -> Any:
 @options.max_new_tokens(type=Counts(), metavar="N,…", help="T, tokens to decode (128).")
 @count("--rounds", help="Times that each prompt is decoded (2).")
 @count("--warmup", help="Prompts that every arm decodes first, unmeasured (2).")
-@count("--seed", least=0, help="Seed of the choice of prompts (0).")
+@count("--seed", least=0, help="Seed of the choice of prompts, and of sampled tokens (0).")
+@options.sampling(default=None)
 @click.option("--ignore-eos", is_flag=True, default=None, help="Decode past stop tokens.")
 @options.record()
 @click.option("--tune", metavar="ARM", help="Choose this arm's options on held-out prompts.")
@@ -253,10 +254,10 @@ def _run(prepared: PreparedPlan, store: Store) -> bool:
 
 
 def leave(results: Results | None, interrupted: bool) -> None:
-    """Exit with 130 after Ctrl-C, and with 1 when an output diverged."""
+    """Exit with 130 after Ctrl-C, and with 1 when an output diverged or has another law."""
     if interrupted:
         raise SystemExit(INTERRUPTED)
-    if results is not None and results.divergent:
+    if results is not None and (results.divergent or results.off_law):
         raise SystemExit(1)
 
 

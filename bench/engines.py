@@ -23,8 +23,11 @@ class Decoded:
 class Engine(Protocol):
     """Decodes one prompt at a time."""
 
-    def run(self, run: Run, number: int, prompt: list[int], max_new_tokens: int) -> Decoded:
-        """Decode and measure a prompt. `run` and `number` go into the request's row."""
+    def run(
+        self, run: Run, number: int, prompt: list[int], max_new_tokens: int, seed: int
+    ) -> Decoded:
+        """Decode and measure a prompt. `run` and `number` go into the request's row; `seed` is that of
+        sampled tokens."""
 
 
 @frozen
@@ -34,10 +37,12 @@ class PipelineEngine:
     pipeline: Pipeline
     record_nodes: bool
 
-    def run(self, run: Run, number: int, prompt: list[int], max_new_tokens: int) -> Decoded:
+    def run(
+        self, run: Run, number: int, prompt: list[int], max_new_tokens: int, seed: int
+    ) -> Decoded:
         began = perf_counter()
         stream = self.pipeline.stream(
-            prompt, max_new_tokens=max_new_tokens, record_nodes=self.record_nodes
+            prompt, max_new_tokens=max_new_tokens, seed=seed, record_nodes=self.record_nodes
         )
         for _ in stream.decode():
             pass

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any, cast
 
 import torch
-from attrs import define, field
+from attrs import asdict, define, field
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
@@ -124,7 +124,9 @@ class LibraryEngine:
             return frozenset()
         return self.pipeline.pool.load(self.pipeline.target).stop_ids
 
-    def run(self, run: Run, number: int, prompt: list[int], max_new_tokens: int) -> Decoded:
+    def run(
+        self, run: Run, number: int, prompt: list[int], max_new_tokens: int, seed: int
+    ) -> Decoded:
         target, drafter = self.models
         ids = torch.tensor([prompt], device=target.device)
         cuda = ids.device.type == "cuda"
@@ -132,6 +134,7 @@ class LibraryEngine:
             torch.cuda.reset_peak_memory_stats(ids.device)
         forwards: list[None] = []
         hook = target.register_forward_pre_hook(lambda *_: forwards.append(None))
+        torch.manual_seed(seed)
         clock = TokenClock(perf_counter())
         try:
             with torch.inference_mode():
@@ -142,6 +145,7 @@ class LibraryEngine:
                     max_new_tokens=max_new_tokens,
                     return_dict_in_generate=True,
                     **self._drafting(drafter),
+                    **self._sampling,
                 )
             tokens = out.sequences[0, len(prompt) :].tolist()
             wall_ms = 1e3 * (perf_counter() - clock.began)
@@ -152,12 +156,17 @@ class LibraryEngine:
             request_id=number,
             prompt_id=hash_prompt(prompt),
             prompt_tokens=len(prompt),
-            seed=0,
+            seed=seed,
             kv_bytes=_count_bytes(out.past_key_values),
             peak_memory_bytes=torch.cuda.max_memory_allocated(ids.device) if cuda else None,
             **self._observe(clock, tokens, len(forwards) - 1, wall_ms),
         )
         return Decoded(request, wall_ms, clock.counts[1], None)
+
+    @property
+    def _sampling(self) -> dict[str, Any]:
+        sampling = self.pipeline.sampling
+        return {} if sampling.greedy else {"do_sample": True, **asdict(sampling)}
 
     def _drafting(self, drafter: PreTrainedModel | None) -> dict[str, Any]:
         if drafter is not None:

@@ -13,7 +13,7 @@ import tomli_w
 from attrs import Factory, asdict, field, fields_dict, frozen
 from attrs.validators import deep_iterable, ge, in_, min_len
 
-from toolkit import ToolkitError
+from toolkit import Sampling, ToolkitError
 from toolkit.words import quote
 
 Recorded = Literal["steps", "nodes"]
@@ -67,6 +67,10 @@ class Plan:
     max_new_tokens: list[int] = field(factory=lambda: [128], validator=POSITIVE)
     warmup: int = field(default=2, validator=ge(1))
     seed: int = field(default=0, validator=ge(0))
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
     ignore_eos: bool = False
     record: list[Recorded] = Factory(list)
     device: str = field(default="auto", validator=_require_device)
@@ -86,12 +90,14 @@ class Plan:
         if "arms" not in data:
             raise ToolkitError(f'{origin} names no arms: write arms = ["drafter=model"]')
         try:
-            return _converter.structure(data, cls)
+            plan = _converter.structure(data, cls)
         except Exception as error:
             problem = "; ".join(
                 cattrs.transform_error(error, path=origin, format_exception=_format)
             )
             raise ToolkitError(f"the plan cannot be used: {problem}") from error
+        _ = plan.sampling  # which checks its settings
+        return plan
 
     @classmethod
     def read(cls, name: str, changes: dict[str, Any] | None = None) -> Plan:
@@ -115,6 +121,11 @@ class Plan:
         except ValueError as error:
             raise ToolkitError(f"{origin} is not TOML: {error}") from error
         return cls.of({**data, **(changes or {})}, origin)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How every arm draws its tokens. Raises `SpecError`."""
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p)
 
     @property
     def toml(self) -> str:

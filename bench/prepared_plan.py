@@ -109,11 +109,16 @@ class PreparedPlan:
         return next(a for a in self.arms if str(self.pipelines[a.name].kv) == kv)
 
     def is_lossless(self, arm: Arm) -> bool:
-        """Whether its tokens must be AR's."""
+        """Whether its tokens must be AR's, or have their law."""
         verifier: Any = self.pipelines[arm.name].verifier.cls
-        return (
-            not arm.lossy and verifier.exactness != "lossy"
-        )  # at temperature 0 a law is one token
+        return not arm.lossy and verifier.exactness != "lossy"
+
+    def repeats_ar(self, arm: Arm) -> bool:
+        """Whether its tokens should be those that AR gives with the same seed."""
+        if self.plan.sampling.greedy:  # a law is one token
+            return True
+        verifier: Any = self.pipelines[arm.name].verifier.cls
+        return arm.engine == "toolkit" and verifier.exactness == "token"
 
     def groups(self, split: Split) -> Iterator[Group]:
         """The groups of a split: by round, data set, prompt, setting and turn. Tuning has one round."""
@@ -189,7 +194,12 @@ def make_pipeline(arm: Arm, plan: Plan, pool: Pool, registry: Registry) -> Pipel
     given: dict[str, Any] = dict(specs)
     with _naming(arm):
         made = Pipeline(
-            plan.target, pool=pool, registry=registry, ignore_eos=plan.ignore_eos, **given
+            plan.target,
+            pool=pool,
+            registry=registry,
+            ignore_eos=plan.ignore_eos,
+            sampling=plan.sampling,
+            **given,
         )
     if arm.engine == "hf:assisted" and made.drafter.cls.name != "model":
         raise ToolkitError(f"arm {arm.name!r}: its drafter is the assistant: name a model")

@@ -84,7 +84,7 @@ def _collect(results: Results) -> dict[str, Any]:
         ],
         "closing": list_closing_notes(results),
         "findings": list_findings(results),
-        "banner": "bad" if results.divergent or results.is_unsteady else "good" * results.is_sound,
+        "banner": "bad" if _is_bad(results) else "good" * results.is_sound,
         "requests": len(results.tested),
     }
 
@@ -98,12 +98,18 @@ def _tabulate(results: Results, setting: Setting) -> dict[str, Any]:
     }
 
 
+def _is_bad(results: Results) -> bool:
+    """Whether something that was found forbids to use the figures."""
+    return bool(results.divergent or results.off_law or results.is_unsteady)
+
+
 def _format_cells(summary: Summary) -> dict[str, Any]:
     others = "divergent" in summary.verdicts  # than AR's: never green
     colours = {
         "faster": "" if others else "good",
         "slower": "bad",
         "divergent": "bad",
+        "other law": "bad",
         "unsteady": "bad",
     }
     return {

@@ -15,6 +15,7 @@ from toolkit import ToolkitError
 from toolkit.words import quote
 
 from .keys import Key, Setting
+from .law import ERROR, compare_law
 from .statistics import Ratio, compare_paired, geometric_mean, mean, ratios_by_prompt
 from .store import Row, Store
 
@@ -176,6 +177,8 @@ class Results:
             return "baseline"
         if any(row["arm"] == arm for row in self.divergent):
             return "divergent"
+        if arm in self.off_law:
+            return "other law"
         if ratio is None:
             return "–"
         decided = ratio.reading in ("faster", "slower")
@@ -244,6 +247,27 @@ class Results:
         lossless = {row["arm"]: row["lossless"] for row in self.runs}
         return [r for r in self.requests if r["verdict"] == "divergent" and lossless[r["arm"]]]
 
+    @cached_property
+    def law(self) -> dict[str, float]:
+        """The p-value of each arm whose tokens are drawn by other random numbers than AR's."""
+        found = {}
+        for arm in self.by_arm:
+            places = [r["places"] for r in self.rows(arm, loops=True) if r["places"] is not None]
+            value = compare_law(places)
+            if value is not None:
+                found[arm] = value
+        return found
+
+    @property
+    def least_p(self) -> float:
+        """The p-value below which an arm has another law: the error rate, shared by the tested arms."""
+        return ERROR / max(1, len(self.law))
+
+    @property
+    def off_law(self) -> list[str]:
+        """Lossless arms whose tokens do not have the target's law."""
+        return [a for a, p in self.law.items() if p < self.least_p and self.by_arm[a]["lossless"]]
+
     @property
     def uncompared(self) -> int:
         """The number of requests without a verdict: the bench was stopped before AR's turn."""
@@ -254,7 +278,8 @@ class Results:
     def is_sound(self) -> bool:
         """Whether every output of every arm was found to be AR's, up to numerical ties."""
         others = [row for row in self.tested if self.by_arm[row["arm"]]["baseline"] != row["arm"]]
-        return bool(others) and all(row["verdict"] in ("exact", "tie") for row in others)
+        right = all(row["verdict"] in ("exact", "tie", "sampled") for row in others)
+        return bool(others) and right and not self.off_law
 
     def bandwidth_share(self, setting: Setting) -> float | None:
         """The ratio of AR's speed to the limit that reading every weight once per token sets."""

@@ -88,6 +88,7 @@ def make_request_row(task: Task, started: datetime, decoded: Decoded, load: floa
         wall_ms=decoded.wall_ms,
         load=load,
         against_ar=None,
+        places=None,
         first_tokens=decoded.first_tokens,
         path_length=request.accepted / request.steps if request.steps else None,
         distinct_3grams=share_distinct_3grams(request.token_ids),

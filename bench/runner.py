@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from typing import Any
 
 from attrs import define, evolve, field, fields
@@ -15,6 +16,7 @@ from .arms import Arm
 from .configuration import digest_configuration, require_same
 from .engines import Engine, PipelineEngine
 from .keys import Key
+from .law import place_tokens
 from .machine import Moment, measure_bandwidth, measure_load
 from .prepared_plan import Group, PreparedPlan, Task
 from .rows import make_arm_row, make_request_row, make_run
@@ -149,7 +151,7 @@ class Runner:
         for group in first[: self.prepared.plan.warmup]:
             for arm in arms:
                 self.progress(len(self.done), self.total, f"warm-up of {arm.name}")
-                self.engines[arm.name].run(self.runs[arm.name], -1, self._prompt(group), longest)
+                self.engines[arm.name].run(self.runs[arm.name], -1, self._prompt(group), longest, 0)
 
     def _prompt(self, group: Group) -> list[int]:
         """The prompt in tokens; earlier answers in it are AR's, so that all arms get the same."""
@@ -168,7 +170,8 @@ class Runner:
         count = group.setting.max_new_tokens
         started, began = utc_now(), Moment.now()
         try:
-            decoded = self.engines[task.arm.name].run(run, task.number, prompt, count)
+            seed = self._seed(group)
+            decoded = self.engines[task.arm.name].run(run, task.number, prompt, count, seed)
         except ToolkitError as error:
             raise type(error)(
                 f"arm {task.arm.name!r} failed on prompt {group.talk.index} of {group.talk.dataset}: "
@@ -194,29 +197,39 @@ class Runner:
             reference = self._reference(task.group, baseline)
             if not row or not reference or row is reference or row["verdict"] is not None:
                 continue
-            verdict, ties = self._compare(row, reference, task, baseline)
+            row = row | self._compare(row, reference, task, baseline)
             row = row | {
-                "verdict": verdict,
-                "ties": ties,
                 "against_ar": divide(row["tokens_per_s"], reference["tokens_per_s"]),
             }
             self.store.write("requests", task.number, [row])
             self._remember(row)
 
-    def _compare(self, row: Row, reference: Row, task: Task, baseline: Arm) -> tuple[str, int]:
-        """Verdict and count of ties of a request.
+    def _seed(self, group: Group) -> int:
+        """The seed of a group's sampled tokens, the same for every arm; 0 at temperature 0."""
+        if self.prepared.plan.sampling.greedy:
+            return 0
+        key = f"{self.prepared.plan.seed} {group.key.prompt} {group.turn} {group.round}"
+        return int.from_bytes(blake2b(key.encode(), digest_size=6).digest())
+
+    def _compare(self, row: Row, reference: Row, task: Task, baseline: Arm) -> Row:
+        """The verdict of a request and its count of ties.
 
         Equal tokens are `exact`, or `inconclusive` where our own loop drafted nothing. AR's own logits
-        decide about different ones, as in `toolkit.verify`.
+        decide about different ones, as in `toolkit.verify`. Tokens that are drawn by other random
+        numbers than AR's are `sampled`, and the row says where they lie in the target's law.
         """
-        tokens = row["token_ids"]
+        tokens, pipeline = row["token_ids"], self.prepared.pipelines[baseline.name]
+        prompt, seed = self._prompt(task.group), self._seed(task.group)
+        if not self.prepared.repeats_ar(task.arm):
+            places = place_tokens(pipeline, prompt, tokens, task.number)
+            return {"verdict": "sampled", "ties": 0, "places": places}
         if tokens == reference["token_ids"]:
             nothing = row["drafted"] == 0 and row["nodes_mean"] is not None
-            return ("inconclusive" if nothing else "exact"), 0
-        pipeline = self.prepared.pipelines[baseline.name]
-        found = compare_with_ar(pipeline, self._prompt(task.group), tokens)
+            return {"verdict": "inconclusive" if nothing else "exact", "ties": 0}
+        found = compare_with_ar(pipeline, prompt, tokens, seed=seed)
         cut_short = row["stop_reason"] != "eos" and len(tokens) < row["max_new_tokens"]
-        return ("divergent" if found.verdict != "tie" or cut_short else "tie"), found.ties
+        divergent = found.verdict != "tie" or cut_short
+        return {"verdict": "divergent" if divergent else "tie", "ties": found.ties}
 
 
 def _list_tasks(groups: list[Group], arms: list[Arm], number: int) -> Iterator[list[Task]]:

@@ -13,6 +13,7 @@ from rich.text import Text
 from toolkit.terminal import make_console
 
 from .keys import Setting
+from .law import ERROR
 from .machine import describe_machine
 from .results import LOOP, UNSTEADY, Results, Summary
 from .statistics import Ratio
@@ -207,8 +208,15 @@ def list_findings(results: Results) -> list[str]:
     for arm, run in results.by_arm.items():
         rows = results.rows(arm, loops=True)
         others = sum(row["verdict"] == "divergent" for row in rows)
-        if not run["lossless"]:
+        if not run["lossless"] and arm not in results.law:
             found.append(f"{results.label(arm)}: {others} of {len(rows)} outputs are not AR's.")
+    for arm, value in results.law.items():
+        limit, count = results.least_p, len(results.law)
+        said = "agree with" if value >= limit else "do NOT have"
+        found.append(
+            f"{results.label(arm)}: its tokens {said} the target's law (p = {value:.2g}; the limit is "
+            f"{limit:.2g}: an error rate of {ERROR} over {count} arm{'s' * (count > 1)})."
+        )
     if results.divergent:
         arms = ", ".join(sorted({row["arm"] for row in results.divergent}))
         found.append(

@@ -126,14 +126,31 @@ class GrowMap:
                 heapq.heappush(heap, (value * acceptance[0], level + 1, node, 0))
         return cls.of_children(children)
 
-    def expected_tokens(self, acceptance: Sequence[float]) -> float:
-        """Tokens of a step, the bonus included, by an acceptance vector."""
+    def values(self, acceptance: Sequence[float]) -> list[float]:
+        """The probability of each node that it is accepted, by an acceptance vector."""
         values, seen = [1.0], [0] * len(self)
         for parent in self.parents[1:]:
             draw, seen[parent] = seen[parent], seen[parent] + 1
             share = acceptance[draw] if draw < len(acceptance) else 0.0
             values.append(values[parent] * share)
-        return sum(values)
+        return values
+
+    def expected_tokens(self, acceptance: Sequence[float]) -> float:
+        """Tokens of a step, the bonus included, by an acceptance vector."""
+        return sum(self.values(acceptance))
+
+    @staticmethod
+    def smooth(acceptance: Sequence[float]) -> list[float]:
+        """The nearest vector that does not rise, by least squares (pool adjacent violators)."""
+        blocks: list[tuple[float, int]] = []  # mean, length
+        for value in acceptance:
+            mean, length = float(value), 1
+            while blocks and blocks[-1][0] < mean:
+                before, count = blocks.pop()
+                mean = (mean * length + before * count) / (length + count)
+                length += count
+            blocks.append((mean, length))
+        return [mean for mean, length in blocks for _ in range(length)]
 
     @classmethod
     def read(cls, file: Path) -> GrowMap:
@@ -218,19 +235,6 @@ class GrowMap:
             if not same:
                 raise SpecError(f"its key {key!r} does not agree with its Successors")
         return found
-
-
-def smooth(acceptance: Sequence[float]) -> list[float]:
-    """The nearest vector that does not rise, by least squares (pool adjacent violators)."""
-    blocks: list[tuple[float, int]] = []  # mean, length
-    for value in acceptance:
-        mean, length = float(value), 1
-        while blocks and blocks[-1][0] < mean:
-            before, count = blocks.pop()
-            mean = (mean * length + before * count) / (length + count)
-            length += count
-        blocks.append((mean, length))
-    return [mean for mean, length in blocks for _ in range(length)]
 
 
 def _small(digits: str) -> int:

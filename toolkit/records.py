@@ -122,7 +122,10 @@ class Request:
     peak_memory_bytes: int | None = column(
         "peak of the request on CUDA, of the process so far on CPU; null: unknown"
     )
-    verdict: Outcome | None = column("exact, tie, divergent, inconclusive; null: not compared")
+    verdict: Outcome | None = column(
+        "exact, tie, divergent, inconclusive; sampled: drawn by other random numbers than AR's, as a "
+        "bench may; null: not compared"
+    )
     ties: int | None = column("numerical ties with AR; null: not compared")
 
 

@@ -116,7 +116,8 @@ def request_row(number, arm, prompt, speed, **changes):
         "kv_peak_bytes": 3 << 20, "draft_kv_bytes": 0, "peak_memory_bytes": None,
         "verdict": "exact", "ties": 0, "arm": arm, "split": "test", "dataset": "stories",
         "prompt_index": prompt, "turn": 0, "prompt_limit": 256, "max_new_tokens": 64, "round": 0,
-        "place": 0, "started": BEGAN, "against_ar": None, "first_tokens": 1, "wall_ms": decode + 10,
+        "place": 0, "started": BEGAN, "against_ar": None, "places": None, "first_tokens": 1,
+        "wall_ms": decode + 10,
         "load": 0.01, "path_length": 1.0, "distinct_3grams": 0.9,
         "reached_by_depth": [30, 25, 22], "accepted_by_depth": [20, 10, 4],
     }  # fmt: skip

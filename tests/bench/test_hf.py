@@ -27,7 +27,7 @@ def plain():
 def test_the_tokens_are_ars(plain, words):
     pipeline, ar = plain
     made = arm(words)
-    found = made.run(run_record(pipeline), 7, ar.prompt_ids, 40)
+    found = made.run(run_record(pipeline), 7, ar.prompt_ids, 40, 0)
     request = found.request
     assert request.token_ids == ar.token_ids
     assert request.request_id == 7
@@ -40,12 +40,12 @@ def test_the_tokens_are_ars(plain, words):
 def test_plain_decoding_takes_a_forward_per_token_and_drafting_fewer(plain):
     pipeline, ar = plain
     run = run_record(pipeline)
-    simple = arm("hf:generate").run(run, 0, ar.prompt_ids, 40)
+    simple = arm("hf:generate").run(run, 0, ar.prompt_ids, 40, 0)
     assert simple.request.steps == 39
     assert simple.request.tau == 1
     assert simple.first_tokens == 1
     assert (simple.request.drafted, simple.request.accepted) == (0, 0)
-    assisted = arm("hf:assisted k=4").run(run, 0, ar.prompt_ids, 40)
+    assisted = arm("hf:assisted k=4").run(run, 0, ar.prompt_ids, 40, 0)
     assert assisted.request.steps < 39
     assert assisted.request.tau > 1
     later = 40 - assisted.first_tokens
@@ -62,7 +62,7 @@ def test_stop_tokens_stop_both_or_neither(plain):
     module = load_module(pipeline.pool, pipeline.target)
     module = copy_module(module, frozenset({ar.token_ids[3]}), None)
     stops._models = (module, None)
-    short = stops.run(run, 0, ar.prompt_ids, 40).request
+    short = stops.run(run, 0, ar.prompt_ids, 40, 0).request
     assert short.token_ids == ar.token_ids[: ar.token_ids.index(ar.token_ids[3]) + 1]
     assert arm("hf:generate", ignore_eos=True).stop_ids == frozenset()
     assert arm("hf:generate").stop_ids == target.stop_ids

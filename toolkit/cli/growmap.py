@@ -100,9 +100,9 @@ def plan(acceptance: Path, nodes: int | None, depth: int | None, out: Path, **ch
         raise ToolkitError(f"{out} is no name of a growmap: it must end in .pt or .json")
     options.require_writable(out)
     held = _read(acceptance)
-    from toolkit.growmap import GrowMap, smooth
+    from toolkit.growmap import GrowMap
 
-    vector = smooth(held["acceptance"])
+    vector = GrowMap.smooth(held["acceptance"])
     if nodes is not None:
         found = GrowMap.best(vector, nodes, depth or nodes)
     else:
