@@ -91,6 +91,6 @@ def test_the_librarys_heuristic_can_be_asked_for(plain):
     config = made.models[1].generation_config
     assert config.num_assistant_tokens_schedule == "heuristic_transient"
     assert config.assistant_confidence_threshold == 0.0
-    request = made.run(run_record(made.pipeline), 0, ar.prompt_ids, 40).request
+    request = made.run(run_record(made.pipeline), 0, ar.prompt_ids, 40, 0).request
     assert request.token_ids == ar.token_ids
     assert config.num_assistant_tokens == 3  # nothing is left for the next request
