@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from attrs.validators import instance_of
 
 from toolkit.likeliest import likeliest
@@ -64,6 +64,14 @@ class Candidates:
             sums = sums.scatter(1, likeliest, first.expand_as(likeliest))
         tokens = sums.topk(min(k, scores.shape[1])).indices
         return cls(tokens.tolist(), logprobs.gather(1, tokens).tolist(), logprobs.exp(), fixed)
+
+    def first(self, counts: Sequence[int]) -> Candidates:
+        """The first candidates of each row, as many as `counts[F]` says."""
+        return evolve(
+            self,
+            tokens=[row[:n] for row, n in zip(self.tokens, counts, strict=True)],
+            logprobs=[row[:n] for row, n in zip(self.logprobs, counts, strict=True)],
+        )
 
 
 @frozen(eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from toolkit import Candidates, Expand, GrowMap, TokenTree, TreeShaper, option
+from toolkit import Expand, GrowMap, TokenTree, TreeShaper, option
 
 
 @attrs.define
@@ -37,7 +37,7 @@ class Growmap(TreeShaper):
             frontier = list(level)
             counts = [len(children[place]) for place in level.values()]
             first, drafted = len(tree), expand(tree, frontier, max(counts))
-            tree = tree.grow(frontier, _first_of_each(drafted, counts))
+            tree = tree.grow(frontier, drafted.first(counts))
             below = {}
             seen = dict.fromkeys(frontier, 0)
             for node in range(first, len(tree)):
@@ -48,12 +48,3 @@ class Growmap(TreeShaper):
                     below[node] = place
             level = below
         return tree
-
-
-def _first_of_each(candidates: Candidates, counts: list[int]) -> Candidates:
-    """The first candidates of each row, as many as `counts` says."""
-    return attrs.evolve(
-        candidates,
-        tokens=[row[:n] for row, n in zip(candidates.tokens, counts, strict=True)],
-        logprobs=[row[:n] for row, n in zip(candidates.logprobs, counts, strict=True)],
-    )
