@@ -53,11 +53,13 @@ def error(make, verifier, seed, spec, vocabulary=3, change=lambda tree: tree):
     return worst_error(law, target, Sampling(1.0)), shapes
 
 
-@pytest.mark.parametrize("seed", [1, 3])
 @pytest.mark.parametrize("verifier", ["swor", "traversal"])
-def test_the_law_is_ars_whatever_its_coins(make, verifier, seed):
-    found, shapes = error(make, verifier, seed, "distinct:nodes=4,width=2,depth=2")
-    assert found <= ROUNDING
+def test_the_law_is_ars_whatever_its_coins(make, verifier):
+    shapes = set()
+    for seed in (2, 3, 4):
+        found, grown = error(make, verifier, seed, "distinct:nodes=4,width=2,depth=2")
+        assert found <= ROUNDING
+        shapes |= grown
     assert len(shapes) > 1
 
 
