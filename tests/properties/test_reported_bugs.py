@@ -230,3 +230,27 @@ def test_the_length_and_a_stop_id_in_one_step(room, right, stops):
     end = next((i + 1 for i, token in enumerate(ar[:room]) if token in stops), None)
     assert stream.result.token_ids == ar[: end or room]
     assert stream.result.stop_reason == ("eos" if end else "length")
+
+
+DRAFT_KV = "window streaming h2o tova snapkv pyramid knorm keydiff lagkv expected".split()
+
+
+@cache
+def steps_with(draft_kv):
+    """The committed tokens of every step where the target's twin drafts under a KV policy."""
+    pool = Pool(modules={"it": tiny("llama", 1), "draft": noisy("llama", 1, 0.05)})
+    pipeline = Pipeline(
+        "it", drafter="model:draft", shaper="chain:k=4", draft_kv=draft_kv, pool=pool
+    )
+    generation = pipeline.generate([*range(5, 45)], max_new_tokens=40)
+    return [step.committed for step in generation.steps]
+
+
+@pytest.mark.parametrize("policy", DRAFT_KV)
+def test_a_drafter_that_keeps_all_its_rows_loses_no_acceptance(policy):
+    assert steps_with(f"{policy}:budget=1000") == steps_with("full")
+
+
+def test_a_drafter_that_reads_next_to_nothing_does():
+    """The control: what a drafter sees does change what is accepted."""
+    assert steps_with("window:budget=1") != steps_with("full")
