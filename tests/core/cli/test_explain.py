@@ -55,3 +55,9 @@ def test_what_does_not_fit_is_refused():
     code, said = explain("--temperature", "1", "--verifier", "swor", "--shaper", "budget")
     assert code != 0
     assert "needs every drawn candidate" in said
+
+
+def test_a_drafter_without_a_law_drafts_without_noise():
+    code, said = explain("--temperature", "0.8", "--drafter", "ngram")
+    assert code == 0
+    assert said.splitlines()[-2].split(maxsplit=1) == ["drafts", "the likeliest tokens"]
