@@ -16,6 +16,7 @@ from saboteurs.verifiers import BonusOfTheRoot
 
 from toolkit import Candidates, Registry, TokenTree, Verdict
 from toolkit.conformance import check, conforms, kit
+from toolkit.conformance.cases import without_timed
 from toolkit.conformance.catalogue import PROPERTIES, applicable
 from toolkit.conformance.comparison import Broken
 from toolkit.conformance.edge_cases import Contrary, LastOfEquals
@@ -60,6 +61,16 @@ def test_which_properties_apply():
 
 def test_models_are_replaced_by_tiny_ones():
     assert str(UnderTest.of("model:stories-1m", REGISTRY, None).choice) == f"model:{DRAFT_MODEL}"
+
+
+def test_timed_options_have_their_defaults_where_trees_must_repeat():
+    registry = Registry.installed()
+    for spec, untimed in (
+        ("budget:nodes=5,seconds=0.1", "budget:nodes=5,seconds=inf"),
+        ("select:arms=[budget:seconds=0.1]+[chain]", "select:arms=[budget:seconds=inf]+[chain]"),
+        ("chain:k=3", "chain:k=3"),
+    ):
+        assert str(without_timed(registry.resolve("shaper", spec))) == untimed
 
 
 def test_nothing_drafted_is_not_a_pass():
