@@ -13,11 +13,17 @@ PROMPTS = (
     "The old sailor looked at the sea and",
     "In the middle of the forest",
 )
-PYTHIA = {"70m": (512, 6), "410m": (1024, 24), "2.8b": (2560, 32)}  # width and layers
+PYTHIA = {  # the shipped model of that function, width, and layers
+    "70m": ("stories-1m", 512, 6),
+    "410m": ("stories-11m", 1024, 24),
+    "2.8b": ("stories-11m", 2560, 32),
+}
 VOCABULARY = 50304
 
 
-def make_pair(results: Results) -> tuple[Any, dict[str, list[int]]]:
+def make_models(
+    results: Results, sizes: tuple[str, ...] = ("70m", "2.8b")
+) -> tuple[Any, dict[str, list[int]]]:
     """A pool with models of Pythia's sizes that compute the shipped models' functions, and prompts."""
     import torch
     from enlarge import enlarge
@@ -28,10 +34,11 @@ def make_pair(results: Results) -> tuple[Any, dict[str, list[int]]]:
     pool = Pool(device=results.device, dtype=results.dtype)
     pool.aliases |= Registry.installed().aliases
     prompts: dict[str, list[int]] = {}
-    for size, name in (("70m", "stories-1m"), ("2.8b", "stories-11m")):
+    for size in sizes:
+        name, width, layers = PYTHIA[size]
         found: Any = pool.find(name)
         small = AutoModelForCausalLM.from_pretrained(found.path, dtype=torch.float32)
-        width, layers = (384, 8) if results.rehearse else PYTHIA[size]
+        width, layers = (384, 8) if results.rehearse else (width, layers)
         vocabulary = 4224 if results.rehearse else VOCABULARY
         large = enlarge(small.to(results.device), width=width, layers=layers, vocabulary=vocabulary)
         for weight in large.parameters():  # not the buffers: they hold the rotary frequencies

@@ -8,7 +8,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
-from gpu_arms import PROMPTS, VOCABULARY, Library, Ours, make_pair, read_bytes
+from gpu_arms import PROMPTS, VOCABULARY, Library, Ours, make_models, read_bytes
 from gpu_results import Results
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -191,10 +191,11 @@ def run_exact(results: Results) -> None:
 
 
 def run_speed(results: Results) -> None:
-    """AR, every shaper and the library's `generate` on a pair of Pythia's sizes, prompt by prompt."""
-    from toolkit import Pipeline
+    """AR, every shaper and the library's `generate` on a pair of Pythia's sizes, prompt by prompt. Then
+    AR and one shaper on a smaller target."""
+    from toolkit import Pipeline, Pool
 
-    pool, prompts = make_pair(results)
+    pool, prompts = make_models(results, ("70m", "410m", "2.8b"))
     target, drafter = pool.modules["pythia-2.8b-alike"], pool.modules["pythia-70m-alike"]
     for name, module in pool.modules.items():
         why = pool.load(name).executor.why
@@ -211,9 +212,23 @@ def run_speed(results: Results) -> None:
         with results.surviving(name):
             arms[name] = Ours(Pipeline(**named, **choice))
             arms[name].decode(next(iter(prompts.values())), tokens // 2)
+    # The same weights at level tie, where no linear is padded to keep a row's bits.
+    loose = Pool(device=results.device, dtype=results.dtype, modules=pool.modules)
+    for name in pool.modules:
+        executor: Any = loose.load(name).executor
+        executor.maps.rule.row_multiple, executor.batch_invariant = 1, False
+    for name in ("AR", "budget"):
+        with results.surviving(f"{name}, tie"):
+            arms[f"{name}, tie"] = Ours(Pipeline(**{**named, **choices[name], "pool": loose}))
+            arms[f"{name}, tie"].decode(next(iter(prompts.values())), tokens // 2)
     for k in (None, 4, 8):
         arms["generate" if k is None else f"assisted, k = {k}"] = Library(target, drafter, k)
-    _measure_arms(results, arms, list(prompts.values()), tokens, limit)
+    speeds = _measure_arms(results, arms, list(prompts.values()), tokens, limit)
+    for name in ("AR", "budget"):
+        with results.surviving(f"{name}, cost of bitwise"):
+            pairs = zip(speeds[f"{name}, tie"], speeds[name], strict=True)
+            cost = 100 * (statistics.geometric_mean(tie / ours for tie, ours in pairs) - 1)
+            results.add(name, "cost of bitwise", cost, "%", "tie over bitwise, prompt by prompt")
     with results.surviving("costs"):
         costs = arms["planned"].pipeline.costs(fresh=True)
         results.add("a pass of 1 node", "time", costs.target[0][0], "ms")
@@ -222,12 +237,26 @@ def run_speed(results: Results) -> None:
         )
         for rows, time in zip(costs.rows, costs.target[0], strict=True):
             results.add(f"a pass of {rows} nodes", "over one of 1", time / costs.target[0][0])
+    with results.surviving("410m"):
+        named["target"] = "pythia-410m-alike"
+        limit *= read_bytes(target) / read_bytes(pool.modules["pythia-410m-alike"])
+        smaller: dict[str, Any] = {}
+        for name in ("AR", "budget"):
+            smaller[name] = Ours(Pipeline(**named, **choices[name]))
+            smaller[name].decode(next(iter(prompts.values())), tokens // 2)
+        _measure_arms(results, smaller, list(prompts.values()), tokens, limit, "410m ")
 
 
 def _measure_arms(
-    results: Results, arms: dict[str, Any], prompts: list[list[int]], tokens: int, limit: float
-) -> None:
-    """Decode each prompt with each arm in turn, and compare their speeds with AR's."""
+    results: Results,
+    arms: dict[str, Any],
+    prompts: list[list[int]],
+    tokens: int,
+    limit: float,
+    target: str = "",
+) -> dict[str, list[float]]:
+    """Decode each prompt with each arm in turn, and compare their speeds with AR's. Returns the speeds,
+    prompt by prompt; rows have the name of the target before the arm's."""
     speeds: dict[str, list[float]] = {name: [] for name in arms}
     made: dict[str, list[Any]] = {name: [] for name in arms}
     equal: dict[str, int] = dict.fromkeys(arms, 0)
@@ -244,23 +273,25 @@ def _measure_arms(
     for name, found in speeds.items():
         if not found:
             continue
+        arm = target + name
         speed = statistics.median(found)
         share = f"{100 * speed / limit:.1f} % of the limit"
         same = f"AR's tokens in {equal[name]} of {len(found)}"
-        results.add(name, "speed", speed, "tokens/s", f"{share}, {same}", results.dtype)
+        results.add(arm, "speed", speed, "tokens/s", f"{share}, {same}", results.dtype)
         ratios = [ours / ar for ours, ar in zip(found, speeds["AR"], strict=False)]
-        results.add(name, "× AR", statistics.geometric_mean(ratios), dtype=results.dtype)
+        results.add(arm, "× AR", statistics.geometric_mean(ratios), dtype=results.dtype)
         steps = [step for generation in made[name] for step in generation.steps]
         if steps:
             whole = sum(step.total_ms for step in steps)
             for part in ("draft_ms", "verify_ms", "commit_ms", "shape_ms"):
                 mean = sum(getattr(step, part) for step in steps) / len(steps)
-                results.add(name, part, mean, "ms a step", dtype=results.dtype)
+                results.add(arm, part, mean, "ms a step", dtype=results.dtype)
             rest = sum(step.shape_ms + step.commit_ms for step in steps) / whole
-            results.add(name, "shaping and committing", 100 * rest, "% of a step")
-            results.add(name, "τ", statistics.mean(g.tau for g in made[name]), dtype=results.dtype)
+            results.add(arm, "shaping and committing", 100 * rest, "% of a step")
+            results.add(arm, "τ", statistics.mean(g.tau for g in made[name]), dtype=results.dtype)
             peak = max(g.peak_memory_bytes or 0 for g in made[name]) / 1e9
-            results.add(name, "peak memory", peak, "GB", note=f"level {made[name][0].numerics}")
+            results.add(arm, "peak memory", peak, "GB", note=f"level {made[name][0].numerics}")
+    return speeds
 
 
 def run_llama(results: Results) -> None:
@@ -307,7 +338,7 @@ def run_profile(results: Results) -> None:
 
     from toolkit import Pipeline
 
-    pool, prompts = make_pair(results)
+    pool, prompts = make_models(results)
     named: dict[str, Any] = {"target": "pythia-2.8b-alike", "pool": pool, "ignore_eos": True}
     drafted: dict[str, Any] = {"drafter": "model:pythia-70m-alike", "shaper": "budget"}
     kinds = [ProfilerActivity.CPU] + ([] if results.rehearse else [ProfilerActivity.CUDA])
@@ -336,7 +367,7 @@ def run_profile(results: Results) -> None:
 
 def run_compiled(results: Results) -> None:
     """The library's `generate` with its static cache, which it compiles."""
-    pool, prompts = make_pair(results)
+    pool, prompts = make_models(results)
     arm = Library(pool.modules["pythia-2.8b-alike"], static=True)
     tokens = 8 if results.rehearse else 128
     for prompt in list(prompts.values())[: 1 if results.rehearse else 2]:

@@ -1,4 +1,6 @@
-"""The promise on a GPU: `pytest -m cuda`. TOOLKIT_TEST_DEVICE=cpu tries these tests without one."""
+"""The promise on a GPU: `pytest -m cuda`, or `python -P -m pytest -m cuda`; without `-P` Python finds this
+folder's `toolkit` instead of the installed one. TOOLKIT_TEST_DEVICE=cpu tries these tests without a GPU.
+"""
 
 import copy
 import os
@@ -94,6 +96,14 @@ def test_two_requests_share_a_model_and_its_graphs():
             together[index] += [] if event is None else event.tokens
             runs[index] = None if event is None else run
     assert together == alone
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is no second GPU here")
+def test_kernels_run_on_the_gpu_of_their_tensors():
+    """The second one, while the first is the current one."""
+    tokens = Pipeline(drafter="model", pool=pool("fp32")).generate(PROMPT, max_new_tokens=24).token_ids
+    second = Pipeline(drafter="model", pool=Pool(device="cuda:1", dtype="fp32"))
+    assert second.generate(PROMPT, max_new_tokens=24).token_ids == tokens
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="the CPU is never waited for")

@@ -13,11 +13,12 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
+from toolkit.runtime.kernels.triton.jit import power_of_two
 from toolkit.runtime.kernels.triton.move_rows import move_rows
 from toolkit.transfer import send
 
 SMALLEST = 1024  # rows
-FEW = 16  # rows that move in one kind of launch
+FEW = 16  # rows that move in the smallest kind of launch
 
 
 class Holder(Protocol):
@@ -43,7 +44,7 @@ class Slab:
     def move(self, first: int, rows: list[int]) -> None:
         """Copy rows `first` + `rows[A]` of every layer to the rows from `first` on. All are read before
         one is written."""
-        padding = range(len(rows), FEW if len(rows) <= FEW else len(rows))  # few variants compile
+        padding = range(len(rows), power_of_two(max(FEW, len(rows))))  # few variants compile
         numbers = torch.tensor([first, *(first + row for row in (*rows, *padding))]).int()
         (sent,) = send(self.buffer.device, numbers)
         move_rows(self.buffer.flatten(0, 1), sent[1:], sent[:1])

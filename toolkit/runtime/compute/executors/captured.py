@@ -263,7 +263,7 @@ class Captured:
         masks: GraphMasks | None,
         tables: tuple[object, ...],
     ) -> Graph | None:
-        """Capture a pass over a slab; None where that fails."""
+        """Capture a pass over a slab; None where that fails. Raises `OutOfMemoryError` as passes do."""
         decoder = self.decoder
         queries: list[Tensor | None] = []
         angles = {kind: table.tables for kind, table in decoder.rotary.items()}
@@ -275,7 +275,13 @@ class Captured:
             return decoder.logits(*hidden)
 
         try:
-            replay, logits = self.recorder.record(run)
+            try:
+                replay, logits = self.recorder.record(run)
+            except torch.OutOfMemoryError:
+                self.slabs.forget()  # of former requests, with their graphs
+                replay, logits = self.recorder.record(run)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             return None

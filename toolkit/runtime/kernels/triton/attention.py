@@ -107,7 +107,6 @@ def _kernels(
     shape = {
         "groups": groups,
         "width": width,
-        "splits": splits,
         "window": window or 0,
         "split": SPLIT,
     }
@@ -129,6 +128,7 @@ def _kernels(
         rows,
         tiles,
         strides,
+        splits,
         **shape,
         padded=max(16, power_of_two(width)),
         longest=paths.shape[1],
@@ -146,6 +146,7 @@ def _kernels(
         length,
         depths,
         rows,
+        splits,
         **shape,
         padded=power_of_two(width),
         merged=MERGED,
@@ -158,7 +159,7 @@ def _kernels(
 def split_attention(
     query_ptr, keys_ptr, values_ptr, mask_ptr, length_ptr, depths_ptr, paths_ptr, sums_ptr, stats_ptr,
     scale, query_row, query_head, key_head, key_row, value_head, value_row, mask_head, mask_row,
-    rows, tiles, strides, groups: tl.constexpr, width: tl.constexpr, splits: tl.constexpr,
+    rows, tiles, strides, splits, groups: tl.constexpr, width: tl.constexpr,
     window: tl.constexpr, split: tl.constexpr, padded: tl.constexpr,
     longest: tl.constexpr, masked: tl.constexpr,
     tails: tl.constexpr, tile: tl.constexpr, block: tl.constexpr,
@@ -183,7 +184,7 @@ def split_attention(
                 s, row, live, 0, False, length, head,
                 query_ptr, keys_ptr, values_ptr, mask_ptr, depths_ptr, paths_ptr, sums_ptr, stats_ptr,
                 scale, query_row, query_head, key_head, key_row, value_head, value_row,
-                mask_head, mask_row, rows, groups, width, splits, window, split, padded,
+                mask_head, mask_row, rows, splits, groups, width, window, split, padded,
                 longest, masked, tile, block,
             )  # fmt: skip
     else:
@@ -195,7 +196,7 @@ def split_attention(
                 s, row, lanes < groups, node, True, length, head,
                 query_ptr, keys_ptr, values_ptr, mask_ptr, depths_ptr, paths_ptr, sums_ptr, stats_ptr,
                 scale, query_row, query_head, key_head, key_row, value_head, value_row,
-                mask_head, mask_row, rows, groups, width, splits, window, split, padded,
+                mask_head, mask_row, rows, splits, groups, width, window, split, padded,
                 longest, masked, tile, block,
             )  # fmt: skip
 
@@ -205,7 +206,7 @@ def _attend_split(
     s, row, live, node, drafted: tl.constexpr, length, head,
     query_ptr, keys_ptr, values_ptr, mask_ptr, depths_ptr, paths_ptr, sums_ptr, stats_ptr,
     scale, query_row, query_head, key_head, key_row, value_head, value_row, mask_head, mask_row,
-    rows, groups: tl.constexpr, width: tl.constexpr, splits: tl.constexpr,
+    rows, splits, groups: tl.constexpr, width: tl.constexpr,
     window: tl.constexpr, split: tl.constexpr, padded: tl.constexpr,
     longest: tl.constexpr, masked: tl.constexpr, tile: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
@@ -260,7 +261,7 @@ def _attend_split(
 @jit
 def merge_splits(
     sums_ptr, stats_ptr, out_ptr, length_ptr, depths_ptr,
-    rows, groups: tl.constexpr, width: tl.constexpr, splits: tl.constexpr,
+    rows, splits, groups: tl.constexpr, width: tl.constexpr,
     window: tl.constexpr, split: tl.constexpr, padded: tl.constexpr, merged: tl.constexpr,
 ):  # fmt: skip
     """Merge one row's splits, `merged` at a time, from the same ones on for every row."""

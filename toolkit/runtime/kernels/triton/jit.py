@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
+import torch
 from torch import Tensor
 
 try:
@@ -13,14 +15,29 @@ try:
 except ImportError:  # PyTorch for CPUs comes without it
     triton = tl = None
 
-__all__ = ["jit", "power_of_two", "runs", "tl"]
+__all__ = ["device_of", "jit", "power_of_two", "runs", "tl"]
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it at import, too
 
 
+# A kernel is compiled anew for a number that is 1 or a multiple of 16, and for a pointer that is one of
+# 16 bytes. These change with a pass or a slab, and kernels gain nothing from knowing it.
+SIZES = ("rows", "tiles", "strides", "splits", "capacity")
+POINTERS = ("length_ptr", "depths_ptr", "paths_ptr", "positions_ptr", "slots_ptr", "sources_ptr")
+
+device_of = torch.cuda.device_of  # Triton launches on the current GPU, whichever a tensor is on
+
+
 def jit(function: Any) -> Any:
     """A Triton kernel, or the function as it is where Triton is not installed."""
-    return function if triton is None else triton.jit(function)
+    if triton is None:
+        return function
+    named = inspect.signature(function).parameters
+    return triton.jit(
+        function,
+        do_not_specialize=[name for name in SIZES if name in named],
+        do_not_specialize_on_alignment=[name for name in POINTERS if name in named],
+    )
 
 
 def runs(tensor: Tensor) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolkit.runtime.kernels.triton.jit import jit, power_of_two, runs, tl
+from toolkit.runtime.kernels.triton.jit import device_of, jit, power_of_two, runs, tl
 
 WIDTH = 32  # dimensions of a head that a program moves
 
@@ -20,10 +20,11 @@ def move_rows(cache: Tensor, sources: Tensor, length: Tensor) -> None:
         move_rows_plain(cache, sources, length)
         return
     many, heads, capacity, width = cache.shape
-    move_rows_kernel[(many, heads, -(-width // WIDTH))](
-        cache, sources, length, *cache.stride()[:3], capacity=capacity, width=width,
-        count=len(sources), padded=power_of_two(len(sources)), part=WIDTH, num_warps=4,
-    )  # fmt: skip
+    with device_of(cache):
+        move_rows_kernel[(many, heads, -(-width // WIDTH))](
+            cache, sources, length, *cache.stride()[:3], capacity, width=width,
+            count=len(sources), padded=power_of_two(len(sources)), part=WIDTH, num_warps=4,
+        )  # fmt: skip
 
 
 def move_rows_plain(cache: Tensor, sources: Tensor, length: Tensor) -> None:
@@ -37,7 +38,7 @@ def move_rows_plain(cache: Tensor, sources: Tensor, length: Tensor) -> None:
 @jit
 def move_rows_kernel(
     cache_ptr, sources_ptr, length_ptr, buffer_stride, head_stride, row_stride,
-    capacity: tl.constexpr, width: tl.constexpr, count: tl.constexpr, padded: tl.constexpr,
+    capacity, width: tl.constexpr, count: tl.constexpr, padded: tl.constexpr,
     part: tl.constexpr,
 ):  # fmt: skip
     """Programs (buffer, head, some dimensions): all rows of a path, since they overlap."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit.runtime.kernels.triton.jit import jit, power_of_two, runs, tl
+from toolkit.runtime.kernels.triton.jit import device_of, jit, power_of_two, runs, tl
 
 
 def add_and_norm(
@@ -29,12 +29,13 @@ def add_and_norm(
     normed = tuple(torch.empty_like(x) for _ in affines)
     first, second = affines[0], affines[-1]
     one, other = (branches[0], branches[-1]) if branches else (x, x)
-    add_and_norm_kernel[(rows,)](
-        x, one, other, total, *(part if part is not None else x for part in (*first, *second)),
-        normed[0], normed[-1], eps, width=width, padded=power_of_two(width), rms=rms,
-        branches=len(branches), norms=len(affines), weighted=first[0] is not None,
-        biased=first[1] is not None, num_warps=min(16, max(1, power_of_two(width) // 512)),
-    )  # fmt: skip
+    with device_of(x):
+        add_and_norm_kernel[(rows,)](
+            x, one, other, total, *(part if part is not None else x for part in (*first, *second)),
+            normed[0], normed[-1], eps, width=width, padded=power_of_two(width), rms=rms,
+            branches=len(branches), norms=len(affines), weighted=first[0] is not None,
+            biased=first[1] is not None, num_warps=min(16, max(1, power_of_two(width) // 512)),
+        )  # fmt: skip
     return (total, *normed)
 
 

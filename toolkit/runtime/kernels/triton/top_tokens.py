@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolkit.runtime.kernels.triton.jit import jit, power_of_two, runs, tl
+from toolkit.runtime.kernels.triton.jit import device_of, jit, power_of_two, runs, tl
 
 BLOCK = 4096  # logits of a program
 
@@ -24,18 +24,19 @@ def top_tokens(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     found = logits.new_empty((rows, blocks, k), dtype=torch.float32)
     tokens = logits.new_empty((rows, blocks, k), dtype=torch.int32)
     sums = logits.new_empty((rows, blocks, 2), dtype=torch.float32)
-    top_of_block[(rows, blocks)](
-        logits, found, tokens, sums, logits.stride(0),
-        vocabulary=vocabulary, blocks=blocks, k=k, padded=power_of_two(k), block=BLOCK, num_warps=8,
-    )  # fmt: skip
     values = logits.new_empty((rows, k), dtype=torch.float32)
     ids = logits.new_empty((rows, k), dtype=torch.int32)
     normaliser = logits.new_empty((rows,), dtype=torch.float32)
-    top_of_blocks[(rows,)](
-        found, tokens, sums, values, ids, normaliser,
-        blocks=blocks, k=k, padded=power_of_two(k), size=power_of_two(blocks * k),
-        padded_blocks=power_of_two(blocks), num_warps=4,
-    )  # fmt: skip
+    with device_of(logits):
+        top_of_block[(rows, blocks)](
+            logits, found, tokens, sums, logits.stride(0), vocabulary=vocabulary, blocks=blocks,
+            k=k, padded=power_of_two(k), block=BLOCK, num_warps=8,
+        )  # fmt: skip
+        top_of_blocks[(rows,)](
+            found, tokens, sums, values, ids, normaliser,
+            blocks=blocks, k=k, padded=power_of_two(k), size=power_of_two(blocks * k),
+            padded_blocks=power_of_two(blocks), num_warps=4,
+        )  # fmt: skip
     return values, ids, normaliser
 
 

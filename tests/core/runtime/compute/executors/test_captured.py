@@ -15,6 +15,7 @@ from toolkit.conformance import cases
 from toolkit.conformance.comparison import Broken, require_close, require_same_rows, snapshot
 from toolkit.conformance.models import FAMILIES, tiny
 from toolkit.conformance.properties import decoding
+from toolkit.errors import ModelError
 from toolkit.runtime import numerics
 from toolkit.runtime.compute.executors import captured
 from toolkit.runtime.compute.executors.captured import DEEPEST, ROWS, GraphInputs
@@ -251,6 +252,27 @@ def test_what_cannot_be_captured_runs_layer_by_layer(monkeypatch):
     assert made.executor.why.endswith(
         "layer by layer, because capturing failed: RuntimeError: operation not permitted"
     )
+
+
+def test_a_capture_without_memory_frees_former_requests_and_else_says_so(monkeypatch):
+    class Fails(Tape):
+        left = 1
+
+        def record(self, run):
+            self.left -= 1
+            if self.left >= 0:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().record(run)
+
+    tape = Fails()
+    monkeypatch.setattr(captured, "recorder_for", lambda _: tape)
+    made = model()
+    session = opened(made)
+    session.forward([5], [-1])
+    assert (made.executor.captured.failure, tape.left) == (None, -1)
+    tape.left = 2
+    with pytest.raises(ModelError, match="has no memory left"):
+        session.forward([5, 6], [-1, 0])
 
 
 def test_only_layers_of_one_shape_share_a_slab():

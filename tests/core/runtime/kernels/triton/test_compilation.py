@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,18 @@ ALL = [
     for rows in (1, 16, 64)
     for dtype in (torch.bfloat16, torch.float16, torch.float32)
 ]
+
+
+def test_passes_and_slabs_of_other_sizes_share_kernels(compiled):
+    inputs = integers(2048)  # a pass's numbers lie anywhere in it
+    for rows, capacity in ((1, 1024), (2, 2048), (16, 1024)):
+        cache = torch.zeros(2, 2, capacity, 64, dtype=torch.bfloat16)
+        query = torch.zeros(rows, 2, 64, dtype=torch.bfloat16)
+        depths, paths = inputs[1 : 1 + rows], inputs[1 + rows : 1 + 33 * rows].view(rows, 32)
+        attention.tree_attention(query, *cache, inputs[rows : rows + 1], depths, paths, 0.125)
+        move_rows.move_rows(cache, inputs[1:17], inputs[:1])
+    names = Counter(kernel.name for kernel in {id(kernel): kernel for kernel in compiled}.values())
+    assert names == {"split_attention": 1, "merge_splits": 1, "move_rows_kernel": 1}
 
 
 @pytest.mark.parametrize(("width", "groups", "rows", "dtype"), QUICK if QUICK_PROFILE else ALL)
