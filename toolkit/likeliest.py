@@ -10,8 +10,9 @@ from toolkit.transfer import fetch
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kernel = Callable[["Tensor", int], tuple["Tensor", "Tensor", "Tensor"]]
-"""Logits [M, V] and k ≤ `MOST` → the k greatest [M, k], their ids [M, k], log-sum-exps [M]."""
+Kernel = Callable[["Tensor", int], "Tensor"]
+"""Logits [M, V] and k ≤ `MOST` → int32 [M, 2 · k + 1]: the bits of the k greatest, float32, their ids,
+and the bits of the row's log-sum-exp, float32."""
 
 MOST = 32  # candidates that a kernel is asked for
 kernels: dict[str, Kernel] = {}
@@ -23,11 +24,13 @@ def likeliest(logits: Tensor, k: int) -> tuple[list[list[int]], list[list[float]
     log-probabilities: [M][k] each."""
     kernel = kernels.get(logits.device.type) if k <= MOST else None
     if kernel is None:
-        logprobs, tokens = logits.float().log_softmax(-1).topk(k)
+        logprobs, tokens = fetch(*logits.float().log_softmax(-1).topk(k))
     else:
-        values, tokens, sums = kernel(logits, k)
-        logprobs = values - sums[:, None]
-    logprobs, tokens = fetch(logprobs, tokens)
+        import torch
+
+        found = kernel(logits, k).cpu()
+        tokens, floats = found[:, k : 2 * k], found.view(torch.float32)
+        logprobs = floats[:, :k] - floats[:, 2 * k :]
     return tokens.tolist(), logprobs.tolist()
 
 
@@ -37,5 +40,8 @@ def likeliest_and_margins(logits: Tensor) -> tuple[list[int], list[float]]:
     kernel = kernels.get(logits.device.type)
     if kernel is None:
         return logits.max(-1).indices.tolist(), []  # on CPU faster than argmax
-    values, tokens = fetch(*kernel(logits, 2)[:2])
-    return tokens[:, 0].tolist(), (values[:, 0] - values[:, 1]).tolist()
+    import torch
+
+    found = kernel(logits, 2).cpu()
+    values = found.view(torch.float32)
+    return found[:, 2].tolist(), (values[:, 0] - values[:, 1]).tolist()

@@ -1,5 +1,5 @@
-"""The promise on a GPU: `pytest -m cuda`, or `python -P -m pytest -m cuda`: without `-P` Python finds the
-checkout's `toolkit` in place of the installed one. TOOLKIT_TEST_DEVICE=cpu tries these without a GPU.
+"""The promise on a GPU: `pytest -m cuda`, or `python -P -m pytest -m cuda`: without `-P` Python finds
+the checkout's `toolkit`, not the installed one. TOOLKIT_TEST_DEVICE=cpu tries these without a GPU.
 """
 
 import copy

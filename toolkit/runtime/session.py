@@ -13,14 +13,14 @@ from toolkit.interfaces import KVPolicy, ScorePolicy
 from toolkit.likeliest import kernels
 from toolkit.runtime.compute.attention import Pass, Rows
 from toolkit.runtime.compute.cudnn import without_cudnn
-from toolkit.runtime.kernels.triton.top_tokens import top_tokens
+from toolkit.runtime.kernels.triton.top_tokens import packed_top_tokens
 from toolkit.runtime.kv.cache import TreeCache
 from toolkit.runtime.kv.eviction import AllVisible, Eviction, eviction_of
 from toolkit.runtime.models.load import LoadedModel
 from toolkit.runtime.models.supported import positions_under
 from toolkit.tree import ancestor_mask, lineage
 
-kernels["cuda"] = top_tokens
+kernels["cuda"] = packed_top_tokens
 
 
 @define(eq=False)

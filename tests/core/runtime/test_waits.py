@@ -153,12 +153,12 @@ def test_a_read_elsewhere_is_noticed(taped, monkeypatch):
 
 def test_the_margin_comes_with_the_argmax_where_a_kernel_finds_both(monkeypatch):
     from toolkit import likeliest
-    from toolkit.runtime.kernels.triton.top_tokens import top_tokens
+    from toolkit.runtime.kernels.triton.top_tokens import packed_top_tokens
 
     logits = torch.tensor([[1.0, 4.0, 2.5], [3.0, 3.0, 0.0]])
     plain, ours = Sampler(), Sampler()
     assert plain.likeliest(logits) == [1, 0]
-    monkeypatch.setitem(likeliest.kernels, "cpu", top_tokens)
+    monkeypatch.setitem(likeliest.kernels, "cpu", packed_top_tokens)
     assert ours.likeliest(logits) == [1, 0]
     assert [ours.margin(logits, row) for row in (0, 1)] == [1.5, 0.0]
     assert [plain.margin(logits, row) for row in (0, 1)] == [1.5, 0.0]

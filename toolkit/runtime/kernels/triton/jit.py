@@ -32,7 +32,11 @@ def jit(function: Any) -> Any:
     """A Triton kernel, or the function as it is where Triton is not installed."""
     if triton is None:
         return function
-    named = inspect.signature(function).parameters
+    named = {
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if "constexpr" not in str(parameter.annotation)
+    }
     return triton.jit(
         function,
         do_not_specialize=[name for name in SIZES if name in named],

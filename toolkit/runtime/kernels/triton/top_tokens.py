@@ -17,27 +17,39 @@ def top_tokens(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     Equal logits come in the order of their ids, so that the first is the argmax of greedy decoding.
     `values[:, 0] - values[:, 1]` is the margin; `values - normaliser[:, None]` are log-probabilities.
     """
+    return unpack(packed_top_tokens(logits, k))
+
+
+def unpack(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Values [M, k], token ids [M, k] and log-sum-exps [M] of `packed_top_tokens`."""
+    k = packed.shape[1] // 2
+    values, sums = packed[:, :k].view(torch.float32), packed[:, 2 * k].view(torch.float32)
+    return values, packed[:, k : 2 * k], sums
+
+
+def packed_top_tokens(logits: Tensor, k: int) -> Tensor:
+    """What `top_tokens` gives, in one tensor that is read in one copy: int32 [M, 2 · k + 1], a row's
+    values, ids and log-sum-exp, of which floats are there bit by bit."""
     if not runs(logits):
-        return top_tokens_plain(logits, k)
+        values, ids, sums = top_tokens_plain(logits, k)
+        return torch.cat([values.view(torch.int32), ids, sums[:, None].view(torch.int32)], 1)
     rows, vocabulary = logits.shape
     blocks = -(-vocabulary // BLOCK)
     found = logits.new_empty((rows, blocks, k), dtype=torch.float32)
     tokens = logits.new_empty((rows, blocks, k), dtype=torch.int32)
     sums = logits.new_empty((rows, blocks, 2), dtype=torch.float32)
-    values = logits.new_empty((rows, k), dtype=torch.float32)
-    ids = logits.new_empty((rows, k), dtype=torch.int32)
-    normaliser = logits.new_empty((rows,), dtype=torch.float32)
+    packed = logits.new_empty((rows, 2 * k + 1), dtype=torch.int32)
     with device_of(logits):
         top_of_block[(rows, blocks)](
             logits, found, tokens, sums, logits.stride(0), vocabulary=vocabulary, blocks=blocks,
             k=k, padded=power_of_two(k), block=BLOCK, num_warps=8,
         )  # fmt: skip
         top_of_blocks[(rows,)](
-            found, tokens, sums, values, ids, normaliser,
+            found, tokens, sums, packed,
             blocks=blocks, k=k, padded=power_of_two(k), size=power_of_two(blocks * k),
             padded_blocks=power_of_two(blocks), num_warps=4,
         )  # fmt: skip
-    return values, ids, normaliser
+    return packed
 
 
 def top_tokens_plain(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,7 +81,7 @@ def top_of_block(
 
 @jit
 def top_of_blocks(
-    found_ptr, tokens_ptr, sums_ptr, values_ptr, ids_ptr, normaliser_ptr, blocks: tl.constexpr,
+    found_ptr, tokens_ptr, sums_ptr, packed_ptr, blocks: tl.constexpr,
     k: tl.constexpr, padded: tl.constexpr, size: tl.constexpr, padded_blocks: tl.constexpr,
 ):  # fmt: skip
     """Programs (row): the k greatest of all blocks' greatest, and the log-sum-exp."""
@@ -80,15 +92,17 @@ def top_of_blocks(
     total = tl.load(sums + 1, mask=part < blocks, other=0.0)
     top = tl.max(tops, 0)
     base = tl.where(top == float("-inf"), 0.0, top)
-    tl.store(normaliser_ptr + row, base + tl.log(tl.sum(total * tl.exp(tops - base), 0)))
+    normaliser = base + tl.log(tl.sum(total * tl.exp(tops - base), 0))
+    to = packed_ptr + row * (2 * k + 1)
+    tl.store(to + 2 * k, normaliser.to(tl.int32, bitcast=True))
     at = tl.arange(0, size)
     inside = at < blocks * k
     x = tl.load(found_ptr + row * blocks * k + at, mask=inside, other=float("-inf"))
     token = tl.load(tokens_ptr + row * blocks * k + at, mask=inside, other=0)
     values, ids = _greatest(x, token, inside & (token >= 0), k, padded)
     lanes = tl.arange(0, padded)
-    tl.store(values_ptr + row * k + lanes, values, mask=lanes < k)
-    tl.store(ids_ptr + row * k + lanes, ids, mask=lanes < k)
+    tl.store(to + lanes, values.to(tl.int32, bitcast=True), mask=lanes < k)
+    tl.store(to + k + lanes, ids, mask=lanes < k)
 
 
 @jit
