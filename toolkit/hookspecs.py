@@ -71,8 +71,8 @@ class Dataset:
     `load(location)` reads it. `location` is a file or folder of its rows, such as a mirror or a
     download, or None for the usual place. `load` raises `ToolkitError` when the set is not there; the
     message says how to get it. `chat` says that the prompts are questions to an assistant: they are
-    put into the target's chat template where it has one. `grader` names how a cascade grades answers
-    (docs/cascades.md); "": it does not.
+    put into the target's chat template where it has one. `grader` names how answers are graded;
+    "": they are not.
     """
 
     name: str

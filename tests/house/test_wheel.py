@@ -21,7 +21,8 @@ MAPPED = {
     "bench": "toolkit/bench",
 }
 DATA = ("*.json", "*.safetensors")
-WITH_EXTRAS = ("cli", "conformance", "show", "theme.py")  # parts of the core that extras are for
+# Parts of the core that extras are for.
+WITH_EXTRAS = ("cli", "conformance", "show", "figures.py", "theme.py")
 
 
 def place(path):
