@@ -6,8 +6,6 @@ import random
 from collections.abc import Iterable, Sequence
 from math import exp
 
-import torch
-
 from toolkit import Pipeline, teacher_force
 
 ERROR = 0.001  # how often at least one of a bench's right arms fails, at most
@@ -21,6 +19,8 @@ def place_tokens(pipeline: Pipeline, prompt: list[int], tokens: list[int], seed:
     random share of its own. If tokens have the target's law, their places are independent and uniform
     (Rosenblatt 1952), whatever the laws are. The target's logits are those of the pipeline's KV policy.
     """
+    import torch  # not at the top: reading results needs no model
+
     forced = teacher_force(pipeline, [*prompt, *tokens], len(prompt))
     laws = pipeline.sampling.scores(forced.logits).double().softmax(-1)
     ids = torch.tensor(tokens, device=laws.device)[:, None]
