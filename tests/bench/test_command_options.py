@@ -30,6 +30,10 @@ OPTIONS = {  # what is given to both calls, and to the second one alone
     "rounds": ([], ["--rounds", "2"]),
     "warmup": ([], ["--warmup", "2"]),
     "seed": ([], ["--seed", "7"]),
+    "temperature": ([], ["--temperature", "0.7"]),
+    "top_p": (["--temperature", "0.7"], ["--top-p", "0.3"]),
+    "top_k": (["--temperature", "0.7"], ["--top-k", "2"]),
+    "min_p": (["--temperature", "0.7"], ["--min-p", "0.9"]),
     "ignore_eos": (["--target", "{stops}"], ["--ignore-eos"]),
     "record": ([], ["--record", "nodes"]),
     "tune": ([], ["--tune", "a", "--grid", "k=2,3"]),
@@ -41,7 +45,7 @@ OPTIONS = {  # what is given to both calls, and to the second one alone
     "plugins": ([], ["--plugin", "{missing}"]),
 }
 
-PARTS = ("dtype", "executors", "baseline", "kv", "tuned", "datasets")  # of a run's row
+PARTS = ("dtype", "baseline", "kv", "tuned", "datasets")  # of a run's row
 
 
 def test_every_option_is_in_the_table():
@@ -104,7 +108,9 @@ def observed(toolkit, places, monkeypatch):
         columns = ["arm", "dataset", "prompt_index", "prompt_limit", "token_ids", "round"]
         files = sorted(str(file.relative_to(out)) for file in out.rglob("*.parquet"))
         requests = [[row[column] for column in columns] for row in results.requests]
-        runs = [[row[part] for part in PARTS] for row in results.runs]
+        # The linears of an executor are chosen by time: two equal calls may differ in them.
+        executors = [text.split(",")[0] for text in json.loads(results.runs[0]["executors"]).values()]
+        runs = [executors, *([row[part] for part in PARTS] for row in results.runs)]
         return done.exit_code, out.name == "out", files, requests, runs, len(calls)
 
     return call
@@ -120,8 +126,6 @@ def test_it_changes_what_is_seen(observed, name):
     assert given[1:] != without[1:]
 
 
-@pytest.mark.parametrize("name", ["seed", "grid"])
-def test_the_same_call_leaves_the_same(observed, name):
+def test_the_same_call_leaves_the_same(observed):
     """The control: an option that were forgotten would be noticed."""
-    both, _ = OPTIONS[name]
-    assert observed(1, [*ARM, *both]) == observed(2, [*ARM, *both])
+    assert observed(1, ARM) == observed(2, ARM)
