@@ -24,7 +24,7 @@ class DraftSession:
     """
 
     session: Session
-    _vocabulary: int  # ids that both models know; the embedding of either may be padded
+    vocabulary: int  # ids that both models know; the embedding of either may be padded
     _pending: list[int]  # committed tokens whose KV is not cached yet
     _rows: dict[int, int] = field(init=False, factory=dict)  # tree node → scratch row
     _logits: list[Tensor] = field(init=False, factory=list)  # [·, V]: the root's, then later rows'
@@ -56,12 +56,25 @@ class DraftSession:
 
             wanted_rows = torch.tensor([row - self._rows[0] for row in rows], dtype=torch.long)
             logits = torch.cat(self._logits).index_select(0, *send(logits.device, wanted_rows))
-        return logits if logits.shape[1] == self._vocabulary else logits[:, : self._vocabulary]
+        return logits if logits.shape[1] == self.vocabulary else logits[:, : self.vocabulary]
 
     @property
     def root_position(self) -> int:
         """The position of the next tree's root: the number of committed tokens."""
         return self.session.length + len(self._pending)
+
+    @property
+    def pending(self) -> int:
+        """How many committed tokens the session has not cached yet."""
+        return len(self._pending)
+
+    def note_forwarded(self, tree: TokenTree, count: int) -> None:
+        """Note that the first `count` nodes of a tree are scratch rows by now, in their order after the
+        pending tokens."""
+        first = len(self._pending)
+        self._rows = {node: first + node for node in range(count)}
+        for node in range(1, count):
+            self._drafted[first + tree.parents[node], tree.tokens[node]] = first + node
 
     def commit(self, tokens: list[int]) -> None:
         """Commit `tokens[A]`, as `Drafter.commit` is told of them, and drop all other rows."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from time import perf_counter
 from types import UnionType
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import asdict, define, field, frozen
 
@@ -20,6 +21,9 @@ from toolkit.sampling import Sampler, Sampling
 from toolkit.strategy_errors import require_type
 from toolkit.target_scores import TargetScores
 from toolkit.tree import Candidates, TokenTree, Verdict
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @frozen
@@ -77,6 +81,23 @@ class Event:
     scores: TargetScores | None = None
 
 
+@frozen(eq=False)
+class Verified:
+    """A tree that was drafted and verified in one graph."""
+
+    tree: TokenTree
+    logits: Tensor  # [N, V], the target's, until the next graph runs
+    likeliest: tuple[list[int], list[float]]  # the target's tokens after each node, and margins [N]
+
+
+class WholeStep(Protocol):
+    """Drafts and verifies a step's tree in one graph."""
+
+    def run(self, committed: list[int], depth: int) -> Verified | None:
+        """Draft and verify a tree of at most `depth` on the last of `committed`; None, and nothing has
+        changed, where the general loop must run the step."""
+
+
 def decode(
     target: Session,
     runtime: Runtime,
@@ -90,6 +111,7 @@ def decode(
     record_nodes: bool = False,
     limits: Limits = Limits(),  # noqa: B008 it is immutable
     processor: LogitsProcessor | None = None,
+    whole_step: Callable[[], WholeStep | None] = lambda: None,
 ) -> Iterator[Event]:
     """Decode `prompt[P]` and yield one event per target pass, until `max_new_tokens` are emitted,
     `ends` is true or the time of `limits` is over.
@@ -99,7 +121,8 @@ def decode(
     again. Between events the target's cache holds all emitted tokens but the last, which is the next
     root. `record_nodes` adds the target's scores of all nodes; no step's times include their
     computation. `limits` also cut trees. `processor` changes the target's logits before the verifier
-    and the record see them.
+    and the record see them. `whole_step` is called once the drafter has started; what it returns runs
+    the steps that it can, whose time counts as the target's.
     """
     began = perf_counter()
     drafter, shaper, verifier = strategies.drafter, strategies.shaper, strategies.verifier
@@ -114,13 +137,20 @@ def decode(
     draft, emitted, ended = TimedDrafter(drafter, target.vocabulary, limits), 1, ends(root)
     if emitted < max_new_tokens and not ended:
         draft.start(prompt, runtime)
+        whole = whole_step()
     while emitted < max_new_tokens and not ended and not limits.ends(perf_counter() - began):
         clock, length = Clock(), target.length
-        tree = draft.tree(shaper, root, min(max_new_tokens - emitted - 1, target.max_draft_depth))
-        clock.lap("draft")
-        logits = target.forward(tree.tokens, tree.parents)
-        logits = process_nodes(processor, committed, tree, logits)
-        sampler = Sampler(sampling, seed, length)
+        depth = min(max_new_tokens - emitted - 1, target.max_draft_depth)
+        verified = whole.run(committed, depth) if whole is not None else None
+        if verified is not None:
+            tree, logits, known = verified.tree, verified.logits, verified.likeliest
+            draft.ms, clock.ms["draft"] = 0.0, 0.0
+        else:
+            tree, known = draft.tree(shaper, root, depth), None
+            clock.lap("draft")
+            logits = target.forward(tree.tokens, tree.parents)
+            logits = process_nodes(processor, committed, tree, logits)
+        sampler = Sampler(sampling, seed, length, known)
         judged = verifier.judge(tree, logits, sampler)
         require_path(judged, tree, verifier)
         verdict, tokens, ended = cut_verdict(judged, tree, max_new_tokens - emitted, ends)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from toolkit.costs import Costs
+    from toolkit.growmap import GrowMap
     from toolkit.kv_view import KVView
     from toolkit.sampling import Sampler
 
@@ -190,6 +191,12 @@ class Drafter(Strategy):
         node comes into a frontier after its parent did or together with it.
         """
 
+    @property
+    def draft_session(self) -> object:
+        """The `DraftSession` whose likeliest tokens `expand` proposes at temperature 0; optional. With a
+        shaper that has a `shape`, it lets a GPU run a whole step as one graph."""
+        return None
+
     @abstractmethod
     def commit(self, tokens: list[int]) -> None:
         """Called once per step with the tokens [A] whose KV is now cached: root first, then the
@@ -210,6 +217,12 @@ class TreeShaper(Strategy):
     @abstractmethod
     def nodes(self) -> int:
         """The most nodes, root included, that `grow` may return: an option or a property."""
+
+    @property
+    def shape(self) -> GrowMap | None:
+        """The shape of every tree that is not cut short, where it does not depend on what was drafted:
+        each node has the first candidates as children, in order. Optional."""
+        return None
 
     def plan(self, costs: Costs, length: int) -> None:
         """What passes and levels cost on this machine; optional. Called once, before the first

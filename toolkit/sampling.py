@@ -118,6 +118,7 @@ class Sampler:
     sampling: Sampling = field(factory=Sampling)
     seed: int = 0
     position: int = 0  # of the root
+    known: tuple[list[int], list[float]] | None = None  # what `likeliest` and `margin` give, by row
     _margins: list[float] = field(init=False, factory=list)  # that `likeliest` found on its way
 
     @cached_property
@@ -127,7 +128,7 @@ class Sampler:
 
     def likeliest(self, logits: Tensor) -> list[int]:
         """The likeliest token after each row of `logits[N, V]`; the lowest id where several are."""
-        tokens, self._margins[:] = likeliest_and_margins(logits)
+        tokens, self._margins[:] = self.known or likeliest_and_margins(logits)
         return tokens
 
     def margin(self, logits: Tensor, row: int) -> float:

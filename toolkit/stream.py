@@ -18,6 +18,7 @@ from toolkit.runtime.models.detokenize import Detokenizer
 from toolkit.runtime.models.pieces import Pieces
 from toolkit.runtime.numerics import find_level
 from toolkit.runtime.session import ModelSession
+from toolkit.runtime.static_step import StaticStep, static_step_of
 from toolkit.sampling import Sampling
 from toolkit.stopping import Ending, TextUntil
 from toolkit.strategy_errors import name_failed_strategy
@@ -86,12 +87,19 @@ class Stream:
                 record_nodes=self.record_nodes,
                 processor=self.processor,
                 limits=self.limits,
+                whole_step=self._whole_step,
             ):
                 if not self.events:
                     self.ttft_ms = 1e3 * (perf_counter() - began)
                 self.events.append(event)
                 yield event
             self._ended = True
+
+    def _whole_step(self) -> StaticStep | None:
+        """What runs steps as one graph; None where logits are processed or trees are cut."""
+        if self.processor is not None or str(self.limits):
+            return None
+        return static_step_of(self.target, self.strategies, self.sampling)
 
     def hand_over(self, prompt: list[int], policy: KVPolicy) -> ModelSession | None:
         """The target's session for the next request, rewound to what `prompt[P]` shares with this one.

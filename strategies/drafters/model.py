@@ -57,6 +57,10 @@ class ModelDrafter(Drafter):
         else:
             self._draft = TranslatedDraft.start(session, prompt, translation, runtime.vocabulary)
 
+    @property
+    def draft_session(self) -> DraftSession | None:
+        return self._draft if isinstance(self._draft, DraftSession) else None
+
     def expand(self, tree: TokenTree, frontier: list[int], k: int) -> Candidates:
         if isinstance(self._draft, TranslatedDraft) and not self._draft.by_logits:
             return self._draft.candidates_after(tree, frontier, k)

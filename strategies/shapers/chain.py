@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 from attrs.validators import ge
 
-from toolkit import Expand, TokenTree, TreeShaper, option
+from toolkit import Expand, GrowMap, TokenTree, TreeShaper, option
 
 
 @attrs.define
@@ -19,6 +19,10 @@ class Chain(TreeShaper):
     @property
     def nodes(self) -> int:
         return self.k + 1
+
+    @property
+    def shape(self) -> GrowMap:
+        return GrowMap.of_counts([1] * self.k)
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
         tree = root

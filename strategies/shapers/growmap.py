@@ -30,6 +30,10 @@ class Growmap(TreeShaper):
     def nodes(self) -> int:
         return len(self._map)
 
+    @property
+    def shape(self) -> GrowMap:
+        return self._map
+
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
         children, tree = self._map.children, root
         level = {0: 0}  # node → its place in the map, of those that have children

@@ -1,0 +1,80 @@
+"""Whole steps as one graph against the general loop. Tapes stand in for CUDA graphs."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tape import Tape
+
+from toolkit import Pipeline, Pool, Registry
+from toolkit.conformance.comparison import require_same_rows, snapshot
+from toolkit.conformance.models import noisy, tiny
+from toolkit.runtime.compute.executors import captured
+from toolkit.runtime.compute.executors.captured import DEEPEST
+from toolkit.runtime.kv import slab
+from toolkit.runtime.static_step import Part, StaticStep
+
+REGISTRY = Registry.installed()
+SHAPERS = ("chain:k=1", "chain:k=4", "growmap", "growmap:tree=3x2", "growmap:tree=2^3")
+
+
+@pytest.fixture(autouse=True)
+def taped(monkeypatch):
+    monkeypatch.setattr(slab, "SMALLEST", DEEPEST)
+    monkeypatch.setattr(captured, "recorder_for", lambda _: Tape())
+
+
+def pipeline(shaper, family="llama", **options):
+    target = copy.deepcopy(tiny(family)).double()
+    draft = copy.deepcopy(noisy(family, noise=0.02)).double()
+    pool = Pool(modules={"it": target, "noisy": draft})
+    options = {"drafter": "model:noisy", "registry": REGISTRY} | options
+    return Pipeline("it", shaper=shaper, pool=pool, **options)
+
+
+def run(made, prompts, tokens, general):
+    """Each prompt's events and cache rows; how many steps ran as one graph."""
+    found, count, honest = [], 0, StaticStep.run
+
+    def counted(self, *args):
+        nonlocal count
+        verified = None if general else honest(self, *args)
+        count += verified is not None
+        return verified
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StaticStep, "run", counted)
+        for prompt in prompts:
+            stream = made.stream(prompt, max_new_tokens=tokens)
+            events = list(stream.decode())
+            found.append((events, snapshot(stream.target.cache)))
+    return found, count
+
+
+def require_same(made, prompts, tokens):
+    """Require the general loop's steps of whole steps; returns how many there were."""
+    ours, count = run(made, prompts, tokens, general=False)
+    theirs, none = run(made, prompts, tokens, general=True)
+    assert none == 0
+    for (one, rows), (other, their_rows) in zip(ours, theirs, strict=True):
+        assert [e.tokens for e in one] == [e.tokens for e in other]
+        for a, b in zip(one[1:], other[1:], strict=True):
+            assert (a.tree.tokens, a.tree.parents) == (b.tree.tokens, b.tree.parents)
+            assert a.tree.logprobs == pytest.approx(b.tree.logprobs, abs=1e-4)
+            assert a.verdict.path == b.verdict.path
+            assert a.step.margin == pytest.approx(b.step.margin, abs=1e-4)
+            counts = [(s.length, s.nodes, s.depth, s.accepted) for s in (a.step, b.step)]
+            assert counts[0] == counts[1]
+        require_same_rows(rows, their_rows, "whole steps")
+    return count
+
+
+PROMPT = st.lists(st.integers(1, 96), min_size=1, max_size=30)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.sampled_from(SHAPERS), st.lists(PROMPT, min_size=1, max_size=3), st.integers(1, 70))
+def test_whole_steps_are_the_general_loop_s(shaper, prompts, tokens):
+    require_same(pipeline(shaper), prompts, tokens)
