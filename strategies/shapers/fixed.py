@@ -7,7 +7,7 @@ from math import exp
 import attrs
 from attrs.validators import and_, ge, le
 
-from toolkit import Expand, TokenTree, TreeShaper, option
+from toolkit import Expand, GrowMap, TokenTree, TreeShaper, option
 
 
 @attrs.define
@@ -23,6 +23,13 @@ class Fixed(TreeShaper):
         validator=and_(ge(0), le(1)),
     )
     nodes: int = option(64, help="most nodes, root included, breadth first", validator=ge(1))
+
+    @property
+    def shape(self) -> GrowMap | None:
+        if self.threshold > 0:
+            return None  # which nodes are expanded depends on their probabilities
+        whole = GrowMap.of_counts([self.branch] * min(self.depth, self.nodes))
+        return GrowMap(whole.parents[: self.nodes])
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
         tree, first = root, 0

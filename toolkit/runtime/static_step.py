@@ -8,7 +8,6 @@ from L: each number is a constant, or grows by one with L.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from attrs import define, field, frozen
@@ -47,19 +46,20 @@ def static_step_of(
     session, most = draft.session, max(map(len, shape.children))
     if not isinstance(session, ModelSession) or not 1 < len(shape) <= ROWS[-1] or most > MOST:
         return None
-    captured = _captured(target), _captured(session)
-    if captured[0] is None or captured[1] is None or max(shape.depths) + 2 > DEEPEST:
+    verifies, drafts = _captured(target), _captured(session)
+    if verifies is None or drafts is None or max(shape.depths) + 2 > DEEPEST:
         return None
     if target.model.device != session.model.device:
         return None
-    return StaticStep(target, draft, session, shape, *captured)
+    return StaticStep(target, draft, session, shape, verifies, drafts)
 
 
 def _captured(session: ModelSession) -> Captured | None:
     """What captures a session's passes, where no layer hides rows."""
     executor = session.model.executor
-    plain = isinstance(executor, FunctionalExecutor) and not session.cache.scored
-    return executor.captured if plain and not any(session.model.windows) else None
+    if not isinstance(executor, FunctionalExecutor) or session.cache.scored:
+        return None
+    return None if any(session.model.windows) else executor.captured
 
 
 @frozen(eq=False)
@@ -124,6 +124,7 @@ class StaticStep:
     shape: GrowMap
     verifies: Captured
     drafts: Captured
+    failure: str | None = None  # why steps are not captured; passes may be
     depth: int = field(init=False)
     _forwarded: int = field(init=False)  # nodes that the draft model forwards: all above the deepest
 
@@ -132,6 +133,7 @@ class StaticStep:
         self.depth = max(depths)
         self._forwarded = depths.index(self.depth)
 
+    @torch.no_grad()
     def run(self, committed: list[int], depth: int) -> Verified | None:
         """Draft and verify a tree on the last of `committed` tokens, whose keys and values are not
         cached yet; None where the step does not fit: a tree that is not `depth` deep, or no room."""
@@ -163,29 +165,27 @@ class StaticStep:
         tree = TokenTree.root(tokens[0])
         for node, children in enumerate(self.shape.children):
             if children and node < len(tree):
-                row = [[values[child] for child in children] for values in (tokens, logprobs)]
-                tree = tree.grow([node], Candidates([row[0]], [row[1]]))
+                ids, values = [tokens[c] for c in children], [logprobs[c] for c in children]
+                tree = tree.grow([node], Candidates([ids], [values]))
         return tree
 
     def _graph(self, length: int) -> StepGraph | None:
         """The graph of a step; captured anew where buffers or tables have moved."""
-        sessions = (self.verifies, self.target), (self.drafts, self.session)
         furthest = length + self.depth
-        slabs, tables = [], []
-        for captured, session in sessions:
-            if captured.failure is not None:
-                return None
-            slab = session.cache.take_slab(length + len(self.shape))
-            last = power_of_two(max(furthest + 1, slab.room)) - 1
-            slabs.append(slab)
-            tables += [table.upto(last) for table in captured.decoder.rotary.values()]
-        reads = (*slabs, *tables)
+        if any((self.failure, self.verifies.failure, self.drafts.failure)):
+            return None
+        rows = length + len(self.shape)
+        ours, drafts = (s.cache.take_slab(rows) for s in (self.target, self.session))
+        last = power_of_two(max(furthest + 1, ours.room, drafts.room)) - 1
+        decoders = self.verifies.decoder, self.drafts.decoder
+        tables = [table.upto(last) for decoder in decoders for table in decoder.rotary.values()]
+        reads = (ours, drafts, *tables)
         key = "step", self.shape
-        graph: StepGraph | None = slabs[0].graphs.get(key)
+        graph: StepGraph | None = ours.graphs.get(key)
         if graph is None or any(a is not b for a, b in zip(graph.reads, reads, strict=True)):
-            graph = self._capture(*slabs, reads)
+            graph = self._capture(ours, drafts, reads)
             if graph is not None:
-                slabs[0].graphs[key] = graph
+                ours.graphs[key] = graph
         return graph
 
     def _capture(self, ours: Slab, drafts: Slab, reads: tuple[object, ...]) -> StepGraph | None:
@@ -198,15 +198,15 @@ class StaticStep:
         first = 0
         for depth in range(self.depth):
             end = shape.depths.index(depth + 1)
-            below = [(node - first, draw) for node in range(first, end)
-                     for draw in range(len(children[node]))]  # fmt: skip
-            most = max(len(children[node]) for node in range(first, end))
+            counts = [len(children[node]) for node in range(first, end)]
+            most = max(counts)
+            below = [row * most + draw for row, n in enumerate(counts) for draw in range(n)]
             if depth:
                 part = Part.of(self.drafts, drafts, paths[:end], end - first)
             else:
                 part = Part.of(self.drafts, drafts, lineage([-1, 0]), 2, ahead=1)
-            chosen = torch.tensor([row * most + draw for row, draw in below])
-            levels.append((part, end - first, most, *send(device, chosen)))
+            (chosen,) = send(device, torch.tensor(below))
+            levels.append((part, end - first, most, chosen))
             first = end
         logits: list[Tensor] = []
         vocabulary, last = self.draft.vocabulary, self.session.vocabulary - 1
@@ -232,6 +232,6 @@ class StaticStep:
         try:
             replay, found = self.verifies.recorder.record(run)
         except RuntimeError as error:
-            self.verifies.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             return None
         return StepGraph(state, replay, found, logits[0], reads)
