@@ -193,8 +193,8 @@ class Drafter(Strategy):
 
     @property
     def draft_session(self) -> object:
-        """The `DraftSession` whose likeliest tokens `expand` proposes at temperature 0; optional. With a
-        shaper that has a `shape`, it lets a GPU run a whole step as one graph."""
+        """The `DraftSession` whose likeliest tokens `expand` proposes at temperature 0; optional. With
+        a shaper that has a `shape`, it lets a GPU run a whole step as one graph."""
         return None
 
     @abstractmethod

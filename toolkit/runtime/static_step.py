@@ -144,10 +144,12 @@ class StaticStep:
             return None
         if any(s.eviction.hides(furthest) for s in (self.target, self.session)):
             return None
-        graph = self._graph(length)
+        (state,) = send(
+            self.target.model.device, torch.tensor([length, *committed[-2:]], dtype=torch.int32)
+        )
+        graph = self._graph(length, state)
         if graph is None:
             return None
-        (state,) = send(graph.state.device, torch.tensor([length, *committed[-2:]]).int())
         graph.state.copy_(state)
         graph.replay()
         (found,) = fetch(graph.found)
@@ -169,7 +171,7 @@ class StaticStep:
                 tree = tree.grow([node], Candidates([ids], [values]))
         return tree
 
-    def _graph(self, length: int) -> StepGraph | None:
+    def _graph(self, length: int, state: Tensor) -> StepGraph | None:
         """The graph of a step; captured anew where buffers or tables have moved."""
         furthest = length + self.depth
         if any((self.failure, self.verifies.failure, self.drafts.failure)):
@@ -183,15 +185,17 @@ class StaticStep:
         key = "step", self.shape
         graph: StepGraph | None = ours.graphs.get(key)
         if graph is None or any(a is not b for a, b in zip(graph.reads, reads, strict=True)):
-            graph = self._capture(ours, drafts, reads)
+            graph = self._capture(ours, drafts, reads, state.clone())
             if graph is not None:
                 ours.graphs[key] = graph
         return graph
 
-    def _capture(self, ours: Slab, drafts: Slab, reads: tuple[object, ...]) -> StepGraph | None:
-        """Capture a step over the target's slab and the drafter's; None where that fails."""
+    def _capture(
+        self, ours: Slab, drafts: Slab, reads: tuple[object, ...], state: Tensor
+    ) -> StepGraph | None:
+        """Capture a step over the target's slab and the drafter's; None where that fails. Capturing
+        runs the step, so `state` is what it starts from, and stays its input."""
         device, count, shape = ours.buffer.device, len(self.shape), self.shape
-        state = torch.ones(3, dtype=torch.int32, device=device)
         paths, children = lineage(list(shape.parents)), shape.children
         verify = Part.of(self.verifies, ours, paths, count)
         levels: list[tuple[Part, int, int, Tensor]] = []
