@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from tape import Tape
 
 from toolkit import Pipeline, Pool, Registry
-from toolkit.conformance.comparison import require_same_rows, snapshot
+from toolkit.conformance.comparison import Broken, require_same_rows, snapshot
 from toolkit.conformance.models import noisy, tiny
 from toolkit.runtime.compute.executors import captured
 from toolkit.runtime.compute.executors.captured import DEEPEST
 from toolkit.runtime.kv import slab
+from toolkit.runtime.kv.cache import TreeCache
 from toolkit.runtime.static_step import Part, StaticStep
 
 REGISTRY = Registry.installed()
@@ -61,7 +62,8 @@ def run(made, prompts, tokens, general):
 
 
 def require_same(made, prompts, tokens):
-    """Require the general loop's steps of whole steps; returns how many there were."""
+    """Require the general loop's steps of whole steps; returns how many there were, and the longest
+    request's steps."""
     ours, count = run(made, prompts, tokens, general=False)
     theirs, none = run(made, prompts, tokens, general=True)
     assert none == 0
@@ -75,18 +77,16 @@ def require_same(made, prompts, tokens):
             counts = [(s.length, s.nodes, s.depth, s.accepted) for s in (a.step, b.step)]
             assert counts[0] == counts[1]
         require_same_rows(rows, their_rows, "whole steps")
-    return count
+    return count, max(len(events) for events, _ in theirs)
 
 
 PROMPT = st.lists(st.integers(1, 96), min_size=1, max_size=30)
 
 
-@settings(max_examples=8)
-@given(st.sampled_from(SHAPERS), st.lists(PROMPT, min_size=1, max_size=3), st.integers(1, 70))
+@settings(max_examples=3)
+@given(st.sampled_from(SHAPERS), st.lists(PROMPT, min_size=1, max_size=2), st.integers(1, 60))
 def test_whole_steps_are_the_general_loop_s(shaper, prompts, tokens):
-    made = pipeline(shaper)
-    longest = max(len(events) for events, _ in run(made, prompts, tokens, general=True)[0])
-    count = require_same(made, prompts, tokens)
+    count, longest = require_same(pipeline(shaper), prompts, tokens)
     assert count or longest < 8  # the last trees are cut
 
 
@@ -102,9 +102,9 @@ def test_most_steps_of_a_request_are_whole(shaper):
     assert count >= 0.7 * steps > 0
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "qwen2"])
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2"])
 def test_other_families(family):
-    assert require_same(pipeline("growmap", family), PROMPTS[:1], 40) > 0
+    assert require_same(pipeline("growmap:tree=3x2", family), PROMPTS[:1], 30)[0] > 0
 
 
 @pytest.mark.parametrize("shaper", ["adaptive", "budget", "fixed"])
@@ -120,5 +120,54 @@ def test_a_length_that_is_not_read_anew_is_noticed(monkeypatch):
         return honest(self, captured, slab, torch.tensor(length.tolist()), tokens)
 
     monkeypatch.setattr(Part, "run", stale)
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, Broken)):
         require_same(pipeline("chain:k=4"), PROMPTS[:1], 40)
+
+
+def test_a_row_that_a_move_forgets_is_noticed(monkeypatch):
+    """A control: the last row of a path stays where it was, after whole steps alone."""
+    whole, honest_run, honest_move = [], StaticStep.run, TreeCache._move
+
+    def run_and_note(self, *args):
+        verified = honest_run(self, *args)
+        whole.append(verified is not None)
+        return verified
+
+    def forgetful(self, rows):
+        last = len(rows) - 1
+        honest_move(self, [*rows[:-1], last] if whole and whole[-1] else rows)
+
+    def general(self, *args):
+        whole.append(False)
+
+    made = pipeline("growmap:tree=3x2")
+    monkeypatch.setattr(TreeCache, "_move", forgetful)
+    monkeypatch.setattr(StaticStep, "run", run_and_note)
+    ours = list(made.stream(PROMPTS[0], max_new_tokens=40).decode())
+    monkeypatch.setattr(StaticStep, "run", general)
+    theirs = list(made.stream(PROMPTS[0], max_new_tokens=40).decode())
+    assert [event.tokens for event in ours] != [event.tokens for event in theirs]
+
+
+@pytest.mark.parametrize("cut", [3, 4, 6, 7])
+def test_a_stop_id_within_a_path_ends_the_request(cut):
+    events = run(pipeline("chain:k=4"), PROMPTS[:1], 40, general=True)[0][0][0]
+    stop = [token for event in events for token in event.tokens][cut]
+    made = pipeline("chain:k=4")
+    streams = []
+    for general in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            if general:
+                patch.setattr(StaticStep, "run", lambda *_: None)
+            stream = made.stream(PROMPTS[0], max_new_tokens=40)
+            stream._ending.ids = frozenset([stop])
+            streams.append((list(stream.decode()), snapshot(stream.target.cache)))
+    (ours, rows), (theirs, their_rows) = streams
+    assert [event.tokens for event in ours] == [event.tokens for event in theirs]
+    assert ours[-1].tokens[-1] == stop
+    require_same_rows(rows, their_rows, "a stopped request")
+
+
+def test_where_a_step_cannot_be_captured_the_general_loop_runs(monkeypatch):
+    monkeypatch.setattr(StaticStep, "_capture", lambda *_: None)
+    assert require_same(pipeline("chain:k=4"), PROMPTS[:1], 20)[0] == 0
