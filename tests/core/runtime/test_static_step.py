@@ -11,6 +11,7 @@ from tape import Tape
 from toolkit import Pipeline, Pool, Registry
 from toolkit.conformance.comparison import Broken, require_same_rows, snapshot
 from toolkit.conformance.models import noisy, tiny
+from toolkit.runtime import static_step
 from toolkit.runtime.compute.executors import captured
 from toolkit.runtime.compute.executors.captured import DEEPEST
 from toolkit.runtime.kv import slab
@@ -100,6 +101,22 @@ def test_most_steps_of_a_request_are_whole(shaper):
     ours, count = run(made, [PROMPTS[0]], 90, general=False)
     steps = len(ours[0][0]) - 1
     assert count >= 0.7 * steps > 0
+
+
+def test_a_whole_step_has_one_copy_in_and_one_out(monkeypatch):
+    """Before the commit, which sends each model's path."""
+    copies = []
+    for name in ("send", "fetch"):
+        honest = getattr(static_step, name)
+        noting = lambda *args, name=name, honest=honest: (copies.append(name), honest(*args))[1]  # noqa: E731
+        monkeypatch.setattr(static_step, name, noting)
+    made = pipeline("chain:k=2")
+    events = made.stream(PROMPTS[0], max_new_tokens=40).decode()
+    for _ in range(4):
+        next(events)  # graphs are captured in these
+    copies.clear()
+    next(events)
+    assert copies == ["send", "fetch"]
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "gpt2"])
