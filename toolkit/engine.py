@@ -45,10 +45,15 @@ class Step:
     accepted: int = field(metadata={"help": "drafted tokens accepted"})
     committed: int = field(metadata={"help": "tokens emitted: accepted drafts and the bonus"})
     draft_ms: float = field(
-        metadata={"help": "time in the drafter, in the first step with its prefill"}
+        metadata={
+            "help": "time in the drafter, in the first step with its prefill; else 0 in a step that "
+            "ran as one graph, whose time is in verify_ms"
+        }
     )
     shape_ms: float = field(metadata={"help": "time in the shaper, without the drafter"})
-    verify_ms: float = field(metadata={"help": "time of the target's forward and the verifier"})
+    verify_ms: float = field(
+        metadata={"help": "time of the target's forward and the verifier; of a step that ran as one graph, all"}
+    )
     commit_ms: float = field(
         metadata={"help": "time of committing the accepted path, and of feedback"}
     )

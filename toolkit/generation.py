@@ -68,6 +68,7 @@ class Generation:
     kv_peak_bytes: int
     draft_kv_bytes: int
     peak_memory_bytes: int | None
+    steps_run: str  # as one graph each or pass by pass, and why
     events: list[Event]
     piece: Callable[[int], str]  # the text of one token
     verification: Verification | None = None

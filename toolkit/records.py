@@ -95,6 +95,7 @@ class Request:
         "(max_seconds), interrupted"
     )
     steps: int = column("target forwards, prefill excluded")
+    steps_run: str = column("how steps ran: as one graph each, or pass by pass, and why")
     tau: float | None = column("tokens committed per target forward")
     ttft_ms: float = column("time to first token: the target's prefill")
     decode_ms: float = column(
@@ -198,6 +199,7 @@ def request_record(run: Run, request_id: int, generation: Generation) -> Request
         text=generation.text,
         stop_reason=generation.stop_reason,
         steps=len(generation.steps),
+        steps_run=generation.steps_run,
         tau=generation.tau,
         ttft_ms=generation.ttft_ms,
         tokens_per_s=generation.tokens_per_s,

@@ -49,6 +49,7 @@ class Stream:
     _running: Iterator[Event] = field(init=False)
     kept: int = field(init=False)  # prompt tokens that the target has cached from the turn before
     _handed_over: bool = field(default=False, init=False)
+    _steps: StaticStep | str = field(default="there was none", init=False)  # or why not as graphs
     _ended: bool = field(default=False, init=False)  # by itself, not by an interruption
     _text: TextUntil = field(init=False)
     _ending: Ending = field(init=False)
@@ -96,10 +97,20 @@ class Stream:
             self._ended = True
 
     def _whole_step(self) -> StaticStep | None:
-        """What runs steps as one graph; None where logits are processed or trees are cut."""
+        """What runs steps as one graph; None where none may."""
         if self.processor is not None or str(self.limits):
+            self._steps = "logits are processed" if self.processor else "limits cut trees"
             return None
-        return static_step_of(self.target, self.strategies, self.sampling)
+        self._steps = static_step_of(self.target, self.strategies, self.sampling)
+        return self._steps if isinstance(self._steps, StaticStep) else None
+
+    @property
+    def _steps_run(self) -> str:
+        """How steps ran, and why."""
+        steps = self._steps
+        return (
+            steps.description if isinstance(steps, StaticStep) else f"pass by pass, because {steps}"
+        )
 
     def hand_over(self, prompt: list[int], policy: KVPolicy) -> ModelSession | None:
         """The target's session for the next request, rewound to what `prompt[P]` shares with this one.
@@ -144,6 +155,7 @@ class Stream:
             kv_peak_bytes=self.target.cache.peak,
             draft_kv_bytes=self.drafts.bytes,
             peak_memory_bytes=peak_memory(model.device),
+            steps_run=self._steps_run,
             events=self.events,
             piece=Pieces(model.tokenizer),
         )

@@ -24,7 +24,7 @@ def generation(*steps, ttft_ms=10.0):
     return Generation(
         text="", token_ids=ids, prompt_ids=[1, 2, 3], stop_reason="length", stop=(), specs={},
         sampling=Sampling(), seed=0, numerics="fp32", ttft_ms=ttft_ms, kv_bytes=11, kv_peak_bytes=12,
-        draft_kv_bytes=5, peak_memory_bytes=None, events=events, piece=str,
+        draft_kv_bytes=5, peak_memory_bytes=None, steps_run="", events=events, piece=str,
     )
 
 

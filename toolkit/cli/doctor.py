@@ -96,12 +96,17 @@ def facts(model: LoadedModel) -> dict[str, str]:
     """Facts about a loaded model on this machine."""
     from toolkit.runtime.kernels import structs
     from toolkit.runtime.numerics import find_level
+    from toolkit.runtime.static_step import reason_not_whole
 
+    reason = reason_not_whole(model)
     executor, level = model.executor, find_level(model)
     facts = {
         "model": f"{model.name}, {str(model.dtype).removeprefix('torch.')} on {model.device}",
         "executor": f"{executor.name}, because {executor.why}",
         "linears": executor.linears,
+        "steps": f"pass by pass, because {reason}"
+        if reason
+        else "as one graph each, where trees have one shape",
         "level": f"{level.name}: {level.why}",
     }
     if model.device.type != "cpu" or model.dtype not in structs.DTYPES:

@@ -210,9 +210,10 @@ dtype = _option(
 )
 executor = _option(
     "--executor",
-    type=click.Choice(["auto", "module", "functional"]),
+    type=click.Choice(["auto", "module", "functional", "whole-step"]),
     default="auto",
-    help="How a forward runs; auto: functional where the family is described.",
+    help="How a forward runs; auto: functional where the family is described. whole-step: functional, "
+    "and on CUDA steps of chain, fixed:threshold=0 and growmap as one graph each (experimental).",
 )
 prompt_file = _option(
     "--prompt-file",

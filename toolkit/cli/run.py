@@ -214,6 +214,7 @@ def summary(generation: Generation) -> dict[str, Any]:
         "stop_reason": generation.stop_reason,
         "tau": generation.tau,
         "steps": len(generation.steps),
+        "steps_run": generation.steps_run,
         "tokens_per_s": generation.tokens_per_s,
         "ttft_ms": generation.ttft_ms,
         "verdict": generation.verdict,

@@ -1,8 +1,9 @@
 """A whole step as one graph, for a shaper whose trees always have the same shape.
 
-The graph drafts the tree level by level, verifies it, and ends with one copy to the host. Its inputs
-are the cached length L, the last cached token and the root. All else that a pass reads, it computes
-from L: each number is a constant, or grows by one with L.
+The graph drafts the tree level by level, verifies it, and makes the rows of the accepted path the first
+scratch rows of both models, so that a commit has nothing left to move. One copy takes it what it reads:
+the cached length L, the last cached token and the root. All else that a pass reads, it computes from L:
+each number is a constant, or grows by one with L. One copy brings back what it found.
 """
 
 from __future__ import annotations
@@ -27,39 +28,62 @@ from toolkit.runtime.compute.executors.captured import (
 )
 from toolkit.runtime.compute.executors.functional_executor import FunctionalExecutor
 from toolkit.runtime.kernels.triton.jit import power_of_two
+from toolkit.runtime.kernels.triton.move_rows import move_rows
 from toolkit.runtime.kernels.triton.top_tokens import top_tokens
 from toolkit.runtime.kv.slab import Slab
+from toolkit.runtime.models.load import LoadedModel
 from toolkit.runtime.session import ModelSession
 from toolkit.sampling import Sampling
 from toolkit.transfer import fetch, send
 from toolkit.tree import Candidates, TokenTree, ancestor_mask, lineage
 
+WANTED = "whole-step"  # the executor that asks for whole steps
+
 
 def static_step_of(
     target: ModelSession, strategies: Strategies, sampling: Sampling
-) -> StaticStep | None:
-    """What runs a request's steps as one graph each; None where the general loop must run them."""
+) -> StaticStep | str:
+    """What runs a request's steps as one graph each, or why they run pass by pass."""
     shape, draft = strategies.shaper.shape, strategies.drafter.draft_session
-    greedy = sampling.greedy and strategies.verifier.name == "greedy"
-    if not greedy or shape is None or not isinstance(draft, DraftSession):
-        return None
-    session, most = draft.session, max(map(len, shape.children))
-    if not isinstance(session, ModelSession) or not 1 < len(shape) <= ROWS[-1] or most > MOST:
-        return None
-    verifies, drafts = _captured(target), _captured(session)
-    if verifies is None or drafts is None or max(shape.depths) + 2 > DEEPEST:
-        return None
+    if reason := reason_not_whole(target.model):
+        return reason
+    if not sampling.greedy or strategies.verifier.name != "greedy":
+        return "only verifier greedy at temperature 0 runs on the GPU"
+    if shape is None:
+        return f"the trees of shaper {strategies.shaper.name} differ in shape"
+    if not isinstance(draft, DraftSession) or not isinstance(draft.session, ModelSession):
+        return f"drafter {strategies.drafter.name} does not draft with a model's own session"
+    if not 1 < len(shape) <= ROWS[-1] or max(shape.depths) + 2 > DEEPEST:
+        return f"a tree of {len(shape)} nodes, {max(shape.depths)} deep, is too large for a graph"
+    if max(map(len, shape.children)) > MOST:
+        return f"a node has more than {MOST} children"
+    session = draft.session
     if target.model.device != session.model.device:
-        return None
-    return StaticStep(target, draft, session, shape, verifies, drafts)
+        return "the models are on different devices"
+    if target.cache.scored or session.cache.scored:
+        return "a KV policy scores rows"
+    if reason := reason_not_whole(session.model):
+        return f"drafter: {reason}"
+    return StaticStep(target, draft, session, shape, captured_of(target), captured_of(session))
 
 
-def _captured(session: ModelSession) -> Captured | None:
-    """What captures a session's passes, where no layer hides rows."""
+def reason_not_whole(model: LoadedModel) -> str | None:
+    """Why no graph can be a whole step of a model; None where one can."""
+    if model.wanted != WANTED:
+        return f"whole steps are experimental and were not asked for (executor {WANTED})"
+    executor = model.executor
+    if not isinstance(executor, FunctionalExecutor) or executor.captured is None:
+        return "passes are not captured as graphs"
+    if executor.captured.failure is not None:
+        return f"capturing failed: {executor.captured.failure}"
+    return "layers have sliding windows of their own" if any(model.windows) else None
+
+
+def captured_of(session: ModelSession) -> Captured:
+    """What captures a session's passes, where `reason_not_whole` is None."""
     executor = session.model.executor
-    if not isinstance(executor, FunctionalExecutor) or session.cache.scored:
-        return None
-    return None if any(session.model.windows) else executor.captured
+    assert isinstance(executor, FunctionalExecutor) and executor.captured is not None  # noqa: S101, PT018
+    return executor.captured
 
 
 @frozen(eq=False)
@@ -104,12 +128,38 @@ class Part:
 
 
 @frozen(eq=False)
+class AcceptedPath:
+    """Finds the path of tokens that the target chose, in trees of one shape with N nodes."""
+
+    parents: Tensor  # [N], 0 at the root
+    beside: Tensor  # bool [N, N]: which nodes are not on each node's path
+    at_depth: Tensor  # bool [N, N]: which nodes have each depth; none from the last depth on
+    nodes: Tensor  # int32 [N]: 0, 1, …
+
+    @classmethod
+    def of(cls, shape: GrowMap, device: torch.device) -> AcceptedPath:
+        """The paths of a shape, on a device."""
+        nodes = torch.arange(len(shape), dtype=torch.int32)
+        beside = ~ancestor_mask(lineage(list(shape.parents)), 0)
+        at_depth = torch.tensor(shape.depths) == nodes[:, None]
+        return cls(*send(device, torch.tensor(shape.parents).clamp(min=0), beside, at_depth, nodes))
+
+    def find(self, tokens: Tensor, choices: Tensor) -> Tensor:
+        """The accepted node of each depth d < N: int32 [N]; d itself where there is none. `tokens[N]`
+        are the tree's and `choices[N]` the target's, each after its node."""
+        equal = (tokens == choices.index_select(0, self.parents)) | (self.nodes == 0)
+        accepted = (equal | self.beside).all(1)
+        found = torch.where(self.at_depth & accepted, self.nodes, -1).amax(1)
+        return torch.where(found < 0, self.nodes, found)
+
+
+@frozen(eq=False)
 class StepGraph:
     """A captured step."""
 
     state: Tensor  # int32 [3]: L, the last cached token, the root
     replay: Callable[[], None]
-    found: Tensor  # int32 [4, N]: tokens, the target's choices, and bits of logprobs and margins
+    found: Tensor  # int32 [5, N]: tokens, the target's choices, bits of logprobs and margins, path
     logits: Tensor  # [N, V], the target's
     reads: tuple[object, ...]  # what lies where the graph expects it: slabs and tables
 
@@ -125,8 +175,12 @@ class StaticStep:
     verifies: Captured
     drafts: Captured
     failure: str | None = None  # why steps are not captured; passes may be
+    count: int = 0  # steps that ran as one graph
+    obstacle: str = ""  # why the last step that did not run as one did not
     depth: int = field(init=False)
-    _forwarded: int = field(init=False)  # nodes that the draft model forwards: all above the deepest
+    _forwarded: int = field(
+        init=False
+    )  # nodes that the draft model forwards: all above the deepest
 
     def __attrs_post_init__(self) -> None:
         depths = self.shape.depths
@@ -138,30 +192,51 @@ class StaticStep:
         """Draft and verify a tree on the last of `committed` tokens, whose keys and values are not
         cached yet; None where the step does not fit: a tree that is not `depth` deep, or no room."""
         length, pending = self.target.length, self.draft.pending
-        fits = depth >= self.depth and pending <= 1 and self.draft.root_position == length
-        furthest = length + self.depth
-        if not fits or furthest >= min(self.session.positions, self.target.positions):
-            return None
-        if any(s.eviction.hides(furthest) for s in (self.target, self.session)):
+        if reason := self._obstacle(length, depth):
+            self.obstacle = reason
             return None
         (state,) = send(
             self.target.model.device, torch.tensor([length, *committed[-2:]], dtype=torch.int32)
         )
         graph = self._graph(length, state)
         if graph is None:
+            self.obstacle = f"capturing failed: {self.failure}"
             return None
         graph.state.copy_(state)
         graph.replay()
         (found,) = fetch(graph.found)
-        tokens, choices = found[:2].tolist()
-        logprobs, margins = found[2:].view(torch.float32).tolist()
+        tokens, choices, *_, path = found.tolist()
+        logprobs, margins = found[2:4].view(torch.float32).tolist()
         tree = self._tree(tokens, logprobs)
         if len(tree) < len(self.shape):
-            return None  # tokens of probability 0 are not drafted
-        self.target.cache.extend(len(tree))
-        self.session.cache.extend(pending + self._forwarded)
+            self.obstacle = "tokens of probability 0 are not drafted"
+            return None
+        self.count += 1
+        path = path[: self.depth + 1]
+        self.target.cache.extend(len(tree), placed=path)
+        placed = [*range(pending), *(pending + node for node in path[:-1])]
+        self.session.cache.extend(pending + self._forwarded, placed=placed)
         self.draft.note_forwarded(tree, self._forwarded)
         return Verified(tree, graph.logits, (choices, margins))
+
+    def _obstacle(self, length: int, depth: int) -> str | None:
+        """Why a step after `length` tokens, at most `depth` deep, cannot run as one graph."""
+        if failure := self.failure or self.verifies.failure or self.drafts.failure:
+            return f"capturing failed: {failure}"
+        furthest, both = length + self.depth, (self.target, self.session)
+        if depth < self.depth or furthest >= min(session.positions for session in both):
+            return "the end of the request cuts the tree"
+        if self.draft.pending > 1 or self.draft.root_position != length:
+            return "the drafter has more than one token to read"
+        if any(s.eviction.hides(furthest) or s.cache.rows != s.length for s in both):
+            return "a KV policy hides rows"
+        return None
+
+    @property
+    def description(self) -> str:
+        """How many steps ran as one graph, and why the others did not."""
+        others = f"; the others pass by pass, because {self.obstacle}" if self.obstacle else ""
+        return f"{self.count} steps as one graph each{others}"
 
     def _tree(self, tokens: list[int], logprobs: list[float]) -> TokenTree:
         tree = TokenTree.root(tokens[0])
@@ -174,8 +249,6 @@ class StaticStep:
     def _graph(self, length: int, state: Tensor) -> StepGraph | None:
         """The graph of a step; captured anew where buffers or tables have moved."""
         furthest = length + self.depth
-        if any((self.failure, self.verifies.failure, self.drafts.failure)):
-            return None
         rows = length + len(self.shape)
         ours, drafts = (s.cache.take_slab(rows) for s in (self.target, self.session))
         last = power_of_two(max(furthest + 1, ours.room, drafts.room)) - 1
@@ -212,6 +285,7 @@ class StaticStep:
             (chosen,) = send(device, torch.tensor(below))
             levels.append((part, end - first, most, chosen))
             first = end
+        path_of = AcceptedPath.of(shape, device)
         logits: list[Tensor] = []
         vocabulary, last = self.draft.vocabulary, self.session.vocabulary - 1
 
@@ -230,8 +304,12 @@ class StaticStep:
             judged = verify.run(self.verifies, ours, length, drafted)[:count]
             logits[:] = [judged]
             values, choices, _ = top_tokens(judged, 2)
+            path = path_of.find(drafted, choices[:, 0])
+            rows = path[: self.depth + 1] + length
+            move_rows(ours.buffer.flatten(0, 1), rows, length)
+            move_rows(drafts.buffer.flatten(0, 1), rows[:-1], length)  # not the deepest level
             floats = torch.stack([torch.cat(logprobs), values[:, 0] - values[:, 1]])
-            return torch.cat([torch.stack([drafted, choices[:, 0]]), floats.view(torch.int32)])
+            return torch.stack([drafted, choices[:, 0], *floats.view(torch.int32), path])
 
         try:
             replay, found = self.verifies.recorder.record(run)

@@ -96,14 +96,14 @@ def taped(monkeypatch):
     monkeypatch.setattr(captured, "recorder_for", lambda _: Tape())
 
 
-def steps(shaper, kv):
+def steps(shaper, kv, executor="auto"):
     """The reads of a request's steps, and how many steps and levels there were."""
     pipeline = Pipeline(
         copy.deepcopy(tiny("llama", stops=())),
         drafter="model:noisy",
         shaper=shaper,
         kv=kv,
-        pool=Pool(modules={"noisy": noisy("llama", noise=0.01)}, costs=COSTS),
+        pool=Pool(modules={"noisy": noisy("llama", noise=0.01)}, costs=COSTS, executor=executor),
         registry=REGISTRY,
     )
     stream = pipeline.stream([5, 9, 33, 4, 8, 60, 17], max_new_tokens=30)
@@ -126,8 +126,17 @@ def test_a_step_reads_at_named_places_only(taped, shaper, kv):
     found, count = steps(shaper, kv)
     assert set(found) <= set(NAMED)
     judged = found["toolkit/likeliest.py:likeliest_and_margins"]
-    judged += found["toolkit/runtime/static_step.py:run"]
     assert 0 < judged <= 2 * count
+
+
+@pytest.mark.parametrize("shaper", ["chain:k=2", "growmap:tree=2x2"])
+def test_a_whole_step_reads_once(taped, shaper):
+    """What it found, which are two reads of one copy. The last trees are cut."""
+    found, count = steps(shaper, "full", "whole-step")
+    whole = found["toolkit/runtime/static_step.py:run"] / 2
+    passes = found["toolkit/likeliest.py:likeliest_and_margins"]
+    assert whole > 3 >= passes == count - whole
+    assert set(found) <= set(NAMED)
 
 
 def test_a_read_elsewhere_is_noticed(taped, monkeypatch):

@@ -207,6 +207,7 @@ class TreeCache(Cache):
         self.captured = True  # whether all passes after the prompt were, none under masks
         self.length = 0  # L: committed tokens
         self.scratch = 0  # S: rows forwarded since the last commit
+        self.placed: list[int] = []  # the scratch rows that lie first already, if any were moved
         self.scored = scored
         self._peak = 0  # bytes held at most, when last measured
         self._shared: dict[int | None, PositionTable] = {}  # by window
@@ -254,9 +255,11 @@ class TreeCache(Cache):
         tables = {id(layer.table): layer.table for layer in self.initialized}
         self.tables, self._buffers = list(tables.values()), None
 
-    def extend(self, count: int) -> None:
-        """Announce `count` more scratch rows, which the coming forward fills."""
+    def extend(self, count: int, placed: list[int] | None = None) -> None:
+        """Announce `count` more scratch rows, which the coming forward fills; or which a whole step has
+        filled before it made rows `placed` of them the first ones."""
         self.scratch += count
+        self.placed = placed or []
 
     def commit(self, rows: list[int]) -> None:
         """Keep scratch rows `rows[A]`, a path in order, as the next committed rows. Raises
@@ -265,7 +268,12 @@ class TreeCache(Cache):
             raise StrategyError(
                 f"rows {rows} are no path among {self.scratch} scratch rows: they must ascend"
             )
-        if rows != list(range(len(rows))):
+        if self.placed and rows != self.placed[: len(rows)]:
+            raise StrategyError(
+                f"rows {rows} are not the path {self.placed} that a whole step accepted: use another "
+                f"executor than whole-step with this verifier"
+            )
+        if not self.placed and rows != list(range(len(rows))):
             self._move(rows)
         logged = [layer.queries for layer in self.initialized if layer.queries.scratch]
         if logged:
@@ -304,7 +312,7 @@ class TreeCache(Cache):
         for table in self.tables:
             table.append(self.length, count)
         self.length += count
-        self.scratch = 0
+        self.scratch, self.placed = 0, []
 
     def rewind(self, length: int) -> bool:
         """Forget the committed rows from position `length` on, and all scratch rows.
@@ -316,7 +324,7 @@ class TreeCache(Cache):
             return False
         for table in self.tables:
             table.truncate(length)
-        self.length, self.scratch = length, 0
+        self.length, self.scratch, self.placed = length, 0, []
         return True
 
     @property

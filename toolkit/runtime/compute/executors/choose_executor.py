@@ -21,6 +21,8 @@ from toolkit.runtime.compute.linears.kernels import kernels_for
 from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kv.slab import Slabs
 
+FUNCTIONAL = ("functional", "whole-step")  # who wants the functional executor and no other
+
 
 class Executor(Protocol):
     """Runs a model's forward pass. All executors write the same cache."""
@@ -58,7 +60,7 @@ def choose_executor(
     """The executor of a loaded module. Raises `ModelError` when it cannot be the one that is wanted."""
     if wanted == "module":
         return ModuleExecutor.of(module, "it was asked for")
-    if wanted == "functional":
+    if wanted in FUNCTIONAL:
         require_functional(module)
     reason = reason_not_described(module)
     if reason is None:
@@ -74,7 +76,7 @@ def choose_executor(
                 return executor
             if owned:
                 raise ModelError(f"{executor.linears}: {reason}; executor module runs it")
-        if wanted == "functional":
+        if wanted in FUNCTIONAL:
             raise _no_functional(module, reason)
     return ModuleExecutor.of(module, reason)
 
