@@ -52,7 +52,10 @@ class Step:
     )
     shape_ms: float = field(metadata={"help": "time in the shaper, without the drafter"})
     verify_ms: float = field(
-        metadata={"help": "time of the target's forward and the verifier; of a step that ran as one graph, all"}
+        metadata={
+            "help": "time of the target's forward and the verifier; in a step that ran as one graph, "
+            "of the drafter as well"
+        }
     )
     commit_ms: float = field(
         metadata={"help": "time of committing the accepted path, and of feedback"}

@@ -95,7 +95,9 @@ class Request:
         "(max_seconds), interrupted"
     )
     steps: int = column("target forwards, prefill excluded")
-    steps_run: str = column("how steps ran: as one graph each, or pass by pass, and why")
+    steps_run: str | None = column(
+        "how steps ran: as one graph each, or pass by pass, and why; null: another library's"
+    )
     tau: float | None = column("tokens committed per target forward")
     ttft_ms: float = column("time to first token: the target's prefill")
     decode_ms: float = column(
