@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 from typing import Any
 
+from attrs import evolve
 from gpu_arms import PROMPTS, VOCABULARY, Library, Ours, make_models, read_bytes
 from gpu_results import Results
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 SHAPERS = ("chain:k=4", "fixed", "adaptive", "budget", "growmap", "planned")
+WHOLE = ("chain:k=4", "fixed:threshold=0", "growmap")  # whose steps are one graph, when asked for
 POLICIES = (
     "streaming:budget=32",
     "h2o:budget=32,epoch=8,recent=8",
@@ -178,15 +181,19 @@ def run_exact(results: Results) -> None:
     arms: list[dict[str, Any]] = [{"drafter": "model", "shaper": shaper} for shaper in SHAPERS]
     arms += [{"drafter": "ngram"}, {"drafter": "self"}]
     arms += [{"drafter": "model", "kv": policy} for policy in POLICIES]
-    for dtype in ("fp32",) if results.rehearse else DTYPES:
-        pool = Pool(device=results.device, dtype=dtype)
-        for arm in arms:
+    whole = [{"drafter": "model", "shaper": shaper} for shaper in WHOLE]
+    for dtype, executor in itertools.product(
+        ("fp32",) if results.rehearse else DTYPES, ("auto", "whole-step")
+    ):
+        pool = Pool(device=results.device, dtype=dtype, executor=executor)
+        for arm in arms if executor == "auto" else whole:
             what = " ".join(f"{key}={value}" for key, value in arm.items())
+            what += "" if executor == "auto" else f" executor={executor}"
             with results.surviving(f"{what} {dtype}"):
                 pipeline = Pipeline(**arm, pool=pool)
                 made = pipeline.generate(PROMPTS[0], max_new_tokens=16 if results.rehearse else 64)
                 found = verify(pipeline, made)
-                note = f"{found.verdict}, {found.ties} ties, level {made.numerics}"
+                note = f"{found.verdict}, {found.ties} ties, level {made.numerics}; {made.steps_run}"
                 results.add(what, "τ", made.tau, note=note, dtype=dtype)
 
 
@@ -205,12 +212,15 @@ def run_speed(results: Results) -> None:
     arms: dict[str, Any] = {}
     named: dict[str, Any] = {"target": "pythia-2.8b-alike", "pool": pool, "ignore_eos": True}
     choices: dict[str, dict[str, Any]] = {"AR": {"drafter": "none"}} | {
-        shaper: {"drafter": "model:pythia-70m-alike", "shaper": shaper} for shaper in SHAPERS
+        shaper: {"drafter": "model:pythia-70m-alike", "shaper": shaper}
+        for shaper in dict.fromkeys((*SHAPERS, *WHOLE))
     }
+    whole = {"pool": evolve(pool, executor="whole-step")}
+    choices |= {f"{shaper}, whole step": choices[shaper] | whole for shaper in WHOLE}
     tokens = 16 if results.rehearse else 128
     for name, choice in choices.items():
         with results.surviving(name):
-            arms[name] = Ours(Pipeline(**named, **choice))
+            arms[name] = Ours(Pipeline(**{**named, **choice}))
             arms[name].decode(next(iter(prompts.values())), tokens // 2)
     # The same weights at level tie, where no linear is padded to keep a row's bits.
     loose = Pool(device=results.device, dtype=results.dtype, modules=pool.modules)
@@ -229,6 +239,11 @@ def run_speed(results: Results) -> None:
             pairs = zip(speeds[f"{name}, tie"], speeds[name], strict=True)
             cost = 100 * (statistics.geometric_mean(tie / ours for tie, ours in pairs) - 1)
             results.add(name, "cost of bitwise", cost, "%", "tie over bitwise, prompt by prompt")
+    for name in WHOLE:
+        with results.surviving(f"{name}, gain of whole steps"):
+            pairs = zip(speeds[f"{name}, whole step"], speeds[name], strict=True)
+            gain = statistics.geometric_mean(ours / general for ours, general in pairs)
+            results.add(name, "whole step × general loop", gain, note="prompt by prompt")
     with results.surviving("costs"):
         costs = arms["planned"].pipeline.costs(fresh=True)
         results.add("a pass of 1 node", "time", costs.target[0][0], "ms")
@@ -288,7 +303,8 @@ def _measure_arms(
                 results.add(arm, part, mean, "ms a step", dtype=results.dtype)
             rest = sum(step.shape_ms + step.commit_ms for step in steps) / whole
             results.add(arm, "shaping and committing", 100 * rest, "% of a step")
-            results.add(arm, "τ", statistics.mean(g.tau for g in made[name]), dtype=results.dtype)
+            tau = statistics.mean(g.tau for g in made[name])
+            results.add(arm, "τ", tau, note=made[name][0].steps_run, dtype=results.dtype)
             peak = max(g.peak_memory_bytes or 0 for g in made[name]) / 1e9
             results.add(arm, "peak memory", peak, "GB", note=f"level {made[name][0].numerics}")
     return speeds
@@ -341,10 +357,13 @@ def run_profile(results: Results) -> None:
     pool, prompts = make_models(results)
     named: dict[str, Any] = {"target": "pythia-2.8b-alike", "pool": pool, "ignore_eos": True}
     drafted: dict[str, Any] = {"drafter": "model:pythia-70m-alike", "shaper": "budget"}
+    static = drafted | {"shaper": "growmap"}
+    arms: dict[str, dict[str, Any]] = {"AR": {"drafter": "none"}, "budget": drafted, "growmap": static}
+    arms["growmap, whole step"] = static | {"pool": evolve(pool, executor="whole-step")}
     kinds = [ProfilerActivity.CPU] + ([] if results.rehearse else [ProfilerActivity.CUDA])
-    for name, choice in (("AR", {"drafter": "none"}), ("budget", drafted)):
+    for name, choice in arms.items():
         with results.surviving(name):
-            arm = Ours(Pipeline(**named, **choice))
+            arm = Ours(Pipeline(**{**named, **choice}))
             prompt = prompts[PROMPTS[1]]
             arm.decode(prompt, 32)
             with profile(activities=kinds) as seen:

@@ -41,9 +41,12 @@ SPECS = ["model", "window:budget=8", "h2o:budget=16,recent=4,epoch=4"]
 EXAMPLES = {"quick": 2, "thorough": 20, "nightly": 60}  # each records graphs of its own
 
 
+WHOLE = ["chain:k=4", "fixed:threshold=0", "growmap"]
+
+
 @lru_cache
-def pool(dtype):
-    return Pool(device=DEVICE, dtype=dtype)
+def pool(dtype, executor="auto"):
+    return Pool(device=DEVICE, dtype=dtype, executor=executor)
 
 
 def placed(make, dtype=torch.float32):
@@ -62,6 +65,29 @@ def test_every_arm_gives_the_tokens_of_ar(arm, dtype):
     found = verify(pipeline, generation)
     equal = ("exact",) if generation.numerics in ("bitwise", "fp32") else ("exact", "tie")
     assert found.verdict in (*equal, "inconclusive"), found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shaper", WHOLE)
+def test_whole_steps_give_the_tokens_of_ar(shaper, dtype):
+    pipeline = Pipeline(drafter="model", shaper=shaper, pool=pool(dtype, "whole-step"))
+    for text in (PROMPT, "Once upon a time", PROMPT):  # graphs are captured and used again
+        generation = pipeline.generate(text, max_new_tokens=48)
+        found = verify(pipeline, generation)
+        equal = ("exact",) if generation.numerics in ("bitwise", "fp32") else ("exact", "tie")
+        assert found.verdict in equal, found
+        if DEVICE != "cpu":
+            assert generation.steps_run.partition(" ")[0] not in ("0", "pass"), generation.steps_run
+
+
+@pytest.mark.parametrize("shaper", WHOLE)
+def test_whole_steps_are_the_general_loop_s(shaper):
+    trees = []
+    for executor in ("auto", "whole-step"):
+        pipeline = Pipeline(drafter="model", shaper=shaper, pool=pool("fp32", executor))
+        events = pipeline.generate(PROMPT, max_new_tokens=48).events[1:]
+        trees.append([(e.tokens, e.tree.tokens, e.tree.parents, e.verdict.path) for e in events])
+    assert trees[0] == trees[1]
 
 
 @pytest.mark.parametrize(
@@ -107,9 +133,13 @@ def test_kernels_run_on_the_gpu_of_their_tensors():
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="the CPU is never waited for")
-def test_a_step_waits_for_the_device_a_few_times():
-    """At most twice for a verification, and once for each level of the drafter."""
-    pipeline = Pipeline(drafter="model", shaper="chain:k=4", pool=pool("bf16"))
+@pytest.mark.parametrize(
+    ("shaper", "executor"),
+    [("chain:k=4", "auto"), ("chain:k=4", "whole-step"), ("growmap", "whole-step")],
+)
+def test_a_step_waits_for_the_device_a_few_times(shaper, executor):
+    """At most twice for a verification, once for each level of the drafter; once for a whole step."""
+    pipeline = Pipeline(drafter="model", shaper=shaper, pool=pool("bf16", executor))
     events = pipeline.stream(PROMPT, max_new_tokens=96).decode()
     for _ in range(8):  # graphs are captured and kernels compiled in these
         next(events)
@@ -120,6 +150,6 @@ def test_a_step_waits_for_the_device_a_few_times():
             steps = [event.step for _, event in zip(range(8), events, strict=False)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    allowed = sum(2 + step.depth + 1 for step in steps)
+    allowed = sum(1 if executor == "whole-step" else 2 + step.depth + 1 for step in steps)
     places = sorted(f"{wait.filename}:{wait.lineno}" for wait in waits)
     assert len(waits) <= allowed, places
