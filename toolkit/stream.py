@@ -49,7 +49,7 @@ class Stream:
     _running: Iterator[Event] = field(init=False)
     kept: int = field(init=False)  # prompt tokens that the target has cached from the turn before
     _handed_over: bool = field(default=False, init=False)
-    _steps: StaticStep | str = field(default="there was none", init=False)  # or why not as graphs
+    _steps: StaticStep | str = field(default="none has begun", init=False)  # or why not as graphs
     _ended: bool = field(default=False, init=False)  # by itself, not by an interruption
     _text: TextUntil = field(init=False)
     _ending: Ending = field(init=False)

@@ -69,11 +69,11 @@ def static_step_of(
 
 def reason_not_whole(model: LoadedModel) -> str | None:
     """Why no graph can be a whole step of a model; None where one can."""
-    if model.wanted != WANTED:
-        return f"whole steps are experimental and were not asked for (executor {WANTED})"
     executor = model.executor
     if not isinstance(executor, FunctionalExecutor) or executor.captured is None:
-        return "passes are not captured as graphs"
+        return "no pass runs as a CUDA graph"
+    if model.wanted != WANTED:
+        return f"whole steps are experimental and were not asked for (executor {WANTED})"
     if executor.captured.failure is not None:
         return f"capturing failed: {executor.captured.failure}"
     return "layers have sliding windows of their own" if any(model.windows) else None
@@ -297,7 +297,7 @@ class StaticStep:
                 found = part.run(self.drafts, drafts, length, given.clamp(max=last))
                 begin = 0 if at else 1
                 values, ids, sums = top_tokens(found[begin : begin + nodes, :vocabulary], k)
-                level = ids.flatten().index_select(0, chosen)
+                level = ids.flatten().index_select(0, chosen).clamp(min=0)  # −1 for logits of NaN
                 tokens.append(level)
                 logprobs.append((values - sums[:, None]).flatten().index_select(0, chosen))
             drafted = torch.cat(tokens)
