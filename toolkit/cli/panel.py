@@ -36,6 +36,8 @@ def show(
     first, several = generations[0], len(generations) > 1
     rows = _sums(generations, sent) if several else _figures(first, sent)
     rows += _stats(generations) if explaining else []
+    if pipeline.pool.executor == "whole-step" and not several:
+        rows.append(("steps", first.steps_run))
     rows += _choices(first, pipeline)
     if pipeline.verifier.cls.exactness == "lossy":
         rows.append(("output", Text("lossy: it does not follow the target's law", "bold yellow")))

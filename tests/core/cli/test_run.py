@@ -40,6 +40,13 @@ def test_streams_text_and_ends_with_a_panel(run, pair):
     assert "exact: all" in result.output
 
 
+def test_where_whole_steps_are_asked_for_the_panel_says_how_steps_ran(run, pair):
+    result = run(PROMPT, *pair, "--executor", "whole-step", "--max-new-tokens", "4")
+    assert "steps pass by pass, because no pass runs as a CUDA graph" in " ".join(
+        result.output.replace("│", " ").split()
+    )
+
+
 def test_json_is_one_object_on_stdout(run, pair):
     result = run(PROMPT, *pair, "--verify", "--json")
     found = json.loads(result.stdout)
@@ -49,6 +56,7 @@ def test_json_is_one_object_on_stdout(run, pair):
         "stop_reason",
         "tau",
         "steps",
+        "steps_run",
         "tokens_per_s",
         "ttft_ms",
         "verdict",

@@ -98,7 +98,7 @@ def test_whole_steps_are_the_general_loop_s(shaper, prompts, tokens):
     assert count or longest < 8  # the last trees are cut
 
 
-PROMPTS = [[5, 9, 33, 4, 8, 60, 17], [5, 9, 33, 7], [80]]
+PROMPTS = [[5, 9, 33, 4, 8, 60, 17], [5, 9, 33, 7]]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ PROMPTS = [[5, 9, 33, 4, 8, 60, 17], [5, 9, 33, 7], [80]]
 )
 def test_most_steps_of_a_request_are_whole(shaper, family):
     """All but the ones whose trees the end of the request cuts; slabs are outgrown on the way."""
-    count, events = require_same(pipeline(shaper, pool(family)), PROMPTS[:1], 90)
+    count, events = require_same(pipeline(shaper, pool(family)), PROMPTS[:1], 70)
     assert count >= 0.7 * (events - 1) > 0
 
 
@@ -129,6 +129,22 @@ def test_a_whole_step_has_one_copy_in_and_one_out(monkeypatch):
     assert any(path != list(range(len(path))) for path in paths)  # rows had to move
     assert copies == ["send", "fetch"] * 8
     assert stream.result.steps_run == "11 steps as one graph each"
+
+
+def test_requests_that_take_turns():
+    """Each over slabs of its own, whose graphs a later request takes over."""
+    made = pipeline("growmap:tree=3x2", pool())
+    alone = [run(made, [prompt], 14, general=True)[0][0][0] for prompt in PROMPTS]
+    streams = [made.stream(prompt, max_new_tokens=14) for prompt in PROMPTS]
+    running, found = dict(enumerate(stream.decode() for stream in streams)), [[], []]
+    while running:
+        for index, events in list(running.items()):
+            if (event := next(events, None)) is None:
+                del running[index]
+            else:
+                found[index] += event.tokens
+    assert found == [[token for event in events for token in event.tokens] for events in alone]
+    assert all(stream.result.steps_run[0] not in "0p" for stream in streams)
 
 
 @pytest.mark.parametrize(
