@@ -8,6 +8,7 @@ each number is a constant, or grows by one with L. One copy brings back what it 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -176,11 +177,9 @@ class StaticStep:
     drafts: Captured
     failure: str | None = None  # why steps are not captured; passes may be
     count: int = 0  # steps that ran as one graph
-    obstacle: str = ""  # why the last step that did not run as one did not
+    obstacles: Counter[str] = field(factory=Counter)  # why how many others did not
     depth: int = field(init=False)
-    _forwarded: int = field(
-        init=False
-    )  # nodes that the draft model forwards: all above the deepest
+    _forwarded: int = field(init=False)  # by the draft model: the nodes above the deepest
 
     def __attrs_post_init__(self) -> None:
         depths = self.shape.depths
@@ -193,14 +192,14 @@ class StaticStep:
         cached yet; None where the step does not fit: a tree that is not `depth` deep, or no room."""
         length, pending = self.target.length, self.draft.pending
         if reason := self._obstacle(length, depth):
-            self.obstacle = reason
+            self.obstacles[reason] += 1
             return None
         (state,) = send(
             self.target.model.device, torch.tensor([length, *committed[-2:]], dtype=torch.int32)
         )
         graph = self._graph(length, state)
         if graph is None:
-            self.obstacle = f"capturing failed: {self.failure}"
+            self.obstacles[f"capturing failed: {self.failure}"] += 1
             return None
         graph.state.copy_(state)
         graph.replay()
@@ -209,7 +208,7 @@ class StaticStep:
         logprobs, margins = found[2:4].view(torch.float32).tolist()
         tree = self._tree(tokens, logprobs)
         if len(tree) < len(self.shape):
-            self.obstacle = "tokens of probability 0 are not drafted"
+            self.obstacles["tokens of probability 0 are not drafted"] += 1
             return None
         self.count += 1
         path = path[: self.depth + 1]
@@ -224,19 +223,19 @@ class StaticStep:
         if failure := self.failure or self.verifies.failure or self.drafts.failure:
             return f"capturing failed: {failure}"
         furthest, both = length + self.depth, (self.target, self.session)
-        if depth < self.depth or furthest >= min(session.positions for session in both):
-            return "the end of the request cuts the tree"
         if self.draft.pending > 1 or self.draft.root_position != length:
             return "the drafter has more than one token to read"
         if any(s.eviction.hides(furthest) or s.cache.rows != s.length for s in both):
             return "a KV policy hides rows"
+        if depth < self.depth or furthest >= min(session.positions for session in both):
+            return "the end of the request cuts the tree"
         return None
 
     @property
     def description(self) -> str:
         """How many steps ran as one graph, and why the others did not."""
-        others = f"; the others pass by pass, because {self.obstacle}" if self.obstacle else ""
-        return f"{self.count} steps as one graph each{others}"
+        others = [f"{n} pass by pass, because {why}" for why, n in self.obstacles.items()]
+        return "; ".join([f"{self.count} steps as one graph each", *others])
 
     def _tree(self, tokens: list[int], logprobs: list[float]) -> TokenTree:
         tree = TokenTree.root(tokens[0])
@@ -255,7 +254,7 @@ class StaticStep:
         decoders = self.verifies.decoder, self.drafts.decoder
         tables = [table.upto(last) for decoder in decoders for table in decoder.rotary.values()]
         reads = (ours, drafts, *tables)
-        key = "step", self.shape
+        key = "step", self.shape, self.drafts
         graph: StepGraph | None = ours.graphs.get(key)
         if graph is None or any(a is not b for a, b in zip(graph.reads, reads, strict=True)):
             graph = self._capture(ours, drafts, reads, state.clone())
@@ -306,8 +305,8 @@ class StaticStep:
             values, choices, _ = top_tokens(judged, 2)
             path = path_of.find(drafted, choices[:, 0])
             rows = path[: self.depth + 1] + length
-            move_rows(ours.buffer.flatten(0, 1), rows, length)
-            move_rows(drafts.buffer.flatten(0, 1), rows[:-1], length)  # not the deepest level
+            for slab in (ours, drafts):  # the drafter commits no row of the deepest level
+                move_rows(slab.buffer.flatten(0, 1), rows, length)
             floats = torch.stack([torch.cat(logprobs), values[:, 0] - values[:, 1]])
             return torch.stack([drafted, choices[:, 0], *floats.view(torch.int32), path])
 

@@ -125,10 +125,19 @@ def test_a_whole_step_has_one_copy_in_and_one_out(monkeypatch):
     for _ in range(4):
         next(events)  # graphs are captured in these
     copies.clear()
-    paths = [next(events).verdict.path for _ in range(8)]
+    paths = [next(events).verdict.path for _ in range(6)]
     assert any(path != list(range(len(path))) for path in paths)  # rows had to move
-    assert copies == ["send", "fetch"] * 8
-    assert stream.result.steps_run == "11 steps as one graph each"
+    assert copies == ["send", "fetch"] * 6
+    assert stream.result.steps_run == "9 steps as one graph each"
+
+
+def test_another_drafter_has_graphs_of_its_own():
+    """Over the same slab of the target: one without rotation."""
+    both = pool()
+    both.modules["other"] = copy.deepcopy(noisy("gpt2", noise=0.02)).double()
+    for drafter in ("noisy", "other"):
+        made = pipeline("growmap:tree=2x1", both, drafter=f"model:{drafter}")
+        assert require_same(made, PROMPTS[:1], 9)[0] > 0
 
 
 def test_requests_that_take_turns():
@@ -154,7 +163,7 @@ def test_requests_that_take_turns():
         ("fixed", {}, "the trees of shaper fixed differ in shape"),
         ("chain", {"pool": "auto"}, "were not asked for"),
         ("chain", {"kv": "h2o:budget=12,epoch=4,recent=4"}, "a KV policy scores rows"),
-        ("chain", {"kv": "window:budget=8"}, "0 steps as one graph each; the others pass by pass"),
+        ("chain", {"kv": "window:budget=8"}, "3 pass by pass, because a KV policy hides rows"),
         ("chain", {"sampling": Sampling(0.5)}, "only verifier greedy"),
         ("chain", {"limits": Limits(max_nodes=3)}, "limits cut trees"),
     ],
