@@ -180,6 +180,28 @@ def test_what_is_no_path_is_refused(rows):
         cache.commit(rows)
 
 
+@pytest.mark.parametrize("rows", [[], [0], [0, 2], [0, 2, 3]])
+def test_rows_that_a_whole_step_has_placed_stay_where_they_are(rows):
+    cache = TreeCache(1)
+    cache.extend(4, placed=[0, 2, 3])
+    cache.update(*states([1, 3, 4, 9], 0), 0)
+    cache.commit(rows)
+    [(_, keys, _)] = cache.committed()
+    assert torch.equal(keys, states([1, 3, 4], 0)[0][0, :, : len(rows)])
+    cache.extend(2)  # another pass
+    cache.update(*states([5, 6], 0), 0)
+    cache.commit([1])
+    assert torch.equal(cache.committed()[0][1][:, -1:], states([6], 0)[0][0])
+
+
+def test_a_path_other_than_the_placed_one_is_an_error():
+    cache = TreeCache(1)
+    cache.extend(4, placed=[0, 2, 3])
+    cache.update(*states([1, 3, 4, 9], 0), 0)
+    with pytest.raises(StrategyError, match="that a whole step accepted"):
+        cache.commit([0, 1])
+
+
 @pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
 def test_the_comparison_notices_a_row_that_was_not_moved(monkeypatch):
     monkeypatch.setattr(native.Library, "move", lambda *_: None)
