@@ -24,9 +24,9 @@ LIMITS = {  # seconds of each stage; all of them share DEADLINE
     "machine": 25,
     "kernels": 75,
     "exact": 80,
-    "speed": 130,
+    "speed": 145,
     "llama": 45,
-    "profile": 40,
+    "profile": 50,
     "compiled": 70,
 }
 DEADLINE = 415
