@@ -24,7 +24,7 @@ LIMITS = {  # seconds of each stage; all of them share DEADLINE
     "machine": 25,
     "kernels": 75,
     "exact": 80,
-    "speed": 145,
+    "speed": 160,
     "llama": 45,
     "profile": 50,
     "compiled": 70,

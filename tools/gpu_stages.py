@@ -182,8 +182,8 @@ def run_exact(results: Results) -> None:
     arms += [{"drafter": "ngram"}, {"drafter": "self"}]
     arms += [{"drafter": "model", "kv": policy} for policy in POLICIES]
     whole = [{"drafter": "model", "shaper": shaper} for shaper in WHOLE]
-    for dtype, executor in itertools.product(
-        ("fp32",) if results.rehearse else DTYPES, ("auto", "whole-step")
+    for executor, dtype in itertools.product(
+        ("auto", "whole-step"), ("fp32",) if results.rehearse else DTYPES
     ):
         pool = Pool(device=results.device, dtype=dtype, executor=executor)
         for arm in arms if executor == "auto" else whole:
@@ -215,6 +215,8 @@ def run_speed(results: Results) -> None:
         shaper: {"drafter": "model:pythia-70m-alike", "shaper": shaper}
         for shaper in dict.fromkeys((*SHAPERS, *WHOLE))
     }
+    for policy in POLICIES[:2]:  # whose masks are in the graphs
+        choices[f"budget, {policy}"] = choices["budget"] | {"kv": policy}
     whole = {"pool": evolve(pool, executor="whole-step")}
     choices |= {f"{shaper}, whole step": choices[shaper] | whole for shaper in WHOLE}
     tokens = 16 if results.rehearse else 128

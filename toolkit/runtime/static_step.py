@@ -162,7 +162,8 @@ class StepGraph:
     replay: Callable[[], None]
     found: Tensor  # int32 [5, N]: tokens, the target's choices, bits of logprobs and margins, path
     logits: Tensor  # [N, V], the target's
-    reads: tuple[object, ...]  # what lies where the graph expects it: slabs and tables
+    reads: tuple[object, ...]  # what lies where the graph expects it: buffers and tables
+    inputs: tuple[object, ...]  # what else it reads: a recording does not keep tensors alive
 
 
 @define(eq=False)
@@ -253,7 +254,7 @@ class StaticStep:
         last = power_of_two(max(furthest + 1, ours.room, drafts.room)) - 1
         decoders = self.verifies.decoder, self.drafts.decoder
         tables = [table.upto(last) for decoder in decoders for table in decoder.rotary.values()]
-        reads = (ours, drafts, *tables)
+        reads = (ours.buffer, drafts.buffer, *tables)
         key = "step", self.shape, self.drafts
         graph: StepGraph | None = ours.graphs.get(key)
         if graph is None or any(a is not b for a, b in zip(graph.reads, reads, strict=True)):
@@ -315,4 +316,4 @@ class StaticStep:
         except RuntimeError as error:
             self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             return None
-        return StepGraph(state, replay, found, logits[0], reads)
+        return StepGraph(state, replay, found, logits[0], reads, (levels, verify, path_of))

@@ -18,8 +18,9 @@ class Recorder(Protocol):
     def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         """Run a function and record it. Returns what replays it, and its result.
 
-        A replay reads and writes the tensors that the recording did, where these lie in memory.
-        Whatever else the function has read is what it was then.
+        A replay reads and writes the tensors that the recording did, where these lie in memory, so
+        whoever replays keeps alive those that the function did not make itself. Whatever else the
+        function has read is what it was then.
         """
 
 
