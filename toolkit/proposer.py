@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING, Literal
 
 from attrs import evolve, frozen
 
-from toolkit.sampling import Sampler, Sampling, gumbel_noise, make_generator
+from toolkit.sampling import Sampler, Sampling, invert, make_generator
 from toolkit.tree import Candidates, TokenTree
 
 if TYPE_CHECKING:
@@ -56,29 +55,23 @@ class Proposer:
         scores = sampling.scores(logits)
         if self.how == "matched":
             sampler = Sampler(sampling, self.seed, position)
-            noise = [sampler.noise(tree.depths[n], vocabulary, logits.device) for n in frontier]
-            drawn = scores + torch.stack(noise)[:, : scores.shape[1]]
-            return Candidates.top(drawn * sampling.temperature, k)
-        wide = vocabulary - scores.shape[1]  # tokens that only the target knows
-        scores = torch.nn.functional.pad(scores, (0, wide), value=-inf)
+            depths = [tree.depths[node] for node in frontier]
+            noise = [sampler.noise(depth, vocabulary, logits.device) for depth in depths]
+            same = min(depths) == max(depths)  # as in a level: one row of noise for all
+            rows = (noise[0] if same else torch.stack(noise))[..., : scores.shape[1]]
+            return Candidates.top((scores + rows.to(scores.dtype)).mul_(sampling.temperature), k)
+        laws = torch.softmax(scores, -1, dtype=torch.double)
+        if vocabulary > laws.shape[1]:  # tokens that only the target knows
+            laws = torch.nn.functional.pad(laws, (0, vocabulary - laws.shape[1]))
         keys = [f"draft {self.seed} {position} {_path_tokens(tree, node)}" for node in frontier]
-        if self.how == "iid":
-            return _drawn_with_replacement(scores, keys, k)
-        noise = [gumbel_noise(key, vocabulary, logits.device) for key in keys]
-        return Candidates.draw(scores, torch.stack(noise), k, fixed)
-
-
-def _drawn_with_replacement(scores: Tensor, keys: list[str], k: int) -> Candidates:
-    """`k` independent draws from each row of softmax(`scores[F, V]`): duplicates stay."""
-    import torch
-
-    laws = scores.double().softmax(-1)
-    drawn = [
-        law.multinomial(k, replacement=True, generator=make_generator(key, law.device))
-        for key, law in zip(keys, laws, strict=True)
-    ]
-    tokens = torch.stack(drawn)
-    return Candidates(tokens.tolist(), laws.log().gather(1, tokens).tolist(), laws)
+        uniforms = 1.0 - torch.stack(
+            [torch.rand(k, k, dtype=torch.double, generator=make_generator(key)) for key in keys]
+        )
+        uniforms = uniforms.to(laws.device)
+        if self.how == "sampled":
+            return Candidates.draw(laws, uniforms, fixed)
+        tokens = invert(laws, uniforms[:, 0])
+        return Candidates(tokens.tolist(), laws.gather(1, tokens).log().tolist(), laws)
 
 
 def _path_tokens(tree: TokenTree, node: int) -> list[int]:

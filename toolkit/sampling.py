@@ -178,9 +178,7 @@ class Sampler:
 
     def draw(self, weights: Tensor) -> int:
         """An index, drawn in proportion to `weights[V]`: at least 0, not all of them 0."""
-        sums = weights.double().cumsum(-1)
-        below = (sums <= sums[-1] * self._uniform()) & (sums < sums[-1])
-        return int(below.sum())
+        return int(invert(weights.double(), 1.0 - self._uniform()))
 
     def _uniform(self) -> float:
         import torch
@@ -198,7 +196,19 @@ def gumbel_noise(key: str, count: int, device: torch.device) -> Tensor:
     uniforms = torch.rand(
         count, dtype=torch.double, device=device, generator=make_generator(key, device)
     )
-    return uniforms.neg_().log1p_().neg_().clamp_min_(1e-300).log_().neg_()  # −log(−log(1 − u))
+    return uniforms.log_().neg_().log_().neg_()  # −log(−log u)
+
+
+def invert(weights: Tensor, uniforms: Tensor | float) -> Tensor:
+    """Indices [R, K], each drawn in proportion to a row of `weights[R, V]` by one of `uniforms[R, K]`.
+
+    Weights are float64, and random numbers in (0, 1], so that no index of weight 0 is drawn unless the
+    row has no other. One row alone may be `weights[V]`, with one number; the result is [1].
+    """
+    import torch
+
+    sums = weights.cumsum(-1)
+    return torch.searchsorted(sums, sums[..., -1:] * uniforms)
 
 
 def make_generator(key: str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -8,13 +8,15 @@ faster than tensors for the few nodes of a level. Lists are not changed after th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import inf
+from math import inf, log
 from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen
 from attrs.validators import instance_of
 
 from toolkit.likeliest import likeliest
+from toolkit.sampling import invert
+from toolkit.transfer import fetch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,21 +51,32 @@ class Candidates:
         return cls(*likeliest(logits, min(k, logits.shape[1])))
 
     @classmethod
-    def draw(cls, scores: Tensor, noise: Tensor, k: int, fixed: int = 0) -> Candidates:
-        """Up to `k` tokens after each of F frontier nodes: the `fixed` likeliest, then tokens drawn
-        without replacement from softmax(`scores[F, V]`) without those.
+    def draw(cls, laws: Tensor, uniforms: Tensor, fixed: int = 0) -> Candidates:
+        """Up to K tokens after each of F frontier nodes: the `fixed` likeliest by `laws[F, V]`, then
+        tokens drawn without replacement from the law without those.
 
-        `noise[F, V]` is Gumbel noise: the order of the sums is that of successive draws (Gumbel-top-k;
-        Kool, van Hoof and Welling 2019).
+        `uniforms[F, K, K]` are random numbers in (0, 1], K for each of K rounds. A round draws with
+        replacement from what is left of the law and keeps new tokens in order of appearance. Each new
+        token is a draw from the law without the earlier ones, and every round has at least one.
         """
-        logprobs = scores.double().log_softmax(-1)
-        sums = logprobs + noise
-        if fixed:
-            likeliest = logprobs.topk(min(fixed, scores.shape[1])).indices
-            first = sums.new_tensor(range(likeliest.shape[1], 0, -1)) * 1e9
-            sums = sums.scatter(1, likeliest, first.expand_as(likeliest))
-        tokens = sums.topk(min(k, scores.shape[1])).indices
-        return cls(tokens.tolist(), logprobs.gather(1, tokens).tolist(), logprobs.exp(), fixed)
+        rows, k = [dict[int, float]() for _ in laws], uniforms.shape[1]
+
+        def keep(tokens: Tensor) -> Tensor:
+            drawn, shares = fetch(tokens, laws.gather(1, tokens))
+            for row, *new in zip(rows, drawn.tolist(), shares.tolist(), strict=True):
+                for token, share in zip(*new, strict=True):
+                    if share and len(row) < k:
+                        row.setdefault(token, share)
+            return tokens
+
+        left, known = laws, keep(laws.topk(min(fixed, laws.shape[1])).indices) if fixed else None
+        for each in uniforms.unbind(1):
+            if all(len(row) == k for row in rows):
+                break
+            left = left if known is None else left.scatter(1, known, 0.0)
+            known = keep(invert(left, each))
+        logprobs = [[log(share) for share in row.values()] for row in rows]
+        return cls([[*row] for row in rows], logprobs, laws, fixed)
 
     def first(self, counts: Sequence[int]) -> Candidates:
         """The first candidates of each row, as many as `counts[F]` says."""

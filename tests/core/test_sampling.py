@@ -12,7 +12,6 @@ from transformers import GenerationConfig
 from toolkit import Candidates, Pipeline, Sampler, Sampling
 from toolkit.conformance.models import tiny
 from toolkit.errors import MismatchError, SpecError
-from toolkit.sampling import gumbel_noise
 
 LOGITS = st.lists(
     st.integers(-8, 8).map(lambda halves: halves / 2) | st.just(-math.inf), min_size=2, max_size=12
@@ -183,15 +182,38 @@ def test_acceptance_has_its_probability_and_0_and_1_are_sure():
     assert all(sampler.accepts(1.0) for _ in range(100))
 
 
-def test_drawn_candidates_are_successive_draws_without_replacement():
-    """The first is drawn by the law, the second by the law without the first."""
-    law, counts = torch.tensor([0.5, 0.3, 0.2]), Counter()
-    for seed in range(DRAWS):
-        noise = gumbel_noise(f"draft {seed}", 3, law.device)[None]
-        drawn = Candidates.draw(law.log()[None], noise, 2)
-        counts[tuple(drawn.tokens[0])] += 1
-    p = law.tolist()
-    pairs = [(a, b) for a in range(3) for b in range(3) if a != b]
-    assert chi_square(counts, {(a, b): p[a] * p[b] / (1 - p[a]) for a, b in pairs}) < 42.7
-    assert drawn.laws[0].tolist() == pytest.approx(p)
-    assert [math.exp(x) for x in drawn.logprobs[0]] == pytest.approx([p[t] for t in drawn.tokens[0]])
+CELLS = (torch.arange(12, dtype=torch.double) + 0.5) / 12  # a random number in each twelfth
+
+
+def drawn_pairs(fixed, rounds):
+    """Pairs drawn from (1/2, 1/4, 1/4) by every combination of twelfths: shares of all, and one call's
+    candidates. All edges of that law, also without a token, are multiples of a twelfth."""
+    law = torch.tensor([0.5, 0.25, 0.25], dtype=torch.double)
+    uniforms = torch.cartesian_prod(*[CELLS] * 4).view(-1, 2, 2)[:, rounds]
+    drawn = Candidates.draw(law.expand(len(uniforms), 3), uniforms, fixed)
+    return {pair: n / len(uniforms) for pair, n in Counter(map(tuple, drawn.tokens)).items()}, drawn
+
+
+@pytest.mark.parametrize("rounds", [[0, 1], [0, 0]], ids=["two rounds", "one round twice"])
+@pytest.mark.parametrize("fixed", [0, 1])
+def test_drawn_candidates_are_successive_draws_without_replacement(fixed, rounds):
+    """The first is drawn by the law, the second by the law without the first. Where a round repeats the
+    random numbers of the one before, it is not so."""
+    shares, drawn = drawn_pairs(fixed, rounds)
+    if fixed:
+        assert shares == {(0, 1): 0.5, (0, 2): 0.5}
+        return
+    exact = {(0, 1): 1 / 4, (0, 2): 1 / 4, (1, 0): 1 / 6, (1, 2): 1 / 12, (2, 0): 1 / 6, (2, 1): 1 / 12}
+    assert (shares == pytest.approx(exact, abs=1e-12)) == (rounds == [0, 1])
+    assert drawn.laws[0].tolist() == [0.5, 0.25, 0.25]
+    assert drawn.logprobs[0] == [math.log(drawn.laws[0, token]) for token in drawn.tokens[0]]
+
+
+def test_what_cannot_be_drawn_is_no_candidate():
+    """Nor where all the others are candidates already."""
+    law = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]], dtype=torch.double)
+    for fixed in (0, 1, 3):
+        drawn = Candidates.draw(law, torch.ones(1, 3, 3, dtype=torch.double), fixed)
+        assert sorted(drawn.tokens[0]) == [1, 3]
+    smallest = torch.full((1, 3, 3), 2.0**-53, dtype=torch.double)
+    assert Candidates.draw(law, smallest).tokens == [[1, 3]]
