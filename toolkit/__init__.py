@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from toolkit.tree import Candidates as Candidates
     from toolkit.tree import TokenTree as TokenTree
     from toolkit.tree import Verdict as Verdict
+    from toolkit.trust import Trust as Trust
 
 _HOMES = {
     "Candidates": "tree",
@@ -105,6 +106,7 @@ _HOMES = {
     "TranslatedDraft": "translated_draft",
     "Translation": "interfaces",
     "TreeShaper": "interfaces",
+    "Trust": "trust",
     "Verdict": "tree",
     "Verifier": "interfaces",
     "column": "columns",

@@ -7,18 +7,14 @@ drafts another level only while the expected gain rises.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import warnings
 from itertools import accumulate
-from math import exp, inf, log
 from operator import sub
 from pathlib import Path
 
 import attrs
-import numpy as np
 from attrs.validators import ge
-from numpy.typing import NDArray
 
 from toolkit import (
     Candidates,
@@ -26,92 +22,16 @@ from toolkit import (
     Expand,
     TokenTree,
     TreeShaper,
+    Trust,
     Verdict,
-    open_atomically,
     option,
 )
 
-Floats = NDArray[np.float64]
-Judged = tuple[
-    float, bool, bool
-]  # a node: its log-probability, whether first child, whether accepted
-
 LEAST_PROBABILITY = 0.01  # less likely nodes cost more time than they save
-CLIP = 1e-4  # a drafter's probabilities are clipped to this and to 1 minus this
 COSTS_EVERY = 64  # committed tokens between two look-ups of the costs
 MOST_IDLE = 64  # most steps between probes while drafting does not pay
-MEMORY = 0.99  # weight of earlier nodes in the fit, per node judged
 RECENT = 0.98  # weight of earlier steps in the recent rate, per step
-LEARN_EVERY = 8  # verdicts per update, because each update has a fixed cost
-WEIGHTS_MIN = np.array([-30.0, 0.1, 0.0])  # b > 0 and c ≥ 0: a likelier or first child is no worse
-WEIGHTS_MAX = np.array([30.0, 30.0, 30.0])
 NEWEST = 0.1  # weight of the newest level in the average worth of children
-FILE_KIND = "planned:trust, 2"  # marks trust files
-
-
-@attrs.define(eq=False)
-class Trust:
-    """The probability of acceptance where the drafter says q: σ(a + b·logit q, + c for a first child).
-
-    Fitted by Newton steps with a memory of about 100 nodes. At the start a = 0, b = 1 and c = 1: a
-    greedy target does not draw, so it accepts the drafter's first choice more often than q says.
-    """
-
-    _weights: list[float] = attrs.field(factory=lambda: [0.0, 1.0, 1.0])
-    _prior: Floats = attrs.field(factory=lambda: np.diag([1.0, 8.0, 1.0]))
-    _precision: Floats = attrs.field(factory=lambda: np.diag([1.0, 8.0, 1.0]))
-
-    def __call__(self, above: float, logprobs: list[float], least: float) -> list[float]:
-        """Worths of a node's candidates, likeliest first, down to `least`; `above`: its own."""
-        a, b, c = self._weights
-        against, likely = exp(-a), least / above
-        first, found = exp(-a - c), list[float]()
-        for logprob in logprobs:
-            q = _clip_probability(logprob)
-            accepted = 1 / (1 + (against if found else first) * (1 / q - 1) ** b)
-            if not accepted >= likely or logprob == -inf:
-                break
-            found.append(above * accepted)
-        return found
-
-    def learn(self, judged: list[Judged]) -> None:
-        """Update the weights by nodes whose parents were accepted."""
-        rows = np.array([(1.0, _logit(logprob), first) for logprob, first, _ in judged])
-        expected = 0.5 + 0.5 * np.tanh(0.5 * rows @ self._weights)
-        doubt = (rows * (expected * (1 - expected))[:, None]).T @ rows
-        kept = MEMORY ** len(rows)
-        self._precision = kept * self._precision + (1 - kept) * self._prior + doubt
-        error = np.array([accepted for *_, accepted in judged]) - expected
-        step = np.linalg.solve(self._precision, rows.T @ error)
-        self._weights = np.clip(self._weights + step, WEIGHTS_MIN, WEIGHTS_MAX).tolist()
-
-    @classmethod
-    def read(cls, path: Path) -> Trust:
-        """Read what `write` wrote. Raises `ValueError` for any other file."""
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            weights, precision = np.array(kept["weights"]), np.array(kept["precision"])
-            np.linalg.cholesky(precision)  # raises unless it is positive definite, as updates need
-            finite = np.isfinite(weights).all() and np.isfinite(precision).all()
-            fits = weights.shape == (3,) and precision.shape == (3, 3)
-            held = ((weights >= WEIGHTS_MIN) & (weights <= WEIGHTS_MAX)).all()
-            if not (kept["kind"] == FILE_KIND and finite and fits and held):
-                raise ValueError(kept["kind"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"trust={path} is damaged, or no file that `planned` wrote: remove it or name another"
-            ) from error
-        return cls(weights.tolist(), precision=precision)
-
-    def write(self, path: Path) -> None:
-        """Write to a file atomically: a process that reads it meanwhile sees the old contents."""
-        state = {
-            "kind": FILE_KIND,
-            "weights": self._weights,
-            "precision": self._precision.tolist(),
-        }
-        with open_atomically(path, sync=False) as file:  # so often that fsync is too slow
-            file.write(json.dumps(state).encode())
 
 
 @attrs.define(eq=False, on_setattr=attrs.setters.NO_OP)  # its state changes at every step
@@ -155,7 +75,6 @@ class Planned(TreeShaper):
     )  # below it a node is left out
     _children: list[float] = attrs.field(init=False)
     """Average worth of first, second, … children, as a share of their parents' worth."""
-    _unlearned: list[tuple[TokenTree, Verdict]] = attrs.field(init=False, factory=list)
     _probing: bool = attrs.field(init=False, default=False)
     _idle: int = attrs.field(init=False, default=0)  # steps without drafts since the last probe
     _most_idle: int = attrs.field(init=False, default=1)  # steps until the next probe
@@ -216,14 +135,9 @@ class Planned(TreeShaper):
             self._most_idle = 1
         elif self._probing:
             self._most_idle = min(2 * self._most_idle, MOST_IDLE)
-        if len(tree) == 1:
-            return
-        self._unlearned.append((tree, verdict))
-        if self._probing or len(self._unlearned) == LEARN_EVERY:
-            self._trust.learn([node for step in self._unlearned for node in _list_judged(*step)])
-            self._unlearned = []
-            if self.trust and self._can_save:
-                self._save_trust(Path(self.trust))
+        learned = self._trust.observe(tree, verdict, at_once=self._probing)
+        if learned and self.trust and self._can_save:
+            self._save_trust(Path(self.trust))
 
     def _save_trust(self, path: Path) -> None:
         """Write the weights; where that fails, warn once and decode on."""
@@ -281,26 +195,6 @@ class Planned(TreeShaper):
     def _list_gains(self, worths: list[float]) -> list[float]:
         """The gains of trees of 1, 2, … nodes: their worth less the time of their pass."""
         return list(map(sub, accumulate(worths), self._pass_ms))
-
-
-def _clip_probability(logprob: float) -> float:
-    """The probability, clipped so that it is neither 0 nor 1."""
-    return min(max(exp(min(logprob, 0.0)), CLIP), 1 - CLIP)
-
-
-def _logit(logprob: float) -> float:
-    q = _clip_probability(logprob)
-    return log(q / (1 - q))
-
-
-def _list_judged(tree: TokenTree, verdict: Verdict) -> list[Judged]:
-    """List the nodes whose parents were accepted."""
-    accepted, parents = set(verdict.path), tree.parents
-    return [
-        (tree.logprobs[node], parents[node] != parents[node - 1], node in accepted)
-        for node in range(1, len(tree))
-        if parents[node] in accepted
-    ]
 
 
 def _require_writable(folder: Path) -> None:
