@@ -34,20 +34,20 @@ class Swor(Verifier):
         while True:
             node, shares = path[-1], []
             p, q = sampler.law(logits[node]), tree.laws.get(node)
-            q = None if q is None else q.clone()
             for child in children[node]:
                 token = tree.tokens[child]
                 if q is None or child in tree.fixed:
-                    law = p.new_zeros(p.shape)
-                    law[token] = 1.0
+                    rest, share = p.clone(), p[token]
+                    rest[token] = 0.0
                 else:
-                    law = q / q.sum()
-                rest = (p - law).clamp_min(0)
+                    rest, share = (p - q).clamp_min_(0), p[token] / q[token]
                 mass = rest.sum()  # 0: p is q, but for rounding
-                shares.append((p[token] / law[token]).masked_fill(mass == 0, 1.0))
+                shares.append(share.masked_fill(mass == 0, 1.0))
                 p = (rest / mass).where(mass > 0, p)
-                if q is not None:
+                if q is not None and child != children[node][-1]:
+                    q = q.clone()
                     q[token] = 0.0
+                    q /= q.sum()
             coins |= zip(children[node], shares, strict=True)
             accepted = sampler.first_accepted(shares)
             if accepted is None:

@@ -48,8 +48,10 @@ class Traversal(Verifier):
                 return Verdict(path, sampler.draw(p[node]), coins)
             else:
                 path.pop()
-                self._update(tree, node, p, q, weights)
                 children[path[-1]].pop(0)
+                self._update(tree, node, p, q, weights)
+                if path[-1] in q and children[path[-1]]:
+                    q[path[-1]] = _without(q[path[-1]], tree.tokens[node])
 
     def _update(
         self,
@@ -59,18 +61,21 @@ class Traversal(Verifier):
         q: dict[int, Tensor],
         weights: dict[int, Tensor],
     ) -> None:
-        """Update the laws and the weight of a rejected leaf's parent. They stay on the device."""
+        """Update the law and the weight of a rejected leaf's parent. They stay on the device."""
         node, token = tree.parents[leaf], tree.tokens[leaf]
         rest = weights[node] * p[node]
         if node in q and leaf not in tree.fixed:
-            rest = (rest - q[node]).clamp_min(0)
+            rest = (rest - q[node]).clamp_min_(0)
         else:
             rest[token] = 0.0
         left = rest.sum()
         if node:
             weights[node] = (left / (left + 1.0 - weights[node])).where(left > 0, left)
         p[node] = (rest / left).where(left > 0, p[node])
-        if node in q:
-            q[node] = q[node].clone()
-            q[node][token] = 0.0
-            q[node] /= q[node].sum()
+
+
+def _without(law: Tensor, token: int) -> Tensor:
+    """A law without a token, normalised."""
+    rest = law.clone()
+    rest[token] = 0.0
+    return rest / rest.sum()
