@@ -51,7 +51,7 @@ class Proposer:
             return Candidates.top(logits, k)
         import torch
 
-        sampling = evolve(self.sampling, temperature=temperature or self.sampling.temperature)
+        sampling = evolve(self.sampling, temperature=temperature) if temperature else self.sampling
         scores = sampling.scores(logits)
         if self.how == "matched":
             sampler = Sampler(sampling, self.seed, position)
