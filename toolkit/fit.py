@@ -67,7 +67,9 @@ def needs_draws(drafter: Choice[Drafter], verifier: Choice[Verifier]) -> bool:
 def make_proposer(
     drafter: Choice[Drafter], verifier: Choice[Verifier], sampling: Sampling, seed: int
 ) -> Proposer:
-    """What makes the drafter's candidates in the way that suits the verifier."""
+    """What makes the drafter's candidates in the way that suits the verifier and the drafter."""
+    if sampling.greedy or proposals_of(drafter) == {"fixed"}:
+        return Proposer("fixed", sampling, seed)
     matched = verifier.cls.exactness == "token"
     return Proposer("matched" if matched else find_draws(drafter, verifier), sampling, seed)
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Proposal = Literal["fixed", "sampled", "iid"]
 """How children are chosen: deterministically; drawn without replacement; drawn with replacement."""
 
+LEAST = 1e-290  # what is less likely is never drawn: the precision of float64 ends near 1e-308
+
 
 @frozen
 class Proposer:
@@ -61,6 +63,7 @@ class Proposer:
             rows = (noise[0] if same else torch.stack(noise))[..., : scores.shape[1]]
             return Candidates.top((scores + rows.to(scores.dtype)).mul_(sampling.temperature), k)
         laws = torch.softmax(scores, -1, dtype=torch.double)
+        torch.nn.functional.threshold(laws, LEAST, 0.0, inplace=True)
         if vocabulary > laws.shape[1]:  # tokens that only the target knows
             laws = torch.nn.functional.pad(laws, (0, vocabulary - laws.shape[1]))
         keys = [f"draft {self.seed} {position} {_path_tokens(tree, node)}" for node in frontier]

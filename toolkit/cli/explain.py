@@ -23,17 +23,16 @@ PROMISES = {
 
 def explain_choices(pipeline: Pipeline) -> str:
     """The specs as options of `toolkit run`, and a line on each choice."""
-    from toolkit.fit import make_proposer, proposals_of
+    from toolkit.fit import make_proposer
 
     specs = pipeline.specs
     chosen = {kind: specs[kind] for kind in ("target", "drafter", "shaper", "verifier")}
-    draws = not pipeline.sampling.greedy and proposals_of(pipeline.drafter) != {"fixed"}
     proposer = make_proposer(pipeline.drafter, pipeline.verifier, pipeline.sampling, 0)
     lines = [
         " ".join(f"--{kind} {spec}" for kind, spec in chosen.items()),
         "",
         *(f"{kind:10}{chosen[kind]}: {why}" for kind, why in pipeline.reasons.items()),
-        f"{'drafts':10}{DRAFTS[proposer.how if draws else 'fixed']}",
+        f"{'drafts':10}{DRAFTS[proposer.how]}",
         f"{'output':10}{PROMISES[pipeline.verifier.cls.exactness]}",
     ]
     return "\n".join(lines)
