@@ -6,6 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toolkit.cascade_interfaces import Evidence as Evidence
+    from toolkit.cascade_interfaces import Outcomes as Outcomes
+    from toolkit.cascade_interfaces import Scorer as Scorer
+    from toolkit.cascade_interfaces import StopPolicy as StopPolicy
     from toolkit.chat import Chat as Chat
     from toolkit.choice import Choice as Choice
     from toolkit.choice import Strategy as Strategy
@@ -68,6 +72,10 @@ if TYPE_CHECKING:
     from toolkit.trust import Trust as Trust
 
 _HOMES = {
+    "Evidence": "cascade_interfaces",
+    "Outcomes": "cascade_interfaces",
+    "Scorer": "cascade_interfaces",
+    "StopPolicy": "cascade_interfaces",
     "Candidates": "tree",
     "Chat": "chat",
     "Choice": "choice",

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar, get_type_hints
 
 import attrs
 
-Kind = Literal["drafter", "shaper", "verifier", "kv"]
+Kind = Literal["drafter", "shaper", "verifier", "kv", "scorer", "policy"]
 
 
 class Strategy(ABC):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import attrs
 
+from toolkit.cascade_interfaces import Scorer, StopPolicy
 from toolkit.choice import Choice, Strategy
 from toolkit.proposer import Proposal
 from toolkit.tree import Candidates, TokenTree, Verdict
@@ -346,5 +347,13 @@ class ScorePolicy(KVPolicy):
         return self.budget
 
 
-INTERFACES: tuple[type[Strategy], ...] = (Drafter, TreeShaper, Verifier, MaskPolicy, ScorePolicy)
+INTERFACES: tuple[type[Strategy], ...] = (
+    Drafter,
+    TreeShaper,
+    Verifier,
+    MaskPolicy,
+    ScorePolicy,
+    Scorer,
+    StopPolicy,
+)
 """What a strategy inherits from: exactly one of these."""

@@ -1,0 +1,63 @@
+"""What recorded outcomes say of stopping: costs, losses, and where a rule stops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit import Outcomes, StopPolicy
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def losses(outcomes: Outcomes, trade_off: float) -> Floats:
+    """The loss [n, L] of stopping at each stage: the cost of all stages so far and λ times the lost
+    quality."""
+    return np.asarray(outcomes.costs.cumsum(1) + trade_off * (1 - outcomes.qualities))
+
+
+def at(values: Floats, stops: Ints) -> Floats:
+    """The values [n] of `values[n, L]` at the stages `stops[n]`."""
+    return np.asarray(values[np.arange(len(stops)), stops])
+
+
+def mean_loss(outcomes: Outcomes, stops: Ints, trade_off: float) -> float:
+    """The mean loss of stopping at `stops[n]`."""
+    return float(at(losses(outcomes, trade_off), stops).mean())
+
+
+def stops_at(scores: Floats, thresholds: Sequence[float]) -> Ints:
+    """The stage [n] at which the score of `scores[n, L]` first reaches that stage's threshold; the last
+    stage, which has none, always stops."""
+    reached = scores[:, :-1] >= np.asarray(thresholds)
+    always = np.ones((len(scores), 1), dtype=bool)
+    return np.asarray(np.concatenate([reached, always], 1).argmax(1))
+
+
+def stops_of(policy: StopPolicy, scores: Floats, draws: Floats) -> Ints:
+    """The stage [n] at which a policy stops each prompt of `scores[n, L]`. It is shown the scores of a
+    stage only after it has run the stage."""
+    found = []
+    for row, draw in zip(scores.tolist(), draws.tolist(), strict=True):
+        stage = 0
+        while stage < len(row) - 1 and not policy.stop(row[: stage + 1], draw):
+            stage += 1
+        found.append(stage)
+    return np.asarray(found, dtype=np.int64)
+
+
+def oracle_stops(outcomes: Outcomes, trade_off: float) -> Ints:
+    """The stage [n] of least loss for each prompt, chosen with knowledge of all qualities and costs."""
+    return np.asarray(losses(outcomes, trade_off).argmin(1))
+
+
+def state_of(policy: StopPolicy) -> dict[str, Any]:
+    """What fitting has given a policy, as JSON data."""
+    import attrs
+
+    fields = attrs.fields(type(policy))
+    return {f.name: getattr(policy, f.name) for f in fields if not f.init}
