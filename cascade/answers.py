@@ -24,7 +24,9 @@ class Answer:
     prompt_tokens: int = column("tokens of the prompt")
     tokens: int = column("tokens of the answer")
     seconds: float = column("wall-clock time of the answer, without loading")
-    flops: float = column("2 × parameters × tokens read and written: a model's work without speculation")
+    flops: float = column(
+        "2 × parameters × tokens read and written: a model's work without speculation"
+    )
     bytes: float = column("weights read: parameter bytes × passes over the target")
     logprobs: list[float] = column("of each token under the stage, natural")
     margins: list[float] = column("of each token: to the second likeliest, in log-probability")
@@ -64,18 +66,25 @@ def by_prompt(answers: list[Answer]) -> dict[str, list[Answer]]:
     for prompt, held in found.items():
         if [answer.stage for answer in held] != list(range(stages)):
             raise ToolkitError(
-                f"prompt {prompt} has stages {[a.stage for a in held]}, expected 0 to {stages - 1}, each "
-                f"once: record every stage of every prompt"
+                f"prompt {prompt} has stages {[a.stage for a in held]}, expected 0 to {stages - 1}, "
+                f"each once: record every stage of every prompt"
             )
         if any(answer.quality is None for answer in held):
-            raise ToolkitError(f"prompt {prompt} has no grade: record with a grader, or grade the rows")
+            raise ToolkitError(
+                f"prompt {prompt} has no grade: record with a grader, or grade the rows"
+            )
     return found
 
 
 def outcomes_of(answers: list[Answer], scorers: list[Scorer], cost: str = "seconds") -> Outcomes:
-    """Scores, costs and qualities of every prompt; `scorers[L]` score each stage, `cost` is a column."""
+    """The outcomes of every prompt. `scorers[L]` score the stages; `cost` is a column."""
     rows = list(by_prompt(answers).values())
-    both = [[(scorer.score(a.evidence), getattr(a, cost), a.quality)
-             for scorer, a in zip(scorers, row, strict=True)] for row in rows]
+    both = [
+        [
+            (scorer.score(a.evidence), getattr(a, cost), a.quality)
+            for scorer, a in zip(scorers, row, strict=True)
+        ]
+        for row in rows
+    ]
     table = np.asarray(both, dtype=np.float64)
     return Outcomes(table[..., 0], table[..., 1], table[..., 2])

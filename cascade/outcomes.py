@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,11 +52,3 @@ def stops_of(policy: StopPolicy, scores: Floats, draws: Floats) -> Ints:
 def oracle_stops(outcomes: Outcomes, trade_off: float) -> Ints:
     """The stage [n] of least loss for each prompt, chosen with knowledge of all qualities and costs."""
     return np.asarray(losses(outcomes, trade_off).argmin(1))
-
-
-def state_of(policy: StopPolicy) -> dict[str, Any]:
-    """What fitting has given a policy, as JSON data."""
-    import attrs
-
-    fields = attrs.fields(type(policy))
-    return {f.name: getattr(policy, f.name) for f in fields if not f.init}

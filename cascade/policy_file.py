@@ -68,7 +68,8 @@ def read_fitted(file: Path, registry: Registry) -> FittedCascade:
 
 
 def _state(part: Scorer | StopPolicy) -> dict[str, Any]:
-    state = {f.name: getattr(part, f.name) for f in attrs.fields(type(part)) if not f.init}
+    fields = attrs.fields(type(part))  # type: ignore[arg-type]  # every strategy is an attrs class
+    state = {f.name: getattr(part, f.name) for f in fields if not f.init}
     return {
         "spec": str(Choice.of(part)),
         "state": {name: value for name, value in state.items() if _is_plain(value)},
@@ -86,7 +87,7 @@ def _restored(data: dict[str, Any], registry: Registry, kind: str) -> Any:
     return part
 
 
-def split_by_prompt(prompt_ids: list[str], share: float) -> Callable[[str], bool]:
+def split_by_prompt(share: float) -> Callable[[str], bool]:
     """Which prompts are for fitting: by their ids, so the same ones every time."""
     limit = int(share * 2**16)
     return lambda prompt: int(prompt[:4], 16) < limit

@@ -34,7 +34,8 @@ class Interval:
 
 @frozen(eq=False)
 class Replayed:
-    """A policy on n prompts: mean cost and quality, and the share of prompts that stop at each stage."""
+    """A policy on n prompts: mean cost and quality, and the share of prompts that each stage
+    answers."""
 
     name: str
     cost: Interval
@@ -66,4 +67,6 @@ def alone(stage: int, outcomes: Outcomes) -> Replayed:
     """One stage without those before it: what a user has without a cascade."""
     costs, qualities = outcomes.costs[:, stage], outcomes.qualities[:, stage]
     usage = [float(other == stage) for other in range(outcomes.stages)]
-    return Replayed(f"stage {stage} alone", Interval.of(costs), Interval.of(qualities), usage, costs, qualities)
+    return Replayed(
+        f"stage {stage} alone", Interval.of(costs), Interval.of(qualities), usage, costs, qualities
+    )

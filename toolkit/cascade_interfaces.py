@@ -1,7 +1,7 @@
 """The two interfaces of cascades: how good is an answer, and is it good enough to stop?
 
-A cascade runs stages, from the cheapest pipeline to the most expensive, until a policy stops. Its text is
-that of the last stage that ran. Letters: n prompts, L stages.
+A cascade runs stages, from the cheapest pipeline to the most expensive, until a policy stops. Its text
+is that of the last stage that ran. Letters: n prompts, L stages.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Evidence:
     logprobs: tuple[float, ...]
     margins: tuple[float, ...]
     prompt_tokens: int
-    agrees: float | None = None  # whether it is the answer of the stage before; None: the first stage
+    agrees: float | None = (
+        None  # whether it is the answer of the stage before; None: the first stage
+    )
 
 
 @frozen(eq=False)

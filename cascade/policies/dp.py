@@ -8,17 +8,18 @@ import attrs
 import numpy as np
 from attrs.validators import ge
 
-from toolkit.cascade.bins import Bins, bin_scores
 from toolkit import Outcomes, StopPolicy, option
+
+from ..bins import Bins, bin_scores
 
 
 @attrs.define(eq=False)
 class DP(StopPolicy):
     """DP: optimal stopping of a Markov chain of binned scores, by backward induction (Snell envelope).
 
-    It stops where λ times the expected lost quality is at most the expected cost and loss of going on.
-    The sets of bins in which it stops are not assumed to be intervals: a high score is no reason to stop
-    where the next stage would gain more.
+    It stops where λ times the expected lost quality is at most the expected cost and loss of going
+    on. The sets of bins in which it stops are not assumed to be intervals: a high score is no reason
+    to stop where the next stage would gain more.
     """
 
     name = "dp"

@@ -29,7 +29,9 @@ class ExpWeights(StopPolicy):
     stages: int = option(2, help="L", validator=ge(2))
     grid: int = option(9, help="thresholds tried for each stage, from 0 to 1", validator=ge(2))
     horizon: int = option(1000, help="T, prompts that it will see", validator=ge(1))
-    trade_off: float = option(1.0, help="λ, the cost that one unit of quality is worth", validator=ge(0))
+    trade_off: float = option(
+        1.0, help="λ, the cost that one unit of quality is worth", validator=ge(0)
+    )
     cost: float = option(1.0, help="the most that all stages of a prompt cost", validator=gt(0))
 
     _policies: NDArray[np.float64] = attrs.field(init=False)  # [Π, L − 1]
@@ -65,7 +67,9 @@ class ExpWeights(StopPolicy):
         for stage in range(ran):
             stopping = going & (reached[:, stage] if stage < self.stages - 1 else True)
             chance = self._weights[going].sum()  # of running as far as this stage
-            loss = (spent[stage] + self.trade_off * (1 - qualities[stage])) / (self.cost + self.trade_off)
+            loss = (spent[stage] + self.trade_off * (1 - qualities[stage])) / (
+                self.cost + self.trade_off
+            )
             estimates[stopping] = loss / chance
             going = going & ~stopping
         self._losses += estimates

@@ -8,14 +8,15 @@ import attrs
 import numpy as np
 from attrs.validators import ge
 
-from toolkit.cascade.outcomes import at, losses, stops_at
 from toolkit import Outcomes, StopPolicy, option
+
+from ..outcomes import at, losses, stops_at
 
 
 @attrs.define(eq=False)
 class Frugal(StopPolicy):
-    """FrugalGPT style (Chen, Zaharia and Zou 2023): a threshold for each stage, by search over quantiles
-    of the scores of the prompts that reach it.
+    """Frugal: a threshold for each stage, by search over quantiles of the scores of the prompts that
+    reach it (FrugalGPT; Chen, Zaharia and Zou 2023).
 
     With `budget` it maximises quality among thresholds whose mean cost is within it, else it minimises
     cost and λ times the lost quality.

@@ -7,8 +7,9 @@ from bisect import bisect_right
 import attrs
 from attrs.validators import ge
 
-from toolkit.cascade.bins import bin_scores, mean_by_bin
 from toolkit import Outcomes, StopPolicy, option
+
+from ..bins import bin_scores, mean_by_bin
 
 
 @attrs.define(eq=False)
@@ -29,7 +30,9 @@ class Gain(StopPolicy):
         worth = trade_off * mean_by_bin(outcomes.scores[:, 0], edges, gained)
         fitted = attrs.evolve(self)
         fitted._edges = edges.tolist()
-        fitted._stops = (worth <= mean_by_bin(outcomes.scores[:, 0], edges, outcomes.costs[:, 1])).tolist()
+        fitted._stops = (
+            worth <= mean_by_bin(outcomes.scores[:, 0], edges, outcomes.costs[:, 1])
+        ).tolist()
         return fitted
 
     def stop(self, scores: list[float], draw: float) -> bool:

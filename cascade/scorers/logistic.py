@@ -15,8 +15,8 @@ FEATURES = ("mean", "least", "tenth", "margin", "least margin", "length", "promp
 
 @attrs.define(eq=False)
 class Logistic(Scorer):
-    """Logistic regression (scikit-learn) on log-probabilities, margins and lengths of the answer, fitted
-    to its grades."""
+    """Logistic regression (scikit-learn) on log-probabilities, margins and lengths of the answer,
+    fitted to its grades."""
 
     name = "logistic"
     c: float = option(1.0, help="inverse strength of the L2 penalty", validator=gt(0))
@@ -29,9 +29,9 @@ class Logistic(Scorer):
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler
 
-        good = [quality >= 0.5 for quality in qualities]  # noqa: PLR2004 half marks
+        good = [quality >= 0.5 for quality in qualities]
         fitted = Logistic(c=self.c)
-        if len({*good}) < 2:  # noqa: PLR2004 one class alone
+        if len({*good}) < 2:
             fitted._bias = 9.0 if all(good) else -9.0
             return fitted
         rows = np.array([features_of(answer) for answer in answers])
@@ -53,7 +53,11 @@ def features_of(answer: Evidence) -> list[float]:
         return [0.0] * len(FEATURES)
     logprobs, margins = np.asarray(answer.logprobs), np.asarray(answer.margins)
     return [
-        float(logprobs.mean()), float(logprobs.min()), float(np.quantile(logprobs, 0.1)),
-        float(margins.mean()), float(margins.min()),
-        float(np.log1p(len(logprobs))), float(np.log1p(answer.prompt_tokens)),
+        float(logprobs.mean()),
+        float(logprobs.min()),
+        float(np.quantile(logprobs, 0.1)),
+        float(margins.mean()),
+        float(margins.min()),
+        float(np.log1p(len(logprobs))),
+        float(np.log1p(answer.prompt_tokens)),
     ]

@@ -16,7 +16,7 @@ from toolkit.choice import format_value, options_of
 from toolkit.interfaces import INTERFACES
 from toolkit.spec import type_name
 
-FOLDERS = {".ci", "bench", "docs", "kvcache", "plugins", "strategies", "tests", "toolkit", "tools"}
+FOLDERS = {".ci", "bench", "cascade", "docs", "kvcache", "plugins", "strategies", "tests", "toolkit", "tools"}
 FILES = {
     ".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "constraints.txt",
     "pyproject.toml",
@@ -26,6 +26,8 @@ HOMES = {
     "shaper": "strategies/shapers",
     "verifier": "strategies/verifiers",
     "kv": "kvcache",
+    "scorer": "cascade/scorers",
+    "policy": "cascade/policies",
 }
 BUILT_IN = {
     key: entry.cls

@@ -19,6 +19,7 @@ MAPPED = {
     "strategies": "toolkit/strategies",
     "kvcache": "toolkit/kvcache",
     "bench": "toolkit/bench",
+    "cascade": "toolkit/cascade",
 }
 DATA = ("*.json", "*.safetensors")
 # Parts of the core that extras are for.

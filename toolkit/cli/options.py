@@ -195,7 +195,7 @@ seed = _option(
     default=0,
     help="Seed of the draws; the same seed gives the same text.",
 )
-kind = _option("--kind", type=click.Choice(["drafter", "shaper", "verifier", "kv"]))
+kind = _option("--kind", type=click.Choice(["drafter", "shaper", "verifier", "kv", "scorer", "policy"]))
 device = _option(
     "--device",
     type=Device(["auto", "cpu", "cuda"]),

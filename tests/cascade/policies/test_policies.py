@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-from itertools import product
+from itertools import pairwise, product
 from math import sqrt
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from toolkit import Outcomes
 from toolkit.cascade.bins import bin_scores
 from toolkit.cascade.outcomes import at, losses, mean_loss, oracle_stops, stops_at, stops_of
 from toolkit.cascade.policies.dp import DP, stop_sets
 from toolkit.cascade.policies.expweights import ExpWeights
-from toolkit.cascade.policies.fixed import Fixed
+from toolkit.cascade.policies.fixed_stage import FixedStage
 from toolkit.cascade.policies.frugal import Frugal
 from toolkit.cascade.policies.gain import Gain
 from toolkit.cascade.policies.random import Random
 from toolkit.cascade.policies.threshold import Threshold
+
+from toolkit import Outcomes
 
 RATES = st.sampled_from([0.0, 0.3, 1.0, 4.0, 20.0])
 
@@ -49,14 +49,18 @@ def test_dp_is_the_best_of_all_policies_of_bins(seed, stages, bins, rate):
     ours = value_of_sets(chain, stop_sets(chain, rate), rate)
     sizes = [len(edges) + 1 for edges in chain.edges[:-1]]
     every = product(*(product([False, True], repeat=size) for size in sizes))
-    best = np.min([value_of_sets(chain, [np.array(s) for s in sets], rate) for sets in every], axis=0)
+    best = np.min(
+        [value_of_sets(chain, [np.array(s) for s in sets], rate) for sets in every], axis=0
+    )
     assert ours == pytest.approx(best)
 
 
 def test_a_dropped_cost_is_caught():
     """The control: backward induction that leaves out what going on costs."""
     chain = bin_scores(outcomes(3), 3)
-    free = stop_sets(type(chain)(chain.edges, chain.qualities, chain.steps, [0 * c for c in chain.costs]), 2)
+    free = stop_sets(
+        type(chain)(chain.edges, chain.qualities, chain.steps, [0 * c for c in chain.costs]), 2
+    )
     ours = stop_sets(chain, 2)
     assert (value_of_sets(chain, free, 2) > value_of_sets(chain, ours, 2) + 1e-6).any()
 
@@ -69,7 +73,7 @@ def test_cost_rises_and_loss_falls_with_the_trade_off(seed, stages):
         sets = stop_sets(chain, rate)
         costs, lost = _of_the_chain(chain, sets)
         found.append((costs, lost))
-    assert all(a[0] <= b[0] + 1e-9 and a[1] >= b[1] - 1e-9 for a, b in zip(found, found[1:], strict=False))
+    assert all(a[0] <= b[0] + 1e-9 and a[1] >= b[1] - 1e-9 for a, b in pairwise(found))
 
 
 def _of_the_chain(chain, sets):
@@ -85,7 +89,7 @@ def _of_the_chain(chain, sets):
 def test_nobody_beats_the_oracle(seed, rate):
     data, draws = outcomes(seed), np.random.default_rng(seed).random(60)
     best = mean_loss(data, oracle_stops(data, rate), rate)
-    for policy in (Fixed(1), Random(0.4), Threshold(), DP(), Frugal(quantiles=4)):
+    for policy in (FixedStage(1), Random(0.4), Threshold(), DP(), Frugal(quantiles=4)):
         fitted = policy.fit(data, rate)
         assert mean_loss(data, stops_of(fitted, data.scores, draws), rate) >= best - 1e-9
 
@@ -207,7 +211,8 @@ def hard(prompts, seed):
 
 
 @pytest.mark.skipif(
-    os.environ.get("TOOLKIT_PROFILE", "quick") == "quick", reason="a minute: set TOOLKIT_PROFILE=thorough"
+    os.environ.get("TOOLKIT_PROFILE", "quick") == "quick",
+    reason="a minute: set TOOLKIT_PROFILE=thorough",
 )
 def test_regret_is_within_the_bound_and_that_of_chance_is_not():
     prompts = 65_536

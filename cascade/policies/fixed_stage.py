@@ -9,10 +9,10 @@ from toolkit import StopPolicy, option
 
 
 @attrs.define(eq=False)
-class Fixed(StopPolicy):
-    """Fixed: every prompt stops at one stage, or at the last one if there are fewer."""
+class FixedStage(StopPolicy):
+    """Fixed stage: every prompt stops at one stage, or at the last one if there are fewer."""
 
-    name = "fixed"
+    name = "fixed-stage"
     stage: int = option(0, help="the stage, from 0", validator=ge(0))
 
     def stop(self, scores: list[float], draw: float) -> bool:
