@@ -16,7 +16,9 @@ from toolkit.choice import format_value, options_of
 from toolkit.interfaces import INTERFACES
 from toolkit.spec import type_name
 
-FOLDERS = {".ci", "bench", "cascade", "docs", "kvcache", "plugins", "strategies", "tests", "toolkit", "tools"}
+FOLDERS = {
+    ".ci", "bench", "cascade", "docs", "kvcache", "plugins", "strategies", "tests", "toolkit", "tools",
+}  # fmt: skip
 FILES = {
     ".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "constraints.txt",
     "pyproject.toml",

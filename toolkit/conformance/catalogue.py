@@ -9,10 +9,18 @@ import hypothesis.strategies as st
 import torch
 from torch import Tensor
 
+from toolkit.cascade_interfaces import Evidence
 from toolkit.conformance import enumeration, generators, kv
 from toolkit.conformance.cases import works_on
 from toolkit.conformance.models import VOCABULARY
-from toolkit.conformance.properties import decoding, drafters, masks, shapers, verifiers
+from toolkit.conformance.properties import (
+    cascades,
+    decoding,
+    drafters,
+    masks,
+    shapers,
+    verifiers,
+)
 from toolkit.conformance.property import Property, of_decodings, of_kind
 from toolkit.conformance.tree_paths import nodes_at, tokens_to
 from toolkit.conformance.under_test import CountedDrafter, Tally, UnderTest
@@ -71,6 +79,18 @@ def _try_growing(subject: UnderTest, steps: Any, tally: Tally) -> None:
 
 def _try_keeping_draws(subject: UnderTest, widths: list[int], tally: Tally) -> None:
     tally["drafted"] += shapers.keeps_the_first_draws(subject.build, widths)
+
+
+def _evidence() -> st.SearchStrategy[Evidence]:
+    """What is known of answers of 0 to 5 tokens."""
+    token = st.tuples(st.floats(-40, 0), st.floats(0, 40))
+    return st.builds(
+        lambda tokens, prompt: Evidence(
+            tuple(logprob for logprob, _ in tokens), tuple(margin for _, margin in tokens), prompt
+        ),
+        st.lists(token, max_size=5),
+        st.integers(1, 99),
+    )
 
 
 @st.composite
@@ -293,6 +313,18 @@ PROPERTIES: tuple[Property, ...] = (
         _try_staying_hidden,
         "hidden",
         applies=lambda s: s.mask,
+    ),
+    of_kind(
+        cascades.scores_are_probabilities,
+        "scorer",
+        lambda _: st.lists(_evidence(), min_size=2, max_size=6),
+        lambda subject, answers, _: cascades.scores_are_probabilities(subject.build, answers),
+    ),
+    of_kind(
+        cascades.stops_alike_again,
+        "policy",
+        lambda _: st.tuples(st.integers(0, 999), st.sampled_from([0.0, 1.0, 20.0])),
+        lambda subject, example, _: cascades.stops_alike_again(subject.build, *example),
     ),
     of_kind(
         masks.node_sees_its_path, "kv", _nodes, _try_tree_pass, "hidden", applies=lambda s: s.mask

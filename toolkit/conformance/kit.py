@@ -21,7 +21,7 @@ from hypothesis.errors import Flaky
 from toolkit.choice import Choice, Strategy
 from toolkit.conformance.catalogue import applicable
 from toolkit.conformance.failures import describe_failure
-from toolkit.conformance.property import Property
+from toolkit.conformance.property import ALL_KINDS, Property
 from toolkit.conformance.under_test import Tally, UnderTest
 from toolkit.errors import SpecError
 from toolkit.progress import working
@@ -73,7 +73,8 @@ def check(
             finding = try_property(subject, prop, declared, max_examples)
         yield finding
     proved = {exactness for prop in properties for exactness in prop.proves}
-    if subject.exactness != "lossy" and subject.exactness not in proved:
+    decodes = subject.kind in ALL_KINDS
+    if decodes and subject.exactness != "lossy" and subject.exactness not in proved:
         yield Finding(
             "exactness-is-proved",
             "Some property tests the exactness that a verifier declares",

@@ -13,6 +13,7 @@ from typing import Literal
 import attrs
 
 from saboteurs import (
+    cascades,
     drafters,
     eviction,
     machinery,
@@ -123,4 +124,6 @@ GALLERY = (
     Sabotage("protected-rows-stay", H2O, eviction.budget_off_by_one),
     Sabotage("protected-rows-stay", H2O, eviction.recent_evicted),
     Sabotage("requests-are-independent", eviction.RemembersScores),
+    Sabotage("scores-are-probabilities", cascades.SumOfLogprobs),
+    Sabotage("stops-alike-again", cascades.TossesToStop),
 )
