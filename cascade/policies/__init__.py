@@ -1,0 +1,1 @@
+"""Stop policies: stop, or run the next stage? One policy, one file."""

@@ -1,0 +1,1 @@
+"""Scorers: how good is an answer? One scorer, one file."""

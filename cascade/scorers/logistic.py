@@ -9,6 +9,7 @@ import numpy as np
 from attrs.validators import gt
 
 from toolkit import Evidence, Scorer, option
+from toolkit.extras import require_extra
 
 FEATURES = ("mean", "least", "tenth", "margin", "least margin", "length", "prompt")
 
@@ -26,6 +27,7 @@ class Logistic(Scorer):
     _bias: float = attrs.field(init=False, default=0.0)
 
     def fit(self, answers: list[Evidence], qualities: list[float]) -> Logistic:
+        require_extra("the scorer logistic", "cascade", "sklearn")
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler
 

@@ -21,6 +21,7 @@ MAPPED = {
     "bench": "toolkit/bench",
     "cascade": "toolkit/cascade",
 }
+IMPORTED_AS = {"scikit_learn": "sklearn"}
 DATA = ("*.json", "*.safetensors")
 # Parts of the core that extras are for.
 WITH_EXTRAS = ("cli", "conformance", "show", "figures.py", "theme.py")
@@ -108,7 +109,8 @@ def declared(project):
     """The names of the required modules, and of those in extras."""
     extras = project["optional-dependencies"]
     groups = project["dependencies"], [line for name in extras for line in extras[name]]
-    return [{Requirement(line).name.replace("-", "_") for line in group} for group in groups]
+    names = [[Requirement(line).name.replace("-", "_") for line in group] for group in groups]
+    return [{IMPORTED_AS.get(name, name) for name in group} for group in names]
 
 
 def imports(path):
