@@ -66,7 +66,7 @@ class ExpWeights(StopPolicy):
         going, estimates = np.ones(len(self._policies), dtype=bool), np.zeros(len(self._policies))
         for stage in range(ran):
             stopping = going & (reached[:, stage] if stage < self.stages - 1 else True)
-            chance = self._weights[going].sum()  # of running as far as this stage
+            chance = self._chance(going)
             loss = (spent[stage] + self.trade_off * (1 - qualities[stage])) / (
                 self.cost + self.trade_off
             )
@@ -74,6 +74,10 @@ class ExpWeights(StopPolicy):
             going = going & ~stopping
         self._losses += estimates
         self._weights = self._new_weights()
+
+    def _chance(self, going: NDArray[np.bool_]) -> float:
+        """The probability of running as far as the stage that the policies `going` [Π] run."""
+        return float(self._weights[going].sum())
 
     def _new_weights(self) -> NDArray[np.float64]:
         """The probability [Π] of playing each policy for the next prompt."""

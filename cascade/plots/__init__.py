@@ -1,0 +1,1 @@
+"""Figures of the report: one figure, one file, drawn from a `Study`."""

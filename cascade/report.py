@@ -1,0 +1,111 @@
+"""The report of a cascade: a table in the terminal, and an HTML page with figures."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit import ToolkitError
+from toolkit.figures import draw_figures, render_page
+
+from .plots import curve, regret, reliability, usage
+from .replay import Interval
+from .study import Row, Study
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLUMNS = ("policy", "kept", "quality [95 %]", "of the large", "cost", "× large [95 %]", "ceiling", "stops")
+
+
+def write_report(study: Study, folder: Path) -> Path:
+    """Write page and figures to a folder and return the page's path. Raises `ToolkitError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        note = f"{len(study.draws)} prompts, {study.held.stages} stages, cost in {study.cost}"
+        figures = draw_figures((curve, usage, reliability, regret), study, note, folder)
+        template = (files(__package__) / "report.html").read_text(encoding="utf-8")
+        page = render_page(
+            template, "toolkit cascade", note=note, figures=figures, columns=COLUMNS,
+            rows=list_rows(study), stages=list_stages(study), notes=list_notes(study),
+        )  # fmt: skip
+        (folder / "index.html").write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ToolkitError(
+            f"the report cannot be written to {folder} ({error.strerror}): name another with --out"
+        ) from error
+    return folder / "index.html"
+
+
+def make_tables(study: Study) -> list[Table]:
+    """The stages, and the policies' speed-ups."""
+    from rich.table import Table
+    from rich.text import Text
+
+    tables = []
+    for columns, rows in (
+        (("stage", "quality [95 %]", f"cost, {study.cost}"), list_stages(study)),
+        (COLUMNS, list_rows(study)),
+    ):
+        table = Table(box=None, pad_edge=False)
+        for number, name in enumerate(columns):
+            table.add_column(name, justify="right" if number else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        tables.append(table)
+    return tables
+
+
+def list_stages(study: Study) -> list[list[str]]:
+    """The cells of each stage alone."""
+    return [
+        [name, _interval(found.quality, 3), f"{found.cost.mean:.4g}"]
+        for name, found in zip(study.stages, study.alone, strict=True)
+    ]
+
+
+def list_rows(study: Study) -> list[list[str]]:
+    """The cells of each policy at each kept share, in the order of `COLUMNS`."""
+    ceilings = {row.kept: row.speedup for row in study.rows if row.policy == "oracle"}
+    return [_cells(row, ceilings[row.kept]) for row in study.rows]
+
+
+def _cells(row: Row, ceiling: Interval | None) -> list[str]:
+    head = [row.policy, f"{row.kept:.0%}"]
+    if row.held is None or row.speedup is None:
+        return [*head, "not reached", *["–"] * (len(COLUMNS) - 3)]
+    return [
+        *head,
+        _interval(row.held.quality, 3),
+        "–" if row.share is None else f"{row.share:.1%}",
+        f"{row.held.cost.mean:.4g}",
+        _interval(row.speedup, 2),
+        "–" if ceiling is None else f"{ceiling.mean:.2f}",
+        " / ".join(f"{share:.0%}" for share in row.held.usage),
+    ]
+
+
+def list_notes(study: Study) -> list[str]:
+    """What to know before reading the table."""
+    notes = [
+        "× large: mean cost of the last stage alone, divided by that of the cascade, which pays for every "
+        "stage it runs. Settings were chosen on the other half of the prompts; the oracle's on this one, "
+        "with knowledge of all grades."
+    ]
+    if "drafter=none" in study.stages[-1] or study.stages[-1].split()[-1:] == ["ar"]:
+        notes.append(
+            "The last stage was recorded without speculation, which flatters every cascade: record it as "
+            "fast as it can be."
+        )
+    over = [found.name for found in study.regret[1:] if found.after[:, -1].mean() > found.bound[-1]]
+    learnt = study.regret[0]
+    notes.append(
+        f"Regret of expweights after {len(learnt.bound):,} prompts: {learnt.after[:, -1].mean():.0f}, bound "
+        f"{learnt.bound[-1]:.0f}. Controls above the bound: {', '.join(over) or 'none'}."
+    )
+    return notes
+
+
+def _interval(found: Interval, places: int) -> str:
+    return f"{found.mean:.{places}f} [{found.low:.{places}f}, {found.high:.{places}f}]"
