@@ -16,7 +16,9 @@ from .study import Row, Study
 if TYPE_CHECKING:
     from rich.table import Table
 
-COLUMNS = ("policy", "kept", "quality [95 %]", "of the large", "cost", "× large [95 %]", "ceiling", "stops")
+COLUMNS = (
+    "policy", "kept", "quality [95 %]", "of the large", "cost", "× large [95 %]", "ceiling", "stops",
+)  # fmt: skip
 
 
 def write_report(study: Study, folder: Path) -> Path:
@@ -89,20 +91,22 @@ def _cells(row: Row, ceiling: Interval | None) -> list[str]:
 def list_notes(study: Study) -> list[str]:
     """What to know before reading the table."""
     notes = [
-        "× large: mean cost of the last stage alone, divided by that of the cascade, which pays for every "
-        "stage it runs. Settings were chosen on the other half of the prompts; the oracle's on this one, "
-        "with knowledge of all grades."
+        "kept: the share of the last stage's quality that a setting had to keep on the other half of "
+        "the prompts, where settings were chosen. × large: mean cost of the last stage alone, divided "
+        "by that of the cascade, which pays for every stage it runs. ceiling: the oracle's, chosen on "
+        "these prompts with knowledge of all grades."
     ]
     if "drafter=none" in study.stages[-1] or study.stages[-1].split()[-1:] == ["ar"]:
         notes.append(
-            "The last stage was recorded without speculation, which flatters every cascade: record it as "
-            "fast as it can be."
+            "The last stage was recorded without speculation, which flatters every cascade: record it "
+            "as fast as it can be."
         )
     over = [found.name for found in study.regret[1:] if found.after[:, -1].mean() > found.bound[-1]]
     learnt = study.regret[0]
     notes.append(
-        f"Regret of expweights after {len(learnt.bound):,} prompts: {learnt.after[:, -1].mean():.0f}, bound "
-        f"{learnt.bound[-1]:.0f}. Controls above the bound: {', '.join(over) or 'none'}."
+        f"Regret of expweights after {len(learnt.bound):,} prompts: "
+        f"{learnt.after[:, -1].mean():.0f}, bound {learnt.bound[-1]:.0f}. Controls above the bound: "
+        f"{', '.join(over) or 'none'}."
     )
     return notes
 

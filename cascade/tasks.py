@@ -29,7 +29,9 @@ class Task:
         return GRADERS[self.grader](self.prompt, answer, self.reference)
 
 
-def load_tasks(name: str, registry: Registry, count: int | None = None, seed: int = 0) -> list[Task]:
+def load_tasks(
+    name: str, registry: Registry, count: int | None = None, seed: int = 0
+) -> list[Task]:
     """Load tasks by NAME, NAME:LOCATION or FILE.jsonl; with `count` that many, drawn by `seed`.
 
     Raises `ToolkitError` for what is missing, has another form, or cannot be graded.
@@ -40,7 +42,9 @@ def load_tasks(name: str, registry: Registry, count: int | None = None, seed: in
     if count is None:
         return tasks
     if count > len(tasks):
-        raise ToolkitError(f"{name} has {len(tasks)} tasks, and {count} are asked for: ask for fewer")
+        raise ToolkitError(
+            f"{name} has {len(tasks)} tasks, and {count} are asked for: ask for fewer"
+        )
     return random.Random(seed).sample(tasks, count)  # noqa: S311 a choice of prompts
 
 

@@ -12,9 +12,9 @@ from ..study import Point, Study
 TITLE = "Cost and quality"
 CAPTION = (
     "Each point is a policy fitted for one λ on the other half of the prompts, with the 95 % bootstrap "
-    "intervals of mean cost and quality over prompts. Crosses: each stage alone. Dashed: choosing between "
-    "the first and the last stage alone by chance. Dotted: the hull of all policies, which was chosen on "
-    "the points it shows. A policy below the dashed line is worth nothing. The oracle knows all grades."
+    "intervals of mean cost and quality over prompts. Crosses: each stage alone. Dashed: the first or "
+    "the last stage alone, by chance; a policy below it is worth nothing. Dotted: the hull of all "
+    "policies, chosen on the points it shows. The oracle knows all grades."
 )
 
 
@@ -26,11 +26,18 @@ def draw(study: Study, theme: Theme) -> Figure:
     ends = [(each.cost.mean, each.quality.mean) for each in study.alone]
     axes.plot(*zip(*ends, strict=True), "x", color=theme.ink, label="stages alone", zorder=4)
     axes.plot(
-        *zip(ends[0], ends[-1], strict=True), color=theme.soft, linestyle=(0, (4, 3)), label="chance"
+        *zip(ends[0], ends[-1], strict=True),
+        color=theme.soft,
+        linestyle=(0, (4, 3)),
+        label="chance",
     )
     every = [(p.held.cost.mean, p.held.quality.mean) for c in study.curves.values() for p in c]
     axes.plot(
-        *zip(*find_hull(every), strict=True), color=theme.soft, linestyle=":", linewidth=1, label="hull"
+        *zip(*find_hull(every), strict=True),
+        color=theme.soft,
+        linestyle=":",
+        linewidth=1,
+        label="hull",
     )
     axes.set(xlabel=f"mean cost of a prompt, {study.cost}", ylabel="mean quality")
     theme.add_legend(figure, axes, 4)
@@ -41,7 +48,8 @@ def _draw_curve(axes: object, points: list[Point], name: str, colour: str) -> No
     held = sorted((point.held for point in points), key=lambda each: each.cost.mean)
     costs, qualities = [h.cost for h in held], [h.quality for h in held]
     spans = [
-        [[i.mean - i.low for i in part], [i.high - i.mean for i in part]] for part in (costs, qualities)
+        [[i.mean - i.low for i in part], [i.high - i.mean for i in part]]
+        for part in (costs, qualities)
     ]
     axes.errorbar(  # type: ignore[attr-defined]
         [i.mean for i in costs], [i.mean for i in qualities], xerr=spans[0], yerr=spans[1],
@@ -57,9 +65,13 @@ def find_hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     for point in sorted(points, key=lambda each: (each[0], -each[1])):
         if point[0] > end:
             break
-        while len(hull) > 1 and np.cross(
-            [*np.subtract(hull[-1], hull[-2]), 0], [*np.subtract(point, hull[-2]), 0]
-        )[2] >= 0:
+        while (
+            len(hull) > 1
+            and np.cross([*np.subtract(hull[-1], hull[-2]), 0], [*np.subtract(point, hull[-2]), 0])[
+                2
+            ]
+            >= 0
+        ):
             hull.pop()
         if not hull or point[0] > hull[-1][0]:
             hull.append(point)

@@ -12,9 +12,9 @@ from ..study import Study
 TITLE = "Regret of learning online"
 CAPTION = (
     "Loss so far, less that of the best threshold vector of the grid in hindsight, on prompts drawn "
-    "from those recorded; mean and range of the runs. Dashed: the bound √(2 L T ln |Π|) on the expected "
-    "regret of expweights. The controls learn nothing (uniform) or from biased estimates (unweighted). "
-    "Where they stay below the bound, these prompts do not show that learning is at work."
+    "from those recorded. Dashed: the bound √(2 L T ln |Π|) on the expected regret of expweights. The "
+    "controls learn nothing (uniform) or from biased estimates (unweighted). Where they stay below "
+    "the bound, these prompts do not show that learning is at work."
 )
 
 
@@ -24,12 +24,11 @@ def draw(study: Study, theme: Theme) -> Figure:
     bound = study.regret[0].bound
     turns = np.unique(np.geomspace(16, len(bound), 60).astype(int))
     for number, found in enumerate(study.regret):
-        after = np.maximum(found.after[:, turns - 1], 0.5)
-        axes.plot(turns, after.mean(0), color=theme.colour(number), label=found.name)
-        axes.fill_between(
-            turns, after.min(0), after.max(0), color=theme.colour(number), alpha=0.2, linewidth=0
-        )
+        after = np.maximum(found.after[:, turns - 1].mean(0), 0.5)
+        axes.plot(turns, after, color=theme.colour(number), label=found.name)
     axes.plot(turns, bound[turns - 1], color=theme.soft, linestyle=(0, (4, 3)), label="bound")
     axes.set(xlabel="prompts", ylabel="regret, scaled losses", xscale="log", yscale="log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     theme.add_legend(figure, axes, 4)
     return figure

@@ -10,9 +10,9 @@ from ..study import Study
 
 TITLE = "Reliability of the scores"
 CAPTION = (
-    "Mean quality of the answers with about the same score, by stage, on prompts that the calibration has "
-    "not seen. On the dashed line a score is the quality to expect. ECE: mean distance from it. A larger "
-    "point stands for more prompts."
+    "Mean quality of the answers with about the same score, by stage, on prompts that the calibration "
+    "has not seen. On the dashed line a score is the quality to expect. ECE: mean distance from it. A "
+    "larger point stands for more prompts."
 )
 
 

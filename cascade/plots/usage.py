@@ -27,5 +27,6 @@ def draw(study: Study, theme: Theme) -> Figure:
     )  # fmt: skip
     axes.set(xlabel="λ, in mean costs of the large model", ylabel="share of prompts", xscale="log")
     axes.set_ylim(0, 1)
+    axes.xaxis.set_major_formatter("{x:g}")
     theme.add_legend(figure, axes, 1)
     return figure
