@@ -83,7 +83,7 @@ class Study:
         ids = list(rows)
         if not ids or len(rows[ids[0]]) < 2:
             raise ToolkitError("a cascade has two stages or more: record at least two")
-        keep = split_by_prompt(ids, 0.5)
+        keep = split_by_prompt(0.5)
         ours = np.array([keep(prompt) for prompt in ids])
         if min(ours.sum(), (~ours).sum()) < FEWEST:
             raise ToolkitError(

@@ -23,8 +23,8 @@ def record(prompts=160, stages=3, seed=0, certain=0.9):
                     prompt_tokens=9, tokens=4, seconds=costs[stage] * (0.8 + 0.4 * rng.random()),
                     flops=1.0, bytes=1.0, logprobs=logprobs, margins=[-x for x in logprobs],
                     quality=float(good),
-                )  # fmt: skip
-            )
+                )
+            )  # fmt: skip
     return rows
 
 

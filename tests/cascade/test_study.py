@@ -1,5 +1,7 @@
 """The study: halves that do not overlap, an oracle above all, and what it refuses."""
 
+from itertools import pairwise
+
 import attrs
 import numpy as np
 import pytest
@@ -56,7 +58,7 @@ def test_gain_is_studied_with_two_stages(record):
 @settings(max_examples=15)
 def test_no_point_is_above_the_hull(points):
     hull = find_hull(points)
-    assert all(a[0] < b[0] and a[1] < b[1] + 1e-12 for a, b in zip(hull, hull[1:], strict=False))
+    assert all(a[0] < b[0] and a[1] < b[1] + 1e-12 for a, b in pairwise(hull))
     for cost, quality in points:
         if cost >= hull[0][0]:
             assert quality <= np.interp(cost, *zip(*hull, strict=True)) + 1e-9
