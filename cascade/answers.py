@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import attrs
 import numpy as np
@@ -10,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from attrs import frozen
 
-from toolkit import Evidence, Outcomes, Scorer, ToolkitError, column, open_atomically, schema
+from toolkit import Evidence, Outcomes, ToolkitError, column, open_atomically, schema
 
 
 @frozen(kw_only=True)
@@ -32,9 +38,24 @@ class Answer:
     margins: list[float] = column("of each token: to the second likeliest, in log-probability")
     quality: float | None = column("grade in [0, 1]; null: not graded")
 
-    @property
-    def evidence(self) -> Evidence:
-        return Evidence(tuple(self.logprobs), tuple(self.margins), self.prompt_tokens)
+
+def hash_text(prompt: str) -> str:
+    """The column `prompt_id`."""
+    return hashlib.sha256(prompt.encode()).hexdigest()[:16]
+
+
+def evidence_of(answer: Answer, before: Answer | None) -> Evidence:
+    """What a scorer is told of an answer. `before` is that of the stage before."""
+    agreement = None if before is None else compare_words(answer.text, before.text)
+    logprobs, margins = tuple(answer.logprobs), tuple(answer.margins)
+    return Evidence(logprobs, margins, answer.prompt_tokens, agreement)
+
+
+def compare_words(one: str, other: str) -> float:
+    """F1 of the words that two texts have in common, in any case; 1 for two without words."""
+    ours, theirs = (Counter(re.findall(r"\w+", text.casefold())) for text in (one, other))
+    count = ours.total() + theirs.total()
+    return 2 * (ours & theirs).total() / count if count else 1.0
 
 
 def write_answers(answers: list[Answer], file: Path) -> None:
@@ -46,14 +67,19 @@ def write_answers(answers: list[Answer], file: Path) -> None:
 
 
 def read_answers(file: Path) -> list[Answer]:
-    """Read recorded answers. Raises `ToolkitError` for a file that has none."""
+    """Read recorded answers from a file, or from a folder of part files. Raises `ToolkitError` for one
+    that has none."""
+    source = sorted(file.glob("*.parquet")) if file.is_dir() else file
     try:
-        table = pq.read_table(file, schema=schema(Answer))
-    except (OSError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        table = pq.read_table(source, schema=schema(Answer))
+    except (OSError, ValueError, pa.ArrowTypeError) as error:
         raise ToolkitError(
             f"{file} has no recorded answers ({error}): make it with `toolkit cascade record`"
         ) from error
-    return [Answer(**row) for row in table.to_pylist()]
+    answers = [Answer(**row) for row in table.to_pylist()]
+    if file.is_dir():  # parts may stand beside the whole that they were joined to
+        answers = list({(answer.prompt_id, answer.stage): answer for answer in answers}.values())
+    return answers
 
 
 def by_prompt(answers: list[Answer]) -> dict[str, list[Answer]]:
@@ -76,15 +102,39 @@ def by_prompt(answers: list[Answer]) -> dict[str, list[Answer]]:
     return found
 
 
-def outcomes_of(answers: list[Answer], scorers: list[Scorer], cost: str = "seconds") -> Outcomes:
-    """The outcomes of every prompt. `scorers[L]` score the stages; `cost` is a column."""
-    rows = list(by_prompt(answers).values())
-    both = [
-        [
-            (scorer.score(a.evidence), getattr(a, cost), a.quality)
-            for scorer, a in zip(scorers, row, strict=True)
-        ]
-        for row in rows
+class Scores(Protocol):
+    """What scores the answers of a stage: a scorer, or one that is calibrated."""
+
+    def score(self, answer: Evidence) -> float: ...
+
+
+def outcomes_of(
+    rows: dict[str, list[Answer]], scorers: Sequence[Scores], cost: str = "seconds"
+) -> Outcomes:
+    """The outcomes of prompts, in order. `scorers[L]` score the stages; `cost` is a column."""
+    scores = [
+        [scorer.score(each) for scorer, each in zip(scorers, evidence_of_all(row), strict=True)]
+        for row in rows.values()
     ]
-    table = np.asarray(both, dtype=np.float64)
-    return Outcomes(table[..., 0], table[..., 1], table[..., 2])
+    costs = [[getattr(answer, cost) for answer in row] for row in rows.values()]
+    qualities = [[answer.quality for answer in row] for row in rows.values()]
+    return Outcomes(*(np.asarray(part, dtype=np.float64) for part in (scores, costs, qualities)))
+
+
+def evidence_of_all(row: list[Answer]) -> list[Evidence]:
+    """What scorers are told of the answers to one prompt, by stage."""
+    first = evidence_of(row[0], None)
+    return [first, *(evidence_of(answer, before) for before, answer in pairwise(row))]
+
+
+def require_cascade(rows: dict[str, list[Answer]], cost: str) -> None:
+    """Raise `ToolkitError` unless there are two stages or more, in the order of their mean cost."""
+    first = next(iter(rows.values()), [])
+    if len(first) < 2:
+        raise ToolkitError("a cascade has two stages or more: record at least two")
+    means = np.mean([[getattr(answer, cost) for answer in row] for row in rows.values()], axis=0)
+    if (np.diff(means) < 0).any():
+        raise ToolkitError(
+            f"the stages are not in the order of their mean {cost} "
+            f"({', '.join(f'{mean:.3g}' for mean in means)}): record the cheapest first"
+        )

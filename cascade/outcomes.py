@@ -52,3 +52,26 @@ def stops_of(policy: StopPolicy, scores: Floats, draws: Floats) -> Ints:
 def oracle_stops(outcomes: Outcomes, trade_off: float) -> Ints:
     """The stage [n] of least loss for each prompt, chosen with knowledge of all qualities and costs."""
     return np.asarray(losses(outcomes, trade_off).argmin(1))
+
+
+def find_hull(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The upper hull of (cost, quality), from the cheapest point to the best one."""
+    best = max(quality for _, quality in points)
+    end = min(cost for cost, quality in points if quality == best)
+    hull: list[tuple[float, float]] = []
+    for point in sorted(points, key=lambda each: (each[0], -each[1])):
+        if point[0] > end:
+            break
+        while len(hull) > 1 and _is_below(hull[-1], hull[-2], point):
+            hull.pop()
+        if not hull or point[0] > hull[-1][0]:
+            hull.append(point)
+    return hull
+
+
+def _is_below(
+    point: tuple[float, float], left: tuple[float, float], right: tuple[float, float]
+) -> bool:
+    """Whether a point is on or below the line between two others."""
+    rise, run = right[1] - left[1], right[0] - left[0]
+    return (point[1] - left[1]) * run <= rise * (point[0] - left[0])

@@ -12,6 +12,8 @@ from attrs import frozen
 
 from toolkit import Choice, Registry, Scorer, StopPolicy, ToolkitError, open_atomically
 
+from .calibration import Calibrated
+
 KIND = "toolkit cascade, 1"
 
 
@@ -21,7 +23,7 @@ class FittedCascade:
     probability `share`: that meets a budget in expectation."""
 
     stages: list[str]
-    scorers: list[Scorer]
+    scorers: list[Calibrated]
     policies: list[StopPolicy]
     share: float
     trade_off: float
@@ -38,7 +40,10 @@ def write_fitted(fitted: FittedCascade, file: Path) -> None:
     data = {
         "kind": KIND,
         "stages": fitted.stages,
-        "scorers": [_state(scorer) for scorer in fitted.scorers],
+        "scorers": [
+            _state(each.scorer) | {"scores": each.scores, "qualities": each.qualities}
+            for each in fitted.scorers
+        ],
         "policies": [_state(policy) for policy in fitted.policies],
         "share": fitted.share,
         "trade_off": fitted.trade_off,
@@ -55,7 +60,10 @@ def read_fitted(file: Path, registry: Registry) -> FittedCascade:
         data = json.loads(file.read_text())
         if data["kind"] != KIND:
             raise KeyError("kind")
-        scorers = [_restored(each, registry, "scorer") for each in data["scorers"]]
+        scorers = [
+            Calibrated(_restored(each, registry, "scorer"), each["scores"], each["qualities"])
+            for each in data["scorers"]
+        ]
         policies = [_restored(each, registry, "policy") for each in data["policies"]]
         return FittedCascade(
             data["stages"], scorers, policies, data["share"], data["trade_off"], data["cost"],

@@ -96,7 +96,7 @@ def list_notes(study: Study) -> list[str]:
         "by that of the cascade, which pays for every stage it runs. ceiling: the oracle's, chosen on "
         "these prompts with knowledge of all grades."
     ]
-    if "drafter=none" in study.stages[-1] or study.stages[-1].split()[-1:] == ["ar"]:
+    if "drafter=none" in study.stages[-1]:
         notes.append(
             "The last stage was recorded without speculation, which flatters every cascade: record it "
             "as fast as it can be."

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from toolkit import Outcomes, Scorer, StopPolicy, ToolkitError
 
-from .answers import Answer, by_prompt, outcomes_of
+from .answers import Answer, by_prompt, evidence_of_all, outcomes_of, require_cascade
+from .calibration import fit_scorers
+from .fitting import FEWEST, SWEEP
 from .outcomes import oracle_stops, stops_of
 from .policies.dp import DP
 from .policies.frugal import Frugal
@@ -26,8 +28,6 @@ from .replay import RESAMPLES, Interval, Replayed, alone, draws_of, replay_stops
 
 Floats = NDArray[np.float64]
 KEPT = (0.9, 0.95, 0.99)  # of the large model's quality
-SWEEP = np.array([0, *np.geomspace(0.03, 100, 25)])  # λ, in mean costs of the large model
-FEWEST = 20  # prompts in each half
 TURNS = 65_536  # prompts that the online policies see: with fewer, controls may keep the bound
 SHARES = np.linspace(0, 1, 11)  # of prompts that go on by chance
 
@@ -80,34 +80,23 @@ class Study:
         """Fit a scorer to each stage and calibrate it. Raises `ToolkitError` for too few prompts or
         stages, and for missing grades."""
         rows = by_prompt(answers)
-        ids = list(rows)
-        if not ids or len(rows[ids[0]]) < 2:
-            raise ToolkitError("a cascade has two stages or more: record at least two")
-        keep = split_by_prompt(0.5)
-        ours = np.array([keep(prompt) for prompt in ids])
-        if min(ours.sum(), (~ours).sum()) < FEWEST:
+        require_cascade(rows, cost)
+        is_ours = split_by_prompt(0.5)
+        ours = {prompt: row for prompt, row in rows.items() if is_ours(prompt)}
+        rest = {prompt: row for prompt, row in rows.items() if not is_ours(prompt)}
+        if min(len(ours), len(rest)) < FEWEST:
             raise ToolkitError(
-                f"{len(ids)} prompts are too few to fit on one half and report on the other: record "
+                f"{len(rows)} prompts are too few to fit on one half and report on the other: record "
                 f"{4 * FEWEST} or more"
             )
-        scorers = []
-        for stage in range(len(rows[ids[0]])):
-            known = [
-                rows[prompt][stage] for prompt, is_ours in zip(ids, ours, strict=True) if is_ours
-            ]
-            grades = [float(answer.quality or 0) for answer in known]
-            scorers.append(scorer.fit([answer.evidence for answer in known], grades))
-        every = outcomes_of(answers, scorers, cost)
-        means = every.costs[ours].mean(0)
-        if list(means) != sorted(means):
-            raise ToolkitError(
-                f"the stages are not in the order of their mean {cost} "
-                f"({', '.join(f'{mean:.3g}' for mean in means)}): record the cheapest first"
-            )
-        every = Outcomes(calibrate(every, ours), every.costs, every.qualities)
-        names = [answer.name for answer in rows[ids[0]]]
-        draws = draws_of(ids)[~ours]
-        return cls(names, cost, every.rows(ours), every.rows(~ours), draws)
+        scorers = fit_scorers(
+            scorer,
+            [evidence_of_all(row) for row in ours.values()],
+            [[float(answer.quality or 0) for answer in row] for row in ours.values()],
+        )
+        names = [answer.name for answer in next(iter(rows.values()))]
+        fitting, held = (outcomes_of(half, scorers, cost) for half in (ours, rest))
+        return cls(names, cost, fitting, held, draws_of(list(rest)))
 
     @cached_property
     def large(self) -> Replayed:
@@ -182,17 +171,6 @@ class Study:
         """The online policy and its controls, on draws of the reporting half, at λ = 3 large models."""
         rate = 3 * float(self.held.costs[:, -1].mean())
         return [measure_regret(each, self.held, rate, TURNS, seeds=1) for each in LEARNERS]
-
-
-def calibrate(outcomes: Outcomes, fitting: NDArray[np.bool_]) -> Floats:
-    """Scores [n, L] put through an isotonic map to mean quality, fitted on some prompts."""
-    from sklearn.isotonic import IsotonicRegression
-
-    columns = []
-    for scores, qualities in zip(outcomes.scores.T, outcomes.qualities.T, strict=True):
-        model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
-        columns.append(model.fit(scores[fitting], qualities[fitting]).predict(scores))
-    return np.stack(columns, axis=1)
 
 
 def compare_costs(theirs: Floats, ours: Floats) -> Interval:

@@ -30,9 +30,7 @@ class Evidence:
     logprobs: tuple[float, ...]
     margins: tuple[float, ...]
     prompt_tokens: int
-    agrees: float | None = (
-        None  # whether it is the answer of the stage before; None: the first stage
-    )
+    agreement: float | None = None  # F1 of words with the stage before's answer; None: the first stage
 
 
 @frozen(eq=False)

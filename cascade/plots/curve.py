@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from toolkit.theme import Theme
 
+from ..outcomes import find_hull
 from ..study import Point, Study
 
 TITLE = "Cost and quality"
@@ -55,24 +55,3 @@ def _draw_curve(axes: object, points: list[Point], name: str, colour: str) -> No
         [i.mean for i in costs], [i.mean for i in qualities], xerr=spans[0], yerr=spans[1],
         color=colour, label=name, marker="o", markersize=3, linewidth=1, elinewidth=0.4,
     )  # fmt: skip
-
-
-def find_hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The upper hull of (cost, quality), from the cheapest point to the best one."""
-    best = max(quality for _, quality in points)
-    end = min(cost for cost, quality in points if quality == best)
-    hull: list[tuple[float, float]] = []
-    for point in sorted(points, key=lambda each: (each[0], -each[1])):
-        if point[0] > end:
-            break
-        while (
-            len(hull) > 1
-            and np.cross([*np.subtract(hull[-1], hull[-2]), 0], [*np.subtract(point, hull[-2]), 0])[
-                2
-            ]
-            >= 0
-        ):
-            hull.pop()
-        if not hull or point[0] > hull[-1][0]:
-            hull.append(point)
-    return hull

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import attrs
 import pytest
-from toolkit.cascade.answers import Answer, outcomes_of, read_answers, write_answers
+from toolkit.cascade.answers import (
+    Answer,
+    by_prompt,
+    outcomes_of,
+    read_answers,
+    write_answers,
+)
 from toolkit.cascade.scorers.mean_logprob import MeanLogprob
 
 from toolkit import ToolkitError
@@ -32,7 +38,7 @@ def test_another_file_is_refused(tmp_path):
 
 def test_outcomes_have_a_row_for_each_prompt_and_a_column_for_each_stage():
     answers = [answer(p, s, q) for p, q in (("00ff", 1.0), ("11ff", 0.0)) for s in (1, 0)]
-    found = outcomes_of(answers, [MeanLogprob(), MeanLogprob()])
+    found = outcomes_of(by_prompt(answers), [MeanLogprob(), MeanLogprob()])
     assert found.costs.tolist() == [[0.5, 1.5], [0.5, 1.5]]
     assert found.qualities.tolist() == [[1.0, 1.0], [0.0, 0.0]]
 
@@ -49,7 +55,7 @@ def test_outcomes_have_a_row_for_each_prompt_and_a_column_for_each_stage():
 )
 def test_what_cannot_be_fitted_is_refused(answers, message):
     with pytest.raises(ToolkitError, match=message):
-        outcomes_of(answers, [MeanLogprob()] * 2)
+        by_prompt(answers)
 
 
 def test_an_answer_is_immutable():

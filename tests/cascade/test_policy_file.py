@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 import pytest
+from toolkit.cascade.calibration import Calibrated
 from toolkit.cascade.outcomes import stops_of
 from toolkit.cascade.policies.dp import DP
 from toolkit.cascade.policies.frugal import Frugal
@@ -32,7 +33,7 @@ def outcomes():
 def test_a_fitted_cascade_stops_alike_once_read_again(policy, outcomes, tmp_path):
     rng = np.random.default_rng(1)
     held = [Evidence((-float(x), -0.1), (float(x), 1.0), 3) for x in rng.random(40)]
-    scorer = Logistic().fit(held, [float(each.logprobs[0] > -0.5) for each in held])
+    scorer = Calibrated.fit(Logistic(), held, [float(each.logprobs[0] > -0.5) for each in held])
     fitted = policy.fit(outcomes, 5.0)
     whole = FittedCascade(["a", "b"], [scorer, scorer], [fitted], 0.0, 5.0, "seconds", ["00ff"])
     write_fitted(whole, tmp_path / "c.json")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toolkit.cascade.plots.curve import find_hull
+from toolkit.cascade.outcomes import find_hull
 from toolkit.cascade.replay import replay_stops
 from toolkit.cascade.scorers.logistic import Logistic
 from toolkit.cascade.scorers.mean_logprob import MeanLogprob
@@ -86,7 +86,10 @@ def test_reliability_of_true_probabilities():
         (lambda rows: [row for row in rows if row.stage == 0], "two stages or more"),
         (lambda rows: [attrs.evolve(rows[0], quality=None), *rows[1:]], "has no grade"),
         (lambda rows: rows[1:], "expected 0 to 2"),
-        (lambda rows: [attrs.evolve(r, stage=2 - r.stage) for r in rows], "record the cheapest first"),
+        (
+            lambda rows: [attrs.evolve(r, stage=2 - r.stage) for r in rows],
+            "record the cheapest first",
+        ),
     ],
 )
 def test_bad_rows(record, change, error):
