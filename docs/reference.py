@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 import pyarrow as pa
 from toolkit.bench.columns import ArmColumns, SampleColumns
+from toolkit.cascade.answers import Answer
 
 import toolkit
 from toolkit import Registry, conformance, schema
@@ -157,6 +158,7 @@ def column_tables(text: str) -> str:
     parts = {f"## `{table}`": columns for table, columns in TABLES.items()}
     parts["### `runs` of a bench"] = schema(ArmColumns)
     parts["### `requests` of a bench"] = schema(SampleColumns)
+    parts["## Answers of a cascade"] = schema(Answer)
     for heading, columns in parts.items():
         text = _with_rows(text, heading, [_column_row(column) for column in columns])
     return text
