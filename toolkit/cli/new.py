@@ -19,6 +19,8 @@ WHAT = {
     "shaper": "tree shaper",
     "verifier": "verifier",
     "kv": "KV policy",
+    "scorer": "scorer",
+    "policy": "stop policy",
     "dataset": "data set",
 }
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -91,6 +93,8 @@ def _run(kind: str) -> str:
     """The command that a new package's README suggests, up to the name."""
     if kind == "dataset":
         return "bench --arm drafter=model --prompts 3 --dataset"
+    if kind in ("scorer", "policy"):
+        return f"cascade fit answers --trade-off 1 --{kind}"
     return f'run "Once upon a time" --verify --{kind}'
 
 
