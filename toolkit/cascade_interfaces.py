@@ -76,6 +76,9 @@ class StopPolicy(Strategy):
     kind = "policy"
     feedback: ClassVar[Feedback] = "none"
     """Whether `update` is told the grades of the answers that were produced."""
+    minimises: ClassVar[bool] = False
+    """Whether `fit` finds the least mean cost plus λ times the lost quality among fixed rules: then
+    neither cost nor quality falls with λ on the prompts fitted to."""
 
     def fit(self, outcomes: Outcomes, trade_off: float) -> Self:
         """A policy fitted to recorded outcomes. `trade_off` is λ: the cost that one unit of quality is

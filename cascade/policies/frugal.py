@@ -23,6 +23,7 @@ class Frugal(StopPolicy):
     """
 
     name = "frugal"
+    minimises = True
     budget: float = option(0.0, help="mean cost of a prompt; 0: no limit", validator=ge(0))
     quantiles: int = option(12, help="thresholds tried for each stage", validator=ge(2))
     _thresholds: list[float] = attrs.field(init=False, factory=list)

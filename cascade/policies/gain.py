@@ -18,6 +18,7 @@ class Gain(StopPolicy):
     expected gain in quality is worth its expected cost, E[Q₂ − Q₁ | score] > E[C₂ | score] / λ."""
 
     name = "gain"
+    minimises = True
     bins: int = option(8, help="bins of the score", validator=ge(1))
     _edges: list[float] = attrs.field(init=False, factory=list)
     _stops: list[bool] = attrs.field(init=False, factory=list)  # by bin

@@ -17,6 +17,7 @@ class Threshold(StopPolicy):
     fitted by trying percentiles of the recorded scores (confidence deferral; Chow 1970)."""
 
     name = "threshold"
+    minimises = True
     value: float = option(0.5, help="stop at this score", validator=and_(ge(0), le(1)))
 
     def fit(self, outcomes: Outcomes, trade_off: float) -> Threshold:

@@ -28,7 +28,9 @@ from toolkit.interfaces import TOKEN_IDENTICAL
 from toolkit.sampling import Sampler, Sampling
 from toolkit.tree import TokenTree
 
-FAMILIES = st.sampled_from(["llama", "gpt2", "gemma3"])  # grouped queries; no rotary; sliding layers
+FAMILIES = st.sampled_from(
+    ["llama", "gpt2", "gemma3"]
+)  # grouped queries; no rotary; sliding layers
 
 
 def _token_identical(subject: UnderTest) -> bool:
@@ -325,6 +327,19 @@ PROPERTIES: tuple[Property, ...] = (
         "policy",
         lambda _: st.tuples(st.integers(0, 999), st.sampled_from([0.0, 1.0, 20.0])),
         lambda subject, example, _: cascades.stops_alike_again(subject.build, *example),
+    ),
+    of_kind(
+        cascades.quality_rises_with_lambda,
+        "policy",
+        lambda _: st.integers(0, 999),
+        lambda subject, seed, _: cascades.quality_rises_with_lambda(subject.build, seed),
+        applies=lambda s: s.choice.cls.minimises,
+    ),
+    of_kind(
+        cascades.grades_are_read_of_stages_that_ran,
+        "policy",
+        lambda _: st.integers(0, 999),
+        lambda subject, seed, _: cascades.grades_are_read_of_stages_that_ran(subject.build, seed),
     ),
     of_kind(
         masks.node_sees_its_path, "kv", _nodes, _try_tree_pass, "hidden", applies=lambda s: s.mask

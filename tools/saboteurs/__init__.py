@@ -126,4 +126,6 @@ GALLERY = (
     Sabotage("requests-are-independent", eviction.RemembersScores),
     Sabotage("scores-are-probabilities", cascades.SumOfLogprobs),
     Sabotage("stops-alike-again", cascades.TossesToStop),
+    Sabotage("quality-rises-with-lambda", cascades.TurnedLambda),
+    Sabotage("grades-are-read-of-stages-that-ran", cascades.ReadsTheLastGrade),
 )

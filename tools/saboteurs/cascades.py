@@ -6,7 +6,7 @@ import random
 
 import attrs
 
-from toolkit.cascade_interfaces import Evidence, Scorer, StopPolicy
+from toolkit.cascade_interfaces import Evidence, Outcomes, Scorer, StopPolicy
 
 
 @attrs.define(eq=False)
@@ -27,3 +27,35 @@ class TossesToStop(StopPolicy):
 
     def stop(self, scores: list[float], draw: float) -> bool:
         return random.random() < scores[-1]
+
+
+@attrs.define(eq=False)
+class TurnedLambda(StopPolicy):
+    """The larger λ, the sooner it stops."""
+
+    name = "turned-lambda"
+    minimises = True
+    _limit: float = attrs.field(init=False, default=1.0)
+
+    def fit(self, outcomes: Outcomes, trade_off: float) -> TurnedLambda:
+        fitted = TurnedLambda()
+        fitted._limit = 1 / (1 + trade_off)
+        return fitted
+
+    def stop(self, scores: list[float], draw: float) -> bool:
+        return scores[-1] >= self._limit
+
+
+@attrs.define(eq=False)
+class ReadsTheLastGrade(StopPolicy):
+    """It learns from the second stage's grade, which is not known where the first one answered."""
+
+    name = "reads-the-last-grade"
+    feedback = "graded"
+    _limit: float = attrs.field(init=False, default=0.5)
+
+    def stop(self, scores: list[float], draw: float) -> bool:
+        return scores[-1] >= self._limit
+
+    def update(self, costs: list[float], qualities: list[float]) -> None:
+        self._limit += 0.01 * (qualities[1] - qualities[0])

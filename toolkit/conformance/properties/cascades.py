@@ -28,16 +28,60 @@ def scores_are_probabilities(make: Callable[[], Scorer], answers: list[Evidence]
 def stops_alike_again(make: Callable[[], StopPolicy], seed: int, trade_off: float) -> None:
     """Fitted to the same outcomes, two policies stop the same prompts for the same draws, and a policy
     does not change the scores that it is shown."""
-    rng = np.random.default_rng(seed)
-    shape = (30, STAGES)
-    outcomes = Outcomes(
-        rng.random(shape), rng.uniform(1, 2, shape), rng.integers(0, 2, shape).astype(np.float64)
-    )
+    outcomes, draws = _draw_outcomes(seed)
     one, other = (make().fit(outcomes, trade_off) for _ in range(2))
-    for row, draw in zip(outcomes.scores.tolist(), rng.random(30).tolist(), strict=True):
+    for row, draw in zip(outcomes.scores.tolist(), draws, strict=True):
         shown = row[:1]
         found = one.stop(shown, draw)
         if shown != row[:1]:
             raise Broken(f"stop changed the scores {row[:1]} to {shown}")
         if found != other.stop(row[:1], draw):
             raise Broken(f"two policies with the same fit differ for scores {row[:1]}, draw {draw}")
+
+
+def quality_rises_with_lambda(make: Callable[[], StopPolicy], seed: int) -> None:
+    """Of a policy that says that it `minimises`: on the prompts fitted to, neither mean cost nor mean
+    quality falls with λ."""
+    outcomes, draws = _draw_outcomes(seed)
+    before = (0.0, 0.0)
+    for trade_off in (0.0, 0.5, 2.0, 5.0, 50.0):
+        policy = make().fit(outcomes, trade_off)
+        on = [
+            not policy.stop(row[:1], draw)
+            for row, draw in zip(outcomes.scores.tolist(), draws, strict=True)
+        ]
+        cost = float(np.mean(outcomes.costs[:, 0] + on * outcomes.costs[:, 1]))
+        quality = float(np.mean(np.where(on, outcomes.qualities[:, 1], outcomes.qualities[:, 0])))
+        if cost < before[0] - 1e-9 or quality < before[1] - 1e-9:
+            raise Broken(
+                f"λ = {trade_off:g} gave mean cost {cost:.4g} and quality {quality:.4g}, a smaller λ "
+                f"gave {before[0]:.4g} and {before[1]:.4g}: neither may fall"
+            )
+        before = cost, quality
+
+
+def grades_are_read_of_stages_that_ran(make: Callable[[], StopPolicy], seed: int) -> None:
+    """`update` learns from the stages that ran and asks for no others, and does not change what it is
+    given."""
+    outcomes, draws = _draw_outcomes(seed)
+    policy = make().fit(outcomes, 1.0)
+    for n, draw in enumerate(draws):
+        ran = 1 if policy.stop(outcomes.scores[n, :1].tolist(), draw) else STAGES
+        told = [part[n, :ran].tolist() for part in (outcomes.costs, outcomes.qualities)]
+        shown = [list(part) for part in told]
+        try:
+            policy.update(*shown)
+        except IndexError as error:
+            raise Broken(
+                f"after {ran} of {STAGES} stages, update read one that did not run"
+            ) from error
+        if shown != told:
+            raise Broken(f"update changed {told} to {shown}")
+
+
+def _draw_outcomes(seed: int) -> tuple[Outcomes, list[float]]:
+    """Outcomes of 30 prompts, and a draw for each."""
+    rng = np.random.default_rng(seed)
+    shape = (30, STAGES)
+    costs, grades = rng.uniform(1, 2, shape), rng.integers(0, 2, shape).astype(np.float64)
+    return Outcomes(rng.random(shape), costs, grades), rng.random(30).tolist()
