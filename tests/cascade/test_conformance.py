@@ -10,6 +10,6 @@ NAMES = [name for kind in ("scorer", "policy") for name in Registry.installed().
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_conforms(name):
-    found = check(name, max_examples=8)
-    assert {f.name: f.details for f in found if f.outcome not in ("pass", "skip")} == {}
+    found = list(check(name, max_examples=8))
+    assert {f.name: f.details for f in found if f.outcome != "pass"} == {}
     assert any(finding.outcome == "pass" for finding in found)
