@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from toolkit.bootstrap import bootstrap_share
 from toolkit.theme import Theme
 
 from ..results import Results
-from ..statistics import bootstrap_share
 from ..store import Row
 
 ORDER = 7

@@ -1,20 +1,12 @@
 """Paired ratios and their intervals, against numbers worked out otherwise and known truths."""
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 import pytest
-from toolkit.bench.statistics import (
-    FEWEST,
-    Ratio,
-    bootstrap,
-    bootstrap_share,
-    compare_paired,
-    geometric_mean,
-    mean,
-    widen_tail,
-)
+from toolkit.bench.statistics import Ratio, compare_paired, geometric_mean, mean
+
+from toolkit.bootstrap import FEWEST, bootstrap
 
 
 def keyed(values):
@@ -45,33 +37,6 @@ def test_hard_and_easy_prompts_cancel_in_pairs():
     assert right.low < 1.1 < right.high
     shuffled = compare_paired(keyed(rng.permutation(ours)), keyed(base))
     assert shuffled.reading == "includes 1"
-
-
-def coverage(count, tries=500):
-    """How often an interval of `count` prompts holds the truth."""
-    rng, inside = np.random.default_rng(3), 0
-    for seed in range(tries):
-        low, high = bootstrap(rng.normal(0.2, 0.3, (count, 1)), seed)
-        inside += low <= 0.2 <= high
-    return inside / tries
-
-
-@pytest.mark.parametrize("count", [6, 10, 30])
-def test_an_interval_holds_the_truth_in_about_19_of_20(count, monkeypatch):
-    monkeypatch.setattr("toolkit.bench.statistics.RESAMPLES", 2000)
-    assert 0.92 < coverage(count) < 0.98
-
-
-def test_plain_percentiles_of_few_prompts_would_not(monkeypatch):
-    monkeypatch.setattr("toolkit.bench.statistics.RESAMPLES", 2000)
-    monkeypatch.setattr("toolkit.bench.statistics.widen_tail", lambda count: 0.025)
-    assert coverage(6) < 0.92
-
-
-@pytest.mark.parametrize(("count", "t"), [(5, 2.776), (6, 2.571), (11, 2.228), (31, 2.042)])
-def test_the_tail_is_students(count, t):
-    wanted = NormalDist().cdf(-t * math.sqrt(count / (count - 1)))
-    assert widen_tail(count) == pytest.approx(wanted, rel=0.03)
 
 
 def test_the_prompt_is_what_is_resampled():
@@ -137,15 +102,6 @@ def test_a_seed_gives_the_same_interval():
 )
 def test_the_reading_of_an_interval(low, high, reading):
     assert Ratio(1.0, low, high, 9).reading == reading
-
-
-def test_a_share_has_an_interval_over_prompts():
-    """A ratio of sums: equal prompts have no spread, unequal ones do, few have no interval."""
-    wholes = np.full(10, 20.0)
-    assert bootstrap_share(wholes / 2, wholes) == (0.5, 0.5)
-    low, high = bootstrap_share(np.arange(10.0), wholes)
-    assert low < 45 / 200 < high
-    assert bootstrap_share(np.array([1.0, 3.0]), np.array([4.0, 4.0])) == (0.5, 0.5)
 
 
 def test_a_mean_leaves_out_what_was_not_measured():
