@@ -237,7 +237,7 @@ def _make_table(found: list[Replayed], held: FittedCascade) -> Any:
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", overflow="fold")
     for each in found:
-        cells = [f"{i.mean:.4g} [{i.low:.4g}, {i.high:.4g}]" for i in (each.quality, each.cost)]
+        cells = [each.quality.describe(".4g"), each.cost.describe(".4g")]
         usage = " / ".join(f"{share:.0%}" for share in each.usage)
         table.add_row(*map(Text, (each.name, *cells, usage)))
     return table
@@ -318,16 +318,17 @@ def report(rows: Path, scorer: str, cost: str, out: Path, plugins: tuple[Path, .
     Policies are fitted on one half of the prompts and reported on the other.
     """
     require_extra("toolkit cascade report", "plots", "jinja2", "matplotlib")
-    chosen = options.load_registry(plugins).resolve("scorer", scorer).build()
+    registry = options.load_registry(plugins)
+    chosen = registry.resolve("scorer", scorer).build()
     from toolkit.progress import show_progress, working
     from toolkit.terminal import print_table
 
     from .answers import read_answers
     from .report import list_notes, make_tables, write_report
-    from .study import Study
+    from .study import Study, list_fitted_policies
 
     with show_progress(), working("fitting the policies, and running the online ones"):
-        study = Study.of(read_answers(rows), chosen, cost)
+        study = Study.of(read_answers(rows), chosen, list_fitted_policies(registry), cost)
         page = write_report(study, out)
     for table in make_tables(study):
         print_table(table)

@@ -126,8 +126,12 @@ def fit_setting(policy: StopPolicy, outcomes: Outcomes, trade_off: float) -> Set
 
 def fit_settings(policy: StopPolicy, outcomes: Outcomes) -> list[Setting]:
     """The policy fitted for each λ of `SWEEP`."""
-    unit = float(outcomes.costs[:, -1].mean())
-    return [fit_setting(policy, outcomes, rate) for rate in (SWEEP * unit).tolist()]
+    return [fit_setting(policy, outcomes, rate) for rate in rates_of(outcomes)]
+
+
+def rates_of(outcomes: Outcomes) -> list[float]:
+    """The λ that are tried: from 0 to 100 mean costs of the last stage."""
+    return [float(rate) for rate in SWEEP * outcomes.costs[:, -1].mean()]
 
 
 def meet_budget(settings: list[Setting], budget: float) -> tuple[list[Setting], float]:

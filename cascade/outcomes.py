@@ -40,13 +40,10 @@ def stops_at(scores: Floats, thresholds: Sequence[float]) -> Ints:
 def stops_of(policy: StopPolicy, scores: Floats, draws: Floats) -> Ints:
     """The stage [n] at which a policy stops each prompt of `scores[n, L]`. It is shown the scores of a
     stage only after it has run the stage."""
-    found = []
-    for row, draw in zip(scores.tolist(), draws.tolist(), strict=True):
-        stage = 0
-        while stage < len(row) - 1 and not policy.stop(row[: stage + 1], draw):
-            stage += 1
-        found.append(stage)
-    return np.asarray(found, dtype=np.int64)
+    rows = zip(scores.tolist(), draws.tolist(), strict=True)
+    return np.array(
+        [len(policy.run(len(row), row.__getitem__, draw)) - 1 for row, draw in rows], dtype=np.int64
+    )
 
 
 def oracle_stops(outcomes: Outcomes, trade_off: float) -> Ints:

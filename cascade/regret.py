@@ -79,9 +79,7 @@ def _play(
     qualities, draws = outcomes.qualities.tolist(), rng.random(len(order)).tolist()
     found = np.empty(len(order))
     for turn, prompt in enumerate(order.tolist()):
-        row, stage = scores[prompt], 0
-        while stage < len(row) - 1 and not policy.stop(row[: stage + 1], draws[turn]):
-            stage += 1
-        policy.update(costs[prompt][: stage + 1], qualities[prompt][: stage + 1])
-        found[turn] = lost[prompt, stage]
+        ran = len(policy.run(outcomes.stages, scores[prompt].__getitem__, draws[turn]))
+        policy.update(costs[prompt][:ran], qualities[prompt][:ran])
+        found[turn] = lost[prompt, ran - 1]
     return found

@@ -62,7 +62,7 @@ def make_tables(study: Study) -> list[Table]:
 def list_stages(study: Study) -> list[list[str]]:
     """The cells of each stage alone."""
     return [
-        [name, _interval(found.quality, 3), f"{found.cost.mean:.4g}"]
+        [name, found.quality.describe(".3f"), f"{found.cost.mean:.4g}"]
         for name, found in zip(study.stages, study.alone, strict=True)
     ]
 
@@ -79,10 +79,10 @@ def _cells(row: Row, ceiling: Interval | None) -> list[str]:
         return [*head, "not reached", *["–"] * (len(COLUMNS) - 3)]
     return [
         *head,
-        _interval(row.held.quality, 3),
+        row.held.quality.describe(".3f"),
         "–" if row.share is None else f"{row.share:.1%}",
         f"{row.held.cost.mean:.4g}",
-        _interval(row.speedup, 2),
+        row.speedup.describe(".2f"),
         "–" if ceiling is None else f"{ceiling.mean:.2f}",
         " / ".join(f"{share:.0%}" for share in row.held.usage),
     ]
@@ -101,6 +101,7 @@ def list_notes(study: Study) -> list[str]:
             "The last stage was recorded without speculation, which flatters every cascade: record it "
             "as fast as it can be."
         )
+    notes += [f"Left out: {why}" for why in study.left_out]
     over = [found.name for found in study.regret[1:] if found.after[:, -1].mean() > found.bound[-1]]
     learnt = study.regret[0]
     notes.append(
@@ -109,7 +110,3 @@ def list_notes(study: Study) -> list[str]:
         f"{', '.join(over) or 'none'}."
     )
     return notes
-
-
-def _interval(found: Interval, places: int) -> str:
-    return f"{found.mean:.{places}f} [{found.low:.{places}f}, {found.high:.{places}f}]"

@@ -11,25 +11,20 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from toolkit import Outcomes, Scorer, StopPolicy, ToolkitError
+from toolkit import Outcomes, Registry, Scorer, StopPolicy, ToolkitError
+from toolkit.bootstrap import bootstrap_share
 
-from .answers import Answer, by_prompt, evidence_of_all, outcomes_of, require_cascade
-from .calibration import fit_scorers
-from .fitting import FEWEST, SWEEP
+from .answers import Answer, by_prompt, outcomes_of
+from .fitting import FEWEST, Fitting, Setting, fit_setting, fit_settings, rates_of
 from .outcomes import oracle_stops, stops_of
-from .policies.dp import DP
-from .policies.frugal import Frugal
-from .policies.gain import Gain
 from .policies.random import Random
-from .policies.threshold import Threshold
-from .policy_file import split_by_prompt
 from .regret import LEARNERS, Regret, measure_regret
-from .replay import RESAMPLES, Interval, Replayed, alone, draws_of, replay_stops
+from .replay import Interval, Replayed, draws_of, replay_alone, replay_stops
 
 Floats = NDArray[np.float64]
 KEPT = (0.9, 0.95, 0.99)  # of the large model's quality
 TURNS = 65_536  # prompts that the online policies see: with fewer, controls may keep the bound
-SHARES = np.linspace(0, 1, 11)  # of prompts that go on by chance
+SHARES = [n / 10 for n in range(11)]  # of prompts that go on by chance
 
 
 @frozen(eq=False)
@@ -74,71 +69,68 @@ class Study:
     fitting: Outcomes
     held: Outcomes
     draws: Floats  # [n] of the reporting half
+    settings: list[Setting]  # of every policy, over λ
+    left_out: list[str]  # why a policy could not be fitted
 
     @classmethod
-    def of(cls, answers: list[Answer], scorer: Scorer, cost: str = "seconds") -> Study:
-        """Fit a scorer to each stage and calibrate it. Raises `ToolkitError` for too few prompts or
-        stages, and for missing grades."""
-        rows = by_prompt(answers)
-        require_cascade(rows, cost)
-        is_ours = split_by_prompt(0.5)
-        ours = {prompt: row for prompt, row in rows.items() if is_ours(prompt)}
-        rest = {prompt: row for prompt, row in rows.items() if not is_ours(prompt)}
-        if min(len(ours), len(rest)) < FEWEST:
+    def of(
+        cls,
+        answers: list[Answer],
+        scorer: Scorer,
+        policies: list[StopPolicy],
+        cost: str = "seconds",
+    ) -> Study:
+        """Fit a scorer to each stage, calibrate it, and fit policies for many λ. Raises `ToolkitError`
+        for too few prompts or stages, and for missing grades."""
+        made = Fitting.of(answers, scorer, cost)
+        known = set(made.ids)
+        rest = by_prompt([answer for answer in answers if answer.prompt_id not in known])
+        if len(rest) < FEWEST:
             raise ToolkitError(
-                f"{len(rows)} prompts are too few to fit on one half and report on the other: record "
-                f"{4 * FEWEST} or more"
+                f"{len(known) + len(rest)} prompts are too few to fit on one half and report on the "
+                f"other: record {4 * FEWEST} or more"
             )
-        scorers = fit_scorers(
-            scorer,
-            [evidence_of_all(row) for row in ours.values()],
-            [[float(answer.quality or 0) for answer in row] for row in ours.values()],
-        )
-        names = [answer.name for answer in next(iter(rows.values()))]
-        fitting, held = (outcomes_of(half, scorers, cost) for half in (ours, rest))
-        return cls(names, cost, fitting, held, draws_of(list(rest)))
+        settings: list[Setting] = []
+        left_out = []
+        for policy in policies:
+            try:
+                settings += fit_settings(policy, made.outcomes)
+            except ToolkitError as error:
+                left_out.append(str(error))
+        settings += [fit_setting(Random(share), made.outcomes, share) for share in SHARES]
+        held = outcomes_of(rest, made.scorers, cost)
+        return cls(made.stages, cost, made.outcomes, held, draws_of(list(rest)), settings, left_out)
 
-    @cached_property
+    @property
     def large(self) -> Replayed:
         """The last stage alone: what every speed-up is against."""
-        return alone(self.held.stages - 1, self.held)
+        return self.alone[-1]
 
     @cached_property
     def alone(self) -> list[Replayed]:
         """Every stage without those before it."""
-        return [alone(stage, self.held) for stage in range(self.held.stages)]
+        return replay_alone(self.held)
 
     @cached_property
     def curves(self) -> dict[str, list[Point]]:
         """Each policy over λ, and `random` over the share of prompts that go on."""
-        policies: list[StopPolicy] = [Threshold(), DP(), Frugal()]
-        if self.held.stages == 2:
-            policies.append(Gain())
-        unit = float(self.fitting.costs[:, -1].mean())
-        rates = (SWEEP * unit).tolist()
-        found = {
-            policy.name: [self._point(policy.fit(self.fitting, rate), rate) for rate in rates]
-            for policy in policies
-        }
-        found["random"] = [self._point(Random(float(share)), float(share)) for share in SHARES]
-        return found
-
-    def _point(self, policy: StopPolicy, rate: float) -> Point:
-        draws = np.random.default_rng(0).random(len(self.fitting.scores))
-        fitted = replay_stops("", stops_of(policy, self.fitting.scores, draws), self.fitting)
-        stops = stops_of(policy, self.held.scores, self.draws)
-        held = replay_stops(policy.name, stops, self.held)
-        return Point(rate, fitted.cost.mean, fitted.quality.mean, held)
+        stops = [
+            (each.policy.name, stops_of(each.policy, self.held.scores, self.draws))
+            for each in self.settings
+        ]
+        curves: dict[str, list[Point]] = {}
+        for each, held in zip(self.settings, replay_stops(stops, self.held), strict=True):
+            point = Point(each.trade_off, each.cost, each.quality, held)
+            curves.setdefault(held.name, []).append(point)
+        return curves
 
     @cached_property
     def oracle(self) -> list[Point]:
         """The best stop of each prompt, chosen with knowledge of all qualities and costs: a ceiling."""
-        unit = float(self.held.costs[:, -1].mean())
-        points = []
-        for rate in (SWEEP * unit).tolist():
-            held = replay_stops("oracle", oracle_stops(self.held, rate), self.held)
-            points.append(Point(rate, held.cost.mean, held.quality.mean, held))
-        return points
+        rates = rates_of(self.held)
+        stops = [("oracle", oracle_stops(self.held, rate)) for rate in rates]
+        points = zip(rates, replay_stops(stops, self.held), strict=True)
+        return [Point(rate, held.cost.mean, held.quality.mean, held) for rate, held in points]
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -173,12 +165,19 @@ class Study:
         return [measure_regret(each, self.held, rate, TURNS, seeds=1) for each in LEARNERS]
 
 
+def list_fitted_policies(registry: Registry) -> list[StopPolicy]:
+    """The registered policies that are fitted to outcomes and a λ, and do not learn from grades."""
+    made = (registry.resolve("policy", name).build() for name in registry.names("policy"))
+    return [
+        policy
+        for policy in made
+        if policy.feedback == "none" and type(policy).fit is not StopPolicy.fit
+    ]
+
+
 def compare_costs(theirs: Floats, ours: Floats) -> Interval:
     """Σ theirs[n] / Σ ours[n], with its 95 % bootstrap interval over prompts."""
-    picks = np.random.default_rng(0).integers(0, len(ours), (RESAMPLES, len(ours)))
-    ratios = theirs[picks].sum(1) / ours[picks].sum(1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return Interval(float(theirs.sum() / ours.sum()), float(low), float(high))
+    return Interval(float(theirs.sum() / ours.sum()), *bootstrap_share(theirs, ours))
 
 
 def measure_reliability(scores: Floats, qualities: Floats, bins: int = 10) -> Reliability:

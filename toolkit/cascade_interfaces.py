@@ -7,7 +7,8 @@ is that of the last stage that ran. Letters: n prompts, L stages.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, final
 
 from attrs import frozen
 
@@ -47,14 +48,6 @@ class Outcomes:
         """L."""
         return int(self.scores.shape[1])
 
-    def rows(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> Outcomes:
-        """The outcomes of some prompts: an index or a mask of n."""
-        return Outcomes(self.scores[kept], self.costs[kept], self.qualities[kept])
-
-
-S = TypeVar("S", bound="Scorer")
-P = TypeVar("P", bound="StopPolicy")
-
 
 class Scorer(Strategy):
     """How good is an answer? A number in [0, 1], from what is known without a grade."""
@@ -91,6 +84,17 @@ class StopPolicy(Strategy):
 
         `draw` is uniform in [0, 1), the same for all stages of a prompt: all randomness of a policy.
         """
+
+    @final
+    def run(self, stages: int, score: Callable[[int], float], draw: float) -> list[float]:
+        """Run stages until this policy stops, and return their scores. The last stage always stops.
+
+        `score(k)` runs stage k and scores its answer.
+        """
+        scores = [score(0)]
+        while len(scores) < stages and not self.stop(list(scores), draw):
+            scores.append(score(len(scores)))
+        return scores
 
     def update(self, costs: list[float], qualities: list[float]) -> None:
         """Learn from the stages of one prompt that ran; optional."""

@@ -5,6 +5,9 @@ import hashlib
 import numpy as np
 import pytest
 from toolkit.cascade.answers import Answer
+from toolkit.cascade.study import Study, list_fitted_policies
+
+from toolkit import Registry
 
 
 def record(prompts=160, stages=3, seed=0, certain=0.9):
@@ -31,3 +34,10 @@ def record(prompts=160, stages=3, seed=0, certain=0.9):
 @pytest.fixture(scope="session", name="record")
 def _record():
     return record
+
+
+@pytest.fixture(scope="session")
+def make_study():
+    """A study of all registered policies."""
+    policies = list_fitted_policies(Registry.installed())
+    return lambda answers, scorer: Study.of(answers, scorer, policies)

@@ -60,7 +60,7 @@ def _few(monkeypatch):
     monkeypatch.setattr(fitting, "FEWEST", 3)
     monkeypatch.setattr(study, "FEWEST", 3)
     monkeypatch.setattr(study, "TURNS", 16)
-    monkeypatch.setattr(study, "SWEEP", np.array([0.0, 1.0]))
+    monkeypatch.setattr(fitting, "SWEEP", np.array([0.0, 1.0]))
 
 
 def test_every_command_reads_what_the_one_before_wrote(rows, tasks, tmp_path, registry):

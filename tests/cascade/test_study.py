@@ -11,14 +11,14 @@ from toolkit.cascade.outcomes import find_hull
 from toolkit.cascade.replay import replay_stops
 from toolkit.cascade.scorers.logistic import Logistic
 from toolkit.cascade.scorers.mean_logprob import MeanLogprob
-from toolkit.cascade.study import Study, compare_costs, measure_reliability
+from toolkit.cascade.study import compare_costs, measure_reliability
 
 from toolkit import ToolkitError
 
 
 @pytest.fixture(scope="module")
-def study(record):
-    return Study.of(record(), Logistic())
+def study(record, make_study):
+    return make_study(record(), Logistic())
 
 
 def test_the_halves_share_no_prompt(study):
@@ -34,7 +34,8 @@ def test_the_oracle_is_above_every_policy(study):
             continue
         for point, best in zip(points, study.oracle, strict=True):
             assert lost(best.held, best.trade_off) <= lost(point.held, best.trade_off) + 1e-9
-    worst = replay_stops("", 2 - np.argmax(study.held.qualities, 1), study.held)
+    stops = 2 - np.argmax(study.held.qualities, 1)
+    (worst,) = replay_stops([("", stops)], study.held)
     point = study.curves["dp"][12]
     assert lost(worst, point.trade_off) > lost(point.held, point.trade_off)
 
@@ -50,8 +51,9 @@ def test_policies_that_read_scores_beat_chance_where_scores_say_something(study)
     assert {row.policy for row in study.rows} == {"threshold", "dp", "frugal", "random", "oracle"}
 
 
-def test_gain_is_studied_with_two_stages(record):
-    assert "gain" in Study.of(record(stages=2), MeanLogprob()).curves
+def test_gain_is_studied_with_two_stages(record, make_study, study):
+    assert "gain" in make_study(record(stages=2), MeanLogprob()).curves
+    assert study.left_out == ["gain is for two stages, and there are 3: use dp"]
 
 
 @given(st.lists(st.tuples(st.floats(0, 9), st.floats(0, 1)), min_size=1, max_size=12))
@@ -92,6 +94,6 @@ def test_reliability_of_true_probabilities():
         ),
     ],
 )
-def test_bad_rows(record, change, error):
+def test_bad_rows(record, make_study, change, error):
     with pytest.raises(ToolkitError, match=error):
-        Study.of(change(record()), MeanLogprob())
+        make_study(change(record()), MeanLogprob())

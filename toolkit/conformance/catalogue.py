@@ -28,9 +28,7 @@ from toolkit.interfaces import TOKEN_IDENTICAL
 from toolkit.sampling import Sampler, Sampling
 from toolkit.tree import TokenTree
 
-FAMILIES = st.sampled_from(
-    ["llama", "gpt2", "gemma3"]
-)  # grouped queries; no rotary; sliding layers
+FAMILIES = st.sampled_from(["llama", "gpt2", "gemma3"])  # grouped queries; no rotary; sliding layers
 
 
 def _token_identical(subject: UnderTest) -> bool:
@@ -327,6 +325,12 @@ PROPERTIES: tuple[Property, ...] = (
         "policy",
         lambda _: st.tuples(st.integers(0, 999), st.sampled_from([0.0, 1.0, 20.0])),
         lambda subject, example, _: cascades.stops_alike_again(subject.build, *example),
+    ),
+    of_kind(
+        cascades.answers_every_prompt,
+        "policy",
+        lambda _: st.integers(0, 999),
+        lambda subject, seed, _: cascades.answers_every_prompt(subject.build, seed),
     ),
     of_kind(
         cascades.quality_rises_with_lambda,

@@ -126,6 +126,8 @@ GALLERY = (
     Sabotage("requests-are-independent", eviction.RemembersScores),
     Sabotage("scores-are-probabilities", cascades.SumOfLogprobs),
     Sabotage("stops-alike-again", cascades.TossesToStop),
+    Sabotage("answers-every-prompt", cascades.KnowsTwoStages),
+    Sabotage("answers-every-prompt", cascades.SaysNothing),
     Sabotage("quality-rises-with-lambda", cascades.TurnedLambda),
     Sabotage("grades-are-read-of-stages-that-ran", cascades.ReadsTheLastGrade),
 )

@@ -30,6 +30,29 @@ class TossesToStop(StopPolicy):
 
 
 @attrs.define(eq=False)
+class KnowsTwoStages(StopPolicy):
+    """It has a threshold for the first stage alone, whatever the number of stages."""
+
+    name = "knows-two-stages"
+    _limits: list[float] = attrs.field(init=False, factory=lambda: [0.5])
+
+    def stop(self, scores: list[float], draw: float) -> bool:
+        return scores[-1] >= self._limits[len(scores) - 1]
+
+
+@attrs.define(eq=False)
+class SaysNothing(StopPolicy):
+    """It forgets to return an answer where a score is below its threshold."""
+
+    name = "says-nothing"
+
+    def stop(self, scores: list[float], draw: float) -> bool:
+        if scores[-1] >= 0.5:
+            return True
+        return None  # type: ignore[return-value]
+
+
+@attrs.define(eq=False)
 class TurnedLambda(StopPolicy):
     """The larger λ, the sooner it stops."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle, product
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from toolkit.cascade_interfaces import Evidence, Outcomes, Scorer, StopPolicy
 from toolkit.conformance.comparison import Broken
 
 STAGES = 2  # that every policy can do
+TRICKY = (0.0, 0.5, 1.0)  # scores that policies compare with
 
 
 def scores_are_probabilities(make: Callable[[], Scorer], answers: list[Evidence]) -> None:
@@ -39,6 +41,26 @@ def stops_alike_again(make: Callable[[], StopPolicy], seed: int, trade_off: floa
             raise Broken(f"two policies with the same fit differ for scores {row[:1]}, draw {draw}")
 
 
+def answers_every_prompt(make: Callable[[], StopPolicy], seed: int) -> None:
+    """Every prompt is answered by one of the stages: `stop` says True or False after each stage but the
+    last one, which always stops. That holds for any scores, and for three stages if the policy can be
+    fitted to them."""
+    for stages in (STAGES, STAGES + 1):
+        outcomes, draws = _draw_outcomes(seed, stages)
+        try:
+            policy = make().fit(outcomes, 1.0)
+        except ValueError:
+            if stages == STAGES:
+                raise
+            continue
+        rows = [*product(TRICKY, repeat=stages), *outcomes.scores.tolist()]
+        for row, draw in zip(rows, cycle(draws), strict=False):
+            for ran in range(1, stages):
+                said = policy.stop(list(row[:ran]), draw)
+                if not isinstance(said, bool | np.bool_):
+                    raise Broken(f"for scores {row[:ran]} of {stages} stages, stop returned {said!r}")
+
+
 def quality_rises_with_lambda(make: Callable[[], StopPolicy], seed: int) -> None:
     """Of a policy that says that it `minimises`: on the prompts fitted to, neither mean cost nor mean
     quality falls with λ."""
@@ -61,7 +83,7 @@ def quality_rises_with_lambda(make: Callable[[], StopPolicy], seed: int) -> None
 
 
 def grades_are_read_of_stages_that_ran(make: Callable[[], StopPolicy], seed: int) -> None:
-    """`update` learns from the stages that ran and asks for no others, and does not change what it is
+    """A policy learns from the stages that ran and asks for no others, and does not change what it is
     given."""
     outcomes, draws = _draw_outcomes(seed)
     policy = make().fit(outcomes, 1.0)
@@ -79,9 +101,9 @@ def grades_are_read_of_stages_that_ran(make: Callable[[], StopPolicy], seed: int
             raise Broken(f"update changed {told} to {shown}")
 
 
-def _draw_outcomes(seed: int) -> tuple[Outcomes, list[float]]:
+def _draw_outcomes(seed: int, stages: int = STAGES) -> tuple[Outcomes, list[float]]:
     """Outcomes of 30 prompts, and a draw for each."""
     rng = np.random.default_rng(seed)
-    shape = (30, STAGES)
+    shape = (30, stages)
     costs, grades = rng.uniform(1, 2, shape), rng.integers(0, 2, shape).astype(np.float64)
     return Outcomes(rng.random(shape), costs, grades), rng.random(30).tolist()
