@@ -50,7 +50,7 @@ def check(
     """Test every property that applies to SPEC on generated trees, prompts and tiny models.
 
     Models that SPEC names are replaced by tiny ones. Exit status 0: all properties pass. 1: one fails;
-    the first one's smallest failing example is shown, because later ones often have the same cause.
+    the first one's smallest failing example is shown, and what fails for the same cause is one line.
     3: none fails, but one was not tested (INCONCLUSIVE).
     """
     require_extra("toolkit check", "testing", "hypothesis")
@@ -67,7 +67,8 @@ def check(
     try:
         with show_progress():
             for finding in checked(choice, never=never, max_examples=max_examples, registry=found):
-                _show(finding, findings)
+                if not finding.cause:
+                    _show(finding, findings)
                 findings.append(finding)
         complete = True
     finally:  # an interrupted check writes what it has found
@@ -75,6 +76,9 @@ def check(
             text = json.dumps(summary(spec, findings, complete), ensure_ascii=False, indent=1)
             json_file.write_text(text + "\n", encoding="utf-8")
     counts: Counter[str] = Counter(finding.outcome for finding in findings)
+    also = [finding.name for finding in findings if finding.cause]
+    if also:
+        click.echo(f"{click.style('also failed: ', fg='red')}{', '.join(also)}")
     if counts["fail"] > 1:
         click.echo("Mend the first failure first; --json FILE has the examples of all.")
     click.echo(", ".join(f"{counts[outcome]} {outcome}" for outcome in STATUS if counts[outcome]))

@@ -8,6 +8,7 @@ from torch import Tensor
 from toolkit.runtime.kv.cache import TreeCache
 
 TOLERANCE = 1e-9  # float64: schedules differ by 1e-14, bugs by far more
+GLOBAL_RANDOM = "the global random state changed"
 Snapshot = list[tuple[Tensor, Tensor, Tensor]]  # per layer: positions, keys, values
 
 

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.tree import Tree
 from torch import Tensor
 
+from toolkit.choice import Kind
 from toolkit.conformance.cases import Case
-from toolkit.conformance.comparison import Broken
+from toolkit.conformance.comparison import GLOBAL_RANDOM, Broken
 from toolkit.conformance.properties.decoding import decode
 from toolkit.conformance.under_test import UnderTest
 from toolkit.engine import Event
@@ -21,6 +22,12 @@ from toolkit.sampling import Sampler
 from toolkit.tree import TokenTree, Verdict
 
 WIDTH = 96
+ADVICE: dict[Kind, str] = {  # where a strategy may take random numbers from
+    "drafter": "draw from a generator of your own, seeded by committed tokens",
+    "shaper": "draw from a generator of your own, made for each request with a fixed seed",
+    "verifier": "draw from the `sampler` that `judge` is given",
+    "kv": "draw from a generator made at each call and seeded by what the call is given",
+}
 
 
 def describe_failure(subject: UnderTest, sentence: str, example: Any, error: BaseException) -> str:
@@ -36,6 +43,7 @@ def describe_failure(subject: UnderTest, sentence: str, example: Any, error: Bas
 def _message(error: BaseException, subject: UnderTest) -> list[str]:
     """The message of the error; for an exception of the strategy, also the author's stack frames."""
     text = str(error).partition(", in ")[0] if isinstance(error, Broken) else ""
+    text += f": {ADVICE[subject.kind]}" * (text == GLOBAL_RANDOM)
     return [text] if text else format_trace(error, subject.choice.cls.__module__).splitlines()
 
 

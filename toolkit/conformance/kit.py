@@ -6,6 +6,7 @@ never contained what the property is about. It is not a pass.
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from hypothesis.errors import Flaky
 
 from toolkit.choice import Choice, Strategy
 from toolkit.conformance.catalogue import applicable
+from toolkit.conformance.comparison import GLOBAL_RANDOM, Broken
 from toolkit.conformance.failures import describe_failure
 from toolkit.conformance.property import ALL_KINDS, Property
 from toolkit.conformance.under_test import Tally, UnderTest
@@ -38,7 +40,8 @@ class Finding:
     """The outcome of testing one property.
 
     `details` says why, with the smallest failing example. `seen` counts what the examples contained:
-    `drafted`, `accepted`, `rejected`, `hidden`.
+    `drafted`, `accepted`, `rejected`, `hidden`. `cause` is the name of the earlier failure that most
+    likely explains this one; empty: none does.
     """
 
     name: str
@@ -48,6 +51,12 @@ class Finding:
     examples: int = 0
     seen: dict[str, int] = attrs.field(factory=dict)
     seconds: float = 0.0
+    cause: str = ""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it failed because the strategy draws from the global random state."""
+        return self.outcome == "fail" and GLOBAL_RANDOM in self.details
 
 
 def check(
@@ -58,7 +67,7 @@ def check(
     max_examples: int = EXAMPLES,
     registry: Registry | None = None,
 ) -> Iterator[Finding]:
-    """Test every property that applies to a strategy; yields a finding for each.
+    """Test every property that applies to a strategy; yields a finding for each, causes first.
 
     `never` lists what cannot happen with this strategy: `drafted`, `accepted`, `rejected`, `hidden`.
     For example, the drafts of a drafter that is always wrong are never `accepted`. A property
@@ -68,9 +77,17 @@ def check(
     subject = UnderTest.of(spec, registry or Registry.installed(), kind)
     declared = _read_never(never)
     properties = applicable(subject)
-    for prop in properties:
+    pending, failed = list(properties), list[Finding]()
+    while pending:
+        prop = pending.pop(0)
         with working(f"Testing {prop.name}"):
             finding = try_property(subject, prop, declared, max_examples)
+        apt = [one for one in pending if one.name == "repeats-exactly"]
+        if finding.is_random and apt:
+            pending = [*apt, prop, *(one for one in pending if one not in apt)]
+            continue
+        finding = attrs.evolve(finding, cause=_find_cause(prop, finding, failed))
+        failed += [finding] * (finding.outcome == "fail")
         yield finding
     proved = {exactness for prop in properties for exactness in prop.proves}
     decodes = subject.kind in ALL_KINDS
@@ -81,6 +98,12 @@ def check(
             "inconclusive",
             f"it declares {subject.exactness!r}, which no property tests yet",
         )
+
+
+def _find_cause(prop: Property, finding: Finding, failed: list[Finding]) -> str:
+    """The name of the earlier failure that most likely explains a failure; empty for none."""
+    same = [one for one in failed if prop.whole or one.is_random]
+    return same[0].name if same and finding.outcome == "fail" else ""
 
 
 def _read_never(never: Collection[str]) -> frozenset[str]:
@@ -168,13 +191,22 @@ class Trial:
             return
         if self.error is None:
             self.examples += 1
+        before = _read_random_state()
         try:
             self.prop.holds(self.subject, example, self.tally)
         except Exception as error:
             if self.error is None:
                 self.until = perf_counter() + SHRINKING
             self.failing, self.error = example, error
+            if _read_random_state() != before:  # this explains whatever failed
+                self.error = Broken(GLOBAL_RANDOM)
+                raise self.error from error
             raise
+
+
+def _read_random_state() -> tuple[object, object]:
+    """The state of the global generators of torch and Python."""
+    return torch.get_rng_state().tolist(), random.getstate()
 
 
 @contextmanager
@@ -212,6 +244,8 @@ def conforms(
             f"no property {unknown[0]!r} applies to {subject.choice}: {', '.join(properties)}"
         )
 
+    failed: list[Finding] = []  # in this process, of those that are not expected to
+
     @pytest.mark.parametrize("name", list(properties))
     def test(name: str) -> None:
         finding = try_property(subject, properties[name], declared, max_examples)
@@ -219,6 +253,9 @@ def conforms(
             if finding.outcome != "fail":
                 pytest.fail(f"{name} was expected to fail, but does not", pytrace=False)
             pytest.xfail(expected[name])
+        if cause := _find_cause(properties[name], finding, failed):
+            pytest.fail(f"FAIL {name}\nmost likely for the cause of {cause}", pytrace=False)
+        failed.extend([finding] * (finding.outcome == "fail"))
         if finding.outcome != "pass":
             pytest.fail(f"{finding.outcome.upper()} {name}\n{finding.details}", pytrace=False)
 

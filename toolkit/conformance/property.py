@@ -33,6 +33,7 @@ class Property:
     needs: frozenset[str]
     applies: Callable[[UnderTest], bool] = lambda _: True
     proves: tuple[Exactness, ...] = ()
+    whole: bool = False  # whole decodings: what fails of a strategy's own kind makes them fail, too
 
     def missing(self, subject: UnderTest, tally: Tally) -> set[str]:
         """What the examples should have contained but did not."""
@@ -65,6 +66,7 @@ def of_decodings(function: Callable[..., object], **rules: Any) -> Property:
         lambda subject: subject.cases(),
         holds,
         frozenset({"drafted", "accepted", "rejected"}),
+        whole=True,
         **rules,
     )
 

@@ -56,6 +56,7 @@ H2O = "h2o:budget=10,recent=3,sinks=1,epoch=4"
 KNORM = "knorm:budget=10,epoch=4"
 
 GALLERY = (
+    Sabotage("repeats-exactly", policies.ByChance),
     Sabotage("tokens-equal-ar", "budget", machinery.position_by_index),
     Sabotage("cache-equals-ar", "budget", machinery.position_by_index),
     Sabotage("node-sees-its-path", "window:4", machinery.position_by_index),

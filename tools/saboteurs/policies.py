@@ -72,3 +72,14 @@ class HidesNothing(MaskPolicy):
 
     def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
         return key_pos - query_pos < self.size
+
+
+@attrs.define
+class ByChance(MaskPolicy):
+    """Draws with the global random generator what it shows."""
+
+    name = "by-chance"
+
+    def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
+        shape = torch.broadcast_shapes(query_pos.shape, key_pos.shape)
+        return (torch.rand(shape) < 0.5) | (query_pos == key_pos)

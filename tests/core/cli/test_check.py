@@ -40,14 +40,42 @@ def test_what_fails_exits_with_1_and_shows_the_example(tmp_path):
     report = tmp_path / "report.json"
     result = call("bonus-of-the-root", "--plugin", file, "--max-examples", 30, "--json", report)
     assert result.exit_code == 1
-    first, _, later = result.output.partition("FAIL         tokens-equal-ar")
+    first, _, later = result.output.partition("also failed: tokens-equal-ar, cache-equals-ar")
     assert "FAIL         accepts-what-ar-says" in first
     assert "logits after node 0: " in first
-    assert "token 1 differs" in later or "token 2 differs" in later
-    assert "AR says" not in later  # the cause has been shown
+    assert first.count("FAIL  ") == 1  # one cause
+    assert "Mend the first failure first" in later
+    assert "AR says" not in first + later
     assert "HypothesisRandom" not in result.output
     assert "AR says" in report.read_text()
     assert result.output.rstrip().endswith("fail")
+
+
+DICE = """
+import toolkit
+from saboteurs.policies import ByChance
+
+@toolkit.hookimpl
+def strategies():
+    return [ByChance]
+"""
+
+
+def test_a_policy_that_draws_from_the_global_random_state_is_told_once(tmp_path):
+    file, report = tmp_path / "mine.py", tmp_path / "report.json"
+    file.write_text(DICE)
+    result = call("by-chance", "--plugin", file, "--max-examples", 10, "--json", report)
+    assert result.exit_code == 1
+    first, *_, also, _, _ = result.output.splitlines()
+    assert first.startswith("FAIL         repeats-exactly")  # the apt property, though it is the last
+    assert result.output.count("the global random state changed") == 1
+    assert "the one that a method is given" not in result.output  # no policy is given one
+    assert "seeded by what the call is given" in result.output
+    assert also.startswith("also failed: visible-by-position-alone, ")
+    found = json.loads(report.read_text())["properties"]
+    causes = {one["name"]: one["cause"] for one in found if one["outcome"] == "fail"}
+    assert causes.pop("repeats-exactly") == ""
+    assert set(causes.values()) == {"repeats-exactly"}
 
 
 def test_untested_properties_exit_with_3():

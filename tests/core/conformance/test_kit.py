@@ -217,9 +217,18 @@ def test_conforms_makes_one_test_per_property(tmp_path):
     assert not any("test_good" in line and "FAILED" in line for line in lines)
     assert "XFAIL test_mine.py::test_bad[tokens-equal-ar] - known" in done.stdout
     assert "FAILED test_mine.py::test_bad[accepts-what-ar-says]" in done.stdout
+    assert "most likely for the cause of accepts-what-ar-says" in done.stdout
     assert "FAILED test_mine.py::test_silent[tokens-equal-ar] - Failed: INCONCLUSIVE" in done.stdout
     assert "FAILED test_mine.py::test_untrue[tokens-equal-ar] - Failed: tokens-equal-ar" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_a_failure_of_another_cause_keeps_its_example():
+    findings = {finding.name: finding for finding in check(BonusOfTheRoot, max_examples=20)}
+    assert findings["accepts-what-ar-says"].cause == ""
+    assert findings["tokens-equal-ar"].cause == "accepts-what-ar-says"
+    assert "global random state" not in findings["tokens-equal-ar"].details
+    assert {finding.cause for finding in findings.values() if finding.outcome == "pass"} <= {""}
 
 
 def test_expected_failures_name_properties_that_bind():

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from toolkit.conformance.cases import Case
-from toolkit.conformance.comparison import Broken, require_same_rows, snapshot
+from toolkit.conformance.comparison import GLOBAL_RANDOM, Broken, require_same_rows, snapshot
 from toolkit.errors import StrategyError
 from toolkit.pipeline import Pipeline
 from toolkit.registry import Registry
@@ -108,10 +108,7 @@ def repeats_exactly(case: Case, registry: Registry) -> None:
             before = torch.get_rng_state(), random.getstate()
             runs.append(decode(pipeline, case))
             if not torch.equal(torch.get_rng_state(), before[0]) or random.getstate() != before[1]:
-                raise Broken(
-                    f"the global random state changed: use a generator of your own that is seeded by "
-                    f"committed tokens, or the one that a method is given, in {case}"
-                )
+                raise Broken(f"{GLOBAL_RANDOM}, in {case}")
     _same_steps(runs[0], runs[1], "the same request", case)
 
 

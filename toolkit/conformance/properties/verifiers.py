@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from toolkit.conformance import enumeration
-from toolkit.conformance.comparison import Broken
+from toolkit.conformance.comparison import GLOBAL_RANDOM, Broken
 from toolkit.interfaces import Verifier
 from toolkit.proposer import Proposal
 from toolkit.sampling import Sampler, Sampling
@@ -120,7 +120,10 @@ def judges_without_memory(
         before = attrs.astuple(tree), logits.clone()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
+            state = torch.get_rng_state()
             ours = used.judge(tree, logits, Sampler(sampling, 3))
+            if not torch.equal(torch.get_rng_state(), state):
+                raise Broken(GLOBAL_RANDOM)
         if attrs.astuple(tree) != before[0] or not torch.equal(logits, before[1]):
             raise Broken("judge changed the tree or the logits, which are shared: copy them first")
         with torch.random.fork_rng(devices=[]):
