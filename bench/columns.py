@@ -9,7 +9,7 @@ from attrs import frozen
 
 from toolkit import Node, Request, Run, Step, StepKey, column, schema
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 Split = Literal["tune", "test", "drift"]
 
@@ -30,6 +30,9 @@ class ArmColumns:
     lossless: bool = column(
         "whether its tokens must be AR's or have their law; false: the arm or its verifier is declared "
         "lossy"
+    )
+    synthetic: bool = column(
+        "whether its drafter is no real one, but right at a chosen rate, for measuring costs"
     )
     tuned: str | None = column("how its options were chosen on held-out prompts; null: as given")
     options: str = column("JSON: every option of its strategies with its value, defaults included")

@@ -34,6 +34,7 @@ def list_figures(results: Results) -> list[dict[str, Any]]:
             **asdict(setting),
             **_flatten(results.summarize(arm, setting)),
             "lossless": run["lossless"],
+            "synthetic": run["synthetic"],
             "baseline": run["baseline"],
             "machine": describe_machine(run),
         }

@@ -78,7 +78,8 @@ def _collect(results: Results) -> dict[str, Any]:
                 "name": results.label(arm, most=120),
                 "spec": run["arm_spec"],
                 "tuned": run["tuned"],
-                "lossless": run["lossless"],
+                "promise": "yes" if run["lossless"] else "declared lossy",
+                "synthetic": run["synthetic"],
             }
             for arm, run in results.by_arm.items()
         ],
@@ -106,7 +107,7 @@ def _is_bad(results: Results) -> bool:
 def _format_cells(summary: Summary) -> dict[str, Any]:
     others = "divergent" in summary.verdicts  # than AR's: never green
     colours = {
-        "faster": "" if others else "good",
+        "faster": "" if others or summary.synthetic else "good",
         "slower": "bad",
         "divergent": "bad",
         "other law": "bad",

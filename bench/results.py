@@ -45,6 +45,7 @@ class Summary:
     distinct_3grams: float | None
     verdicts: dict[str, int]
     is_baseline: bool
+    synthetic: bool  # it has no real drafter
 
 
 @frozen(slots=False, eq=False)
@@ -166,8 +167,10 @@ class Results:
         """Whether the speed of the machine changed, or may have changed: then no arm is called faster
         or slower."""
         drift = self.drift
-        if drift is None or drift.low is None or drift.high is None:
+        if drift is None:
             return False
+        if drift.low is None or drift.high is None:  # too few prompts for an interval
+            return not 1 - UNSTEADY <= drift.mean <= 1 + UNSTEADY
         return not 1 - UNSTEADY <= drift.low <= 1 <= drift.high <= 1 + UNSTEADY
 
     def read_ratio(self, arm: str, ratio: Ratio | None) -> str:
@@ -185,12 +188,13 @@ class Results:
         return "unsteady" if decided and self.is_unsteady else ratio.reading
 
     def label(self, arm: str, most: int = 44) -> str:
-        """An arm's name in tables and figures: short, AR in capitals, and marked if it is lossy."""
+        """An arm's name in tables and figures: short, AR in capitals, and marked if it is lossy or has
+        no real drafter."""
         run = self.by_arm[arm]
         name = f"AR{arm.removeprefix('ar')}" if run["baseline"] == arm else arm
-        if run["lossless"]:
-            return shorten_arm(name, most)
-        return f"{shorten_arm(name.removesuffix(' lossy'), most)} (lossy)"
+        marks = ["lossy"] * (not run["lossless"]) + ["no real drafter"] * run["synthetic"]
+        name = name if run["lossless"] else name.removesuffix(" lossy")
+        return f"{shorten_arm(name, most)} ({', '.join(marks)})" if marks else shorten_arm(name, most)
 
     def colour(self, arm: str, theme: Theme) -> str:
         """An arm's colour, the same in every figure; AR is grey."""
@@ -208,12 +212,14 @@ class Results:
         return max(0.0, used / total) if known else None
 
     def find_fastest(self, setting: Setting, engines: Sequence[str]) -> str | None:
-        """The fastest lossless arm of these engines with the first arm's KV policy, other than it."""
+        """The fastest lossless arm of these engines with the first arm's KV policy, other than it, that
+        has a real drafter."""
         first = next(iter(self.by_arm), None)
         ratios = {
             arm: ratio.mean
             for arm, run in self.by_arm.items()
-            if run["engine"] in engines and run["lossless"] and run["baseline"] == first != arm
+            if run["engine"] in engines and run["lossless"] and not run["synthetic"]
+            if run["baseline"] == first != arm
             if (ratio := self.ratio(arm, setting))
         }
         return max(ratios, key=lambda arm: ratios[arm], default=None)
@@ -239,6 +245,7 @@ class Results:
             distinct_3grams=mean(row["distinct_3grams"] for row in rows),
             verdicts=dict(Counter(row["verdict"] for row in rows if row["verdict"])),
             is_baseline=run["baseline"] == arm,
+            synthetic=run["synthetic"],
         )
 
     @cached_property

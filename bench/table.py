@@ -210,6 +210,12 @@ def list_findings(results: Results) -> list[str]:
         others = sum(row["verdict"] == "divergent" for row in rows)
         if not run["lossless"] and arm not in results.law:
             found.append(f"{results.label(arm)}: {others} of {len(rows)} outputs are not AR's.")
+    synthetic = [results.label(arm) for arm, run in results.by_arm.items() if run["synthetic"]]
+    if synthetic:
+        found.append(
+            f"NO REAL DRAFTER: {', '.join(synthetic)}. The drafts are right at a chosen rate and cost "
+            f"nothing: the speed is that of a drafter that does not exist."
+        )
     for arm, value in results.law.items():
         limit, count = results.least_p, len(results.law)
         said = "agree with" if value >= limit else "do NOT have"
@@ -225,8 +231,8 @@ def list_findings(results: Results) -> list[str]:
         )
     if results.is_unsteady and results.drift:
         found.append(
-            f"UNSTEADY: AR again at the end ran at {results.drift.text} of its speed before. The "
-            f"interval must include 1 and stay within ±{100 * UNSTEADY:.0f} %, so no arm is called "
-            f"faster or slower: measure again on a quiet machine."
+            f"UNSTEADY: AR again at the end ran at {results.drift.text} of its speed before. This must "
+            f"be within ±{100 * UNSTEADY:.0f} % of 1, and its interval must include 1, so no arm is "
+            f"called faster or slower: measure again on a quiet machine."
         )
     return found

@@ -130,6 +130,12 @@ def models_of(choice: Choice[Any]) -> list[str]:
     return list(dict.fromkeys(name for name, _ in models_named(choice)))
 
 
+def is_synthetic(choice: Choice[Any]) -> bool:
+    """Whether a drafter, or one in its options, is a measuring instrument: what it does before a
+    request is in no figure."""
+    return not getattr(choice.cls, "counts_start", True) or any(map(is_synthetic, choice.nested))
+
+
 def models_named(choice: Choice[Any]) -> list[tuple[str, bool]]:
     """As `models_of`, each with whether it may have another tokenizer than the target."""
     options = [option for option in options_of(choice.cls) if option.metadata.get("model")]

@@ -96,8 +96,8 @@ def run_row(arm, **changes):
         "min_p": 0.0, "max_nodes_per_level": None, "max_nodes": None, "max_seconds": None,
         "schema_version": SCHEMA_VERSION, "config_digest": "d",
         "plan": "arms = []\n", "arm": arm, "arm_spec": arm, "engine": "toolkit", "baseline": "ar",
-        "lossless": True, "tuned": None, "options": json.dumps(options), "models": "{}",
-        "datasets": "{}", "weight_bytes": 10**6, "bandwidth_bytes_per_s": 1e9,
+        "lossless": True, "synthetic": False, "tuned": None, "options": json.dumps(options),
+        "models": "{}", "datasets": "{}", "weight_bytes": 10**6, "bandwidth_bytes_per_s": 1e9,
     }  # fmt: skip
     return row | changes
 

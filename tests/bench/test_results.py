@@ -5,8 +5,10 @@ import io
 import pytest
 from attrs import evolve
 from rich.console import Console
+from toolkit.bench.formats import list_figures
 from toolkit.bench.keys import Setting
 from toolkit.bench.machine import describe_machine
+from toolkit.bench.report import _tabulate
 from toolkit.bench.results import Results, pool_tau, shorten_arm
 from toolkit.bench.store import Store
 from toolkit.bench.table import (
@@ -90,6 +92,38 @@ def test_no_arm_is_called_faster_on_a_machine_that_changed(invented, drifts, rea
     out = io.StringIO()
     show(more, Console(file=out, width=100))
     assert ("faster" in out.getvalue().partition("UNSTEADY")[0]) == (reading == "faster")
+
+
+FEW_DRIFTS = {"steady": (1.1, False), "faster": (1.58, True), "slower": (0.8, True)}
+
+
+@pytest.mark.parametrize(("drift", "loud"), FEW_DRIFTS.values(), ids=FEW_DRIFTS)
+def test_a_drift_over_too_few_prompts_is_loud_when_it_is_large(invented, drift, loud):
+    results = invented({"ar": 50.0, "chain": 60.0}, prompts=2, noise=0.0)
+    again = [
+        row | {"split": "drift", "tokens_per_s": row["tokens_per_s"] * drift}
+        for row in results.requests if row["arm"] == "ar"
+    ]  # fmt: skip
+    more = evolve(results, requests=[*results.requests, *again])
+    assert more.drift.low is None
+    assert more.is_unsteady == loud
+    assert any(line.startswith("UNSTEADY") for line in list_findings(more)) == loud
+    assert any(line.startswith("Drift") for line in list_closing_notes(more)) != loud
+    assert more.summarize("chain", more.settings[0]).reading == "too few prompts"
+
+
+def test_an_arm_without_a_real_drafter_is_called_so(invented):
+    results = invented({"ar": 50.0, "chain": 60.0, "ideal": 90.0})
+    setting = results.settings[0]
+    assert results.find_fastest(setting, ["toolkit"]) == "ideal"
+    assert not any("NO REAL DRAFTER" in line for line in list_findings(results))
+    results = changed(results, "ideal", synthetic=True)
+    assert results.find_fastest(setting, ["toolkit"]) == "chain"  # no one can decode at that speed
+    assert results.summarize("ideal", setting).label == "ideal (no real drafter)"
+    assert any(line.startswith("NO REAL DRAFTER: ideal (") for line in list_findings(results))
+    colours = {row["arm"]: row["colour"] for row in _tabulate(results, setting)["rows"]}
+    assert colours == {"AR": "", "chain": "good", "ideal (no real drafter)": ""}
+    assert [row["synthetic"] for row in list_figures(results)] == [False, False, True]
 
 
 def test_a_lossy_arm_is_called_so_and_ar_is_called_ar(invented):

@@ -3,6 +3,8 @@
 import pytest
 
 from toolkit import Pipeline, Registry, TokenTree
+from toolkit.choice import is_synthetic
+from toolkit.cli.panel import show
 from toolkit.conformance.models import tiny
 from toolkit.engine import TimedDrafter
 from toolkit.errors import SpecError
@@ -88,3 +90,23 @@ def test_reading_is_no_part_of_the_first_step(hash_model, hash_runtime, spec, co
 def test_a_share_beyond_one_is_refused():
     with pytest.raises(SpecError, match="acceptance"):
         REGISTRY.resolve("drafter", "synthetic:acceptance=2")
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("synthetic", True),
+        ("staged:levels=[synthetic]+[ngram]", True),
+        ("staged:levels=[self]+[ngram]", False),
+        ("ngram", False),
+    ],
+)
+def test_it_is_no_real_drafter_wherever_it_stands(spec, said):
+    assert is_synthetic(REGISTRY.resolve("drafter", spec)) == said
+
+
+def test_the_panel_says_that_it_is_no_real_drafter(capsys):
+    for drafter, said in (("synthetic", True), ("ngram", False)):
+        pipeline = Pipeline(tiny("llama", 0), drafter=drafter, shaper="chain")
+        show([pipeline.generate(PROMPT, max_new_tokens=4)], pipeline, None, False)
+        assert ("no real one" in capsys.readouterr().out) == said
