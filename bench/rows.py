@@ -10,7 +10,6 @@ from typing import Any
 from attrs import asdict, evolve
 
 from toolkit import Choice, Run, Step, format_value, options_of, run_record
-from toolkit.choice import is_synthetic
 
 from .arms import PARTS, Arm
 from .columns import SCHEMA_VERSION, ArmColumns, SampleColumns
@@ -49,7 +48,7 @@ def make_arm_row(
         engine=real.engine,
         baseline=prepared.baseline(arm).name,
         lossless=prepared.is_lossless(real),
-        synthetic=is_synthetic(pipeline.drafter),
+        synthetic=pipeline.drafter.is_synthetic,
         tuned=tuned,
         options=json.dumps({part: _list_options(getattr(pipeline, part)) for part in PARTS}),
         models=json.dumps(model_revisions(prepared)),

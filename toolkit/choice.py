@@ -53,6 +53,13 @@ class Choice(Generic[S_co]):
         values = (self[field.name] for field in options_of(self.cls))
         return [part for value in values for part in _parts(value) if isinstance(part, Choice)]
 
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether it is no real drafter, or holds one that is not: what that does before a request is
+        in no figure (`Drafter.counts_start`)."""
+        own = not getattr(self.cls, "counts_start", True)
+        return own or any(choice.is_synthetic for choice in self.nested)
+
     def map_options(self, change: Callable[[attrs.Attribute[Any], Any], Any]) -> Choice[S_co]:
         """This choice with every option's value, its default included, put through `change`: a value
         of several strategies one by one."""
@@ -128,12 +135,6 @@ def policies_of(choice: Choice[Any]) -> list[Choice[Any]]:
 def models_of(choice: Choice[Any]) -> list[str]:
     """Every model that a choice's options name, nested choices included."""
     return list(dict.fromkeys(name for name, _ in models_named(choice)))
-
-
-def is_synthetic(choice: Choice[Any]) -> bool:
-    """Whether a drafter, or one in its options, is a measuring instrument: what it does before a
-    request is in no figure."""
-    return not getattr(choice.cls, "counts_start", True) or any(map(is_synthetic, choice.nested))
 
 
 def models_named(choice: Choice[Any]) -> list[tuple[str, bool]]:

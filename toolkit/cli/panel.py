@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.choice import is_synthetic, models_of
+from toolkit.choice import models_of
 from toolkit.generation import Difference, Generation, Verification, compute_rates
 from toolkit.limits import Limits
 from toolkit.pipeline import Pipeline
@@ -41,7 +41,7 @@ def show(
     rows += _choices(first, pipeline)
     if pipeline.verifier.cls.exactness == "lossy":
         rows.append(("output", Text("lossy: it does not follow the target's law", "bold yellow")))
-    if is_synthetic(pipeline.drafter):
+    if pipeline.drafter.is_synthetic:
         said = "no real one: its drafts are right at a chosen rate, for measuring costs"
         rows.append(("drafter", Text(said, "bold yellow")))
     compared = _verdicts(generations) if several else _comparison(first, pipeline)

@@ -3,7 +3,6 @@
 import pytest
 
 from toolkit import Pipeline, Registry, TokenTree
-from toolkit.choice import is_synthetic
 from toolkit.cli.panel import show
 from toolkit.conformance.models import tiny
 from toolkit.engine import TimedDrafter
@@ -102,7 +101,7 @@ def test_a_share_beyond_one_is_refused():
     ],
 )
 def test_it_is_no_real_drafter_wherever_it_stands(spec, said):
-    assert is_synthetic(REGISTRY.resolve("drafter", spec)) == said
+    assert REGISTRY.resolve("drafter", spec).is_synthetic == said
 
 
 def test_the_panel_says_that_it_is_no_real_drafter(capsys):
