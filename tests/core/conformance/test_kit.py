@@ -11,6 +11,7 @@ import pytest
 import saboteurs
 import torch
 from saboteurs.drafters import RemembersRejected, Silent
+from saboteurs.policies import ByChance
 from saboteurs.shapers import ExpectsCandidates
 from saboteurs.verifiers import BonusOfTheRoot
 
@@ -217,7 +218,6 @@ def test_conforms_makes_one_test_per_property(tmp_path):
     assert not any("test_good" in line and "FAILED" in line for line in lines)
     assert "XFAIL test_mine.py::test_bad[tokens-equal-ar] - known" in done.stdout
     assert "FAILED test_mine.py::test_bad[accepts-what-ar-says]" in done.stdout
-    assert "most likely for the cause of accepts-what-ar-says" in done.stdout
     assert "FAILED test_mine.py::test_silent[tokens-equal-ar] - Failed: INCONCLUSIVE" in done.stdout
     assert "FAILED test_mine.py::test_untrue[tokens-equal-ar] - Failed: tokens-equal-ar" in done.stdout
     assert "Traceback" not in done.stdout
@@ -229,6 +229,14 @@ def test_a_failure_of_another_cause_keeps_its_example():
     assert findings["tokens-equal-ar"].cause == "accepts-what-ar-says"
     assert "global random state" not in findings["tokens-equal-ar"].details
     assert {finding.cause for finding in findings.values() if finding.outcome == "pass"} <= {""}
+
+
+def test_conforms_says_one_cause_once():
+    test = conforms(ByChance, max_examples=3)
+    with pytest.raises(pytest.fail.Exception, match="global random state changed"):
+        test("visible-by-position-alone")
+    with pytest.raises(pytest.fail.Exception, match="for the cause of visible-by-position-alone$"):
+        test("tokens-equal-ar")
 
 
 def test_expected_failures_name_properties_that_bind():
