@@ -235,7 +235,7 @@ def test_conforms_says_one_cause_once():
     test = conforms(ByChance, max_examples=3)
     with pytest.raises(pytest.fail.Exception, match="global random state changed"):
         test("visible-by-position-alone")
-    with pytest.raises(pytest.fail.Exception, match="for the cause of visible-by-position-alone$"):
+    with pytest.raises(pytest.fail.Exception, match="for the cause of visible-by"):
         test("tokens-equal-ar")
 
 
