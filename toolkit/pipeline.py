@@ -241,7 +241,8 @@ class Pipeline:
         if known is None:
             positions = min(self.positions, *(model.positions for model in models))
             with name_failed_strategy():
-                known = measure_costs(self.begin, positions)
+                free = self.drafter.is_synthetic  # and reading anew is no cost of a pass
+                known = measure_costs((self.autoregressive if free else self).begin, positions)
             store(key, known)
         self.pool.measured[key] = known
         return known

@@ -72,18 +72,24 @@ class StepCost:
             level=sum(step.draft_ms for step in later) / levels if levels else None,
         )
 
-    def explain(self, ar_tokens_per_s: float) -> str:
+    def explain(self, ar_tokens_per_s: float, synthetic: bool = False) -> str:
         """Why speculation pays, or does not, beside AR at this speed.
 
         A step that costs as much as b tokens of AR pays where it commits more than b: τ above b.
+        `synthetic`: the drafter is no real one, so only what one may cost is said.
         """
         parts = [time * ar_tokens_per_s / 1e3 for time in (self.draft, self.verify, self.rest)]
         even = sum(parts)
         shares = ", ".join(
             f"{n} {p:.2f}" for n, p in zip(("draft", "verify", "rest"), parts, strict=True)
         )
-        pays = "pays" if self.tau > even else "does not pay"
+        if synthetic and self.tau > even:
+            says = f"a drafter of this acceptance may cost {self.tau - even:.2f} tokens of AR a step"
+        elif synthetic:
+            says = "a drafter of this acceptance does not pay, even if drafting costs nothing"
+        else:
+            says = f"speculation {'pays' if self.tau > even else 'does not pay'} in this run"
         return (
             f"τ {even:.2f}: a step takes as long as {even:.2f} tokens of AR ({shares})\n"
-            f"τ is {self.tau:.2f}, so speculation {pays} in this run"
+            f"τ is {self.tau:.2f}, so {says}"
         )

@@ -43,3 +43,14 @@ def test_a_step_pays_where_it_commits_more_than_it_costs():
         even, says = cost.explain(1e3 / ar_ms).splitlines()
         assert even.startswith(f"τ {step_ms / ar_ms:.2f}: ")
         assert says == f"τ is 2.00, so speculation {word} in this run"
+
+
+def test_no_speculation_pays_that_has_no_real_drafter():
+    cost = StepCost.of(STEPS)
+    step_ms = 16 / 5 + 4 + 1
+    for ar_ms, words in (
+        (step_ms / 1.5, "may cost 0.50 tokens of AR a step"),
+        (step_ms / 2.1, "does not pay, even if drafting costs nothing"),
+    ):
+        says = cost.explain(1e3 / ar_ms, synthetic=True).splitlines()[1]
+        assert says == f"τ is 2.00, so a drafter of this acceptance {words}"

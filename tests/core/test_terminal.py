@@ -8,6 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+from toolkit import Registry
 from toolkit.cli import main
 from toolkit.progress import show_progress, working
 
@@ -20,6 +21,16 @@ def test_a_row_is_one_line_in_a_pipe(command):
     rows = [line for line in result.output.splitlines() if line.strip()]
     assert all(not line.startswith(" ") for line in rows)
     assert ("in this package" if command == "models" else "speculative-toolkit") in rows[1]
+
+
+def test_every_model_fits_a_terminal_of_80_columns(monkeypatch):
+    monkeypatch.setattr("toolkit.terminal.LONGEST", 80)
+    result = CliRunner().invoke(main, ["models"])
+    for family in Registry.installed().families:
+        for alias, place in family.models.items():
+            shown = "in this package" if place.startswith("package:") else place
+            assert re.search(rf"^{alias} +{shown} +(yes|no) *$", result.output, re.M)
+        assert re.search(rf"^{family.target} +{family.drafter} *$", result.output, re.M)
 
 
 @pytest.mark.parametrize("group", [[], ["plugins"]])

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from toolkit.cli import options
-
-if TYPE_CHECKING:
-    from toolkit import Family
 
 
 @click.command()
@@ -25,19 +21,18 @@ def models(plugins: tuple[Path, ...]) -> None:
 
     from toolkit.terminal import print_table
 
-    table = Table("alias", "model", "here", "role", box=None, pad_edge=False)
-    for column in table.columns:
+    table = Table("alias", "model", "here", box=None, pad_edge=False)
+    usual = Table("target", "its usual drafter", box=None, pad_edge=False)
+    for column in (*table.columns, *usual.columns):
         column.overflow = "fold"
     for family in options.load_registry(plugins).families:
         for alias, place in family.models.items():
-            table.add_row(alias, _format_place(place), _here(place), _role(family, alias))
-        table.add_section()
+            table.add_row(alias, _format_place(place), _here(place))
+        usual.add_row(family.target, family.drafter)
     print_table(table)
+    click.echo()
+    print_table(usual)
     click.echo("\nTo get one: hf download OWNER/NAME. Any other: --target FOLDER or OWNER/NAME.")
-
-
-def _role(family: Family, alias: str) -> str:
-    return {family.target: "target", family.drafter: "drafter"}.get(alias, "")
 
 
 def _format_place(place: str) -> str:

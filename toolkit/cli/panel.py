@@ -47,7 +47,7 @@ def show(
     compared = _verdicts(generations) if several else _comparison(first, pipeline)
     if compared:
         rows.append(("against AR", compared))
-    if reason := _break_even(generations):
+    if reason := _break_even(generations, pipeline.drafter.is_synthetic):
         rows.append(("break-even", reason))
     for name, value in rows:
         table.add_row(name, value if isinstance(value, Text) else Text(value))  # [ is not markup
@@ -109,7 +109,7 @@ def _stats(generations: list[Generation]) -> list[Row]:
     return rows
 
 
-def _break_even(generations: list[Generation]) -> str | None:
+def _break_even(generations: list[Generation], synthetic: bool) -> str | None:
     """Why speculation pays, or does not; None where AR's speed is not known or nothing was drafted."""
     cost = StepCost.of([step for generation in generations for step in generation.steps])
     tokens, seconds = 0, 0.0
@@ -118,7 +118,7 @@ def _break_even(generations: list[Generation]) -> str | None:
         if speed:
             tokens += len(generation.token_ids)
             seconds += len(generation.token_ids) / speed
-    return cost.explain(tokens / seconds) if cost and seconds else None
+    return cost.explain(tokens / seconds, synthetic) if cost and seconds else None
 
 
 def _verdicts(generations: list[Generation]) -> Text | None:

@@ -135,6 +135,11 @@ def _measure(
     pipelines: list[Pipeline] = []
     for name in levels:
         pipelines.append(options.make_pipeline(**chosen, **specs, drafter=name))
+        if pipelines[-1].drafter.is_synthetic:
+            raise ToolkitError(
+                f"level {quote(name)} is no real drafter: give the acceptance and the cost that you "
+                f"think of with --acceptance and --cost"
+            )
         chosen["target"] = chosen["target"] or pipelines[0].target
     predicted: dict[str, list[int | None]] = {TARGET: [], **{name: [] for name in levels}}
     for number, prompt in enumerate(prompts, 1):

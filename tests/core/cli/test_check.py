@@ -48,6 +48,10 @@ def test_what_fails_exits_with_1_and_shows_the_example(tmp_path):
     assert "AR says" not in first + later
     assert "HypothesisRandom" not in result.output
     assert "AR says" in report.read_text()
+    assert "random state changed" not in report.read_text()
+    found = {one["name"]: one for one in json.loads(report.read_text())["properties"]}
+    assert found["tokens-equal-ar"]["cause"] == "accepts-what-ar-says"
+    assert {one["cause"] for one in found.values() if one["outcome"] == "pass"} == {""}
     assert result.output.rstrip().endswith("fail")
 
 

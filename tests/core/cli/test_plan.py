@@ -44,6 +44,7 @@ def test_measured_levels(toolkit):
         (["--level", "a", "--cost", "b=0.5"], "'b' is no --level"),
         (["--level", "a", "--cost", "a"], "is not NAME=NUMBER"),
         (["--level", "nothing"], "no drafter called 'nothing'"),
+        (["--level", "synthetic:tokens=9"], "is no real drafter"),
     ],
 )
 def test_refusals(toolkit, arguments, said):

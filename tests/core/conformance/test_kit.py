@@ -223,20 +223,12 @@ def test_conforms_makes_one_test_per_property(tmp_path):
     assert "Traceback" not in done.stdout
 
 
-def test_a_failure_of_another_cause_keeps_its_example():
-    findings = {finding.name: finding for finding in check(BonusOfTheRoot, max_examples=20)}
-    assert findings["accepts-what-ar-says"].cause == ""
-    assert findings["tokens-equal-ar"].cause == "accepts-what-ar-says"
-    assert "global random state" not in findings["tokens-equal-ar"].details
-    assert {finding.cause for finding in findings.values() if finding.outcome == "pass"} <= {""}
-
-
 def test_conforms_says_one_cause_once():
     test = conforms(ByChance, max_examples=3)
     with pytest.raises(pytest.fail.Exception, match="global random state changed"):
         test("visible-by-position-alone")
     with pytest.raises(pytest.fail.Exception, match="for the cause of visible-by"):
-        test("tokens-equal-ar")
+        test("repeats-exactly")
 
 
 def test_expected_failures_name_properties_that_bind():

@@ -2,9 +2,9 @@
 
 import pytest
 
-from toolkit import Pipeline, Registry, TokenTree
+from toolkit import Pipeline, Registry, TokenTree, verify
 from toolkit.cli.panel import show
-from toolkit.conformance.models import tiny
+from toolkit.conformance.models import COSTS, tiny
 from toolkit.engine import TimedDrafter
 from toolkit.errors import SpecError
 
@@ -105,7 +105,24 @@ def test_it_is_no_real_drafter_wherever_it_stands(spec, said):
 
 
 def test_the_panel_says_that_it_is_no_real_drafter(capsys):
-    for drafter, said in (("synthetic", True), ("ngram", False)):
+    for drafter, says in (("synthetic", "a drafter of this"), ("ngram", "speculation")):
         pipeline = Pipeline(tiny("llama", 0), drafter=drafter, shaper="chain")
-        show([pipeline.generate(PROMPT, max_new_tokens=4)], pipeline, None, False)
-        assert ("no real one" in capsys.readouterr().out) == said
+        found = pipeline.generate(PROMPT, max_new_tokens=9)
+        show([found.with_verification(verify(pipeline, found))], pipeline, None, False)
+        shown = capsys.readouterr().out
+        assert ("no real one" in shown) == (drafter == "synthetic")
+        assert f", so {says}" in shown
+
+
+@pytest.mark.parametrize(("drafter", "measured"), [("synthetic", "none"), ("ngram", "ngram")])
+def test_it_costs_nothing_where_costs_are_measured(monkeypatch, drafter, measured):
+    """Measuring decodes random texts, after each token of which it would read anew."""
+    drafters = []
+
+    def measure(begin, positions):
+        drafters.append(begin()[2].name)
+        return COSTS
+
+    monkeypatch.setattr("toolkit.runtime.measure_costs.measure_costs", measure)
+    Pipeline(tiny("llama", 0), drafter=drafter, shaper="chain").costs(fresh=True)
+    assert drafters == [measured]
