@@ -60,7 +60,7 @@ class StepCost:
     @classmethod
     def of(cls, steps: Sequence[Step]) -> StepCost | None:
         """None where nothing was drafted."""
-        count, later = len(steps), steps[1:]
+        count, later = len(steps), [step for step in steps[1:] if step.draft_ms]  # no whole steps
         if not any(step.depth for step in steps):
             return None
         levels = sum(step.depth for step in later)

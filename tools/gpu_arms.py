@@ -31,7 +31,7 @@ def make_models(
 
     from toolkit import Pool, Registry
 
-    pool = Pool(device=results.device, dtype=results.dtype)
+    pool = Pool(device=results.device, dtype=results.dtype, executor="functional")  # pass by pass
     pool.aliases |= Registry.installed().aliases
     prompts: dict[str, list[int]] = {}
     for size in sizes:

@@ -183,12 +183,12 @@ def run_exact(results: Results) -> None:
     arms += [{"drafter": "model", "kv": policy} for policy in POLICIES]
     whole = [{"drafter": "model", "shaper": shaper} for shaper in WHOLE]
     for executor, dtype in itertools.product(
-        ("auto", "whole-step"), ("fp32",) if results.rehearse else DTYPES
+        ("functional", "auto"), ("fp32",) if results.rehearse else DTYPES
     ):
         pool = Pool(device=results.device, dtype=dtype, executor=executor)
-        for arm in arms if executor == "auto" else whole:
+        for arm in arms if executor == "functional" else whole:
             what = " ".join(f"{key}={value}" for key, value in arm.items())
-            what += "" if executor == "auto" else f" executor={executor}"
+            what += ", whole step" if executor == "auto" else ""
             with results.surviving(f"{what} {dtype}"):
                 pipeline = Pipeline(**arm, pool=pool)
                 made = pipeline.generate(PROMPTS[0], max_new_tokens=16 if results.rehearse else 64)
@@ -217,7 +217,7 @@ def run_speed(results: Results) -> None:
     }
     for policy in POLICIES[:2]:  # whose masks are in the graphs
         choices[f"budget, {policy}"] = choices["budget"] | {"kv": policy}
-    whole = {"pool": evolve(pool, executor="whole-step")}
+    whole = {"pool": evolve(pool, executor="auto")}
     choices |= {f"{shaper}, whole step": choices[shaper] | whole for shaper in WHOLE}
     tokens = 16 if results.rehearse else 128
     for name, choice in choices.items():
@@ -361,7 +361,7 @@ def run_profile(results: Results) -> None:
     drafted: dict[str, Any] = {"drafter": "model:pythia-70m-alike", "shaper": "budget"}
     static = drafted | {"shaper": "growmap"}
     arms: dict[str, dict[str, Any]] = {"AR": {"drafter": "none"}, "budget": drafted, "growmap": static}
-    arms["growmap, whole step"] = static | {"pool": evolve(pool, executor="whole-step")}
+    arms["growmap, whole step"] = static | {"pool": evolve(pool, executor="auto")}
     kinds = [ProfilerActivity.CPU] + ([] if results.rehearse else [ProfilerActivity.CUDA])
     for name, choice in arms.items():
         with results.surviving(name):
@@ -372,7 +372,8 @@ def run_profile(results: Results) -> None:
                 made = arm.decode(prompt, 16)[2]
             steps = len(made.steps)
             averages = seen.key_averages()
-            (results.folder / f"profile-{name}.txt").write_text(
+            file = "-".join(["profile", *name.replace(",", "").split()])
+            (results.folder / f"{file}.txt").write_text(
                 averages.table(sort_by="self_cuda_time_total", row_limit=40)
                 if not results.rehearse
                 else averages.table(sort_by="self_cpu_time_total", row_limit=40)

@@ -34,6 +34,11 @@ def test_without_drafts_there_is_nothing():
         assert StepCost.of(steps) is None
 
 
+def test_steps_that_ran_as_one_graph_say_nothing_about_a_level():
+    assert StepCost.of([*STEPS, step(4, 3, 3, draft_ms=0.0)]).level == 8.0 / 8
+    assert StepCost.of([step(4, 3, 3, draft_ms=0.0)] * 3).level is None
+
+
 def test_a_step_pays_where_it_commits_more_than_it_costs():
     cost = StepCost.of(STEPS)
     assert cost.tau == 10 / 5

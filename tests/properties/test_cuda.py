@@ -70,7 +70,7 @@ def test_every_arm_gives_the_tokens_of_ar(arm, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shaper", WHOLE)
 def test_whole_steps_give_the_tokens_of_ar(shaper, dtype):
-    pipeline = Pipeline(drafter="model", shaper=shaper, pool=pool(dtype, "whole-step"))
+    pipeline = Pipeline(drafter="model", shaper=shaper, pool=pool(dtype))
     for text in (PROMPT, "Once upon a time", PROMPT):  # graphs are captured and used again
         generation = pipeline.generate(text, max_new_tokens=48)
         found = verify(pipeline, generation)
@@ -83,7 +83,7 @@ def test_whole_steps_give_the_tokens_of_ar(shaper, dtype):
 @pytest.mark.parametrize("shaper", WHOLE)
 def test_whole_steps_are_the_general_loop_s(shaper):
     trees = []
-    for executor in ("auto", "whole-step"):
+    for executor in ("functional", "auto"):
         pipeline = Pipeline(drafter="model", shaper=shaper, pool=pool("fp32", executor))
         events = pipeline.generate(PROMPT, max_new_tokens=48).events[1:]
         trees.append([(e.tokens, e.tree.tokens, e.tree.parents, e.verdict.path) for e in events])
@@ -135,7 +135,7 @@ def test_kernels_run_on_the_gpu_of_their_tensors():
 @pytest.mark.skipif(DEVICE == "cpu", reason="the CPU is never waited for")
 @pytest.mark.parametrize(
     ("shaper", "executor"),
-    [("chain:k=4", "auto"), ("chain:k=4", "whole-step"), ("growmap", "whole-step")],
+    [("chain:k=4", "functional"), ("chain:k=4", "auto"), ("growmap", "auto")],
 )
 def test_a_step_waits_for_the_device_a_few_times(shaper, executor):
     """At most twice for a verification, once for each level of the drafter; once for a whole step."""
@@ -150,6 +150,6 @@ def test_a_step_waits_for_the_device_a_few_times(shaper, executor):
             steps = [event.step for _, event in zip(range(8), events, strict=False)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    allowed = sum(1 if executor == "whole-step" else 2 + step.depth + 1 for step in steps)
+    allowed = sum(1 if executor == "auto" else 2 + step.depth + 1 for step in steps)
     places = sorted(f"{wait.filename}:{wait.lineno}" for wait in waits)
     assert len(waits) <= allowed, places

@@ -210,10 +210,10 @@ dtype = _option(
 )
 executor = _option(
     "--executor",
-    type=click.Choice(["auto", "module", "functional", "whole-step"]),
+    type=click.Choice(["auto", "module", "functional"]),
     default="auto",
-    help="How a forward runs; auto: functional where the family is described. whole-step: functional, "
-    "and on CUDA steps of chain, fixed:threshold=0 and growmap as one graph each (experimental).",
+    help="How a forward runs; auto: functional where the family is described, and on CUDA whole steps "
+    "of chain, fixed:threshold=0 and growmap as one graph each.",
 )
 prompt_file = _option(
     "--prompt-file",

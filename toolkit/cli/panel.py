@@ -36,8 +36,6 @@ def show(
     first, several = generations[0], len(generations) > 1
     rows = _sums(generations, sent) if several else _figures(first, sent)
     rows += _stats(generations) if explaining else []
-    if pipeline.pool.executor == "whole-step" and not several:
-        rows.append(("steps", first.steps_run))
     rows += _choices(first, pipeline)
     if pipeline.verifier.cls.exactness == "lossy":
         rows.append(("output", Text("lossy: it does not follow the target's law", "bold yellow")))
@@ -145,6 +143,8 @@ def _figures(generation: Generation, sent: str | None) -> list[Row]:
             f"drafter {_bytes(generation.draft_kv_bytes)}",
         ),
     ]
+    if "graph each" in generation.steps_run:
+        rows.append(("steps", f"{generation.steps_run} (a graph's time counts as verify)"))
     if sent:
         rows.append(("prompt", f"{len(generation.prompt_ids)} tokens, {sent}"))
     if not generation.sampling.greedy:

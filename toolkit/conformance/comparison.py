@@ -9,6 +9,7 @@ from toolkit.runtime.kv.cache import TreeCache
 
 TOLERANCE = 1e-9  # float64: schedules differ by 1e-14, bugs by far more
 GLOBAL_RANDOM = "the global random state changed"
+ROUNDING = 100  # units in the last place, which is more in float32
 Snapshot = list[tuple[Tensor, Tensor, Tensor]]  # per layer: positions, keys, values
 
 
@@ -41,5 +42,6 @@ def require_close(ours: Tensor, theirs: Tensor, where: str, tolerance: float = T
     """Raise `Broken` when two tensors differ by more than `tolerance` anywhere."""
     finite = torch.isfinite(theirs)
     worst = float((ours - theirs)[finite].abs().max()) if finite.any() else 0.0
-    if worst > tolerance or not torch.equal(torch.isfinite(ours), finite):
+    allowed = max(tolerance, ROUNDING * torch.finfo(ours.dtype).eps)
+    if worst > allowed or not torch.equal(torch.isfinite(ours), finite):
         raise Broken(f"off by {worst:.2g}: {where}")

@@ -38,8 +38,6 @@ from toolkit.sampling import Sampling
 from toolkit.transfer import fetch, send
 from toolkit.tree import Candidates, TokenTree, ancestor_mask, lineage
 
-WANTED = "whole-step"  # the executor that asks for whole steps
-
 
 def static_step_of(
     target: ModelSession, strategies: Strategies, sampling: Sampling
@@ -73,8 +71,8 @@ def reason_not_whole(model: LoadedModel) -> str | None:
     executor = model.executor
     if not isinstance(executor, FunctionalExecutor) or executor.captured is None:
         return "no pass runs as a CUDA graph"
-    if model.wanted != WANTED:
-        return f"whole steps are experimental and were not asked for (executor {WANTED})"
+    if model.wanted != "auto":
+        return f"executor {model.wanted} was asked for"
     if executor.captured.failure is not None:
         return f"capturing failed: {executor.captured.failure}"
     return "layers have sliding windows of their own" if any(model.windows) else None

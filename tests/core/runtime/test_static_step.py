@@ -1,13 +1,17 @@
 """Whole steps as one graph against the general loop. Tapes stand in for CUDA graphs."""
 
 import copy
+import gc
+import types
 from functools import lru_cache
 
 import pytest
 import torch
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tape import Tape
+from tape import Tape, Taping
+from torch.utils._pytree import tree_leaves
 
 from toolkit import Pipeline, Pool, Registry, Sampling, draft_session, likeliest
 from toolkit.conformance.comparison import Broken, require_same_rows, snapshot
@@ -36,7 +40,7 @@ def taped(monkeypatch):
     monkeypatch.setattr(captured, "recorder_for", lambda _: Tape())
 
 
-def pool(family="llama", executor="whole-step"):
+def pool(family="llama", executor="auto"):
     target = copy.deepcopy(tiny(family)).double()
     draft = copy.deepcopy(noisy(family, noise=0.02)).double()
     return Pool(modules={"it": target, "noisy": draft}, executor=executor)
@@ -131,6 +135,58 @@ def test_a_whole_step_has_one_copy_in_and_one_out(monkeypatch):
     assert stream.result.steps_run == "9 steps as one graph each"
 
 
+def memory_of(values):
+    """Where the tensors among some values lie."""
+    return [v.untyped_storage().data_ptr() for v in values if isinstance(v, torch.Tensor)]
+
+
+class Forgets(Tape):
+    """As a CUDA graph, keeps alive what it has made, and nothing that it has read: `read` says what."""
+
+    def record(self, run):
+        with Taping() as taping:
+            result = run()
+        read, made = set(), set()
+        for _, args, kwargs, results in taping.operations:
+            read |= {*memory_of(tree_leaves((args, kwargs)))} - made
+            made |= {*memory_of(tree_leaves(results))} - read
+        self.read = read
+        return lambda: None, result
+
+
+def kept_by(roots):
+    """Where the tensors lie that are kept alive by some objects."""
+    seen, left = {}, list(roots)
+    while left:
+        it = left.pop()
+        if id(it) in seen or isinstance(it, type | types.ModuleType | types.FrameType):
+            continue
+        seen[id(it)] = it
+        function = isinstance(it, types.FunctionType)
+        left += [it.__closure__] if function else gc.get_referents(it)
+    return {*memory_of(seen.values())}
+
+
+def test_a_graph_keeps_alive_what_it_reads(monkeypatch):
+    """And the control: without its inputs it does not."""
+    graphs, honest = [], StaticStep._capture
+
+    def noted(self, *args):
+        monkeypatch.setattr(self.verifies, "recorder", Forgets())
+        graphs.append((honest(self, *args), self.verifies, self.drafts))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StaticStep, "_capture", noted)
+    events = pipeline("growmap:tree=3x2", pool()).stream(PROMPTS[0], max_new_tokens=20).decode()
+    with pytest.raises(KeyboardInterrupt):
+        list(events)
+    graph, *captures = graphs[0]
+    read = captures[0].recorder.read
+    assert len(read) > 20
+    assert read <= kept_by([graph, *captures])
+    assert not read <= kept_by([evolve(graph, inputs=()), *captures])
+
+
 def test_another_drafter_has_graphs_of_its_own():
     """Over the same slab of the target: one without rotation."""
     both = pool()
@@ -161,7 +217,7 @@ def test_requests_that_take_turns():
     [
         ("adaptive", {}, "the trees of shaper adaptive differ in shape"),
         ("fixed", {}, "the trees of shaper fixed differ in shape"),
-        ("chain", {"pool": "auto"}, "were not asked for"),
+        ("chain", {"pool": "functional"}, "executor functional was asked for"),
         ("chain", {"kv": "h2o:budget=12,epoch=4,recent=4"}, "a KV policy scores rows"),
         ("chain", {"kv": "window:budget=8"}, "3 pass by pass, because a KV policy hides rows"),
         ("chain", {"sampling": Sampling(0.5)}, "only verifier greedy"),
@@ -170,7 +226,7 @@ def test_requests_that_take_turns():
 )
 def test_what_does_not_fit_runs_the_general_loop_and_says_why(shaper, options, why):
     if "pool" in options:
-        options = {"pool": pool(executor="auto")}
+        options = {"pool": pool(executor="functional")}
     stream = pipeline(shaper, **options).stream(PROMPTS[0], max_new_tokens=4)
     steps = list(stream.decode())[1:]
     assert len(steps) > 0

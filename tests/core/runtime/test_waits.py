@@ -96,7 +96,7 @@ def taped(monkeypatch):
     monkeypatch.setattr(captured, "recorder_for", lambda _: Tape())
 
 
-def steps(shaper, kv, executor="auto"):
+def steps(shaper, kv, executor="functional"):
     """The reads of a request's steps, and how many steps and levels there were."""
     pipeline = Pipeline(
         copy.deepcopy(tiny("llama", stops=())),
@@ -132,7 +132,7 @@ def test_a_step_reads_at_named_places_only(taped, shaper, kv):
 @pytest.mark.parametrize("shaper", ["chain:k=2", "growmap:tree=2x2"])
 def test_a_whole_step_reads_once(taped, shaper):
     """What it found, which are two reads of one copy. The last trees are cut."""
-    found, count = steps(shaper, "full", "whole-step")
+    found, count = steps(shaper, "full", "auto")
     whole = found["toolkit/runtime/static_step.py:run"] / 2
     passes = found["toolkit/likeliest.py:likeliest_and_margins"]
     assert whole > 3 >= passes == count - whole

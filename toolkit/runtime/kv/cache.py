@@ -270,8 +270,8 @@ class TreeCache(Cache):
             )
         if self.placed and rows != self.placed[: len(rows)]:
             raise StrategyError(
-                f"rows {rows} are not the path {self.placed} that a whole step accepted: use another "
-                f"executor than whole-step with this verifier"
+                f"rows {rows} are not the path {self.placed} that a whole step accepted: use "
+                f"executor functional with this verifier"
             )
         if not self.placed and rows != list(range(len(rows))):
             self._move(rows)

@@ -29,7 +29,6 @@ from toolkit.errors import ModelError
 from toolkit.progress import working
 from toolkit.runtime.compute.executors.build_on_meta import build_on_meta
 from toolkit.runtime.compute.executors.choose_executor import (
-    FUNCTIONAL,
     Executor,
     choose_executor,
     require_functional,
@@ -140,7 +139,7 @@ def find(location: Location, executor: str = "auto") -> FoundModel:
         ) from error
     require_supported(config, name)
     text = text_config_of(config)
-    if executor in FUNCTIONAL:
+    if executor == "functional":
         require_functional(build_on_meta(text))
     return FoundModel(name, path, local, text, config, _load_tokenizer(path, local))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from toolkit.runtime.models.load import FoundModel, LoadedModel
 
 DEVICES = ("auto", "cpu", "cuda")
-EXECUTORS = ("auto", "module", "functional", "whole-step")
+EXECUTORS = ("auto", "module", "functional")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 
 
@@ -32,8 +32,7 @@ class Pool:
     `device`: auto (CUDA where there is one), cpu, cuda, or one of several GPUs, as cuda:1. `dtype`:
     fp32, bf16, fp16, fp64, or auto, fp32 on CPU and the checkpoint's own on CUDA. `executor`: module
     runs the transformers module, functional our description of its family, auto the description where
-    there is one. whole-step is functional, and on CUDA runs steps whose trees have one shape as one
-    graph each; experimental.
+    there is one. On CUDA auto also runs steps whose trees have one shape as one graph each.
     `modules` are models in memory by the names that specs use; they keep their device and dtype.
     `costs` replace measured costs, for experiments that must be repeatable. Dicts are copied.
     """

@@ -21,8 +21,6 @@ from toolkit.runtime.compute.linears.kernels import kernels_for
 from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kv.slab import Slabs
 
-FUNCTIONAL = ("functional", "whole-step")  # who wants the functional executor and no other
-
 
 class Executor(Protocol):
     """Runs a model's forward pass. All executors write the same cache."""
@@ -60,7 +58,7 @@ def choose_executor(
     """The executor of a loaded module. Raises `ModelError` when it cannot be the one that is wanted."""
     if wanted == "module":
         return ModuleExecutor.of(module, "it was asked for")
-    if wanted in FUNCTIONAL:
+    if wanted == "functional":
         require_functional(module)
     reason = reason_not_described(module)
     if reason is None:
@@ -76,7 +74,7 @@ def choose_executor(
                 return executor
             if owned:
                 raise ModelError(f"{executor.linears}: {reason}; executor module runs it")
-        if wanted in FUNCTIONAL:
+        if wanted == "functional":
             raise _no_functional(module, reason)
     return ModuleExecutor.of(module, reason)
 
