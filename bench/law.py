@@ -46,8 +46,8 @@ def compare_law(requests: Iterable[Sequence[float]]) -> float | None:
             now = min(int(place * BINS), BINS - 1)
             counts[before][now] += 1
             before = now
-    rows = [row for row in counts if sum(row) >= 5 * BINS]
-    if len(rows) < BINS:
+    rows = [row for row in counts if sum(row) >= 5 * BINS]  # a wrong law may leave some empty
+    if sum(map(sum, rows)) < 5 * BINS * BINS:
         return None
     distance = sum((n - sum(row) / BINS) ** 2 / (sum(row) / BINS) for row in rows for n in row)
     return chi_square_tail(distance, len(rows) * (BINS - 1))

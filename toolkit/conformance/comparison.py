@@ -39,9 +39,10 @@ def require_same_rows(
 
 
 def require_close(ours: Tensor, theirs: Tensor, where: str, tolerance: float = TOLERANCE) -> None:
-    """Raise `Broken` when two tensors differ by more than `tolerance` anywhere."""
+    """Raise `Broken` when two tensors differ by more than `tolerance` anywhere, and by more than
+    rounding, unless it is 0."""
     finite = torch.isfinite(theirs)
     worst = float((ours - theirs)[finite].abs().max()) if finite.any() else 0.0
-    allowed = max(tolerance, ROUNDING * torch.finfo(ours.dtype).eps)
+    allowed = max(tolerance, ROUNDING * torch.finfo(ours.dtype).eps) if tolerance else 0.0
     if worst > allowed or not torch.equal(torch.isfinite(ours), finite):
         raise Broken(f"off by {worst:.2g}: {where}")

@@ -27,6 +27,8 @@ ADVICE: dict[Kind, str] = {  # where a strategy may take random numbers from
     "shaper": "draw from a generator of your own, made for each request with a fixed seed",
     "verifier": "draw from the `sampler` that `judge` is given",
     "kv": "draw from a generator made at each call and seeded by what the call is given",
+    "scorer": "draw from a generator made at each call and seeded by what the call is given",
+    "policy": "use the `draw` that `stop` is given",
 }
 
 
@@ -43,7 +45,8 @@ def describe_failure(subject: UnderTest, sentence: str, example: Any, error: Bas
 def _message(error: BaseException, subject: UnderTest) -> list[str]:
     """The message of the error; for an exception of the strategy, also the author's stack frames."""
     text = str(error).partition(", in ")[0] if isinstance(error, Broken) else ""
-    text += f": {ADVICE[subject.kind]}" * (text == GLOBAL_RANDOM)
+    if text == GLOBAL_RANDOM:
+        text += f": {ADVICE[subject.kind]}"
     return [text] if text else format_trace(error, subject.choice.cls.__module__).splitlines()
 
 
