@@ -12,6 +12,7 @@ from toolkit import ToolkitError
 from toolkit.cli import options
 from toolkit.cli.options import FILE, Counts, Whole
 from toolkit.extras import require_extra
+from toolkit.progress import show_progress
 from toolkit.words import quote
 
 if TYPE_CHECKING:
@@ -284,5 +285,6 @@ def report(folder: Path, other: Path | None, out: Path | None) -> None:
     require_extra("toolkit report", "plots", "jinja2", "matplotlib")
     from .report import write
 
-    page = write(Results.read(folder), out or folder / "report", folder)
+    with show_progress():
+        page = write(Results.read(folder), out or folder / "report", folder)
     click.echo(f"wrote {page} and {len(list(page.parent.glob('*.png')))} figures beside it")

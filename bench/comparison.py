@@ -58,7 +58,8 @@ def compare(first: Results, second: Results) -> dict[Setting, list[Change]]:
         raise ToolkitError(
             f"the two folders have nothing in common: arms {_name(first.by_arm)} and "
             f"{_name(second.by_arm)}, settings {_name(s.title for s in first.settings)} and "
-            f"{_name(s.title for s in second.settings)}; give arms the same name= in both plans"
+            f"{_name(s.title for s in second.settings)}; both benches need the same "
+            f"data sets and numbers of tokens, and arms of the same name="
         )
     return found
 

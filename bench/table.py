@@ -230,9 +230,10 @@ def list_findings(results: Results) -> list[str]:
             f"arm must give AR's tokens: do not use its speed until the difference is explained."
         )
     if results.is_unsteady and results.drift:
+        whole = "the interval must include 1 and" if results.drift.low is not None else "this must"
         found.append(
-            f"UNSTEADY: AR again at the end ran at {results.drift.text} of its speed before. This must "
-            f"be within ±{100 * UNSTEADY:.0f} % of 1, and its interval must include 1, so no arm is "
-            f"called faster or slower: measure again on a quiet machine."
+            f"UNSTEADY: AR again at the end ran at {results.drift.text} of its speed before, but "
+            f"{whole} stay within ±{100 * UNSTEADY:.0f} % of 1. So no arm is called faster or slower: "
+            f"measure again on a quiet machine."
         )
     return found

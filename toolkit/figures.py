@@ -12,6 +12,8 @@ from typing import Any
 
 from attrs import frozen
 
+from toolkit.progress import working
+
 RC = {
     "svg.hashsalt": "toolkit",
     "svg.fonttype": "path",
@@ -43,7 +45,7 @@ def draw_figures(
 
     drawn = []
     for figure in figures:
-        with mpl.rc_context(RC):
+        with working(f"Drawing: {figure.TITLE}"), mpl.rc_context(RC):
             images = {theme.name: _save(figure, data, theme, note, folder) for theme in THEMES}
         if all(images.values()):
             drawn.append(PageFigure(_name(figure), figure.TITLE, figure.CAPTION, images))

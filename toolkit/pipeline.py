@@ -29,6 +29,7 @@ from toolkit.fit import (
 from toolkit.hookspecs import Family
 from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
 from toolkit.limits import Limits
+from toolkit.progress import working
 from toolkit.prompts import Prompt, encode_prompt
 from toolkit.registry import Registry
 from toolkit.runtime.models.pool import Pool
@@ -240,7 +241,8 @@ class Pipeline:
         known = None if fresh else self.pool.measured.get(key) or stored(key)
         if known is None:
             positions = min(self.positions, *(model.positions for model in models))
-            with name_failed_strategy():
+            what = f"Measuring what passes of {self.target} and levels of {self.drafter} cost"
+            with name_failed_strategy(), working(what):
                 free = self.drafter.is_synthetic  # and reading anew is no cost of a pass
                 known = measure_costs((self.autoregressive if free else self).begin, positions)
             store(key, known)

@@ -3,9 +3,13 @@
 import io
 import sys
 import threading
+from types import ModuleType
 
 import pytest
 
+from toolkit import Pipeline
+from toolkit.conformance.models import COSTS, tiny
+from toolkit.figures import draw_figures
 from toolkit.progress import show_progress, working
 
 
@@ -110,3 +114,28 @@ def test_stdout_is_left_alone(monkeypatch):
     stdout = sys.stdout
     with show_progress(), working("Loading"):
         assert sys.stdout is stdout
+
+
+def test_measuring_costs_says_so(monkeypatch):
+    terminal = stderr(monkeypatch, Terminal())
+    pipeline, said = Pipeline(tiny("llama", 0), drafter="ngram", shaper="chain"), []
+    monkeypatch.setattr(
+        "toolkit.runtime.measure_costs.measure_costs",
+        lambda *_: said.append(shown(terminal)) or COSTS,
+    )
+    with show_progress():
+        pipeline.costs(fresh=True)
+    assert "and levels of ngram cost …" in said[0]
+    assert "Measuring" not in shown(terminal).rpartition("\x1b[2K")[2]
+
+
+def test_every_figure_is_named_while_it_is_drawn(monkeypatch, tmp_path):
+    terminal = stderr(monkeypatch, Terminal())
+    figures, said = [ModuleType("figures.one"), ModuleType("figures.two")], []
+    for figure in figures:
+        figure.TITLE = figure.__name__
+        figure.draw = lambda *_: said.append(shown(terminal))
+    with show_progress():
+        assert draw_figures(figures, None, "", tmp_path) == []
+    for figure in figures:
+        assert f"Drawing: {figure.TITLE} …" in "".join(said)

@@ -157,8 +157,7 @@ def _measure(
     shares = {pair: share_equal(predicted[pair[0]], predicted[pair[1]]) for pair in pairs}
     chain, length = [], len(predicted[TARGET]) // len(prompts)
     for name, pipeline in zip(levels, pipelines, strict=True):
-        with working(f"measuring the cost of {name}"):
-            costs = pipeline.costs()
+        costs = pipeline.costs()
         if costs.noise > BUSY:
             click.echo(
                 f"The machine was busy while {name} was measured (up to {costs.noise:.1f} times the "
