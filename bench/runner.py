@@ -9,6 +9,7 @@ from typing import Any
 from attrs import define, evolve, field, fields
 
 from toolkit import Generation, Run, ToolkitError, node_rows, run_record, step_rows
+from toolkit.cpu_load import Moment, measure_load
 from toolkit.exactness import compare_with_ar
 from toolkit.records import utc_now
 
@@ -17,7 +18,7 @@ from .configuration import digest_configuration, require_same
 from .engines import Engine, PipelineEngine
 from .keys import Key
 from .law import place_tokens
-from .machine import Moment, measure_bandwidth, measure_load
+from .machine import measure_bandwidth
 from .prepared_plan import Group, PreparedPlan, Task
 from .rows import make_arm_row, make_request_row, make_run
 from .statistics import divide

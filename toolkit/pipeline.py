@@ -14,6 +14,7 @@ from toolkit.choice import (
     models_of,
     policies_of,
 )
+from toolkit.cpu_load import Moment, busy_load
 from toolkit.engine import Strategies
 from toolkit.errors import MismatchError, SpecError
 from toolkit.families import STORIES, find_family
@@ -227,7 +228,7 @@ class Pipeline:
         """The costs of the target's passes and the drafter's levels on this machine.
 
         They are the pool's, if it was given any. Otherwise they are measured once and then read from
-        the user's cache; noisy measurements are not cached. `fresh` measures again.
+        the user's cache; measurements of a busy machine are not cached. `fresh` measures again.
         """
         if self.pool.costs is not None and not fresh:
             return self.pool.costs
@@ -244,8 +245,9 @@ class Pipeline:
             what = f"Measuring what passes of {self.target} and levels of {self.drafter} cost"
             with name_failed_strategy(), working(what):
                 free = self.drafter.is_synthetic  # and reading anew is no cost of a pass
+                began = Moment.now()
                 known = measure_costs((self.autoregressive if free else self).begin, positions)
-            store(key, known)
+            store(key, known, busy_load(began))
         self.pool.measured[key] = known
         return known
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from attrs import frozen
 
 from toolkit.columns import column, schema
+from toolkit.cpu_load import load_average
 from toolkit.engine import Step
 from toolkit.errors import ToolkitError
 from toolkit.files import open_atomically
@@ -154,7 +155,7 @@ def run_record(pipeline: Pipeline) -> Run:
     import torch
 
     from toolkit.runtime.kernels import native, structs
-    from toolkit.runtime.machine.cpu import cpu_model, gpu_driver, load_average
+    from toolkit.runtime.machine.cpu import cpu_model, gpu_driver
     from toolkit.runtime.numerics import find_level
 
     model = pipeline.pool.load(pipeline.target)

@@ -13,7 +13,7 @@ from toolkit.conformance import cases, kv
 from toolkit.conformance.comparison import Broken
 from toolkit.conformance.generators import passes, texts
 from toolkit.conformance.models import FAMILIES, POSITIONS, VOCABULARY, tiny
-from toolkit.runtime.compute.linears import fastest
+from toolkit.runtime.compute.executors import fastest
 from toolkit.runtime.compute.linears.kernels import Blocked, Packed, onednn_packs
 from toolkit.runtime.kernels import native
 from toolkit.runtime.models.load import prepare
@@ -153,7 +153,7 @@ KERNELS = st.sampled_from(  # with a dtype that they have on this CPU
 def low(family, dtype, kernel=Blocked):
     """A tiny model in low precision, at the level `bitwise`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fastest, "fastest_kernel", lambda _: kernel)
+        patch.setattr(fastest, "fastest_kernel", lambda *_: kernel)
         model = prepare("it", copy.deepcopy(tiny(family)).to(dtype), owned=True)
         assert (model.executor.c_decoder is not None) == (kernel is Blocked)
     return model

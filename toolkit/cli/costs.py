@@ -32,7 +32,8 @@ def costs(plot: Path | None, **chosen: Any) -> None:
     """Measure the cost of a target pass and of a draft level on this machine.
 
     The result is cached. Shapers that plan use it in every later run with the same models, strategies
-    and number of threads; without it, the first such run measures. Noisy measurements are not cached.
+    and number of threads; without it, the first such run measures. What a busy machine shows is not
+    cached.
     """
     if plot is not None:
         _require_drawable(plot)
@@ -57,7 +58,6 @@ def _show(costs: Costs, pipeline: Pipeline) -> None:
     """Print two tables; the column × is the cost relative to that of a single row."""
     from rich.table import Table
 
-    from toolkit.runtime.costs import BUSY
     from toolkit.terminal import make_console
 
     console = make_console()
@@ -76,11 +76,6 @@ def _show(costs: Costs, pipeline: Pipeline) -> None:
             table.add_row(str(size), *(cell for pair in cells for cell in pair))
         console.print(table)
         console.print()
-    if costs.noise > BUSY:
-        console.print(
-            f"The machine was busy: measurements took up to {costs.noise:.1f} times their minimum. "
-            "They are not cached: run `toolkit costs` again."
-        )
 
 
 def _draw(costs: Costs, pipeline: Pipeline, plot: Path) -> None:

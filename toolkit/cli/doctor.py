@@ -95,6 +95,7 @@ def _set(*names: str) -> list[str]:
 def facts(model: LoadedModel) -> dict[str, str]:
     """Facts about a loaded model on this machine."""
     from toolkit.runtime.kernels import structs
+    from toolkit.runtime.machine.disk import said
     from toolkit.runtime.numerics import find_level
     from toolkit.runtime.static_step import reason_not_whole
 
@@ -109,6 +110,8 @@ def facts(model: LoadedModel) -> dict[str, str]:
         else "as one graph each, where trees have one shape",
         "level": f"{level.name}: {level.why}",
     }
+    if busy := said("busy"):
+        facts["timing"] = busy
     if model.device.type != "cpu" or model.dtype not in structs.DTYPES:
         facts["kernels"] = "PyTorch's, because ours are for fp32 and bf16 on CPU"
     return facts

@@ -123,7 +123,6 @@ def _measure(
 ) -> tuple[Level, list[Level], dict[tuple[str, str], float]]:
     """Measure target, levels and acceptance."""
     from toolkit.level_plan import MOST_DRAFTED, Level
-    from toolkit.runtime.costs import BUSY
     from toolkit.runtime.measure_levels import predict_text, share_equal
 
     specs: dict[str, Any] = {

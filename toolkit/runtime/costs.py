@@ -10,11 +10,12 @@ import cattrs
 import torch
 
 from toolkit.costs import Costs
+from toolkit.cpu_load import describe_load
 from toolkit.runtime.kernels import native
-from toolkit.runtime.machine.remembered import key_of, recall, remember
+from toolkit.runtime.machine.remembered import key_of, recall, remember, say_busy
 from toolkit.runtime.models.load import LoadedModel
 
-BUSY = 1.6  # a measurement with more noise is not remembered
+NOISY = 1.6  # a measurement with more noise is not remembered
 
 
 def fingerprint(models: list[LoadedModel], specs: dict[str, str]) -> str:
@@ -48,7 +49,12 @@ def stored(key: str) -> Costs | None:
         return None
 
 
-def store(key: str, costs: Costs) -> None:
-    """Store a measurement unless the machine was busy. Two processes may do so at once."""
-    if costs.noise <= BUSY:
+def store(key: str, costs: Costs, load: float | None) -> None:
+    """Store a measurement unless the machine was busy; `load` is what `busy_load` said. Two processes
+    may do so at once."""
+    if load is not None:
+        say_busy(describe_load(load))
+    elif costs.noise > NOISY:
+        say_busy(f"measurements took up to {costs.noise:.1f} times their minimum")
+    else:
         remember("costs", key, cattrs.unstructure(costs))

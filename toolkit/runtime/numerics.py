@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from attrs import frozen
 
-from toolkit.runtime.compute.linears.fastest import module_key
+from toolkit.runtime.compute.executors.fastest import module_key
 from toolkit.runtime.kernels import native, structs
 from toolkit.runtime.machine.remembered import remembered
 from toolkit.runtime.models.load import LoadedModel

@@ -10,8 +10,8 @@ import torch
 
 from toolkit.conformance.models import FAMILIES, tiny
 from toolkit.runtime import numerics
+from toolkit.runtime.compute.executors import fastest
 from toolkit.runtime.compute.executors.c_decoder import CDecoder
-from toolkit.runtime.compute.linears import fastest
 from toolkit.runtime.compute.linears.kernels import Blocked
 from toolkit.runtime.kernels import build, native
 from toolkit.runtime.models.load import prepare
@@ -54,7 +54,7 @@ def test_bits_that_change_in_long_contexts_alone_are_found_out(monkeypatch):
         out = forward(self, kernels, now, keep)
         return out * (1 + 1e-6) if len(now.host.tokens) == 1 and now.cache.length > 150 else out
 
-    monkeypatch.setattr(fastest, "fastest_kernel", lambda _: Blocked)
+    monkeypatch.setattr(fastest, "fastest_kernel", lambda *_: Blocked)
     monkeypatch.setattr(CDecoder, "forward", uneven)
     assert numerics.find_difference(model, 100) is None
     assert re.search("nodes after 19[2-9] tokens differ", numerics.find_difference(model, 256))

@@ -1,8 +1,7 @@
-"""The CPU's model and instruction sets, its load, and the GPU's driver."""
+"""The CPU's model and instruction sets, and the GPU's driver."""
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from functools import cache
@@ -43,14 +42,6 @@ def cpu_flags() -> frozenset[str]:
     linux = _stated().get("flags") or _stated().get("Features")
     said = linux or f"{_sysctl('features')} {_sysctl('leaf7_features')}".lower()
     return frozenset(said.split())
-
-
-def load_average() -> float | None:
-    """Processes that ran or waited to run, per CPU, over the last minute; None: unknown."""
-    try:
-        return os.getloadavg()[0] / (os.cpu_count() or 1)
-    except (AttributeError, OSError):  # no such call on Windows
-        return None
 
 
 def gpu_driver() -> str | None:

@@ -21,14 +21,19 @@ OTHERS = stat.S_IWGRP | stat.S_IWOTH
 WINDOWS = os.name == "nt"  # Windows protects a user's folders by itself
 
 _log = logging.getLogger(__name__)
-_said: set[str] = set()
+_said: dict[str, str] = {}
 
 
 def say_once(about: str, line: str) -> None:
     """Log a warning unless this process has logged one about the same subject."""
     if about not in _said:
-        _said.add(about)
+        _said[about] = line
         _log.warning(line)
+
+
+def said(about: str) -> str | None:
+    """The warning that this process has logged about a subject."""
+    return _said.get(about)
 
 
 def say_not_cached(error: Exception) -> None:

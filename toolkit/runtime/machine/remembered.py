@@ -1,7 +1,7 @@
 """Results about this machine, such as which kernel is fastest, remembered on disk between processes.
 
-No failure is fatal. When a result cannot be written, each process finds it out again, and one warning
-says so.
+What was timed while the machine was busy holds for one process only. So does what cannot be written: no
+failure is fatal. Then each process finds the result out again, and one warning says so.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from toolkit.cpu_load import describe_load
 from toolkit.files import open_atomically
 from toolkit.progress import working
 from toolkit.runtime.machine.cpu import cpu_flags, cpu_model
-from toolkit.runtime.machine.disk import cache_folder, say_not_cached
+from toolkit.runtime.machine.disk import cache_folder, say_not_cached, say_once
 
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # instruction sets for oneDNN; it reads both
 RUNTIME = Path(__file__).parent.parent
-_unwritten: dict[tuple[str, str], Any] = {}  # results of this process that could not be written
+_of_this_process: dict[tuple[str, str], Any] = {}  # results that are not on disk
 
 
 @cache
@@ -57,15 +58,29 @@ def remembered(
 ) -> dict[str, Any]:
     """The result of `find_out`, remembered under `about` and `here()`.
 
-    The progress line shows `what` while `find_out` runs.
+    The progress line shows `what` while `find_out` runs. A result with a `busy_load` is remembered for
+    this process only.
     """
     key = key_of(*about)
     found: dict[str, Any] | None = recall("checks", key)
     if found is None:
         with working(what):
             found = find_out()
-        remember("checks", key, found)
+        if found.get("busy_load") is None:
+            remember("checks", key, found)
+        else:
+            _of_this_process["checks", key] = found
+            say_busy(describe_load(found["busy_load"]))
     return found
+
+
+def say_busy(why: str) -> None:
+    """Warn once that this process measured a busy machine, and how that showed."""
+    say_once(
+        "busy",
+        f"The machine was busy while it was measured ({why}): do not rely on speeds of this run; the "
+        f"next one measures again.",
+    )
 
 
 def remember(kind: str, key: str, found: Any) -> None:
@@ -75,7 +90,7 @@ def remember(kind: str, key: str, found: Any) -> None:
         with open_atomically(cache_folder(kind) / f"{key}.json", mode=0o600) as file:
             file.write(data)
     except OSError as error:
-        _unwritten[kind, key] = found
+        _of_this_process[kind, key] = found
         say_not_cached(error)
 
 
@@ -87,7 +102,7 @@ def recall(kind: str, key: str) -> Any:
             return said["found"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
-    return _unwritten.get((kind, key))
+    return _of_this_process.get((kind, key))
 
 
 def _checksum(found: Any) -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from toolkit.conformance.models import tiny
-from toolkit.runtime.compute.linears import fastest
+from toolkit.runtime.compute.executors import fastest
 from toolkit.runtime.compute.linears.kernels import Blocked
 from toolkit.runtime.kernels import native
 from toolkit.runtime.models.load import prepare
@@ -23,7 +23,7 @@ PROMPT = list(range(1, 10))
 
 @pytest.fixture
 def model(monkeypatch):
-    monkeypatch.setattr(fastest, "fastest_kernel", lambda _: Blocked)
+    monkeypatch.setattr(fastest, "fastest_kernel", lambda *_: Blocked)
     monkeypatch.setattr(
         "toolkit.runtime.compute.executors.c_decoder.SHARE", 1
     )  # worth threads, tiny as it is

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from toolkit.errors import ModelError
 from toolkit.runtime.compute.attention import Pass
+from toolkit.runtime.compute.executors import fastest
 from toolkit.runtime.compute.executors.captured import ROWS
 from toolkit.runtime.compute.executors.compare_logits import find_difference, probe
 from toolkit.runtime.compute.executors.functional_executor import (
@@ -16,7 +17,6 @@ from toolkit.runtime.compute.executors.functional_executor import (
     reason_not_described,
 )
 from toolkit.runtime.compute.executors.module_executor import ModuleExecutor
-from toolkit.runtime.compute.linears import fastest
 from toolkit.runtime.compute.linears.kernels import kernels_for
 from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kv.slab import Slabs
@@ -98,7 +98,7 @@ def make_functional(
 ) -> FunctionalExecutor:
     """The functional executor of a described module, with the fastest linears for this machine."""
     embedding = module.get_input_embeddings().weight
-    linears = Linears(owned, fastest.fastest_kernel(module), embedding)
+    linears = Linears(owned, fastest.fastest_kernel(module, windows, owned), embedding)
     executor = FunctionalExecutor.of(module, windows, linears)
     if executor.captured is not None:
         linears.rule.largest = ROWS[-1]  # larger passes are prompts, or several graphs

@@ -31,16 +31,22 @@ def probe(
 
     Their ids go up to `last`, by default to the end of the vocabulary.
     """
-    device = module.device
     last = module.config.vocab_size - 1 if last is None else last
-    tokens = torch.linspace(0, last, ROWS).long()
-    cache = TreeCache(len(windows), windows)
-    cache.extend(ROWS)
-    chain = Rows(tokens, torch.arange(ROWS), torch.ones(ROWS, ROWS, dtype=torch.bool).tril())
-    eviction = eviction_of(AllVisible(), cache, Rotary(()))
-    now = Pass(eviction, chain, deepest=ROWS - 1, device=device)
-    with nullcontext() if device.type == "cpu" else without_cudnn:
+    now = chain_pass(module, windows, torch.linspace(0, last, ROWS).long())
+    with nullcontext() if module.device.type == "cpu" else without_cudnn:
         return executor.forward(now)
+
+
+def chain_pass(
+    module: PreTrainedModel, windows: tuple[int | None, ...], tokens: Tensor
+) -> Pass:
+    """A pass of `tokens[N]`, each after the one before, through a module with an empty cache."""
+    count = len(tokens)
+    cache = TreeCache(len(windows), windows)
+    cache.extend(count)
+    chain = Rows(tokens, torch.arange(count), torch.ones(count, count, dtype=torch.bool).tril())
+    eviction = eviction_of(AllVisible(), cache, Rotary(()))
+    return Pass(eviction, chain, deepest=count - 1, device=module.device)
 
 
 def find_difference(

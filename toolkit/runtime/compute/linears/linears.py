@@ -62,7 +62,7 @@ class Linears:
 
         It is found once for `about`, which identifies the model, and then remembered on disk.
         """
-        key = "rule", self.kernel.name, *about
+        key = "rule", self.kernel.name, str(self.owned), *about
         found = remembered(
             key,
             self._find_rule,

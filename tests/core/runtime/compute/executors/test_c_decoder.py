@@ -10,8 +10,8 @@ import torch
 from toolkit import Registry
 from toolkit.conformance.models import FAMILIES, tiny
 from toolkit.runtime import numerics
+from toolkit.runtime.compute.executors import fastest
 from toolkit.runtime.compute.executors.functional_executor import FunctionalExecutor
-from toolkit.runtime.compute.linears import fastest
 from toolkit.runtime.compute.linears.kernels import Blocked
 from toolkit.runtime.kernels import native
 from toolkit.runtime.models.load import prepare
@@ -32,7 +32,7 @@ PROMPT = list(range(1, 10))
 @pytest.fixture(autouse=True)
 def ours(monkeypatch):
     """Our linears, whichever is fastest for models as tiny as these."""
-    monkeypatch.setattr(fastest, "fastest_kernel", lambda _: Blocked)
+    monkeypatch.setattr(fastest, "fastest_kernel", lambda *_: Blocked)
 
 
 def model_of(name):

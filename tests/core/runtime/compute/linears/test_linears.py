@@ -7,7 +7,7 @@ import torch
 
 from toolkit.conformance.models import tiny
 from toolkit.runtime import numerics
-from toolkit.runtime.compute.linears import fastest
+from toolkit.runtime.compute.executors import fastest
 from toolkit.runtime.compute.linears.kernels import Blocked, Packed
 from toolkit.runtime.models.load import prepare
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gpt_neox", "gemma2", "qwen2"])
 def test_a_model_of_linears_laid_out_anew(monkeypatch, family, dtype, owned, kernel):
     """As near to the module as rounding allows; what was copied is let go of, if it may be."""
-    monkeypatch.setattr(fastest, "fastest_kernel", lambda _: kernel)
+    monkeypatch.setattr(fastest, "fastest_kernel", lambda *_: kernel)
     module = copy.deepcopy(tiny(family)).to(dtype)
     exact = numerics.ModelSession(prepare("exact", tiny(family), executor="module"))
     model = prepare("it", module, owned=owned)

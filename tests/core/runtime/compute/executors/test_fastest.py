@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from toolkit.conformance.models import tiny
-from toolkit.runtime.compute.linears import fastest
+from toolkit.runtime.compute.executors import fastest
 from toolkit.runtime.compute.linears.batch_invariance import RowRule
 from toolkit.runtime.compute.linears.kernels import Blocked, Packed, Stock
 from toolkit.runtime.kernels import native

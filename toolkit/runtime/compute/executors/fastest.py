@@ -1,0 +1,118 @@
+"""Which kernel runs a module's passes fastest, of those that are batch-invariant.
+
+Whole passes are timed, because with our kernel all of a pass runs in C, and with others it runs layer
+by layer.
+"""
+
+from __future__ import annotations
+
+import copy
+from time import perf_counter
+from typing import Any
+
+import torch
+from attrs import define, field
+from torch import nn
+from transformers import PreTrainedModel
+
+from toolkit.cpu_load import Moment, busy_load
+from toolkit.runtime.compute.attention import Pass
+from toolkit.runtime.compute.executors.compare_logits import chain_pass
+from toolkit.runtime.compute.executors.functional_executor import FunctionalExecutor
+from toolkit.runtime.compute.linears.batch_invariance import RuledLinear
+from toolkit.runtime.compute.linears.kernels import Kernel, bias_of, kernels_for, weight_of
+from toolkit.runtime.compute.linears.linears import Linears
+from toolkit.runtime.kernels import native
+from toolkit.runtime.machine.remembered import remembered
+
+TIMED = (1, 8)  # rows of the passes that are timed
+TURNS = range(2, 50)  # how often each kernel runs them at least and at most
+ENOUGH = 0.3  # seconds after which no other turn begins
+
+
+def module_key(module: PreTrainedModel) -> tuple[str, ...]:
+    """A module's key in the disk cache: its architecture, sizes and dtype, and what computes."""
+    if module.device.type == "cuda":
+        where = f"{torch.cuda.get_device_name(module.device)}, CUDA {torch.version.cuda}"
+    else:
+        kernels = native.library()
+        where = kernels.isa if kernels else "none"
+    return module.config.to_json_string(), str(module.dtype), where
+
+
+def fastest_kernel(
+    module: PreTrainedModel, windows: tuple[int | None, ...], owned: bool
+) -> type[Kernel]:
+    """The kernel for a module's weights; timed once for its architecture, then remembered on disk."""
+    kernels = {kernel.name: kernel for kernel in kernels_for(module)}
+    if len(kernels) == 1:
+        return kernels.popitem()[1]
+    found = remembered(
+        ("kernel", str(owned), *module_key(module)),
+        lambda: _find_fastest(module, windows, owned),
+        "Timing linears (once)",
+    )
+    return kernels[found["kernel"]]
+
+
+def _find_fastest(
+    module: PreTrainedModel, windows: tuple[int | None, ...], owned: bool
+) -> dict[str, Any]:
+    executors = {
+        kernel: FunctionalExecutor.of(module, windows, TrialLinears(owned, kernel))
+        for kernel in kernels_for(module)
+    }
+    passes = [chain_pass(module, windows, torch.zeros(count).long()) for count in TIMED]
+    began = Moment.now()
+    took = least_seconds(executors, passes)  # for any count of rows: rules can only add rows
+    load = busy_load(began)
+    invariant = {}
+    for kernel in sorted(took, key=lambda kernel: took[kernel]):
+        linears = executors[kernel].maps
+        if linears.set_rule(module_key(module)):
+            invariant[kernel] = executors[kernel]
+            if linears.rule.row_multiple == 1:
+                break  # the others are slower, whatever their rules
+    if len(invariant) > 1:
+        took = least_seconds(invariant, passes)
+    fastest = min(invariant or executors, key=lambda kernel: took[kernel])
+    return {"kernel": fastest.name, "busy_load": load}
+
+
+@define(eq=False)
+class TrialLinears(Linears):
+    """Linears to be timed: those of one shape share one copy of the first one's weights."""
+
+    _made: dict[tuple[Any, ...], RuledLinear] = field(factory=dict)
+
+    def fuse(self, *modules: nn.Module) -> RuledLinear:
+        """As `Linears.fuse`, but the modules keep their weights, and results have no meaning."""
+        alike = tuple((weight_of(module).shape, bias_of(module) is None) for module in modules)
+        if alike not in self._made:
+            self._made[alike] = super().fuse(*copy.deepcopy(modules))
+        return self._made[alike]
+
+
+def least_seconds(
+    executors: dict[type[Kernel], FunctionalExecutor], passes: list[Pass]
+) -> dict[type[Kernel], float]:
+    """The least seconds that each kernel's executor takes for the passes.
+
+    The kernels take turns, because a busy machine slows all of them.
+    """
+    found: dict[tuple[type[Kernel], int], float] = {}
+    began = perf_counter()
+    for turn in range(TURNS.stop):
+        if turn >= TURNS.start and perf_counter() - began > ENOUGH:
+            break
+        for kernel, executor in executors.items():
+            for size, now in enumerate(passes):
+                seconds = _timed(executor, now)
+                found[kernel, size] = min(seconds, found.get((kernel, size), seconds))
+    return {kernel: sum(found[kernel, size] for size in range(len(passes))) for kernel in executors}
+
+
+def _timed(executor: FunctionalExecutor, now: Pass) -> float:
+    began = perf_counter()
+    executor.forward(now)
+    return perf_counter() - began
