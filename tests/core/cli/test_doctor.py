@@ -6,7 +6,9 @@ from click.testing import CliRunner
 
 from toolkit.cli import main
 from toolkit.cli.doctor import kernels, machine
+from toolkit.runtime.compute.executors import fastest
 from toolkit.runtime.kernels import build, native
+from toolkit.runtime.machine import disk
 from toolkit.runtime.machine.remembered import LIMITS
 
 compiled = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
@@ -65,6 +67,17 @@ def test_why_not_the_fastest(monkeypatch):
     assert rows["not in use"] == (
         "high: TOOLKIT_ISA=middle; middle: the system does not let us use middle"
     )
+
+
+def test_what_a_busy_machine_showed_is_said(monkeypatch):
+    monkeypatch.setattr(disk, "_said", {"busy": "The machine was busy while it was measured"})
+    _, output = said("--target", "stories-1m")
+    assert "timing" in output
+    assert "The machine was busy while it was measured" in output
+    monkeypatch.setattr(disk, "_said", {})
+    monkeypatch.setattr(fastest, "busy_load", lambda _: None)
+    _, output = said("--target", "stories-1m")
+    assert "busy" not in output
 
 
 def test_what_libraries_were_told(monkeypatch):

@@ -11,7 +11,7 @@ import torch
 from toolkit import Pipeline, Pool
 from toolkit.conformance.models import COSTS, noisy, tiny
 from toolkit.runtime import measure_costs
-from toolkit.runtime.costs import BUSY, fingerprint, store, stored
+from toolkit.runtime.costs import NOISY, fingerprint, store, stored
 from toolkit.runtime.kernels import native
 from toolkit.runtime.machine.disk import cache_folder
 from toolkit.runtime.machine.remembered import remember
@@ -21,9 +21,9 @@ from toolkit.runtime.measure_costs import ROWS
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(
-        "toolkit.runtime.costs.BUSY", float("inf")
-    )  # whatever runs beside the tests
+    # Whatever runs beside the tests:
+    monkeypatch.setattr("toolkit.runtime.costs.NOISY", float("inf"))
+    monkeypatch.setattr("toolkit.pipeline.busy_load", lambda _: None)
 
 
 def pipeline(drafter="model:small", family="llama", **pool):
@@ -40,13 +40,24 @@ def test_a_second_pipeline_reads_what_the_first_measured(monkeypatch):
     assert file.suffix == ".json"
 
 
-def test_what_a_busy_machine_shows_is_not_remembered(monkeypatch):
-    monkeypatch.setattr("toolkit.runtime.costs.BUSY", BUSY)
-    busy = attrs.evolve(COSTS, noise=BUSY + 0.1)
-    monkeypatch.setattr("toolkit.runtime.measure_costs.measure_costs", lambda *_: busy)
+@pytest.mark.parametrize(
+    ("noise", "load", "said"),
+    [
+        (NOISY + 0.1, None, "measurements took up to 1.7 times their minimum"),
+        (1.0, 0.5, "other processes used 50% of the CPU"),
+        (NOISY - 0.1, None, None),
+    ],
+)
+def test_what_a_busy_machine_shows_is_not_remembered(monkeypatch, caplog, noise, load, said):
+    monkeypatch.setattr("toolkit.runtime.costs.NOISY", NOISY)
+    monkeypatch.setattr("toolkit.runtime.machine.disk._said", {})
+    found = attrs.evolve(COSTS, noise=noise)
+    monkeypatch.setattr("toolkit.runtime.measure_costs.measure_costs", lambda *_: found)
+    monkeypatch.setattr("toolkit.pipeline.busy_load", lambda _: load)
     it = pipeline()
-    assert it.costs() == it.costs() == busy  # by this process, it is
-    assert not list(cache_folder("costs").glob("*"))
+    assert it.costs() == it.costs() == found  # by this process, it is
+    assert len(list(cache_folder("costs").iterdir())) == (said is None)
+    assert [said in line for line in caplog.messages] == [True] * (said is not None)
 
 
 def test_fresh_measures_again_and_replaces(monkeypatch):
@@ -77,7 +88,7 @@ def test_what_is_no_costs_is_measured_anew():
     for other in ({"rows": [1, 2]}, [], None, "costs", {**cattrs.unstructure(COSTS), "rows": [1]}):
         remember("costs", "key", other)
         assert stored("key") is None
-    store("key", COSTS)
+    store("key", COSTS, None)
     assert stored("key") == COSTS
 
 

@@ -20,7 +20,7 @@ def folder(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(build, "SOURCES", sources)
     monkeypatch.setattr(build, "_hung", set())
-    monkeypatch.setattr(disk, "_said", set())
+    monkeypatch.setattr(disk, "_said", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     _forget()
     yield disk.cache_folder("kernels")

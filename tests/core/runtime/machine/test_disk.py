@@ -14,7 +14,7 @@ from toolkit.runtime.machine import disk
 def base(tmp_path, monkeypatch):
     """A cache of the test's own, and a process that has said nothing yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(disk, "_said", set())
+    monkeypatch.setattr(disk, "_said", {})
     disk.private_folder.cache_clear()
     yield tmp_path / "cache"
     disk.private_folder.cache_clear()

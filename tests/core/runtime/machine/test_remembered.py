@@ -15,8 +15,8 @@ from toolkit.runtime.machine import disk, remembered
 @pytest.fixture(autouse=True)
 def base(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(disk, "_said", set())
-    monkeypatch.setattr(remembered, "_unwritten", {})
+    monkeypatch.setattr(disk, "_said", {})
+    monkeypatch.setattr(remembered, "_of_this_process", {})
     disk.private_folder.cache_clear()
     yield tmp_path
     disk.private_folder.cache_clear()
@@ -48,6 +48,22 @@ def test_what_was_found_out_is_remembered(find_out):
     for _ in range(2):
         assert remembered.remembered(("level", "this model"), find_out) == {"times": 1}
     assert remembered.remembered(("level", "that model"), find_out) == {"times": 2}
+
+
+def test_what_was_timed_on_a_busy_machine_holds_for_this_process(caplog, monkeypatch):
+    loads = iter([0.5, 0.25, None])
+    find = lambda: {"busy_load": next(loads)}  # noqa: E731
+    for _ in range(2):
+        assert remembered.remembered(("kernel",), find) == {"busy_load": 0.5}
+    assert remembered.remembered(("kernel", "another"), find) == {"busy_load": 0.25}
+    assert list(disk.cache_folder("checks").iterdir()) == []
+    (said,) = caplog.messages
+    assert "(other processes used 50% of the CPU): do not rely on speeds of this run" in said
+    assert disk.said("busy") == said
+    monkeypatch.setattr(remembered, "_of_this_process", {})  # the next one
+    for _ in range(2):
+        assert remembered.remembered(("kernel",), find) == {"busy_load": None}
+    assert len(list(disk.cache_folder("checks").iterdir())) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"times": 3}', "[1]", '{"found": 3, "sha256": ""}'])

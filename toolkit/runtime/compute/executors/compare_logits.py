@@ -37,9 +37,7 @@ def probe(
         return executor.forward(now)
 
 
-def chain_pass(
-    module: PreTrainedModel, windows: tuple[int | None, ...], tokens: Tensor
-) -> Pass:
+def chain_pass(module: PreTrainedModel, windows: tuple[int | None, ...], tokens: Tensor) -> Pass:
     """A pass of `tokens[N]`, each after the one before, through a module with an empty cache."""
     count = len(tokens)
     cache = TreeCache(len(windows), windows)
