@@ -157,12 +157,6 @@ def _measure(
     chain, length = [], len(predicted[TARGET]) // len(prompts)
     for name, pipeline in zip(levels, pipelines, strict=True):
         costs = pipeline.costs()
-        if costs.noise > BUSY:
-            click.echo(
-                f"The machine was busy while {name} was measured (up to {costs.noise:.1f} times the "
-                f"minimum): do not rely on these costs, run `toolkit plan` again.",
-                err=True,
-            )
         chain.append(Level(name, tuple(costs.levels(length, MOST_DRAFTED + 1))))
     return Level(TARGET, tuple(costs.passes(length, MOST_DRAFTED + 1))), chain, shares
 
