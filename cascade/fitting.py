@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf, log
+from math import ceil, inf, log
 
 import numpy as np
 from attrs import frozen
@@ -57,9 +57,10 @@ class Fitting:
         fit = {prompt: row for prompt, row in known.items() if not floor or inner(prompt)}
         rest = {prompt: row for prompt, row in known.items() if prompt not in fit}
         if len(fit) < FEWEST or (floor and len(rest) < FEWEST):
+            parts = "a quarter fits, a quarter tests the floor" if floor else "half of them fit"
             raise ToolkitError(
-                f"{len(rows)} prompts are too few: {len(fit)} of them would be fitted to, which takes "
-                f"{FEWEST} or more; record {4 * FEWEST * (1 + floor)} or more"
+                f"{len(rows)} prompts are too few, because {parts}, and the rest is for the replay: "
+                f"record {4 * FEWEST * (1 + floor)} or more"
             )
         scorers = fit_scorers(
             scorer,
@@ -104,10 +105,11 @@ class Fitting:
                 break
             passed.append(setting)
         if not passed:
+            quality = float(self.tested.qualities[:, -1].mean())
             raise ToolkitError(
-                f"{len(self.draws)} prompts do not show that {policy.name} keeps {floor:.1%} of the "
-                f"last stage's quality with probability {1 - delta:.1%}: record more prompts, or lower "
-                f"--floor"
+                f"{len(self.draws)} tested prompts, a quarter of those recorded, do not show that "
+                f"{policy.name} keeps {floor:.1%} of the last stage's quality with probability "
+                f"{1 - delta:.1%}: {_count_needed(floor, delta, quality)}lower --floor or raise --delta"
             )
         return self.finish([min(passed, key=lambda setting: setting.cost)])
 
@@ -149,6 +151,15 @@ def meet_budget(settings: list[Setting], budget: float) -> tuple[list[Setting], 
         return [hull[-1]], 0.0
     low, high = hull[above - 1], hull[above]
     return [low, high], (budget - low.cost) / (high.cost - low.cost)
+
+
+def _count_needed(floor: float, delta: float, quality: float) -> str:
+    """The least prompts to record so that the last stage itself can be shown to keep the floor; nothing
+    where no number does."""
+    gain = log(1 + BOLDEST / floor * (1 - floor) * quality) if floor else 0.0
+    if not gain:
+        return ""
+    return f"record at least {4 * ceil(log(1 / delta) / gain)} prompts, "
 
 
 def is_above_zero(values: Floats, most_lost: float, delta: float) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
-from toolkit import Generation, ToolkitError
+from toolkit import Generation, StopPolicy, ToolkitError
 
 from .answers import Answer, evidence_of, hash_text
 from .policy_file import FittedCascade
@@ -17,9 +17,10 @@ from .tasks import Task
 
 @frozen(eq=False)
 class LiveAnswer:
-    """The stages that ran, their scores, and the generation of the last one: its text is the
-    answer."""
+    """The stages that ran, their scores, the policy that stopped, and the generation of the last stage:
+    its text is the answer."""
 
+    policy: StopPolicy
     ran: list[Answer]
     scores: list[float]
     generation: Generation
@@ -51,14 +52,17 @@ def answer_prompt(
     policy = fitted.policy_of(float(mixing_draws_of(ids)[0]))
     draw = float(draws_of(ids)[0])
     ran: list[Answer] = []
-    scores: list[float] = []
-    for stage, scorer in zip(stages, fitted.scorers, strict=True):
-        answer, made = stage.answer(prompt, chat=chat)
-        scores.append(scorer.score(evidence_of(answer, ran[-1] if ran else None)))
+    generations: list[Generation] = []
+
+    def run_stage(number: int) -> float:
+        answer, generation = stages[number].answer(prompt, chat=chat)
+        score = fitted.scorers[number].score(evidence_of(answer, ran[-1] if ran else None))
         ran.append(answer)
-        if stage is stages[-1] or policy.stop(list(scores), draw):
-            break
-    return LiveAnswer(ran, scores, made)
+        generations.append(generation)
+        return score
+
+    scores = policy.run(len(stages), run_stage, draw)
+    return LiveAnswer(policy, ran, scores, generations[-1])
 
 
 def answer_tasks(
@@ -69,9 +73,8 @@ def answer_tasks(
     for task in tasks:
         found = answer_prompt(fitted, stages, task.prompt, chat=task.chat)
         grades = [task.grade(answer.text) for answer in found.ran]
-        for policy in fitted.policies:
-            if policy.feedback == "graded":
-                policy.update([getattr(answer, fitted.cost) for answer in found.ran], grades)
+        if found.policy.feedback == "graded":
+            found.policy.update([getattr(answer, fitted.cost) for answer in found.ran], grades)
         yield task, found, grades[-1]
 
 

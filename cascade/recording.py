@@ -49,36 +49,32 @@ class Recorder:
         return cls(folder, stages, tasks, {_key(answer): answer for answer in kept})
 
     @property
-    def wanted(self) -> list[Key]:
-        """The keys of all answers, in order."""
-        ids = [hash_text(task.prompt) for task in self.tasks]
-        return [(prompt, stage.number) for prompt in ids for stage in self.stages]
-
-    @property
     def line(self) -> str:
         """How many answers the folder has."""
-        wanted = self.wanted
+        ids = [hash_text(task.prompt) for task in self.tasks]
+        wanted = [(prompt, stage.number) for prompt in ids for stage in self.stages]
         return (
             f"{sum(key in self.found for key in wanted)} of {len(wanted)} answers in {self.folder}"
         )
 
-    def run(self) -> list[Answer]:
-        """Record what is missing, stage by stage, and return all answers in order. An interruption
-        loses only the answer that was being made."""
-        for stage in self.stages:
-            missing = [
-                t for t in self.tasks if (hash_text(t.prompt), stage.number) not in self.found
-            ]
-            if missing:
-                with working(f"warming up {stage.name}"):
-                    stage.answer(missing[0].prompt, chat=missing[0].chat)  # not recorded
-            for number, task in enumerate(missing):
-                with working(f"{stage.name}: {number} of {len(missing)}"):
-                    self._record(stage, task)
+    def record(self, stage: Stage) -> list[Answer]:
+        """Record what a stage has not answered yet, and return all its answers. An interruption loses
+        only the answer that was being made."""
+        keys = {(hash_text(task.prompt), stage.number): task for task in self.tasks}
+        missing = [task for key, task in keys.items() if key not in self.found]
+        if missing:
+            with working(f"warming up {stage.name}"):
+                stage.answer(missing[0].prompt, chat=missing[0].chat)  # not recorded
+        for number, task in enumerate(missing):
+            with working(f"{stage.name}: {number} of {len(missing)}"):
+                self._record(stage, task)
+        return [self.found[key] for key in keys]
+
+    def join(self) -> None:
+        """Join the part files, once every stage is recorded."""
         write_answers(list(self.found.values()), self.folder / WHOLE)
         for part in self.folder.glob("part-*.parquet"):
             part.unlink()
-        return [self.found[key] for key in self.wanted]
 
     def _record(self, stage: Stage, task: Task) -> None:
         made, _ = stage.answer(task.prompt, chat=task.chat)

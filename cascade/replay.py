@@ -125,8 +125,8 @@ def _play(fitted: FittedCascade, outcomes: Outcomes, ids: list[str]) -> Ints:
     for prompt, (draw, mixing) in enumerate(draws):
         policy, row = fitted.policy_of(mixing), outcomes.scores[prompt].tolist()
         ran = len(policy.run(len(row), row.__getitem__, draw))
-        policy.update(
-            outcomes.costs[prompt, :ran].tolist(), outcomes.qualities[prompt, :ran].tolist()
-        )
+        if policy.feedback == "graded":
+            told = (part[prompt, :ran].tolist() for part in (outcomes.costs, outcomes.qualities))
+            policy.update(*told)
         found.append(ran - 1)
     return np.asarray(found, dtype=np.int64)

@@ -14,7 +14,7 @@ from toolkit import (
     Pool,
     Registry,
     ToolkitError,
-    has_template,
+    is_chat_model,
     teacher_force,
 )
 from toolkit.words import did_you_mean, parse_whole, quote
@@ -36,12 +36,13 @@ class Stage:
     max_new_tokens: int
 
     def decode(self, prompt: str, *, chat: bool) -> Generation:
-        """Decode a prompt; with `chat` it is a message, where the target has a chat template."""
+        """Decode a prompt; with `chat`, instruct models are sent a message, as by `toolkit run`."""
         return self.pipeline.generate(self._ids(prompt, chat), max_new_tokens=self.max_new_tokens)
 
     def _ids(self, prompt: str, chat: bool) -> list[int]:
-        templated = chat and has_template(self.pipeline.pool.find(self.pipeline.target).tokenizer)
-        return self.pipeline.encode([{"role": "user", "content": prompt}] if templated else prompt)
+        pool, target = self.pipeline.pool, self.pipeline.target
+        as_message = chat and is_chat_model(pool.find(target), pool.origin(target))
+        return self.pipeline.encode([{"role": "user", "content": prompt}] if as_message else prompt)
 
     def answer(self, prompt: str, *, chat: bool) -> tuple[Answer, Generation]:
         """Decode a prompt and measure the answer. Its seconds include the pass over the finished text

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from toolkit.plugins import strategies_in as strategies_in
     from toolkit.prompts import encode_messages as encode_messages
     from toolkit.prompts import has_template as has_template
+    from toolkit.prompts import is_chat_model as is_chat_model
     from toolkit.records import Request as Request
     from toolkit.records import Run as Run
     from toolkit.records import StepKey as StepKey
@@ -120,6 +121,7 @@ _HOMES = {
     "column": "columns",
     "encode_messages": "prompts",
     "has_template": "prompts",
+    "is_chat_model": "prompts",
     "hookimpl": "hookspecs",
     "node_rows": "records",
     "open_atomically": "files",

@@ -1,14 +1,18 @@
 """record, fit, replay, run and report on the shipped models, and what each refuses."""
 
+import copy
 import json
 
+import attrs
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from toolkit.cascade import fitting, study
-from toolkit.cascade.live import answer_prompt
+from toolkit.cascade.answers import Answer, hash_text
+from toolkit.cascade.live import answer_prompt, answer_tasks
 from toolkit.cascade.policy_file import read_fitted
 from toolkit.cascade.stages import Stage, make_stages, parse_stage
+from toolkit.cascade.tasks import load_tasks
 
 from toolkit import Pool, ToolkitError
 from toolkit.cli import main
@@ -137,3 +141,54 @@ def test_what_breaks_the_promise_is_no_stage(tasks, tmp_path):
         done = toolkit("record", tasks, *given, "--out", tmp_path / "out")
         assert done.exit_code == 2
         assert error in " ".join(done.output.split())
+
+
+def test_stages_out_of_order_are_named_once_they_are_measured(tasks, tmp_path, monkeypatch):
+    """Their answers are recorded all the same: by another cost they may be in order."""
+    seconds = iter([1.0] * 3 + [0.5] * 3 + [0.25] * 3)  # a warm-up and two answers a stage
+    monkeypatch.setattr(
+        Stage, "answer", lambda *args, **kwargs: (answer_in(next(seconds), *args), None)
+    )
+    stages = (*STAGES[:2], *STAGES[2:], "--stage", "target=stories-11m")
+    done = toolkit("record", tasks, *stages, "--count", 2, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "stage 1 takes less time than stage 0" in done.output
+    assert "stage 2 takes less time than stage 1" in done.output
+
+
+def answer_in(seconds, stage, prompt):
+    return Answer(
+        prompt_id=hash_text(prompt), stage=stage.number, name=stage.name, text="a", prompt_tokens=1,
+        tokens=1, seconds=seconds, flops=1.0, bytes=1.0, logprobs=[-1.0], margins=[1.0], quality=None,
+    )  # fmt: skip
+
+
+TEMPLATE = "[INST]{{ messages[0]['content'] }}[/INST]"  # says that its model is an instruct model
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, "{{ messages[0]['content'] }}", None])
+def test_questions_are_messages_to_instruct_models_alone(template, registry):
+    """The beginning of a text is none, and base models read texts alone, with a template or without."""
+    pool, text = Pool(), "A dog"
+    stage, other = make_stages(["target=stories-1m"] * 2, pool, registry, 1)
+    plain = stage.decode(text, chat=False).prompt_ids
+    tokenizer = copy.copy(pool.find("stories-1m").tokenizer)
+    tokenizer.chat_template = template
+    object.__setattr__(pool.find("stories-1m"), "tokenizer", tokenizer)
+    assert other.decode(text, chat=False).prompt_ids == plain
+    asked = stage.decode(text, chat=True).prompt_ids
+    assert (asked != plain) == (template == TEMPLATE)
+
+
+def test_the_policy_that_stopped_is_the_one_that_learns(rows, tasks, tmp_path, registry):
+    """Of two that are mixed."""
+    file = tmp_path / "c.json"
+    fit = ("--policy", "expweights", "--scorer", "mean-logprob", "--cost", "flops", "--trade-off", 1)
+    assert toolkit("fit", rows, *fit, "--out", file).exit_code == 0
+    one, other = (read_fitted(file, registry).policies[0] for _ in range(2))
+    fitted = attrs.evolve(read_fitted(file, registry), policies=[one, other], share=1.0)
+    stages = make_stages(fitted.stages, Pool(), registry)
+    chosen = load_tasks(str(tasks), registry, 2)
+    assert [found.policy for _, found, _ in answer_tasks(fitted, stages, chosen)] == [other] * 2
+    assert not one._losses.any()
+    assert other._losses.any()
