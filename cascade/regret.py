@@ -62,12 +62,12 @@ def measure_regret(
         rng = np.random.default_rng(seed)
         order = rng.integers(0, len(lost), prompts)
         best = every[order].cumsum(0).min(1)
-        found.append(_play(attrs.evolve(made), outcomes, lost, order, rng).cumsum() - best)
+        found.append(play_online(attrs.evolve(made), outcomes, lost, order, rng).cumsum() - best)
     bound = made.bound * np.sqrt(np.arange(1, prompts + 1) / prompts)
     return Regret(learner.name, np.stack(found), bound)
 
 
-def _play(
+def play_online(
     policy: ExpWeights,
     outcomes: Outcomes,
     lost: Floats,

@@ -55,24 +55,23 @@ class ExpWeights(StopPolicy):
         return attrs.evolve(self, stages=outcomes.stages, trade_off=trade_off, cost=most)
 
     def stop(self, scores: list[float], draw: float) -> bool:
-        self._scores = list(scores)
-        playing = int(np.searchsorted(self._weights.cumsum(), draw, "right"))
+        self._scores = scores
+        playing = int(self._weights.cumsum().searchsorted(draw, "right"))
         playing = min(playing, len(self._policies) - 1)
         return bool(scores[-1] >= self._policies[playing, len(scores) - 1])
 
     def update(self, costs: list[float], qualities: list[float]) -> None:
-        spent, ran = np.cumsum(costs), len(costs)
-        reached = self._policies[:, : len(self._scores)] <= np.asarray(self._scores)
-        going, estimates = np.ones(len(self._policies), dtype=bool), np.zeros(len(self._policies))
-        for stage in range(ran):
-            stopping = going & (reached[:, stage] if stage < self.stages - 1 else True)
-            chance = self._chance(going)
-            loss = (spent[stage] + self.trade_off * (1 - qualities[stage])) / (
-                self.cost + self.trade_off
-            )
-            estimates[stopping] = loss / chance
-            going = going & ~stopping
-        self._losses += estimates
+        spent, going = 0.0, np.ones(len(self._policies), dtype=bool)
+        for stage, (cost, quality) in enumerate(zip(costs, qualities, strict=True)):
+            spent += cost
+            loss = (spent + self.trade_off * (1 - quality)) / (self.cost + self.trade_off)
+            estimate = loss / self._chance(going)
+            if stage == self.stages - 1:
+                self._losses[going] += estimate
+                break
+            passed = going & (self._policies[:, stage] > self._scores[stage])
+            self._losses[going ^ passed] += estimate
+            going = passed
         self._weights = self._new_weights()
 
     def _chance(self, going: NDArray[np.bool_]) -> float:
