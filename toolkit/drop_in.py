@@ -140,6 +140,7 @@ class Speculative:
                 kv=self.kv,
                 draft_kv=self.draft_kv,
                 sampling=sampling,
+                generation_config=type(model.generation_config)(),  # the call's counts
                 pool=pool,
             )
             self._for = wanted

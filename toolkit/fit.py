@@ -98,5 +98,6 @@ def require_temperature(verifier: Choice[Verifier], sampling: Sampling) -> None:
     if verifier.cls.exactness == "greedy" and not sampling.greedy:
         raise MismatchError(
             f"cannot use verifier {verifier.cls.name!r} at temperature {sampling.temperature:g}: it is "
-            f"for temperature 0; `--verifier sampler-match` fits any temperature, and is the default"
+            f"for temperature 0; `--verifier sampler-match` fits any temperature, and is the default; "
+            f"`--temperature 0` decodes greedily"
         )

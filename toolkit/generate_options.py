@@ -1,16 +1,15 @@
-"""What `speculative` honours of a `generate` call; everything else that is set is refused by name."""
+"""What is honoured of a `generate` call or a generation config; the rest is refused by name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from toolkit.errors import MismatchError
 from toolkit.sampling import Sampling
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import GenerationConfig, PreTrainedModel
 
 LENGTHS = {"max_length", "max_new_tokens", "max_time", "stop_strings"}  # stopping criteria, too
@@ -71,23 +70,10 @@ def require_honoured(
     config: GenerationConfig,
     model_kwargs: Mapping[str, Any],
 ) -> None:
-    """Raise `MismatchError` for the first option of a call that would be ignored.
-
-    The rule: whatever of the generation config differs from its default is refused by name unless it
-    is known to be honoured. Entries that transformers does not know are ignored, as `generate` does.
-    """
-    defaults = vars(type(config)()) | type(config)._get_default_generation_params()
-    for name, default in defaults.items():
-        value = getattr(config, name, default)
-        unknown = not name.startswith("_") and name not in KNOWN and value not in (None, default)
-        if unknown and not (name == "cache_implementation" and value in CACHES):
-            raise unsupported(f"{name}={value}")
-    for processor in processors:
-        kind = type(processor)
-        if kind.__module__ != "transformers.generation.logits_process" or (
-            kind.__name__ not in PROCESSORS and kind.__name__ not in WARPERS
-        ):
-            raise unsupported(f"the logits processor {kind.__name__}")
+    """Raise `MismatchError` for the first option of a call that would be ignored."""
+    wrong = find_unsupported(config, processors)
+    if wrong is not None:
+        raise unsupported(wrong)
     if model_kwargs.get("inputs_embeds") is not None:
         raise unsupported("inputs_embeds")
     if input_ids.ndim != 2 or input_ids.shape[0] != 1:
@@ -98,6 +84,27 @@ def require_honoured(
         raise unsupported(
             "a prepare_inputs_for_generation of its own, as adapters with a soft prompt have"
         )
+
+
+def find_unsupported(config: GenerationConfig, processors: Iterable[Any]) -> str | None:
+    """The first option or logits processor that would be ignored; None where all are honoured.
+
+    The rule: whatever of the generation config differs from its default is refused by name unless it
+    is known to be honoured. Entries that transformers does not know are ignored, as `generate` does.
+    """
+    defaults = vars(type(config)()) | type(config)._get_default_generation_params()
+    for name, default in defaults.items():
+        value = getattr(config, name, default)
+        unknown = not name.startswith("_") and name not in KNOWN and value not in (None, default)
+        if unknown and not (name == "cache_implementation" and value in CACHES):
+            return f"{name}={value}"
+    for processor in processors:
+        kind = type(processor)
+        if kind.__module__ != "transformers.generation.logits_process" or (
+            kind.__name__ not in PROCESSORS and kind.__name__ not in WARPERS
+        ):
+            return f"the logits processor {kind.__name__}"
+    return None
 
 
 def _require_plain_inputs(input_ids: Tensor, model_kwargs: Mapping[str, Any]) -> None:

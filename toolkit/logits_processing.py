@@ -47,3 +47,12 @@ def process_nodes(
         for node, path in enumerate(paths)
     ]
     return torch.cat(rows)
+
+
+def join(first: LogitsProcessor | None, second: LogitsProcessor | None) -> LogitsProcessor | None:
+    """Both processors, one after the other; None for none."""
+    if first is None:
+        return second
+    if second is None:
+        return first
+    return lambda input_ids, scores: second(input_ids, first(input_ids, scores))

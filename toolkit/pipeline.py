@@ -30,6 +30,7 @@ from toolkit.fit import (
 from toolkit.hookspecs import Family
 from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
 from toolkit.limits import Limits
+from toolkit.logits_processing import join
 from toolkit.progress import working
 from toolkit.prompts import Prompt, encode_prompt
 from toolkit.registry import Registry
@@ -38,11 +39,12 @@ from toolkit.sampling import Sampling
 from toolkit.strategy_errors import name_failed_strategy
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedModel
 
     from toolkit.costs import Costs
     from toolkit.generation import Generation
     from toolkit.logits_processing import LogitsProcessor
+    from toolkit.model_defaults import ModelDefaults
     from toolkit.runtime.draft_runtime import DraftRuntime
     from toolkit.runtime.session import ModelSession
     from toolkit.stream import Stream
@@ -60,10 +62,13 @@ class Pipeline:
     classes, choices, or objects, of which only the options are used. `device` and `dtype` are
     those of a new pool of models, as `Pool` describes them; `pool` is an existing pool.
     `ignore_eos` decodes past stop tokens, for measurements of a given length. `sampling` says how
-    the target's tokens are drawn, by default greedily. The default verifier is then `greedy`, and
-    at temperatures above 0 `sampler-match`. The default shaper is `adaptive`, and `growmap` for
-    verifiers that need every drawn candidate. `reasons` says why each strategy was chosen. `limits`
-    hold for every request, whatever the shaper.
+    the target's tokens are drawn, by default as the target's generation config says: greedily, unless
+    it says `do_sample`. A mapping, as `{"temperature": 0.8}`, replaces single settings of it, and
+    temperature 0 all of them. Its logits processors, as of `repetition_penalty`, are part of the
+    model's decoding, whatever `sampling` is. `generation_config` takes the place of the model's. The
+    default verifier is `greedy` at temperature 0 and otherwise `sampler-match`. The default shaper
+    is `adaptive`, and `growmap` for verifiers that need every drawn candidate. `reasons` says why
+    each strategy was chosen. `limits` hold for every request, whatever the shaper.
 
     Making a pipeline locates and checks everything and loads no weights. Checks that need neither
     torch nor transformers run before these are imported.
@@ -80,7 +85,8 @@ class Pipeline:
         verifier: Spec | None = None,
         kv: Spec = "full",
         draft_kv: Spec = "full",
-        sampling: Sampling = Sampling(),  # noqa: B008 it is immutable
+        sampling: Sampling | Mapping[str, Any] | None = None,
+        generation_config: GenerationConfig | None = None,
         limits: Limits = Limits(),  # noqa: B008 it is immutable
         device: str | None = None,
         dtype: str | None = None,
@@ -94,7 +100,8 @@ class Pipeline:
         if pool is not None and (device or dtype):
             raise SpecError("a pool has its own device and dtype: give them to the pool alone")
         self.pool = pool or Pool(device=device or "auto", dtype=dtype or "auto")
-        self.sampling = sampling
+        settled = Sampling.settle(sampling)
+        self.sampling = settled if isinstance(settled, Sampling) else Sampling()
         self.limits = limits
         self.ignore_eos = ignore_eos
         if target is not None and not isinstance(target, str):
@@ -102,7 +109,7 @@ class Pipeline:
         self.reasons: dict[str, str] = {}
         choice: Choice[Drafter] = self._resolve("drafter", drafter, default_drafter(target))
         self.verifier: Choice[Verifier] = self._resolve(
-            "verifier", verifier, default_verifier(sampling)
+            "verifier", verifier, default_verifier(self.sampling)
         )
         self.shaper: Choice[TreeShaper] = self._resolve(
             "shaper", shaper, default_shaper(choice, self.verifier)
@@ -110,12 +117,17 @@ class Pipeline:
         self.kv: Choice[KVPolicy] = self.registry.resolve("kv", kv)
         self.draft_kv: Choice[KVPolicy] = self.registry.resolve("kv", draft_kv)
         require_fit(choice, self.shaper, self.verifier)
-        require_temperature(self.verifier, sampling)
+        require_temperature(self.verifier, self.sampling)
         self.pool.aliases |= self.registry.aliases
         self.target = target or self._find_target(choice)
         self.drafter = _fill_models(choice, find_family(self.target, self.registry.families))
         for name in self.models:
             self.pool.locate(name)
+        self.defaults = self._read_defaults(settled, generation_config)
+        if not isinstance(settled, Sampling):
+            self.sampling = self.defaults.combine(settled)
+            self.verifier = self._resolve("verifier", verifier, default_verifier(self.sampling))
+            require_temperature(self.verifier, self.sampling)
         self._require_fitting_models()
 
     def __repr__(self) -> str:
@@ -136,6 +148,17 @@ class Pipeline:
         if family is not None:
             return family.target
         return next(filter(None, map(self.pool.named_target, names)), STORIES.target)
+
+    def _read_defaults(
+        self, settled: Sampling | dict[str, Any], given: GenerationConfig | None
+    ) -> ModelDefaults:
+        """What the target's generation config, or the one given, says about decoding."""
+        found = self.pool.find(self.target)
+        from toolkit.model_defaults import ModelDefaults
+
+        stop_ids = frozenset() if self.ignore_eos else found.stop_ids
+        draws = not isinstance(settled, Sampling)
+        return ModelDefaults.of(self.target, found, stop_ids, draws, given)
 
     def _require_fitting_models(self) -> None:
         """Raise `ModelError` or `MismatchError` for a model that is not supported or does not fit."""
@@ -183,6 +206,7 @@ class Pipeline:
             shaper="chain",
             kv=self.kv,
             sampling=self.sampling,
+            generation_config=self.defaults.generation_config,
             pool=self.pool,
             registry=self.registry,
             ignore_eos=self.ignore_eos,
@@ -307,7 +331,8 @@ class Pipeline:
         conversation; that stream must not be iterated again. The tokens are the same without it.
 
         `processor` changes the target's logits by the tokens before them, as one of `generate`'s logits
-        processors, or a list of them, does. Give `verify` the same one.
+        processors, or a list of them, does. It comes after those of the model's generation config. Give
+        `verify` the same one.
         """
         if max_new_tokens < 1:
             raise MismatchError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
@@ -338,7 +363,7 @@ class Pipeline:
             specs=self.specs,
             limits=self.limits,
             record_nodes=record_nodes,
-            processor=processor,
+            processor=join(self.defaults.processors(ids, target.model.device), processor),
         )
 
     def generate(

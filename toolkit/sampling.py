@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from math import inf, isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
@@ -71,6 +72,18 @@ class Sampling:
     def greedy(self) -> bool:
         """Whether the most likely token is taken and nothing is drawn."""
         return self.temperature == 0
+
+    @classmethod
+    def settle(cls, given: Sampling | Mapping[str, Any] | None) -> Sampling | dict[str, Any]:
+        """Settings that need no model: a `Sampling`, or temperature 0. Otherwise those that replace a
+        model's own, checked. Raises `SpecError`."""
+        if isinstance(given, Sampling):
+            return given
+        settings = dict(given or {})
+        if settings.get("temperature") == 0:
+            return cls(**settings)
+        cls(**{"temperature": 1.0, **settings})
+        return settings
 
     def scores(self, logits: Tensor) -> Tensor:
         """What the processors make of `logits[R, V]`: float32 (float64 for float64), −inf where a

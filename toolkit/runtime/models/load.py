@@ -10,7 +10,7 @@ import hashlib
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import torch
 from attrs import frozen
@@ -19,6 +19,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMultimodalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -34,7 +35,7 @@ from toolkit.runtime.compute.executors.choose_executor import (
     require_functional,
 )
 from toolkit.runtime.kv.rotary import Rotary
-from toolkit.runtime.models.locate import Location, quote_model
+from toolkit.runtime.models.locate import CONFIG, Location, quote_model
 from toolkit.runtime.models.quiet import hush, without_progress_bars
 from toolkit.runtime.models.supported import (
     UNLIMITED,
@@ -87,16 +88,21 @@ class LoadedModel:
     def config(self) -> PretrainedConfig:
         return self.module.config
 
+    @property
+    def generation_config(self) -> GenerationConfig:
+        return cast("GenerationConfig", self.module.generation_config)
+
 
 @frozen(eq=False)
 class FoundModel:
-    """A model that is on this machine or reachable: its config and tokenizer, without weights."""
+    """A model that is on this machine or reachable: its configs and tokenizer, without weights."""
 
     name: str
     path: str  # a folder or a hub id
     local_only: bool  # whether to ask the hub for nothing
     config: PretrainedConfig  # of the language model
     whole_config: PretrainedConfig  # the checkpoint's, which may have other parts, too
+    generation_config: GenerationConfig
     tokenizer: PreTrainedTokenizerBase | None
 
     @property
@@ -113,6 +119,10 @@ class FoundModel:
     def positions(self) -> int:
         return positions_of(self.config)
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        return _stop_ids(self.generation_config, self.config)
+
 
 def _digest(folder: Path) -> str | None:
     files = sorted(file for pattern in IDENTITY for file in folder.glob(pattern))
@@ -127,12 +137,13 @@ def _digest(folder: Path) -> str | None:
 
 
 def find(location: Location, executor: str = "auto") -> FoundModel:
-    """Load config and tokenizer of a model. Raises `ModelError` when it cannot decode trees, or when
+    """Load configs and tokenizer of a model. Raises `ModelError` when it cannot decode trees, or when
     `executor` cannot run it."""
     name, path, local = location.name, location.path, location.local_only
     try:
         require_countable(PretrainedConfig.get_config_dict(path, local_files_only=local)[0])
         config = AutoConfig.from_pretrained(path, local_files_only=local, trust_remote_code=False)
+        generation_config = _load_generation_config(path, local)
     except Exception as error:  # of any kind: a config may run into anything
         raise ModelError(
             f"model {quote_model(name, path)} cannot be used: {first_line(error)}"
@@ -141,7 +152,18 @@ def find(location: Location, executor: str = "auto") -> FoundModel:
     text = text_config_of(config)
     if executor == "functional":
         require_functional(build_on_meta(text))
-    return FoundModel(name, path, local, text, config, _load_tokenizer(path, local))
+    tokenizer = _load_tokenizer(path, local)
+    return FoundModel(name, path, local, text, config, generation_config, tokenizer)
+
+
+def _load_generation_config(path: str, local: bool) -> GenerationConfig:
+    """The model's generation config; where there is none, that of its config, as transformers does."""
+    try:
+        return GenerationConfig.from_pretrained(path, local_files_only=local)
+    except OSError:
+        return GenerationConfig.from_pretrained(
+            path, config_file_name=CONFIG, _from_model_config=True, local_files_only=local
+        )
 
 
 _loading = Lock()  # transformers changes process-wide state while it loads weights
