@@ -61,7 +61,7 @@ def counts(*names: str, **settings: Any) -> Any:
 @count("--rounds", help="Times that each prompt is decoded (2).")
 @count("--warmup", help="Prompts that every arm decodes first, unmeasured (2).")
 @count("--seed", least=0, help="Seed of the choice of prompts, and of sampled tokens (0).")
-@options.sampling(default=None)
+@options.sampling()
 @click.option("--ignore-eos", is_flag=True, default=None, help="Decode past stop tokens.")
 @options.record()
 @click.option("--tune", metavar="ARM", help="Choose this arm's options on held-out prompts.")

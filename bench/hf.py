@@ -42,9 +42,15 @@ def load_module(pool: Pool, name: str) -> PreTrainedModel:
 
 
 def copy_module(
-    module: PreTrainedModel, stop_ids: frozenset[int], k: int | None, heuristic: bool = False
+    module: PreTrainedModel,
+    stop_ids: frozenset[int],
+    k: int | None,
+    heuristic: bool = False,
+    options: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
     """A module with the same weights that decodes greedily with the library's attention.
+
+    `options`: those of the logits processors that are part of its decoding.
 
     `k`: tokens that it drafts per step as an assistant; None leaves the library's schedule. With
     `heuristic`, it drafts two more after a step that accepted all, and one less after any other; every
@@ -57,6 +63,7 @@ def copy_module(
         do_sample=False,
         eos_token_id=sorted(stop_ids) or None,
         pad_token_id=min(stop_ids, default=0),
+        **(options or {}),
     )
     if k is not None:
         copied.generation_config.num_assistant_tokens = k
@@ -109,7 +116,12 @@ class LibraryEngine:
                     int(given) if given else None,
                     "schedule" in self.arm.specs,
                 )
-            target = copy_module(self._load(self.pipeline.target), self.stop_ids, None)
+            target = copy_module(
+                self._load(self.pipeline.target),
+                self.stop_ids,
+                None,
+                options=self.pipeline.defaults.options,
+            )
             self._models = target, drafter
         return self._models
 

@@ -22,7 +22,8 @@ def place_tokens(pipeline: Pipeline, prompt: list[int], tokens: list[int], seed:
     import torch  # not at the top: reading results needs no model
 
     forced = teacher_force(pipeline, [*prompt, *tokens], len(prompt))
-    laws = pipeline.sampling.scores(forced.logits).double().softmax(-1)
+    logits = _process(pipeline, prompt, tokens, forced.logits)
+    laws = pipeline.sampling.scores(logits).double().softmax(-1)
     ids = torch.tensor(tokens, device=laws.device)[:, None]
     own = laws.gather(1, ids)
     equal = (laws == own) & (torch.arange(laws.shape[1], device=laws.device) < ids)
@@ -30,6 +31,20 @@ def place_tokens(pipeline: Pipeline, prompt: list[int], tokens: list[int], seed:
     rng = random.Random(seed)  # noqa: S311 no secret
     pairs = zip(before.tolist(), own[:, 0].tolist(), strict=True)
     return [min(1.0, low + rng.random() * share) for low, share in pairs]
+
+
+def _process(
+    pipeline: Pipeline, prompt: list[int], tokens: list[int], logits: torch.Tensor
+) -> torch.Tensor:
+    """`logits[T, V]` before each of `tokens[T]`, after the logits processors of the target's own."""
+    processor = pipeline.defaults.processors(prompt, logits.device)
+    if processor is None:
+        return logits
+    ids, own = torch.tensor([[*prompt, *tokens]], device=logits.device), logits.float().clone()
+    rows = [
+        processor(ids[:, : len(prompt) + row], own[row : row + 1]) for row in range(len(tokens))
+    ]
+    return torch.cat(rows)
 
 
 def compare_law(requests: Iterable[Sequence[float]]) -> float | None:

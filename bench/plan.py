@@ -67,10 +67,10 @@ class Plan:
     max_new_tokens: list[int] = field(factory=lambda: [128], validator=POSITIVE)
     warmup: int = field(default=2, validator=ge(1))
     seed: int = field(default=0, validator=ge(0))
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
     ignore_eos: bool = False
     record: list[Recorded] = Factory(list)
     device: str = field(default="auto", validator=_require_device)
@@ -96,7 +96,7 @@ class Plan:
                 cattrs.transform_error(error, path=origin, format_exception=_format)
             )
             raise ToolkitError(f"the plan cannot be used: {problem}") from error
-        _ = plan.sampling  # which checks its settings
+        Sampling.settle(plan.sampling)  # which checks its settings
         return plan
 
     @classmethod
@@ -123,9 +123,10 @@ class Plan:
         return cls.of({**data, **(changes or {})}, origin)
 
     @property
-    def sampling(self) -> Sampling:
-        """How every arm draws its tokens. Raises `SpecError`."""
-        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p)
+    def sampling(self) -> dict[str, float]:
+        """The settings that replace the target's own, for every arm."""
+        names = ("temperature", "top_k", "top_p", "min_p")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
     def toml(self) -> str:

@@ -115,7 +115,7 @@ class PreparedPlan:
 
     def repeats_ar(self, arm: Arm) -> bool:
         """Whether its tokens should be those that AR gives with the same seed."""
-        if self.plan.sampling.greedy:  # a law is one token
+        if self.target.sampling.greedy:  # a law is one token
             return True
         verifier: Any = self.pipelines[arm.name].verifier.cls
         return arm.engine == "toolkit" and verifier.exactness == "token"

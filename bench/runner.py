@@ -207,7 +207,7 @@ class Runner:
 
     def _seed(self, group: Group) -> int:
         """The seed of a group's sampled tokens, the same for every arm; 0 at temperature 0."""
-        if self.prepared.plan.sampling.greedy:
+        if self.prepared.target.sampling.greedy:
             return 0
         key = f"{self.prepared.plan.seed} {group.key.prompt} {group.turn} {group.round}"
         return int.from_bytes(blake2b(key.encode(), digest_size=6).digest())

@@ -19,6 +19,7 @@ from toolkit.generate_options import (
     without_warpers,
 )
 from toolkit.sampling import Sampling
+from toolkit.words import shorten
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PretrainedConfig
@@ -99,16 +100,16 @@ class ModelDefaults:
         kept: LogitsProcessorList | None = without_warpers(made)
         return kept
 
-    def taken(self, sampling: Sampling) -> dict[str, Any]:
-        """What decoding with `sampling` takes from the config: options and their values."""
-        neutral = asdict(Sampling())
-        own = asdict(self.sampling)
+    def describe(self, sampling: Sampling) -> str:
+        """What decoding with `sampling` takes from the config, as `temperature=0.6,top_k=20`; empty for
+        nothing."""
+        own, nothing = asdict(self.sampling), asdict(Sampling())
         drawn = {
             name: value
             for name, value in asdict(sampling).items()
-            if not sampling.greedy and value == own[name] != neutral[name]
+            if not sampling.greedy and value == own[name] != nothing[name]
         }
-        return drawn | self.options
+        return ",".join(f"{name}={shorten(str(v))}" for name, v in (drawn | self.options).items())
 
 
 def make_processors(

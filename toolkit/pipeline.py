@@ -157,8 +157,7 @@ class Pipeline:
         from toolkit.model_defaults import ModelDefaults
 
         stop_ids = frozenset() if self.ignore_eos else found.stop_ids
-        draws = not isinstance(settled, Sampling)
-        return ModelDefaults.of(self.target, found, stop_ids, draws, given)
+        return ModelDefaults.of(self.target, found, stop_ids, not isinstance(settled, Sampling), given)
 
     def _require_fitting_models(self) -> None:
         """Raise `ModelError` or `MismatchError` for a model that is not supported or does not fit."""
@@ -331,8 +330,7 @@ class Pipeline:
         conversation; that stream must not be iterated again. The tokens are the same without it.
 
         `processor` changes the target's logits by the tokens before them, as one of `generate`'s logits
-        processors, or a list of them, does. It comes after those of the model's generation config. Give
-        `verify` the same one.
+        processors, or a list of them, does, after the model's own. Give `verify` the same one.
         """
         if max_new_tokens < 1:
             raise MismatchError(f"max_new_tokens must be at least 1, got {max_new_tokens}")

@@ -28,10 +28,12 @@ def explain_choices(pipeline: Pipeline) -> str:
     specs = pipeline.specs
     chosen = {kind: specs[kind] for kind in ("target", "drafter", "shaper", "verifier")}
     proposer = make_proposer(pipeline.drafter, pipeline.verifier, pipeline.sampling, 0)
+    own = pipeline.defaults.describe(pipeline.sampling)
     lines = [
         " ".join(f"--{kind} {spec}" for kind, spec in chosen.items()),
         "",
         *(f"{kind:10}{chosen[kind]}: {why}" for kind, why in pipeline.reasons.items()),
+        *([f"{'its own':10}{own}: the target's generation config says so"] if own else []),
         f"{'drafts':10}{DRAFTS[proposer.how]}",
         f"{'output':10}{PROMISES[pipeline.verifier.cls.exactness]}",
     ]

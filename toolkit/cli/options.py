@@ -146,28 +146,25 @@ temperature = _option(
     "--temperature",
     type=Real(),
     metavar="T",
-    default=0.0,
-    help="Draw tokens by softmax(logits/T); 0: the most likely one.",
+    help="Draw tokens by softmax(logits/T); 0: the most likely one. By default, this and the next "
+    "three are as the model's generation config says; where it says nothing, 0.",
 )
 top_k = _option(
     "--top-k",
     type=Whole(min=0),
     metavar="K",
-    default=0,
     help="Draw among the K most likely tokens; 0: all.",
 )
 top_p = _option(
     "--top-p",
     type=Real(),
     metavar="P",
-    default=1.0,
     help="Draw among the most likely tokens that together have probability P.",
 )
 min_p = _option(
     "--min-p",
     type=Real(),
     metavar="P",
-    default=0.0,
     help="Draw among tokens with at least P times the highest probability.",
 )
 max_nodes_per_level = _option(
@@ -290,10 +287,10 @@ def make_pipeline(
     device: str,
     dtype: str,
     executor: str,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
     max_nodes_per_level: int | None = None,
     max_nodes: int | None = None,
     max_seconds: float | None = None,
@@ -304,9 +301,10 @@ def make_pipeline(
     `specs` are drafter, shaper, verifier, kv and draft_kv. Raises what `Sampling`, `Limits`
     and `Pipeline` raise.
     """
-    from toolkit import Limits, Pipeline, Sampling
+    from toolkit import Limits, Pipeline
 
-    sampling = Sampling(temperature, top_k, top_p, min_p)
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    sampling = {name: value for name, value in given.items() if value is not None}
     limits = Limits(max_nodes_per_level, max_nodes, max_seconds)
     pool = make_pool(device, dtype, executor)
     registry = load_registry(plugins)

@@ -156,8 +156,10 @@ def _choices(generation: Generation, pipeline: Pipeline) -> list[Row]:
     """The target and the strategies."""
     specs = generation.specs
     others = [f"--{k.replace('_', '-')} {v}" for k, v in specs.items() if k != "target"]
+    own = pipeline.defaults.describe(pipeline.sampling)
     return [
         ("target", _target(specs["target"], pipeline.pool.origin(specs["target"]))),
+        *([("its own", f"{own}, by its generation config")] if own else []),
         ("specs", " ".join(others)),
         *[("tokenizer", said) for said in _translations(pipeline)],
         *([("limits", str(pipeline.limits))] if pipeline.limits != Limits() else []),
