@@ -42,19 +42,11 @@ def load_module(pool: Pool, name: str) -> PreTrainedModel:
 
 
 def copy_module(
-    module: PreTrainedModel,
-    stop_ids: frozenset[int],
-    k: int | None,
-    heuristic: bool = False,
-    options: dict[str, Any] | None = None,
+    module: PreTrainedModel, stop_ids: frozenset[int], **options: Any
 ) -> PreTrainedModel:
     """A module with the same weights that decodes greedily with the library's attention.
 
-    `options`: those of the logits processors that are part of its decoding.
-
-    `k`: tokens that it drafts per step as an assistant; None leaves the library's schedule. With
-    `heuristic`, it drafts two more after a step that accepted all, and one less after any other; every
-    request starts anew.
+    `options` are more of its generation config.
     """
     shared = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
     copied = cast("PreTrainedModel", copy.deepcopy(module, shared))
@@ -63,14 +55,8 @@ def copy_module(
         do_sample=False,
         eos_token_id=sorted(stop_ids) or None,
         pad_token_id=min(stop_ids, default=0),
-        **(options or {}),
+        **options,
     )
-    if k is not None:
-        copied.generation_config.num_assistant_tokens = k
-    if k is not None or heuristic:
-        schedule = "heuristic_transient" if heuristic else "constant"
-        copied.generation_config.num_assistant_tokens_schedule = schedule
-        copied.generation_config.assistant_confidence_threshold = 0.0
     return copied
 
 
@@ -107,34 +93,34 @@ class LibraryEngine:
     def models(self) -> tuple[PreTrainedModel, PreTrainedModel | None]:
         """Target and assistant, loaded on first use."""
         if self._models is None:
-            given, drafter = self.arm.specs.get("k"), None
+            own, drafter = self.pipeline.defaults, None
             if self.arm.engine == "hf:assisted":
                 module = self._load(self.pipeline.drafter["id"])
-                drafter = copy_module(
-                    module,
-                    self.stop_ids,
-                    int(given) if given else None,
-                    "schedule" in self.arm.specs,
-                )
-            target = copy_module(
-                self._load(self.pipeline.target),
-                self.stop_ids,
-                None,
-                options=self.pipeline.defaults.options,
-            )
+                drafter = copy_module(module, own.stop_ids, **self._schedule)
+            target = copy_module(self._load(self.pipeline.target), own.stop_ids, **own.options)
             self._models = target, drafter
         return self._models
+
+    @property
+    def _schedule(self) -> dict[str, Any]:
+        """How many tokens the assistant drafts per step: `k`, or as the library does by default.
+
+        With the heuristic schedule, it drafts two more after a step that accepted all, and one less
+        after any other; every request starts anew.
+        """
+        k, heuristic = self.arm.specs.get("k"), "schedule" in self.arm.specs
+        if not k and not heuristic:
+            return {}
+        return {
+            "num_assistant_tokens_schedule": "heuristic_transient" if heuristic else "constant",
+            "assistant_confidence_threshold": 0.0,
+            **({"num_assistant_tokens": int(k)} if k else {}),
+        }
 
     def _load(self, name: str) -> PreTrainedModel:
         if name not in self.library:
             self.library[name] = load_module(self.pipeline.pool, name)
         return self.library[name]
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        if self.pipeline.ignore_eos:
-            return frozenset()
-        return self.pipeline.pool.load(self.pipeline.target).stop_ids
 
     def run(
         self, run: Run, number: int, prompt: list[int], max_new_tokens: int, seed: int
@@ -197,7 +183,7 @@ class LibraryEngine:
         return dict.fromkeys(UNKNOWN) | {
             "token_ids": tokens,
             "text": tokenizer.decode(tokens) if tokenizer else "",
-            "stop_reason": "eos" if tokens[-1] in self.stop_ids else "length",
+            "stop_reason": "eos" if tokens[-1] in self.pipeline.defaults.stop_ids else "length",
             "steps": steps,
             "ttft_ms": ttft_ms,
             "accepted": len(tokens) - first - steps,

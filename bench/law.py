@@ -5,8 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from math import exp
+from typing import TYPE_CHECKING
 
 from toolkit import Pipeline, teacher_force
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ERROR = 0.001  # how often at least one of a bench's right arms fails, at most
 BINS = 5
@@ -33,13 +37,13 @@ def place_tokens(pipeline: Pipeline, prompt: list[int], tokens: list[int], seed:
     return [min(1.0, low + rng.random() * share) for low, share in pairs]
 
 
-def _process(
-    pipeline: Pipeline, prompt: list[int], tokens: list[int], logits: torch.Tensor
-) -> torch.Tensor:
+def _process(pipeline: Pipeline, prompt: list[int], tokens: list[int], logits: Tensor) -> Tensor:
     """`logits[T, V]` before each of `tokens[T]`, after the logits processors of the target's own."""
     processor = pipeline.defaults.processors(prompt, logits.device)
     if processor is None:
         return logits
+    import torch
+
     ids, own = torch.tensor([[*prompt, *tokens]], device=logits.device), logits.float().clone()
     rows = [
         processor(ids[:, : len(prompt) + row], own[row : row + 1]) for row in range(len(tokens))

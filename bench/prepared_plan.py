@@ -201,6 +201,11 @@ def make_pipeline(arm: Arm, plan: Plan, pool: Pool, registry: Registry) -> Pipel
             sampling=plan.sampling,
             **given,
         )
+    if arm.engine != "toolkit" and made.defaults.stop:
+        raise ToolkitError(
+            f"arm {arm.name!r} does not stop exactly at the stop_strings of the target's generation "
+            f"config: leave the arm out, or give --ignore-eos"
+        )
     if arm.engine == "hf:assisted" and made.drafter.cls.name != "model":
         raise ToolkitError(f"arm {arm.name!r}: its drafter is the assistant: name a model")
     return made

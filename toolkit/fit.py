@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from attrs import frozen
 
 from toolkit.choice import Choice
@@ -9,6 +11,9 @@ from toolkit.errors import MismatchError
 from toolkit.interfaces import Drafter, TreeShaper, Verifier
 from toolkit.proposer import Proposal, Proposer
 from toolkit.sampling import Sampling
+
+if TYPE_CHECKING:
+    from toolkit.registry import Registry
 
 DRAWS: tuple[Proposal, ...] = ("sampled", "iid")  # in the order in which they are preferred
 
@@ -75,7 +80,10 @@ def make_proposer(
 
 
 def require_fit(
-    drafter: Choice[Drafter], shaper: Choice[TreeShaper], verifier: Choice[Verifier]
+    drafter: Choice[Drafter],
+    shaper: Choice[TreeShaper],
+    verifier: Choice[Verifier],
+    registry: Registry,
 ) -> None:
     """Raise `MismatchError` unless the verifier's proof covers the drafter and the shaper."""
     gives, assumes = proposals_of(drafter), verifier.cls.assumes
@@ -86,10 +94,12 @@ def require_fit(
             f"only {', '.join(sorted(assumes))} ones; `--verifier sampler-match` fits any drafter"
         )
     if needs_draws(drafter, verifier) and shaper.cls.prunes:
+        every: list[Any] = [registry.find("shaper", name) for name in registry.names("shaper")]
+        keep = ", ".join(cls.name for cls in every if not cls.prunes)
         raise MismatchError(
             f"cannot use verifier {verifier.cls.name!r} with shaper {shaper.cls.name!r}: its proof "
-            f"needs every drawn candidate, and this shaper drops some; `--shaper growmap` and "
-            f"`--shaper chain` keep them all, and `--verifier sampler-match` fits any shaper"
+            f"needs every drawn candidate, and this shaper drops some; these keep them all: {keep}; "
+            f"`--verifier sampler-match` fits any shaper"
         )
 
 

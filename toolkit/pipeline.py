@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attrs import Attribute
+from attrs import Attribute, evolve
 
 from toolkit.choice import (
     Choice,
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from toolkit.costs import Costs
     from toolkit.generation import Generation
     from toolkit.logits_processing import LogitsProcessor
-    from toolkit.model_defaults import ModelDefaults
     from toolkit.runtime.draft_runtime import DraftRuntime
+    from toolkit.runtime.models.model_defaults import ModelDefaults
     from toolkit.runtime.session import ModelSession
     from toolkit.stream import Stream
 
@@ -101,7 +101,7 @@ class Pipeline:
             raise SpecError("a pool has its own device and dtype: give them to the pool alone")
         self.pool = pool or Pool(device=device or "auto", dtype=dtype or "auto")
         settled = Sampling.settle(sampling)
-        self.sampling = settled if isinstance(settled, Sampling) else Sampling()
+        self.sampling = settled if isinstance(settled, Sampling) else Sampling()  # until it is read
         self.limits = limits
         self.ignore_eos = ignore_eos
         if target is not None and not isinstance(target, str):
@@ -116,16 +116,16 @@ class Pipeline:
         )
         self.kv: Choice[KVPolicy] = self.registry.resolve("kv", kv)
         self.draft_kv: Choice[KVPolicy] = self.registry.resolve("kv", draft_kv)
-        require_fit(choice, self.shaper, self.verifier)
+        require_fit(choice, self.shaper, self.verifier, self.registry)
         require_temperature(self.verifier, self.sampling)
         self.pool.aliases |= self.registry.aliases
         self.target = target or self._find_target(choice)
         self.drafter = _fill_models(choice, find_family(self.target, self.registry.families))
         for name in self.models:
             self.pool.locate(name)
-        self.defaults = self._read_defaults(settled, generation_config)
+        self.defaults = self._read_defaults(generation_config, not isinstance(settled, Sampling))
         if not isinstance(settled, Sampling):
-            self.sampling = self.defaults.combine(settled)
+            self.sampling = evolve(self.defaults.sampling, **settled)
             self.verifier = self._resolve("verifier", verifier, default_verifier(self.sampling))
             require_temperature(self.verifier, self.sampling)
         self._require_fitting_models()
@@ -149,15 +149,14 @@ class Pipeline:
             return family.target
         return next(filter(None, map(self.pool.named_target, names)), STORIES.target)
 
-    def _read_defaults(
-        self, settled: Sampling | dict[str, Any], given: GenerationConfig | None
-    ) -> ModelDefaults:
+    def _read_defaults(self, given: GenerationConfig | None, draws: bool) -> ModelDefaults:
         """What the target's generation config, or the one given, says about decoding."""
         found = self.pool.find(self.target)
-        from toolkit.model_defaults import ModelDefaults
+        from toolkit.runtime.models.model_defaults import ModelDefaults
 
-        stop_ids = frozenset() if self.ignore_eos else found.stop_ids
-        return ModelDefaults.of(self.target, found, stop_ids, not isinstance(settled, Sampling), given)
+        return ModelDefaults.of(
+            self.target, found, given, draws=draws, ignore_eos=self.ignore_eos
+        )
 
     def _require_fitting_models(self) -> None:
         """Raise `ModelError` or `MismatchError` for a model that is not supported or does not fit."""
@@ -323,14 +322,16 @@ class Pipeline:
 
         Where tokens are sampled, the same `seed` gives the same text on the same machine.
         `stop` are texts that end the request: the first token that completes one is the last token, and
-        the text ends before it. `stop_ids` are token ids that end it; by default the model's.
+        the text ends before it. `stop_ids` are token ids that end it. By default both are as the
+        model's generation config says.
         `record_nodes` keeps the target's scores of every node, for `node_rows`.
 
         `after` is a finished request whose KV the target keeps as far as both prompts agree, as in a
         conversation; that stream must not be iterated again. The tokens are the same without it.
 
         `processor` changes the target's logits by the tokens before them, as one of `generate`'s logits
-        processors, or a list of them, does, after the model's own. Give `verify` the same one.
+        processors, or a list of them, does; it comes after those of the model's generation config. Give
+        `verify` the same one.
         """
         if max_new_tokens < 1:
             raise MismatchError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
@@ -338,7 +339,7 @@ class Pipeline:
         from toolkit.stream import Stream
 
         tokenizer = self.pool.find(self.target).tokenizer
-        stop = require_stop_strings(stop, tokenizer, self.target)
+        stop = require_stop_strings(stop or self.defaults.stop, tokenizer, self.target)
         ids = self.encode(prompt)
         self.load()
         target, drafts = self._open(after, ids, seed)
@@ -347,7 +348,7 @@ class Pipeline:
             with name_failed_strategy():
                 strategies.shaper.plan(self.costs(), len(ids))
         if stop_ids is None:
-            stop_ids = () if self.ignore_eos else target.model.stop_ids
+            stop_ids = self.defaults.stop_ids
         return Stream(
             target,
             drafts,

@@ -75,6 +75,10 @@ class Run:
         "sampling: draw among the likeliest tokens that have this probability together"
     )
     min_p: float = column("sampling: draw among tokens with this share of the highest probability")
+    logits_processors: str = column(
+        "options of the logits processors that the target's generation config names, as "
+        "repetition_penalty=1.1; empty: none"
+    )
     max_nodes_per_level: int | None = column("most nodes verified per depth; null: no limit")
     max_nodes: int | None = column("most nodes verified per tree, root included; null: no limit")
     max_seconds: float | None = column("seconds after which a request ends; null: no limit")
@@ -183,6 +187,7 @@ def run_record(pipeline: Pipeline) -> Run:
         numerics=find_level(model).name,
         target_revision=pipeline.pool.revision(pipeline.target),
         **attrs.asdict(pipeline.sampling),
+        logits_processors=pipeline.defaults.processing,
         **attrs.asdict(pipeline.limits),
         **cast("dict[str, Any]", pipeline.specs),
     )

@@ -75,8 +75,8 @@ class Sampling:
 
     @classmethod
     def settle(cls, given: Sampling | Mapping[str, Any] | None) -> Sampling | dict[str, Any]:
-        """Settings that need no model: a `Sampling`, or temperature 0. Otherwise those that replace a
-        model's own, checked. Raises `SpecError`."""
+        """A `Sampling` where that needs no model: it is given, or the temperature is 0. Otherwise the
+        settings that replace a model's own, checked. Raises `SpecError`."""
         if isinstance(given, Sampling):
             return given
         settings = dict(given or {})

@@ -58,20 +58,19 @@ def test_stop_tokens_stop_both_or_neither(plain):
     pipeline, ar = plain
     run = run_record(pipeline)
     stops = arm("hf:generate")
-    target = pipeline.pool.load("stories-3m")
     module = load_module(pipeline.pool, pipeline.target)
-    module = copy_module(module, frozenset({ar.token_ids[3]}), None)
+    module = copy_module(module, frozenset({ar.token_ids[3]}))
     stops._models = (module, None)
     short = stops.run(run, 0, ar.prompt_ids, 40, 0).request
     assert short.token_ids == ar.token_ids[: ar.token_ids.index(ar.token_ids[3]) + 1]
-    assert arm("hf:generate", ignore_eos=True).stop_ids == frozenset()
-    assert arm("hf:generate").stop_ids == target.stop_ids
+    assert arm("hf:generate").models[0].generation_config.eos_token_id == [0]
+    assert arm("hf:generate", ignore_eos=True).models[0].generation_config.eos_token_id is None
 
 
 def test_a_twin_shares_the_weights_and_leaves_ours_alone(plain):
     pipeline, ar = plain
     module = pipeline.pool.load("stories-3m").module
-    other = copy_module(module, frozenset(), None)
+    other = copy_module(module, frozenset())
     assert all(a is b for a, b in zip(module.parameters(), other.parameters(), strict=True))
     assert other.config._attn_implementation == "sdpa"
     assert module.config._attn_implementation != "sdpa"

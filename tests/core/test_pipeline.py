@@ -6,7 +6,13 @@ import sys
 import attrs
 import pytest
 import torch
-from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+)
 from transformers.utils import logging
 
 from toolkit import (
@@ -39,6 +45,7 @@ class Shelf(Pool):
         positions = 256
         tokenizer = None
         config = LlamaConfig()
+        generation_config = GenerationConfig()
 
     def locate(self, name):
         return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from toolkit.words import shorten
+
 if TYPE_CHECKING:
     from toolkit.pipeline import Pipeline
 
@@ -28,12 +30,12 @@ def explain_choices(pipeline: Pipeline) -> str:
     specs = pipeline.specs
     chosen = {kind: specs[kind] for kind in ("target", "drafter", "shaper", "verifier")}
     proposer = make_proposer(pipeline.drafter, pipeline.verifier, pipeline.sampling, 0)
-    own = pipeline.defaults.describe(pipeline.sampling)
+    own = shorten(pipeline.defaults.describe(pipeline.sampling))
     lines = [
         " ".join(f"--{kind} {spec}" for kind, spec in chosen.items()),
         "",
         *(f"{kind:10}{chosen[kind]}: {why}" for kind, why in pipeline.reasons.items()),
-        *([f"{'its own':10}{own}: the target's generation config says so"] if own else []),
+        *([f"{'decoding':10}{own}: the target's generation config says so"] if own else []),
         f"{'drafts':10}{DRAFTS[proposer.how]}",
         f"{'output':10}{PROMISES[pipeline.verifier.cls.exactness]}",
     ]

@@ -14,6 +14,7 @@ from toolkit.limits import Limits
 from toolkit.pipeline import Pipeline
 from toolkit.stats import Acceptance, StepCost
 from toolkit.terminal import make_console
+from toolkit.words import shorten
 
 BAR = 20  # characters of the longest bar
 COLOURS = {"exact": "green", "tie": "yellow", "inconclusive": "yellow", "divergent": "red"}
@@ -156,10 +157,10 @@ def _choices(generation: Generation, pipeline: Pipeline) -> list[Row]:
     """The target and the strategies."""
     specs = generation.specs
     others = [f"--{k.replace('_', '-')} {v}" for k, v in specs.items() if k != "target"]
-    own = pipeline.defaults.describe(pipeline.sampling)
+    own = shorten(pipeline.defaults.describe(pipeline.sampling))
     return [
         ("target", _target(specs["target"], pipeline.pool.origin(specs["target"]))),
-        *([("its own", f"{own}, by its generation config")] if own else []),
+        *([("generation config", own)] if own else []),
         ("specs", " ".join(others)),
         *[("tokenizer", said) for said in _translations(pipeline)],
         *([("limits", str(pipeline.limits))] if pipeline.limits != Limits() else []),

@@ -121,7 +121,7 @@ def run(
             generation = _decode(pipeline, ids, request, shown, verifying, watching, as_json)
             finished.append(generation)
             if as_json:
-                click.echo(json.dumps(summary(generation), ensure_ascii=False))
+                click.echo(json.dumps(summary(generation, pipeline), ensure_ascii=False))
             elif len(prompts) > 1:
                 click.secho(f"[{len(finished)}/{len(prompts)}] {generation.line}\n", dim=True)
             if generation.stop_reason == "interrupted":
@@ -206,7 +206,7 @@ def _write(prompt: str, pieces: Iterable[str], stream: TextIO) -> None:
     click.echo(file=stream)
 
 
-def summary(generation: Generation) -> dict[str, Any]:
+def summary(generation: Generation, pipeline: Pipeline) -> dict[str, Any]:
     """The object that `--json` prints."""
     return {
         "text": generation.text,
@@ -221,6 +221,7 @@ def summary(generation: Generation) -> dict[str, Any]:
         "numerics": generation.numerics,
         "specs": generation.specs,
         **asdict(generation.sampling),
+        "logits_processors": pipeline.defaults.processing,
         "seed": generation.seed,
         "metrics": generation.metrics,
         "acceptance_by_position": generation.acceptance.by_position,

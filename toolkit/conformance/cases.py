@@ -188,7 +188,7 @@ def cases(registry: Registry, names: dict[str, str]) -> st.SearchStrategy[Case]:
         sampling_seed=st.integers(0, 9),
         **chosen,
     )
-    return made.map(at_its_temperature).filter(fits)
+    return made.map(at_its_temperature).filter(lambda case: fits(case, registry))
 
 
 def at_its_temperature(case: Case) -> Case:
@@ -197,10 +197,10 @@ def at_its_temperature(case: Case) -> Case:
     return attrs.evolve(case, sampling=Sampling()) if greedy else case
 
 
-def fits(case: Case) -> bool:
+def fits(case: Case, registry: Registry) -> bool:
     """Whether the family supports every KV policy of the case, and the strategies fit together."""
     try:
-        require_fit(case.drafter, case.shaper, case.verifier)
+        require_fit(case.drafter, case.shaper, case.verifier, registry)
     except MismatchError:
         return False
     policies = case.kv, case.draft_kv, *policies_of(case.drafter)

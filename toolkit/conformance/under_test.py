@@ -133,7 +133,7 @@ class UnderTest:
             sampling_seed=st.integers(0, 9),
             **partners,
         )
-        return made.map(at_its_temperature).filter(fits)
+        return made.map(at_its_temperature).filter(lambda case: fits(case, self.registry))
 
     @property
     def budget(self) -> int:

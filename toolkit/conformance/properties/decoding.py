@@ -68,7 +68,7 @@ def cache_equals_ar(case: Case, registry: Registry) -> tuple[Stream, Stream]:
 def stops_in_time(case: Case, registry: Registry) -> None:
     """Decoding ends at a stop id or at `max_new_tokens`, and emits nothing after either."""
     stream = decode(case.pipeline(registry), case)
-    ids, stop_ids = stream.result.token_ids, stream.target.model.stop_ids
+    ids, stop_ids = stream.result.token_ids, stream.stop_ids
     if any(token in stop_ids for token in ids[:-1]):
         raise Broken(f"tokens after a stop id, in {case}: {ids}")
     if len(ids) > case.max_new_tokens:

@@ -10,7 +10,7 @@ import hashlib
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any, cast
+from typing import cast
 
 import torch
 from attrs import frozen
@@ -64,7 +64,6 @@ class LoadedModel:
     positions: int
     device: torch.device
     dtype: torch.dtype
-    stop_ids: frozenset[int]
     parameters: int  # as loaded: an executor may pack the weights and let go of the originals
     weight_bytes: int
     wanted: str = "auto"  # the name of the executor to use
@@ -118,10 +117,6 @@ class FoundModel:
     @property
     def positions(self) -> int:
         return positions_of(self.config)
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        return _stop_ids(self.generation_config, self.config)
 
 
 def _digest(folder: Path) -> str | None:
@@ -249,7 +244,6 @@ def prepare(
         positions=positions_of(config),
         device=module.device,
         dtype=module.dtype,
-        stop_ids=_stop_ids(module.generation_config, config),
         parameters=sum(weight.numel() for weight in module.parameters()),
         weight_bytes=sum(weight.nbytes for weight in module.parameters()),
         wanted=executor,
@@ -260,12 +254,3 @@ def prepare(
 def positions_of(config: PretrainedConfig) -> int:
     """How many positions the model can address; `UNLIMITED` where its config has no limit."""
     return int(getattr(config, "max_position_embeddings", None) or UNLIMITED)
-
-
-def _stop_ids(*sources: Any) -> frozenset[int]:
-    """End-of-sequence ids, of the generation config or else of the model's config."""
-    for source in sources:
-        ids = getattr(source, "eos_token_id", None)
-        if ids is not None:
-            return frozenset(ids if isinstance(ids, (list, tuple)) else [ids])
-    return frozenset()

@@ -33,7 +33,7 @@ def test_a_folder_is_found_and_loaded(folder):
     found = find(locate(str(folder), {}))
     assert (found.vocabulary, found.positions, found.tokenizer) == (VOCABULARY, 256, None)
     loaded = load(found, torch.device("cpu"), None)
-    assert (loaded.layers, loaded.dtype, loaded.stop_ids) == (2, torch.float64, {0})
+    assert (loaded.layers, loaded.dtype) == (2, torch.float64)
     assert load(found, torch.device("cpu"), torch.float32).dtype == torch.float32
 
 
@@ -77,16 +77,6 @@ def test_a_folder_without_a_config(tmp_path):
 def test_the_shipped_models_are_found(name):
     found = find(locate(name, {name: f"package:{name}"}))
     assert found.vocabulary >= len(found.tokenizer)
-
-
-@pytest.mark.parametrize(
-    ("generation", "config", "stop"),
-    [(7, 8, {7}), ([7, 9], 8, {7, 9}), (None, 8, {8}), (None, [8, 9], {8, 9}), (None, None, set())],
-)
-def test_stop_ids_come_from_the_generation_config_first(generation, config, stop):
-    model = copy.deepcopy(tiny("llama"))
-    model.generation_config.eos_token_id, model.config.eos_token_id = generation, config
-    assert prepare("mine", model).stop_ids == stop
 
 
 def test_positions():
