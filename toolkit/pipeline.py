@@ -123,7 +123,8 @@ class Pipeline:
         self.drafter = _fill_models(choice, find_family(self.target, self.registry.families))
         for name in self.models:
             self.pool.locate(name)
-        self.defaults = self._read_defaults(generation_config, not isinstance(settled, Sampling))
+        self._generation_config = generation_config
+        self.defaults = self._read_defaults(draws=not isinstance(settled, Sampling))
         if not isinstance(settled, Sampling):
             self.sampling = evolve(self.defaults.sampling, **settled)
             self.verifier = self._resolve("verifier", verifier, default_verifier(self.sampling))
@@ -149,13 +150,17 @@ class Pipeline:
             return family.target
         return next(filter(None, map(self.pool.named_target, names)), STORIES.target)
 
-    def _read_defaults(self, given: GenerationConfig | None, draws: bool) -> ModelDefaults:
+    def _read_defaults(self, draws: bool) -> ModelDefaults:
         """What the target's generation config, or the one given, says about decoding."""
         found = self.pool.find(self.target)
         from toolkit.runtime.models.model_defaults import ModelDefaults
 
         return ModelDefaults.of(
-            self.target, found, given, draws=draws, ignore_eos=self.ignore_eos
+            self.target,
+            found,
+            self._generation_config,
+            draws=draws,
+            ignore_eos=self.ignore_eos,
         )
 
     def _require_fitting_models(self) -> None:
@@ -204,7 +209,7 @@ class Pipeline:
             shaper="chain",
             kv=self.kv,
             sampling=self.sampling,
-            generation_config=self.defaults.generation_config,
+            generation_config=self._generation_config,
             pool=self.pool,
             registry=self.registry,
             ignore_eos=self.ignore_eos,

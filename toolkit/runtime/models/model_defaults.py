@@ -39,7 +39,7 @@ class ModelDefaults:
     options: dict[str, Any]
     stop_ids: frozenset[int]
     stop: tuple[str, ...]
-    generation_config: GenerationConfig  # filled in
+    _generation_config: GenerationConfig  # filled in
     _config: PretrainedConfig  # the model's
 
     @classmethod
@@ -94,7 +94,7 @@ class ModelDefaults:
         """The logits processors of a request with `prompt[P]`; None where the config names none."""
         if not self.options:
             return None
-        made = _make_processors(self.generation_config, self._config, prompt, device)
+        made = _make_processors(self._generation_config, self._config, prompt, device)
         kept: LogitsProcessorList | None = without_warpers(made)
         return kept
 
