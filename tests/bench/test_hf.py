@@ -1,10 +1,14 @@
 """Hugging Face's arms: the same tokens, honestly timed, on the same weights."""
 
 import pytest
+from attrs import evolve
 from toolkit.bench.arms import parse_arm
 from toolkit.bench.hf import LibraryEngine, copy_module, load_module
+from toolkit.bench.plan import Plan
+from toolkit.bench.prepared_plan import make_pipeline
+from transformers import GenerationConfig
 
-from toolkit import Pipeline, run_record
+from toolkit import Pipeline, Pool, Registry, Sampling, ToolkitError, run_record
 
 PROMPT = "Once upon a time there was a"
 
@@ -35,6 +39,42 @@ def test_the_tokens_are_ars(plain, words):
     assert 0 < request.ttft_ms < found.wall_ms
     assert request.ttft_ms + request.decode_ms == pytest.approx(found.wall_ms)
     assert request.kv_bytes > 0
+
+
+@pytest.mark.parametrize("words", ["hf:generate", "hf:assisted", "hf:lookup k=4"])
+def test_the_models_own_logits_processors_are_part_of_every_arm(plain, words):
+    """The control: they change the tokens."""
+    own = GenerationConfig(repetition_penalty=1.3, suppress_tokens=[*range(0, 4096, 7)])
+    pipeline, ar = plain
+    ours = Pipeline("stories-3m", drafter="none", generation_config=own, pool=pipeline.pool)
+    expected = ours.generate(PROMPT, max_new_tokens=24).token_ids
+    made = arm(words, generation_config=own)
+    request = made.run(run_record(ours), 0, ar.prompt_ids, 24, 0).request
+    assert request.token_ids == expected != ar.token_ids[:24]
+    assert run_record(ours).logits_processors == ours.defaults.processing
+
+
+def test_sampled_arms_draw_as_the_model_says():
+    own = GenerationConfig(do_sample=True, top_k=1, temperature=3.0)
+    made = arm("hf:generate", generation_config=own)
+    run, ids = run_record(made.pipeline), made.pipeline.encode(PROMPT)
+    assert (run.temperature, run.top_k) == (3.0, 1)
+    first, again = (made.run(run, 0, ids, 12, seed).request.token_ids for seed in (1, 2))
+    greedy = arm("hf:generate", generation_config=own, sampling=Sampling())
+    assert first == again == greedy.run(run, 0, ids, 12, 3).request.token_ids
+    free = arm("hf:generate", generation_config=own, sampling={"top_k": 0})
+    assert free.run(run, 0, ids, 12, 1).request.token_ids != first
+
+
+def test_arms_of_the_library_are_refused_where_stop_strings_are_the_models():
+    plan = Plan(["hf:lookup"], target="stories-3m")
+    registry, pool = Registry.installed(), Pool()
+    found = Pipeline("stories-3m", pool=pool).pool.find("stories-3m")
+    found.generation_config.stop_strings = ["the end"]
+    with pytest.raises(ToolkitError, match="arm 'hf:lookup' does not stop exactly at the stop_str"):
+        make_pipeline(parse_arm("hf:lookup"), plan, pool, registry)
+    make_pipeline(parse_arm("hf:lookup"), evolve(plan, ignore_eos=True), pool, registry)
+    make_pipeline(parse_arm("drafter=ngram"), plan, pool, registry)
 
 
 def test_plain_decoding_takes_a_forward_per_token_and_drafting_fewer(plain):

@@ -3,8 +3,10 @@
 import random
 
 import pytest
+from toolkit.bench import law
 from toolkit.bench.law import chi_square_tail, compare_law, place_tokens
 from toolkit.bench.results import Results
+from transformers import GenerationConfig
 
 from toolkit import Pipeline, Sampling
 from toolkit.conformance.models import tiny
@@ -12,10 +14,11 @@ from toolkit.conformance.models import tiny
 PROMPT = [5, 9, 33]
 
 
-def places(sampling, judged, count=6):
+def places(sampling, judged, count=6, **options):
     """Places of tokens that are drawn by one law and judged by another."""
-    drawing = Pipeline(tiny("llama", 0, ()), drafter="none", sampling=sampling)
-    judging = Pipeline(tiny("llama", 0, ()), drafter="none", sampling=judged)
+    own = {"generation_config": GenerationConfig(eos_token_id=[], **options)} if options else {}
+    drawing = Pipeline(tiny("llama", 0, ()), drafter="none", sampling=sampling, **own)
+    judging = Pipeline(tiny("llama", 0, ()), drafter="none", sampling=judged, **own)
     return [
         place_tokens(judging, PROMPT, drawing.generate(PROMPT, max_new_tokens=64, seed=s).token_ids, s)
         for s in range(count)
@@ -27,6 +30,14 @@ def test_tokens_of_the_law_pass(sampling):
     found = places(sampling, sampling)
     assert all(0 <= place <= 1 for row in found for place in row)
     assert compare_law(found) > 0.001
+
+
+def test_a_law_has_the_models_own_logits_processors(monkeypatch):
+    """The control: the law without them is another one."""
+    penalty = {"repetition_penalty": 4.0}
+    assert compare_law(places(Sampling(1.0), Sampling(1.0), **penalty)) > 0.001
+    monkeypatch.setattr(law, "_process", lambda pipeline, prompt, tokens, logits: logits)
+    assert compare_law(places(Sampling(1.0), Sampling(1.0), **penalty)) < 1e-6
 
 
 def test_tokens_of_another_temperature_do_not():

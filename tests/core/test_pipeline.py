@@ -87,6 +87,22 @@ def test_a_model_drafter_for_a_target_of_no_family_must_be_named(registry):
         Pipeline("someone/model", drafter="model", pool=Shelf(), registry=registry)
 
 
+def test_stop_strings_of_the_generation_config_end_a_request():
+    """Unless others are given, or the end is ignored. AR ends there, too."""
+    plain = Pipeline("stories-3m", drafter="ngram")
+    words = plain.generate(TEXT, max_new_tokens=24).text.split()
+    own = GenerationConfig(stop_strings=words[4])
+    pipeline = Pipeline("stories-3m", drafter="ngram", generation_config=own, pool=plain.pool)
+    found = pipeline.generate(TEXT, max_new_tokens=24)
+    assert (found.stop_reason, found.text.split()) == ("stop", words[:4])
+    assert pipeline.autoregressive.generate(TEXT, max_new_tokens=24).token_ids == found.token_ids
+    assert pipeline.generate(TEXT, max_new_tokens=24, stop=words[6]).text.split()[4] == words[4]
+    endless = Pipeline(
+        "stories-3m", drafter="none", generation_config=own, pool=plain.pool, ignore_eos=True
+    )
+    assert endless.generate(TEXT, max_new_tokens=24).stop_reason == "length"
+
+
 def test_ar_of_a_pipeline_keeps_target_and_policy(registry):
     specs = Pipeline(None, kv="window:budget=9", pool=Shelf(), registry=registry).autoregressive.specs
     assert (specs["target"], specs["drafter"], specs["kv"]) == (

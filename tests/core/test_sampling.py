@@ -108,6 +108,13 @@ def test_greedy_with_a_temperature_is_refused_and_the_default_fits():
     assert Pipeline(model).specs["verifier"] == "greedy"
 
 
+def test_a_shaper_that_drops_draws_is_refused_and_those_that_fit_are_named(registry):
+    keep = [n for n in registry.names("shaper") if not registry.find("shaper", n).prunes]
+    assert {"chain", "distinct", "growmap", "slots"} <= {*keep}
+    with pytest.raises(MismatchError, match=f"these keep them all: {', '.join(keep)}; `--verifier"):
+        Pipeline(drafter="model", shaper="budget", verifier="swor", sampling=Sampling(1))
+
+
 # Draws. Seeds are fixed, so each test gives the same result every time; a sampler with the right law
 # would fail one of them for one choice of seeds in ten million.
 DRAWS = 4000

@@ -68,6 +68,7 @@ def test_json_is_one_object_on_stdout(run, pair):
         "top_k",
         "top_p",
         "min_p",
+        "logits_processors",
         "seed",
         "metrics",
         "acceptance_by_position",
