@@ -104,7 +104,8 @@ def _make_stage(
     if length < 1:
         raise ToolkitError(f"stage {quote(text)}: {LENGTH} must be at least 1, got {length}")
     target = words.pop("target")
-    pipeline = Pipeline(target, **words, pool=pool, registry=registry)  # type: ignore[arg-type]
+    greedy = {"temperature": 0}
+    pipeline = Pipeline(target, **words, sampling=greedy, pool=pool, registry=registry)  # type: ignore[arg-type]
     if pipeline.verifier.cls.exactness == "lossy":
         raise ToolkitError(
             f"stage {quote(text)}: verifier {pipeline.verifier} is lossy, and a stage answers with the "

@@ -34,10 +34,10 @@ def test_tokens_of_the_law_pass(sampling):
 
 def test_a_law_has_the_models_own_logits_processors(monkeypatch):
     """The control: the law without them is another one."""
-    penalty = {"repetition_penalty": 4.0}
-    assert compare_law(places(Sampling(1.0), Sampling(1.0), **penalty)) > 0.001
+    penalty, peaked = {"repetition_penalty": 4.0}, Sampling(0.4)
+    assert compare_law(places(peaked, peaked, **penalty)) > 0.001
     monkeypatch.setattr(law, "_process", lambda pipeline, prompt, tokens, logits: logits)
-    assert compare_law(places(Sampling(1.0), Sampling(1.0), **penalty)) < 1e-6
+    assert compare_law(places(peaked, peaked, **penalty)) < 1e-6
 
 
 def test_tokens_of_another_temperature_do_not():
