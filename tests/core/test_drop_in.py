@@ -65,18 +65,6 @@ def both(model, decoding, **options):
     return plain.tolist(), model.generate(PROMPT, custom_generate=decoding, **given).tolist()
 
 
-def test_an_empty_list_of_stop_ids_is_what_it_is_in_transformers():
-    """With a padding id nothing stops; without one, `generate` itself fails, with or without ours."""
-    model = fresh("llama")
-    plain, ours = both(model, speculative(drafter="ngram"), eos_token_id=[])
-    assert ours == plain
-    assert len(ours[0]) == PROMPT.shape[1] + 30
-    model.generation_config.pad_token_id = None
-    for method in ({}, {"custom_generate": speculative(drafter="ngram")}):
-        with pytest.raises(IndexError):
-            model.generate(PROMPT, max_new_tokens=3, do_sample=False, eos_token_id=[], **method)
-
-
 @pytest.mark.parametrize("drafter", ["ngram", "module"])
 def test_the_same_ids(model, drafter):
     if drafter == "module":

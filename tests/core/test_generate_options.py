@@ -1,11 +1,13 @@
 """Every option of `generate` is honoured or refused by name: a rule, not a list of what is refused."""
 
+import copy
+
 import pytest
 import torch
 from transformers import GenerationConfig
 from transformers.generation import logits_process
 
-from toolkit import ToolkitError
+from toolkit import ToolkitError, speculative
 from toolkit.conformance.models import tiny
 from toolkit.generate_options import KNOWN, PROCESSORS, require_honoured
 
@@ -72,3 +74,17 @@ def test_a_subclass_of_a_known_processor_is_refused():
     require(effective(), processors=[plain])
     with pytest.raises(ToolkitError, match="logits processor Mine"):
         require(effective(), processors=[plain, Mine(3, 3)])
+
+
+def test_an_empty_list_of_stop_ids_is_what_it_is_in_transformers():
+    """With a padding id nothing stops; without one, `generate` itself fails, with or without ours."""
+    model, prompt = copy.deepcopy(tiny("llama", 1, ())), torch.tensor([[5, 9]])
+    model.set_attn_implementation("sdpa")
+    given = {"max_new_tokens": 30, "do_sample": False, "eos_token_id": []}
+    methods = {}, {"custom_generate": speculative(drafter="ngram")}
+    plain, ours = (model.generate(prompt, pad_token_id=0, **given, **way).tolist() for way in methods)
+    assert ours == plain
+    assert len(ours[0]) == 32
+    for way in methods:
+        with pytest.raises(IndexError):
+            model.generate(prompt, **given, **way)
