@@ -264,15 +264,14 @@ class Pipeline:
 
         self.load()
         models = [self.pool.load(name) for name in (self.target, *models_of(self.drafter))]
-        specs = {kind: self.specs[kind] for kind in ("drafter", "kv", "draft_kv")}
-        key = fingerprint(models, specs)
+        key = fingerprint(models, {kind: self.specs[kind] for kind in ("drafter", "kv", "draft_kv")})
         known = None if fresh else self.pool.measured.get(key) or stored(key)
         if known is None:
+            began = Moment.now()
             positions = min(self.positions, *(model.positions for model in models))
             what = f"Measuring what passes of {self.target} and levels of {self.drafter} cost"
+            free = self.drafter.is_synthetic  # what it reads is no cost
             with name_failed_strategy(), working(what):
-                free = self.drafter.is_synthetic  # and reading anew is no cost of a pass
-                began = Moment.now()
                 known = measure_costs((self.autoregressive if free else self).begin, positions)
             store(key, known, busy_load(began))
         self.pool.measured[key] = known
@@ -306,10 +305,6 @@ class Pipeline:
     def begin(self) -> tuple[ModelSession, DraftRuntime, Drafter]:
         """Sessions and drafter of one request, for measurements."""
         return *self._open(), self.drafter.build()
-
-    def _build(self) -> Strategies:
-        """Fresh strategies for one request."""
-        return Strategies(self.drafter.build(), self.shaper.build(), self.verifier.build())
 
     def stream(
         self,
@@ -345,22 +340,21 @@ class Pipeline:
 
         tokenizer = self.pool.find(self.target).tokenizer
         stop = require_stop_strings(stop or self.defaults.stop, tokenizer, self.target)
+        ends = self.defaults.stop_ids if stop_ids is None else stop_ids
         ids = self.encode(prompt)
         self.load()
         target, drafts = self._open(after, ids, seed)
-        strategies = self._build()
+        strategies = Strategies(self.drafter.build(), self.shaper.build(), self.verifier.build())
         if type(strategies.shaper).plan is not TreeShaper.plan:
             with name_failed_strategy():
                 strategies.shaper.plan(self.costs(), len(ids))
-        if stop_ids is None:
-            stop_ids = self.defaults.stop_ids
         return Stream(
             target,
             drafts,
             strategies,
             ids,
             max_new_tokens=min(max_new_tokens, target.positions - len(ids) + 1),
-            stop_ids=frozenset(stop_ids) | special_ids(stop, tokenizer),
+            stop_ids=frozenset(ends) | special_ids(stop, tokenizer),
             stop=stop,
             sampling=self.sampling,
             seed=seed,
@@ -381,11 +375,7 @@ class Pipeline:
     ) -> Generation:
         """Decode a prompt to the end; as `stream`."""
         stream = self.stream(
-            prompt,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            stop=stop,
-            record_nodes=record_nodes,
+            prompt, max_new_tokens=max_new_tokens, seed=seed, stop=stop, record_nodes=record_nodes
         )
         for _ in stream:
             pass
