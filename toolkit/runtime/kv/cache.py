@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from typing import Any, cast
+from weakref import proxy
 
 import torch
 from attrs import define, field
@@ -63,7 +64,8 @@ class TreeLayer(CacheLayerMixin):
 
     def __init__(self, owner: TreeCache, index: int, window: int | None) -> None:
         super().__init__()
-        self.owner, self.index, self.window = owner, index, window
+        self.owner = proxy(owner)  # not in a cycle: a cache is freed when its request ends
+        self.index, self.window = index, window
         self.scored = owner.scored and window is None
         self.table = PositionTable(1, window, torch.device("cpu"))
         self.attention = AttentionConfig(1.0)  # set when the layer attends

@@ -64,9 +64,6 @@ class Slabs:
         room = max(SMALLEST, 1 << rows.bit_length())
         slab = self._free(room)
         if slab is None:
-            gc.collect()  # caches are in reference cycles: the last request's may be dead
-            slab = self._free(room)
-        if slab is None:
             layers, heads, width = self.shape
             size = layers, 2, heads, room, width
             buffer = torch.zeros(size, dtype=self.dtype, device=self.device)
