@@ -54,15 +54,16 @@ class Proposer:
         import torch
 
         sampling = evolve(self.sampling, temperature=temperature) if temperature else self.sampling
-        scores = sampling.scores(logits)
         if self.how == "matched":
             sampler = Sampler(sampling, self.seed, position)
             depths = [tree.depths[node] for node in frontier]
             noise = [sampler.noise(depth, vocabulary, logits.device) for depth in depths]
             same = min(depths) == max(depths)  # as in a level: one row of noise for all
-            rows = (noise[0] if same else torch.stack(noise))[..., : scores.shape[1]]
-            return Candidates.top((scores + rows.to(scores.dtype)).mul_(sampling.temperature), k)
-        laws = torch.softmax(scores, -1, dtype=torch.double)
+            rows = (noise[0] if same else torch.stack(noise))[..., : logits.shape[1]]
+            kept = sampling.scores(logits) * sampling.temperature if sampling.excludes else logits
+            noisy = torch.add(kept, rows, alpha=sampling.temperature)
+            return Candidates.top(noisy.float(), k)
+        laws = torch.softmax(sampling.scores(logits), -1, dtype=torch.double)
         torch.nn.functional.threshold(laws, LEAST, 0.0, inplace=True)
         if vocabulary > laws.shape[1]:  # tokens that only the target knows
             laws = torch.nn.functional.pad(laws, (0, vocabulary - laws.shape[1]))

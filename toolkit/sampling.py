@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOWEST = 1e-5  # logits over a lower temperature may be too large for float32
+BLOCK = 8  # positions whose noise is made at once: a few calls take less time than many
 
 
 @frozen
@@ -84,6 +85,11 @@ class Sampling:
             return cls(**settings)
         cls(**{"temperature": 1.0, **settings})
         return settings
+
+    @property
+    def excludes(self) -> bool:
+        """Whether some tokens cannot be drawn."""
+        return bool(self.top_k or self.top_p < 1 or self.min_p)
 
     def scores(self, logits: Tensor) -> Tensor:
         """What the processors make of `logits[R, V]`: float32 (float64 for float64), −inf where a
@@ -175,7 +181,8 @@ class Sampler:
 
     def noise(self, depth: int, vocabulary: int, device: torch.device) -> Tensor:
         """The Gumbel noise [V] with which AR draws the token after a node of this depth."""
-        return gumbel_noise(f"token {self.seed} {self.position + depth + 1}", vocabulary, device)
+        block, row = divmod(self.position + depth + 1, BLOCK)
+        return gumbel_noise(f"tokens {self.seed} {block}", vocabulary, device)[row]
 
     def accepts(self, probability: float) -> bool:
         """True with this probability: never at 0, always at 1."""
@@ -199,15 +206,15 @@ class Sampler:
         return float(torch.rand((), dtype=torch.double, generator=self._generator))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def gumbel_noise(key: str, count: int, device: torch.device) -> Tensor:
-    """Float64 noise [`count`]: the same for the same key, independent for others. A log-law plus it has
-    its argmax at each token with the token's probability. Do not change it in place: the noise of the
-    last few keys is kept, because a drafter and a verifier may both ask for it."""
+    """Float64 noise [`BLOCK`, `count`]: the same for the same key, independent for others. A log-law
+    plus a row has its argmax at each token with the token's probability. Do not change it in place: the
+    last few are kept, because a drafter and a verifier ask for the same rows."""
     import torch
 
     uniforms = torch.rand(
-        count, dtype=torch.double, device=device, generator=make_generator(key, device)
+        BLOCK, count, dtype=torch.double, device=device, generator=make_generator(key, device)
     )
     return uniforms.log_().neg_().log_().neg_()  # −log(−log u)
 
