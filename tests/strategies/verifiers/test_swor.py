@@ -188,7 +188,7 @@ def test_draws_that_repeat_are_caught(make, hash_model, hash_session, hash_runti
 def test_a_shaper_that_drops_drawn_children_is_refused():
     pool = Pool(modules={"small": noisy("llama", 0)})
     for name in VERIFIERS:
-        with pytest.raises(MismatchError, match="`--shaper growmap` and `--shaper chain` keep"):
+        with pytest.raises(MismatchError, match="these keep them all: chain, distinct, growmap, slots"):
             Pipeline(tiny("llama"), drafter="model:small", shaper="budget", verifier=name, pool=pool,
                      sampling=Sampling(1.0))  # fmt: skip
 
