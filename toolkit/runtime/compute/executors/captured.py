@@ -222,7 +222,10 @@ class Captured:
         """Whether graphs can run a pass: all layers hold rows, and paths are short enough."""
         cache = now.cache
         whole = len(cache.initialized) == len(cache.layers)
-        return self.failure is None and whole and now.deepest - cache.length < DEEPEST
+        # Masks of a drafter that shares the rows of a target whose heads hold different ones.
+        by_head = not cache.scored and any(len(table.positions) > 1 for table in cache.tables)
+        short = now.deepest - cache.length < DEEPEST
+        return self.failure is None and whole and short and not by_head
 
     @staticmethod
     def _note_lost_bits(now: Pass) -> None:
