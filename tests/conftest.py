@@ -7,7 +7,7 @@ import random
 import subprocess
 import sysconfig
 import venv
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import pairwise
 from math import inf, log
 from pathlib import Path
@@ -209,6 +209,23 @@ def _hash_runtime() -> type[HashRuntime]:
 @pytest.fixture(scope="session", name="oracle_of")
 def _oracle() -> type[Oracle]:
     return Oracle
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache folder, in a process that remembers nothing and has warned of nothing.
+
+    A process remembers what it timed while the machine was busy, so that without this a test can read
+    what an earlier one stored.
+    """
+    from toolkit.runtime.machine import disk, remembered
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(disk, "_said", {})
+    monkeypatch.setattr(remembered, "_of_this_process", {})
+    disk.private_folder.cache_clear()
+    yield tmp_path
+    disk.private_folder.cache_clear()
 
 
 @attrs.frozen

@@ -9,9 +9,8 @@ from toolkit.runtime.machine.disk import cache_folder
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "plots"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def _invented(own_cache, monkeypatch):
+    monkeypatch.setenv("MPLCONFIGDIR", str(own_cache / "plots"))
     monkeypatch.setattr("toolkit.runtime.measure_costs.measure_costs", lambda *_: COSTS)
 
 

@@ -13,8 +13,7 @@ NUMBERS = [
 
 
 @pytest.fixture
-def toolkit(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def toolkit(own_cache, monkeypatch):
     monkeypatch.setattr("toolkit.runtime.measure_costs.measure_costs", lambda *_: COSTS)
     return lambda *arguments: CliRunner(env={"COLUMNS": "90"}).invoke(main, arguments)
 

@@ -19,9 +19,8 @@ from toolkit.runtime.measure_costs import ROWS
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    # Whatever runs beside the tests:
+def _quiet(own_cache, monkeypatch):
+    """Whatever runs beside the tests."""
     monkeypatch.setattr("toolkit.runtime.costs.NOISY", float("inf"))
     monkeypatch.setattr("toolkit.pipeline.busy_load", lambda _: None)
 

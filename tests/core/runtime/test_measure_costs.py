@@ -7,10 +7,7 @@ from toolkit.conformance.models import noisy, tiny
 from toolkit.runtime import measure_costs
 from toolkit.runtime.measure_costs import ROWS, WIDTHS, Times, TimingVerifier
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def pipeline(drafter="model:small", family="llama"):

@@ -11,15 +11,7 @@ import torch
 
 from toolkit.runtime.machine import disk, remembered
 
-
-@pytest.fixture(autouse=True)
-def base(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(disk, "_said", {})
-    monkeypatch.setattr(remembered, "_of_this_process", {})
-    disk.private_folder.cache_clear()
-    yield tmp_path
-    disk.private_folder.cache_clear()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -150,23 +142,23 @@ def test_a_folder_in_the_files_place_is_no_error(caplog):
     assert len(caplog.messages) == 1
 
 
-def test_a_full_disk_is_said_once_and_this_process_remembers(base, full, caplog):
+def test_a_full_disk_is_said_once_and_this_process_remembers(own_cache, full, caplog):
     remembered.remember("costs", "key", 1)
     remembered.remember("checks", "key", 2)
     assert (remembered.recall("costs", "key"), remembered.recall("checks", "key")) == (1, 2)
     (said,) = caplog.messages
     assert said.endswith(
-        f"compiles and measures anew: {base}/speculative-toolkit/costs: No space left on device"
+        f"compiles and measures anew: {own_cache}/speculative-toolkit/costs: No space left on device"
     )
     assert "\n" not in said
     assert list(disk.cache_folder("costs").iterdir()) == []
 
 
-def test_no_place_at_all_is_no_error(base, monkeypatch):
+def test_no_place_at_all_is_no_error(own_cache, monkeypatch):
     def none(**_):
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
 
-    (base / "speculative-toolkit").write_text("a file where the cache should be")
+    (own_cache / "speculative-toolkit").write_text("a file where the cache should be")
     monkeypatch.setattr(tempfile, "mkdtemp", none)
     remembered.remember("costs", "key", 1)
     assert remembered.recall("costs", "key") == 1

@@ -16,12 +16,8 @@ from toolkit.runtime.kernels import native
 from toolkit.runtime.machine.disk import cache_folder
 from toolkit.runtime.models.supported import windows_of
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 compiled = pytest.mark.skipif(native.why_not() is not None, reason="no C compiler")
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
 def llama():
@@ -103,7 +99,6 @@ def test_what_was_timed_on_a_busy_machine_is_used_and_not_kept(timed, caplog, mo
     the right one, and keeps it."""
     it, known = timed(), {}
     monkeypatch.setattr("toolkit.runtime.machine.remembered._of_this_process", known)
-    monkeypatch.setattr("toolkit.runtime.machine.disk._said", {})
     it.load = 0.9
     assert fastest_kernel(*llama()) is fastest_kernel(*llama()) is Stock
     assert it.calls == 1
