@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
@@ -9,6 +10,7 @@ from attrs import frozen
 from toolkit.choice import Choice
 from toolkit.errors import MismatchError
 from toolkit.interfaces import Drafter, TreeShaper, Verifier
+from toolkit.limits import Limits
 from toolkit.proposer import Proposal, Proposer
 from toolkit.sampling import Sampling
 
@@ -101,6 +103,23 @@ def require_fit(
             f"needs every drawn candidate, and this shaper drops some; these keep them all: {keep}; "
             f"`--verifier sampler-match` fits any shaper"
         )
+
+
+def require_whole_map(shaper: Choice[TreeShaper], limits: Limits) -> None:
+    """Raise `MismatchError` for a growmap that has more nodes than the limits allow."""
+    shape = shaper.build().shape if shaper.cls.name == "growmap" else None
+    if shape is None:
+        return
+    widest = max(Counter(shape.depths).values())
+    for name, most, found, where in (
+        ("max_nodes", limits.max_nodes, len(shape), "root included"),
+        ("max_nodes_per_level", limits.max_nodes_per_level, widest, "on its widest level"),
+    ):
+        if most is not None and found > most:
+            raise MismatchError(
+                f"{shaper} has {found} nodes, {where}, but {name}={most}: name a smaller map or plan "
+                f"one (`toolkit growmap plan`), or raise the limit"
+            )
 
 
 def require_temperature(verifier: Choice[Verifier], sampling: Sampling) -> None:

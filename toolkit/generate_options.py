@@ -40,6 +40,13 @@ WARPERS = {
     "MinPLogitsWarper": "min_p",
 }
 """The processors that `generate` adds, in this order, when it samples: `Sampling` does the same."""
+REFUSED_WARPERS = {
+    "TopHLogitsWarper": "top_h",
+    "TypicalLogitsWarper": "typical_p",
+    "EpsilonLogitsWarper": "epsilon_cutoff",
+    "EtaLogitsWarper": "eta_cutoff",
+}
+"""Those that `Sampling` does not have, and the options that bring them."""
 UNUSED = set(
     "temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff early_stopping "
     "length_penalty diversity_penalty low_memory output_attentions output_hidden_states output_scores "
@@ -100,6 +107,10 @@ def find_unsupported(config: GenerationConfig, processors: Iterable[Any]) -> str
             return f"{name}={value}"
     for processor in processors:
         kind = type(processor)
+        option = REFUSED_WARPERS.get(kind.__name__, "")
+        value = getattr(config, option, None)
+        if value not in (None, defaults.get(option)):
+            return f"{option}={value}"
         if kind.__module__ != "transformers.generation.logits_process" or (
             kind.__name__ not in PROCESSORS and kind.__name__ not in WARPERS
         ):

@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import Attribute, evolve
 
-from toolkit.choice import (
-    Choice,
-    Strategy,
-    models_named,
-    models_of,
-    policies_of,
-)
+from toolkit.choice import Choice, Strategy, models_named, models_of, policies_of
 from toolkit.cpu_load import Moment, busy_load
 from toolkit.engine import Strategies
 from toolkit.errors import MismatchError, SpecError
@@ -26,6 +20,7 @@ from toolkit.fit import (
     make_proposer,
     require_fit,
     require_temperature,
+    require_whole_map,
 )
 from toolkit.hookspecs import Family
 from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
@@ -117,6 +112,8 @@ class Pipeline:
         self.kv: Choice[KVPolicy] = self.registry.resolve("kv", kv)
         self.draft_kv: Choice[KVPolicy] = self.registry.resolve("kv", draft_kv)
         require_fit(choice, self.shaper, self.verifier, self.registry)
+        if shaper is not None:
+            require_whole_map(self.shaper, limits)
         require_temperature(self.verifier, self.sampling)
         self.pool.aliases |= self.registry.aliases
         self.target = target or self._find_target(choice)

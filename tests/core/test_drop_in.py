@@ -235,8 +235,8 @@ class Nothing(LogitsProcessor):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"do_sample": True, "typical_p": 0.5}, "TypicalLogitsWarper"),
-        ({"do_sample": True, "epsilon_cutoff": 0.1}, "EpsilonLogitsWarper"),
+        ({"do_sample": True, "typical_p": 0.5}, "typical_p=0.5"),
+        ({"do_sample": True, "epsilon_cutoff": 0.1}, "epsilon_cutoff=0.1"),
         ({"do_sample": True, "num_beams": 2}, "num_beams=2"),
         ({"do_sample": True, "num_return_sequences": 2}, "num_return_sequences=2"),
         ({"num_beams": 3}, "num_beams=3"),

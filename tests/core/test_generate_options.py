@@ -76,6 +76,19 @@ def test_a_subclass_of_a_known_processor_is_refused():
         require(effective(), processors=[plain, Mine(3, 3)])
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("TopHLogitsWarper", "top_h"), ("TypicalLogitsWarper", "typical_p"),
+     ("EpsilonLogitsWarper", "epsilon_cutoff"), ("EtaLogitsWarper", "eta_cutoff")],
+)  # fmt: skip
+def test_a_refused_warper_is_named_by_its_option_or_as_the_callers_own(name, option):
+    warper = getattr(logits_process, name)(0.5)
+    with pytest.raises(ToolkitError, match=f"does not support {option}=0.5"):
+        require(effective(do_sample=True, **{option: 0.5}), processors=[warper])
+    with pytest.raises(ToolkitError, match=f"logits processor {name}"):
+        require(effective(do_sample=True), processors=[warper])
+
+
 def test_an_empty_list_of_stop_ids_is_what_it_is_in_transformers():
     """With a padding id nothing stops; without one, `generate` itself fails, with or without ours."""
     model, prompt = copy.deepcopy(tiny("llama", 1, ())), torch.tensor([[5, 9]])

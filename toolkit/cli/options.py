@@ -177,7 +177,8 @@ max_nodes = _option(
     "--max-nodes",
     type=Whole(min=1),
     metavar="N",
-    help="At most N nodes of a tree are verified, root included, whatever the shaper.",
+    help="At most N nodes of a tree are verified, root included, whatever the shaper; a growmap of "
+    "more is refused.",
 )
 max_seconds = _option(
     "--max-seconds",

@@ -168,7 +168,7 @@ def test_stop_ids_come_from_the_generation_config_first(generation, config, stop
 REFUSED = {
     "guidance_scale=2.0": {"guidance_scale": 2.0},
     "num_beams=4": {"num_beams": 4},
-    "TypicalLogitsWarper": {"do_sample": True, "typical_p": 0.5},
+    "typical_p=0.5": {"do_sample": True, "typical_p": 0.5},
     "forced_eos_token_id=7 is not supported (it depends on the length": {"forced_eos_token_id": 7},
     "max_time=3.0 is not supported (--max-seconds": {"max_time": 3.0},
     "top_p=0": {"do_sample": True, "top_p": 0.0},
