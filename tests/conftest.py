@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sysconfig
 import venv
@@ -28,6 +29,7 @@ from toolkit import Candidates, Registry, Strategy, TokenTree
 from toolkit.proposer import Proposer
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background start without one
 for name, examples in {"quick": 25, "thorough": 250, "nightly": 2500}.items():
     settings.register_profile(
         name, deadline=None, max_examples=examples, suppress_health_check=[HealthCheck.too_slow],

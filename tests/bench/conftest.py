@@ -46,13 +46,7 @@ def toolkit():
     return call
 
 
-# A shell's `&` lets its children ignore Ctrl-C: Python is told to hear it all the same.
-COMMAND = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from toolkit.cli import main
-main(prog_name="toolkit")
-"""
+COMMAND = "from toolkit.cli import main; main(prog_name='toolkit')"
 
 
 @pytest.fixture
