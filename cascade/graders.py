@@ -14,6 +14,7 @@ from contextlib import suppress
 from secrets import token_hex
 
 SECONDS = 10  # of CPU time that a program may take
+WAIT = 100  # seconds until a program that sleeps is ended; on a busy machine others take long, too
 MEMORY = 1 << 30  # bytes of address space that it may have
 FENCED = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 LETTERS = (
@@ -71,26 +72,27 @@ def _normalise(text: str) -> str:
 def grade_execution(prompt: str, answer: str, reference: str) -> float:
     """Whether prompt, answer and reference, a program of tests, run to the end in their own process.
 
-    The process has `SECONDS` of CPU time, `MEMORY` bytes, no environment, an empty working folder, and
-    no network where the system lets it give that up. It can read whatever the user can read: that is
-    no sandbox.
+    The process has `SECONDS` of CPU time, at most `WAIT` seconds, `MEMORY` bytes, no environment, an
+    empty working folder, and no network where the system lets it give that up. It can read whatever
+    the user can read: that is no sandbox.
     """
     program = f"{prompt}{take_code(answer)}\n{reference}\n"
     done = token_hex(16)
     command = [sys.executable, "-I", "-S", "-c", RUNNER, str(SECONDS), str(MEMORY)]
-    with tempfile.TemporaryDirectory() as folder:
-        child = subprocess.Popen(  # noqa: S603 it was allowed
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(  # noqa: S603 it was allowed
             command, cwd=folder, env={}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, start_new_session=True, text=True,
-        )  # fmt: skip
+        ) as child,
+    ):  # fmt: skip
         try:
-            said, _ = child.communicate(f"{done}\n{program}", timeout=2 * SECONDS)
+            said, _ = child.communicate(f"{done}\n{program}", timeout=WAIT)
         except subprocess.TimeoutExpired:
             return 0.0
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
     return float(said.strip() == done)
 
 

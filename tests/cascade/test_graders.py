@@ -53,6 +53,11 @@ def test_a_program_has_limits(monkeypatch, body):
     assert grade_execution("", "pass", "") == 1
 
 
+def test_a_program_that_sleeps_is_ended(monkeypatch):
+    monkeypatch.setattr(graders, "WAIT", 0.5)
+    assert grade_execution("", "import time; time.sleep(9)", "") == 0
+
+
 def test_code_is_taken_from_an_answer():
     assert take_code("    return 1\n\n\ndef other():\n    pass") == "    return 1\n\n"
     assert take_code("import math\n\ndef f():\n    return 1") == "import math\n\ndef f():\n    return 1"

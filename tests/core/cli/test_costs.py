@@ -12,6 +12,7 @@ from toolkit.runtime.machine.disk import cache_folder
 def _invented(own_cache, monkeypatch):
     monkeypatch.setenv("MPLCONFIGDIR", str(own_cache / "plots"))
     monkeypatch.setattr("toolkit.runtime.measure_costs.measure_costs", lambda *_: COSTS)
+    monkeypatch.setattr("toolkit.pipeline.busy_load", lambda _: None)
 
 
 def costs(*arguments, name="costs"):
