@@ -139,10 +139,9 @@ class Eviction(ABC):
 
     def _evict_by_position(self, table: PositionTable, now: int, when: int) -> Tensor | None:
         """Evict the rows committed before `now` that a query at `when` does not see by position, and
-        drop those that none from `now` on sees. Returns what `PositionTable.compact` returns."""
+        drop those that none from `now` on sees. Returns what `PositionTable.evict` returns."""
         count = table.count - self._later(now)
-        table.mark_evicted(~self._visible_rows(table, count, when), when)
-        return table.compact(now)
+        return table.evict(~self._visible_rows(table, count, when), when, now)
 
     def _later(self, now: int) -> int:
         """How many tokens were committed after boundary `now`: they are not decided on."""
@@ -317,15 +316,14 @@ class ScoreEviction(Eviction):
         self, layer: TreeLayer, now: int, when: int, queries: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor | None:
         """Evict from `when` on the rows of K/V [H_kv, C, D], committed before `now`, that have the
-        lowest scores, among those that are not evicted yet. Returns what `PositionTable.compact`
+        lowest scores, among those that are not evicted yet. Returns what `PositionTable.evict`
         returns."""
         table, held = layer.table, keys.shape[1]
         later = table.count - held
         view = self._view(layer, now, queries, keys, values)
         scores = scores_of(self.policy, view)
         kept = table.evicted_at[:, :held] > now
-        table.mark_evicted(kept & ~select(self.policy, view, scores, kept), when)
-        index = table.compact(now)
+        index = table.evict(kept & ~select(self.policy, view, scores, kept), when, now)
         if index is not None:
             scores = pad(scores, (0, later)).gather(1, index)
         decided = table.positions[:, : table.count - later]

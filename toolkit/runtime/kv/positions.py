@@ -79,34 +79,34 @@ class PositionTable:
         new.evicted_at[:] = torch.where(new.positions < 0, 0, NEVER)
         return new
 
-    def mark_evicted(self, rows: Tensor, when: int) -> None:
-        """Hide `rows[h, ≤C]` bool from queries at `when` and later."""
-        evicted_at = self.evicted_at[:, : rows.shape[1]]
-        evicted_at[rows] = evicted_at[rows].clamp(max=when)
-        if bool(rows.any()):
-            self.next_eviction = min(self.next_eviction, when)
-            self.edition = object()
-
-    def compact(self, now: int) -> Tensor | None:
-        """Drop the rows that no query from `now` on sees.
+    def evict(self, rows: Tensor, when: int, now: int) -> Tensor | None:
+        """Hide `rows[h, ≤C]` bool from queries at `when` and later, and drop the rows that no query
+        from `now` on sees. Waits for the device once.
 
         Returns the old index [h, C'] of each row that stays, or None if all stay.
         """
-        if self.next_eviction > now:
+        if not self.count:
             return None
-        kept = self.evicted_at > now
-        sizes = kept.sum(1)
-        count = int(sizes.max())
-        self.evicted += int((self.positions >= 0).sum() - sizes.sum())
-        index = kept.to(torch.int8).argsort(dim=1, stable=True)[:, kept.shape[1] - count :]
-        stays = kept.gather(1, index)
-        positions = torch.where(stays, self.positions.gather(1, index), -1)
-        evicted_at = torch.where(stays, self.evicted_at.gather(1, index), 0)
+        decided = self.evicted_at[:, : rows.shape[1]]
+        decided.copy_(torch.where(rows, decided.clamp(max=when), decided))
+        stays = self.evicted_at > now
+        next_eviction = self.evicted_at.masked_fill(~stays, NEVER).amin(1)
+        found = torch.stack([(self.positions >= 0).sum(1), stays.sum(1), next_eviction])
+        before, sizes, nexts = found.tolist()  # the one wait
+        gone, self.next_eviction = sum(before) - sum(sizes), min(nexts)
+        if gone or self.next_eviction < NEVER:
+            self.edition = object()
+        if not gone:
+            return None
+        self.evicted += gone
+        count = max(sizes)
+        index = stays.to(torch.int8).argsort(dim=1, stable=True)[:, self.count - count :]
+        held = stays.gather(1, index)
+        positions = torch.where(held, self.positions.gather(1, index), -1)
+        evicted_at = torch.where(held, self.evicted_at.gather(1, index), 0)
         self.count = self._written = count
-        self.edition = object()
+        self.ragged = min(sizes) < count
         self.positions[:], self.evicted_at[:] = positions, evicted_at
-        self.ragged = bool((sizes < count).any())
-        self.next_eviction = int(evicted_at[stays].min()) if count else NEVER
         return index
 
     def reaches(self, length: int) -> bool:

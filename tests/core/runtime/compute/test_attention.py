@@ -165,7 +165,7 @@ def test_a_mask_policy_and_a_window_hold_for_every_head(make):
         [[True, True, False, True]] * 2 + [[False, True, False, False]],
         [[False, True, False, True]] * 2 + [[False, False, False, False]],
     ]
-    layer.table.mark_evicted(torch.tensor([[False, True, False, False], [False] * 4]), 5)
+    layer.table.evict(torch.tensor([[False, True, False, False], [False] * 4]), 5, 4)
     now = passing(now.eviction.policy)
     now.cache.layers[0].table = layer.table
     assert not now.mask(now.cache.layers[0], 5)[0, 2, :4].any()

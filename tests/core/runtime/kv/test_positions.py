@@ -3,6 +3,7 @@
 import torch
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from toolkit.runtime.kv.positions import GROWTH, NEVER, PositionTable
 
@@ -25,9 +26,12 @@ class Machine(RuleBasedStateMachine):
             head += [(position, NEVER) for position in range(self.length, self.length + count)]
         self.length += count
 
-    @rule(data=st.data(), lag=st.integers(0, 5), later=st.integers(0, 3))
-    def mark_evicted(self, data, lag, later):
+    @rule(
+        data=st.data(), lag=st.integers(0, 5), later=st.integers(0, 3), early=st.integers(0, 3)
+    )
+    def evict(self, data, lag, later, early):
         """Some of all but the newest rows, which were not decided on."""
+        when, now = self.length + lag, self.length - early
         count = max(0, self.table.count - later)
         losers = torch.zeros(len(self.held), count, dtype=torch.bool)
         for head, rows in enumerate(self.held):
@@ -36,16 +40,16 @@ class Machine(RuleBasedStateMachine):
                 if data.draw(st.booleans()):
                     losers[head, empty + row] = True
                     position, evicted_at = rows[row]
-                    rows[row] = position, min(evicted_at, self.length + lag)
-        self.table.mark_evicted(losers, self.length + lag)
-
-    @rule(early=st.integers(0, 3))
-    def compact(self, early):
-        now, before = self.length - early, self.table.positions.clone()
-        index = self.table.compact(now)
+                    rows[row] = position, min(evicted_at, when)
+        before, edition = self.table.positions.clone(), self.table.edition
+        index = self.table.evict(losers, when, now)
         stays = [[row for row in rows if row[1] > now] for rows in self.held]
         gone = sum(map(len, self.held)) - sum(map(len, stays))
         self.held, self.gone = stays, self.gone + gone
+        nexts = [evicted_at for rows in stays for _, evicted_at in rows]
+        assert self.table.next_eviction == min(nexts, default=NEVER)
+        if losers.any() or gone:
+            assert self.table.edition is not edition
         if index is None:
             assert gone == 0
             return
@@ -93,47 +97,65 @@ def holding(*heads):
 
 def test_an_eviction_only_moves_nearer():
     table = holding([0, 1, 2])
-    table.mark_evicted(torch.tensor([[True, True, False]]), 9)
-    table.mark_evicted(torch.tensor([[True, False, False]]), 7)
-    table.mark_evicted(torch.tensor([[False, True, False]]), 12)
+    table.evict(torch.tensor([[True, True, False]]), 9, 3)
+    table.evict(torch.tensor([[True, False, False]]), 7, 3)
+    table.evict(torch.tensor([[False, True, False]]), 12, 3)
     assert table.evicted_at.tolist() == [[7, 9, NEVER]]
     assert table.next_eviction == 7
 
 
 def test_nothing_is_dropped_before_its_time():
     table = holding([0, 1, 2])
-    table.mark_evicted(torch.tensor([[True, False, True]]), 9)
-    assert table.compact(8) is None
-    assert table.compact(9).tolist() == [[1]]
+    assert table.evict(torch.tensor([[True, False, True]]), 9, 8) is None
+    assert table.evict(torch.zeros(1, 3, dtype=torch.bool), 99, 9).tolist() == [[1]]
     assert table.next_eviction == NEVER
 
 
 def test_everything_may_go():
     table = holding([0, 1], [0, 1])
-    table.mark_evicted(torch.ones(2, 2, dtype=torch.bool), 2)
-    assert table.compact(2).shape == (2, 0)
+    assert table.evict(torch.ones(2, 2, dtype=torch.bool), 2, 2).shape == (2, 0)
     assert table.count == 0
     assert table.evicted == 4
+    assert table.evict(torch.ones(2, 0, dtype=torch.bool), 4, 4) is None
 
 
 def test_a_head_that_holds_less_has_empty_rows_in_front():
     table = holding([0, 1, 2, 3], [0, 1, 2, 3])
-    table.mark_evicted(torch.tensor([[1, 0, 0, 0], [1, 0, 1, 1]]).bool(), 4)
-    table.compact(4)
+    table.evict(torch.tensor([[1, 0, 0, 0], [1, 0, 1, 1]]).bool(), 4, 4)
     assert table.positions.tolist() == [[1, 2, 3], [-1, -1, 1]]
     assert table.ragged
     assert table.visible(torch.tensor([[4]]), 4)[:, 0].tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
+def test_an_eviction_waits_once(monkeypatch):
+    """No index depends on values, and there is one read of values, however many heads there are."""
+    table, reads = holding([0, 1, 2, 3], [0, 1, 2, 3]), []
+    for name in ("tolist", "item", "__int__", "__bool__"):
+        honest = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda t, name=name, honest=honest: reads.append(name) or honest(t)
+        )
+
+    class NoIndexByValues(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            assert operation._schema.name not in ("aten::index", "aten::index_put_", "aten::nonzero")
+            return operation(*args, **(kwargs or {}))
+
+    losers = torch.tensor([[1, 0, 0, 0], [1, 0, 1, 1]]).bool()
+    with NoIndexByValues():
+        table.evict(losers, 4, 4)
+    assert reads == ["tolist"]
+
+
 def test_a_query_beyond_an_eviction_and_one_before_it():
     table = holding([0, 1, 2])
-    table.mark_evicted(torch.tensor([[True, False, False]]), 5)
+    table.evict(torch.tensor([[True, False, False]]), 5, 3)
     assert table.visible(torch.tensor([[3], [4], [5]]), 5)[0, :, 0].tolist() == [True, True, False]
 
 
 def test_a_copy_holds_the_same_and_evicts_nothing():
     other = holding([-1, 2, 3])
-    other.mark_evicted(torch.tensor([[False, True, False]]), 4)
+    other.evict(torch.tensor([[False, True, False]]), 5, 4)
     table = other.copy(2)
     assert table.positions.tolist() == [[-1, 2, 3]] * 2
     assert table.evicted_at.tolist() == [[0, NEVER, NEVER]] * 2
