@@ -91,7 +91,7 @@ class PreparedPlan:
 
     @property
     def encoder(self) -> Encoder:
-        return Encoder(self.target.pool.find(self.target.target).tokenizer)
+        return Encoder.of(self.target)
 
     @property
     def settings(self) -> list[Setting]:

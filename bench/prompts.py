@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from toolkit import Conversation, ToolkitError, encode_messages, has_template
+from toolkit import Conversation, ToolkitError, encode_messages, is_chat_model
 
 if TYPE_CHECKING:
     from toolkit import Pipeline
@@ -50,9 +50,17 @@ def sample_conversations(
 
 @frozen
 class Encoder:
-    """Turns text into token ids with the target's tokenizer."""
+    """Turns text into token ids with the target's tokenizer. `chats`: questions are messages to it."""
 
     tokenizer: Any
+    chats: bool
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> Encoder:
+        """The encoder of a pipeline's target. Questions are messages to the models that `toolkit run`
+        sends them to."""
+        tokenizer = pipeline.pool.find(pipeline.target).tokenizer
+        return cls(tokenizer, is_chat_model(pipeline.target, pipeline.pool))
 
     def cut(self, text: str, limit: int) -> list[int]:
         """The first `limit` tokens of a text."""
@@ -66,13 +74,14 @@ class Encoder:
     def ids(self, talk: Talk, turn: int, limit: int, answers: Sequence[str]) -> list[int]:
         """The prompt of one turn: every turn so far, cut to `limit` tokens, with the answers between.
 
-        Chat data sets go through the tokenizer's chat template, where it has one.
+        Chat data sets are messages to instruct models, in the chat template, and texts to others.
         """
         said = talk.turns[: turn + 1]
-        if len(said) == 1 and not self.uses_template(talk):
+        as_messages = talk.chat and self.chats
+        if len(said) == 1 and not as_messages:
             return self.cut(said[0], limit)
         texts = [self.decode(self.cut(text, limit)) for text in said]
-        if self.uses_template(talk):
+        if as_messages:
             messages = [{"role": "user", "content": texts[0]}]
             for answer, text in zip(answers, texts[1:], strict=True):
                 messages += [
@@ -85,9 +94,6 @@ class Encoder:
             mixed += [answer, text]
         plain: list[int] = self.tokenizer("\n\n".join(mixed)).input_ids
         return plain
-
-    def uses_template(self, talk: Talk) -> bool:
-        return talk.chat and has_template(self.tokenizer)
 
 
 def cut_excerpts(

@@ -40,8 +40,7 @@ class Stage:
         return self.pipeline.generate(self._ids(prompt, chat), max_new_tokens=self.max_new_tokens)
 
     def _ids(self, prompt: str, chat: bool) -> list[int]:
-        pool, target = self.pipeline.pool, self.pipeline.target
-        as_message = chat and is_chat_model(pool.find(target), pool.origin(target))
+        as_message = chat and is_chat_model(self.pipeline.target, self.pipeline.pool)
         return self.pipeline.encode([{"role": "user", "content": prompt}] if as_message else prompt)
 
     def answer(self, prompt: str, *, chat: bool) -> tuple[Answer, Generation]:

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from toolkit.pipeline import Pipeline as Pipeline
     from toolkit.plugins import strategies_in as strategies_in
     from toolkit.prompts import encode_messages as encode_messages
-    from toolkit.prompts import has_template as has_template
     from toolkit.prompts import is_chat_model as is_chat_model
     from toolkit.records import Request as Request
     from toolkit.records import Run as Run
@@ -120,7 +119,6 @@ _HOMES = {
     "Verifier": "interfaces",
     "column": "columns",
     "encode_messages": "prompts",
-    "has_template": "prompts",
     "is_chat_model": "prompts",
     "hookimpl": "hookspecs",
     "node_rows": "records",

@@ -13,6 +13,8 @@ from toolkit.errors import MismatchError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from toolkit.runtime.models.pool import Pool
+
 Message: TypeAlias = Mapping[str, Any]
 """One message of a conversation: `role` (system, user, assistant) and `content`, its text."""
 Prompt: TypeAlias = "str | Sequence[int] | Tensor | Sequence[Message]"
@@ -119,13 +121,14 @@ def has_template(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-def is_chat_model(model: Speaker, place: str) -> bool:
-    """Whether texts for a model are sent as messages, unless the user says so: it has a chat template,
-    and its name, the end of `place` (a folder or hub id) or the template says that it is an instruct
-    model. Base models often have a template too, which they were not trained on."""
+def is_chat_model(name: str, pool: Pool) -> bool:
+    """Whether questions to a model of a pool are sent as messages, where the user does not say: it has
+    a chat template, and its name, the end of its folder or hub id, or the template says that it is an
+    instruct model. Base models often have a template too, which they were not trained on."""
+    model: Speaker = pool.find(name)
     if not has_template(model.tokenizer):
         return False
-    names = f"{Path(model.name).name} {Path(place).name}"
+    names = f"{Path(model.name).name} {Path(pool.origin(name)).name}"
     if BASE.search(names):
         return False
     template = str(model.tokenizer.chat_template)

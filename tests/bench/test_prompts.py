@@ -1,15 +1,16 @@
 """Prompts: seeded, cut in tokens, and conversations that all arms share."""
 
+import copy
+
 import pytest
 from toolkit.bench.prompts import Encoder, Talk, sample_conversations
 
-from toolkit import Pipeline, ToolkitError
+from toolkit import Pipeline, Pool, ToolkitError
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    pipeline = Pipeline("stories-1m", drafter="none")
-    return Encoder(pipeline.pool.find(pipeline.target).tokenizer)
+    return Encoder.of(Pipeline("stories-1m", drafter="none"))
 
 
 ROWS = [(f"prompt {i}",) for i in range(20)]
@@ -60,25 +61,23 @@ def test_earlier_answers_stand_between_the_turns(encoder):
     assert places == sorted(places)
 
 
-def test_questions_go_into_the_chat_template_where_there_is_one(encoder):
-    class Templated:
-        chat_template = "yes"
+INSTRUCT = "{% for m in messages %}[INST]{{ m['role'] }} {{ m['content'] }}[/INST]{% endfor %}"
+BASE = INSTRUCT.replace("INST", "TURN")  # names no instruct model
 
-        def __call__(self, text):
-            return encoder.tokenizer(text)
 
-        def decode(self, ids, **_):
-            return encoder.decode(ids)
-
-        def apply_chat_template(self, messages, **options):
-            self.seen = messages, options
-            return [1, 2, 3]
-
-    tokenizer = Templated()
+@pytest.mark.parametrize("template", [INSTRUCT, BASE, None])
+def test_questions_are_messages_to_instruct_models_alone(template, encoder):
+    """As by `toolkit run`: base models often have a template too."""
+    pipeline = Pipeline("stories-1m", drafter="none", pool=Pool())
+    tokenizer = copy.copy(encoder.tokenizer)
+    tokenizer.chat_template = template
+    object.__setattr__(pipeline.pool.find("stories-1m"), "tokenizer", tokenizer)
+    found = Encoder.of(pipeline)
     talk = Talk("x", 0, ("One day.", "Why?"), chat=True)
-    assert Encoder(tokenizer).ids(talk, 1, 50, ["A cat."]) == [1, 2, 3]
-    messages, options = tokenizer.seen
-    assert [m["role"] for m in messages] == ["user", "assistant", "user"]
-    assert options == {"add_generation_prompt": True, "return_dict": False}
+    said = found.decode(found.ids(talk, 1, 50, ["A cat."]))
+    marks = "[INST]user One day.[/INST][INST]assistant A cat.[/INST][INST]user Why?[/INST]"
+    assert (marks in said) == (template == INSTRUCT), said
+    first = encoder.ids(talk, 0, 50, [])
+    assert (found.ids(talk, 0, 50, []) != first) == (template == INSTRUCT)
     text = Talk("x", 0, ("One day.",), chat=False)
-    assert Encoder(tokenizer).ids(text, 0, 50, []) != [1, 2, 3]
+    assert found.ids(text, 0, 50, []) == encoder.ids(text, 0, 50, [])

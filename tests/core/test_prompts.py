@@ -24,6 +24,20 @@ class Model:
     vocabulary: int = VOCABULARY
 
 
+@attrs.define
+class OneModel:
+    """A pool of one model, as far as the choice of messages asks for it."""
+
+    model: Model
+    place: str
+
+    def find(self, name):
+        return self.model
+
+    def origin(self, name):
+        return self.place
+
+
 def test_a_conversation_goes_through_the_template(words):
     talk = [{"role": "system", "content": "w9"}, *TALK]
     assert encode_prompt(talk, Model(words())) == [BOS, SYSTEM, 9, USER, 7, 8, ANSWER]
@@ -117,8 +131,8 @@ def test_without_a_tokenizer_or_a_template_there_is_a_hint(words):
     ],
 )
 def test_instruct_models_chat_by_default(name, place, template, chats, words):
-    assert is_chat_model(Model(words(template), name), place) is chats
-    assert not is_chat_model(Model(None, name), place)
+    assert is_chat_model(name, OneModel(Model(words(template), name), place)) is chats
+    assert not is_chat_model(name, OneModel(Model(None, name), place))
 
 
 def test_a_pipeline_decodes_a_conversation(registry, words):

@@ -68,8 +68,7 @@ class Formatting:
             return True
         from toolkit.prompts import is_chat_model
 
-        target = pipeline.target
-        return is_chat_model(pipeline.pool.find(target), pipeline.pool.origin(target))
+        return is_chat_model(pipeline.target, pipeline.pool)
 
     def describe(self, pipeline: Pipeline) -> str | None:
         """How texts are sent, in words; None where the model has no template and so no choice."""
