@@ -323,8 +323,8 @@ class Pipeline:
         model's generation config says.
         `record_nodes` keeps the target's scores of every node, for `node_rows`.
 
-        `after` is a finished request whose KV the target keeps as far as both prompts agree, as in a
-        conversation; that stream must not be iterated again. The tokens are the same without it.
+        `after` is an earlier request whose KV the target keeps as far as both prompts agree, as in a
+        conversation; where it still runs, it ends here. The tokens are the same without it.
 
         `processor` changes the target's logits by the tokens before them, as one of `generate`'s logits
         processors, or a list of them, does; it comes after those of the model's generation config. Give

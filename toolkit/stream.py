@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from inspect import GEN_CLOSED, getgeneratorstate
 from time import perf_counter
 
 from attrs import define, field
@@ -46,7 +47,7 @@ class Stream:
     processor: LogitsProcessor | None = None  # of the target's logits
     events: list[Event] = field(factory=list, init=False)
     ttft_ms: float = field(default=0.0, init=False)
-    _running: Iterator[Event] = field(init=False)
+    _running: Generator[Event] = field(init=False)
     kept: int = field(init=False)  # prompt tokens that the target has cached from the turn before
     _handed_over: bool = field(default=False, init=False)
     _steps: StaticStep | str = field(default="none has begun", init=False)  # or why not as graphs
@@ -72,7 +73,7 @@ class Stream:
         """The engine's events; `result` keeps them."""
         return self._running
 
-    def _decoding(self) -> Iterator[Event]:
+    def _decoding(self) -> Generator[Event]:
         with name_failed_strategy():
             forget_peak(self.target.model.device)
             began = perf_counter()
@@ -113,14 +114,15 @@ class Stream:
         )
 
     def hand_over(self, prompt: list[int], policy: KVPolicy) -> ModelSession | None:
-        """The target's session for the next request, rewound to what `prompt[P]` shares with this one.
+        """The target's session for the next request, rewound to what `prompt[P]` shares with this one,
+        which ends here.
 
-        None when the cache cannot serve it: this request was interrupted, the policy has evicted
-        something, the prompts begin differently, or the session was handed over before.
+        None when the cache cannot serve it: this request was interrupted within a step, the policy
+        has evicted something, the prompts begin differently, or the session was handed over before.
         """
-        ids = self._emitted
-        if self._handed_over or self._stop_reason(ids) == "interrupted":
+        if self._handed_over or self._is_within_a_step:
             return None
+        ids = self._emitted
         both = zip([*self.prompt, *ids][: self.target.length], prompt[:-1], strict=False)
         common = next((i for i, (ours, new) in enumerate(both) if ours != new), None)
         if common is None:
@@ -128,7 +130,13 @@ class Stream:
         if not common or not self.target.rewind(common, policy):
             return None
         self._handed_over = True
+        self._running.close()
         return self.target
+
+    @property
+    def _is_within_a_step(self) -> bool:
+        """Whether an exception ended the request, so that the cache may hold half a step."""
+        return getgeneratorstate(self._running) == GEN_CLOSED and not self._ended
 
     @property
     def _emitted(self) -> list[int]:

@@ -80,18 +80,39 @@ def test_a_policy_that_has_hidden_nothing_yet_keeps_its_rows():
     assert kept[1:] == [0, 0]
 
 
-def test_a_request_is_taken_over_once_and_only_when_it_is_over():
+def test_a_request_is_taken_over_once():
     case = next(fixed())
     pipeline = case.pipeline(REGISTRY)
     first = decoded(pipeline, case.prompt, case)
     prompt = [*case.prompt, 3, 5]
     assert decoded(pipeline, prompt, case, after=first).kept == len(case.prompt)
     assert decoded(pipeline, prompt, case, after=first).kept == 0
-    broken_off = pipeline.stream(case.prompt, max_new_tokens=12)
-    next(broken_off.decode())
-    assert decoded(pipeline, prompt, case, after=broken_off).kept == 0
     other = case.pipeline(REGISTRY)
     assert decoded(other, [9, 9], case, after=decoded(pipeline, case.prompt, case)).kept == 0
+
+
+def test_a_request_that_is_broken_off_ends_when_it_is_taken_over():
+    case = next(fixed())
+    pipeline, prompt = case.pipeline(REGISTRY), [*case.prompt, 3, 5]
+    first = pipeline.stream(case.prompt, max_new_tokens=12)
+    next(first.decode())
+    second = decoded(pipeline, prompt, case, after=first)
+    assert second.kept == len(case.prompt)
+    assert list(first.decode()) == []
+    assert second.result.token_ids == decoded(pipeline, prompt, case).result.token_ids
+
+
+def test_a_request_that_is_interrupted_within_a_step_is_not_taken_over():
+    case = next(fixed())
+    pipeline = case.pipeline(REGISTRY)
+    first = pipeline.stream(case.prompt, max_new_tokens=12)
+    next(first.decode())
+    with (
+        patch.object(TreeCache, "commit", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        next(first.decode())
+    assert decoded(pipeline, [*case.prompt, 3, 5], case, after=first).kept == 0
 
 
 def nothing_truncated():

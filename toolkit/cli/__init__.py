@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from threading import current_thread, main_thread
+from threading import Event, current_thread, main_thread
 from typing import Any, NoReturn
 
 import click
@@ -137,6 +137,25 @@ def _interruptible() -> Iterator[None]:
 def _interrupt(*_: object) -> None:
     signal.signal(signal.SIGINT, _leave)
     raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupt_noted() -> Iterator[Event]:
+    """Sets the event at the first Ctrl-C, and raises nothing; a second one ends the process at once."""
+    noted = Event()
+    if signal.getsignal(signal.SIGINT) is not _interrupt:
+        yield noted
+        return
+
+    def note(*_: object) -> None:
+        signal.signal(signal.SIGINT, _leave)
+        noted.set()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, _interrupt)
 
 
 def catch_next_interrupt() -> None:

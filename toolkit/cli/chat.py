@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.cli import catch_next_interrupt, options
+from toolkit.cli import catch_next_interrupt, interrupt_noted, options
 from toolkit.errors import ToolkitError
 from toolkit.progress import show_progress
 
@@ -39,7 +39,7 @@ def chat(
     """Talk with a model: type a line, read the answer, go on.
 
     The model gets the whole conversation in its chat template, and keeps what it has read. Ctrl-C ends
-    an answer, Ctrl-D the conversation. Each piped line is a turn.
+    an answer; at the prompt, it and Ctrl-D end the conversation. Each piped line is a turn.
     """
     from toolkit import Chat
 
@@ -66,18 +66,31 @@ def _lines() -> Iterator[str]:
     while True:
         try:
             line = input("> " if asks else "")
-        except EOFError:
-            return
+        except (EOFError, KeyboardInterrupt) as end:
+            if asks:
+                click.echo()  # the shell's prompt gets a line of its own
+            if isinstance(end, EOFError):
+                return
+            raise
         if line.strip():
             yield line
 
 
 def _answer(talk: Chat, text: str, **request: Any) -> None:
-    """Print an answer as it is committed, until a Ctrl-C, and its figures."""
+    """Print an answer as it is committed, until a Ctrl-C, and its figures.
+
+    While the prompt is read, a Ctrl-C ends the answer at once. Later ones end it after a step, so that
+    the next turn has the KV.
+    """
     stream = talk.ask(text, **request)
+    pieces = iter(stream)
     try:
-        for piece in stream:
-            click.echo(piece, nl=False)
+        click.echo(next(pieces), nl=False)
+        with interrupt_noted() as interrupted:
+            for piece in pieces:
+                click.echo(piece, nl=False)
+                if interrupted.is_set():
+                    break
     except KeyboardInterrupt:
         catch_next_interrupt()
     generation = stream.result

@@ -87,7 +87,7 @@ def strategies():
 
 
 @pytest.mark.installed
-def test_ctrl_c_ends_an_answer_and_not_the_conversation(folders, tmp_path):
+def test_ctrl_c_ends_an_answer_after_its_step_and_not_the_conversation(folders, tmp_path):
     file = tmp_path / "interrupts.py"
     file.write_text(INTERRUPTS)
     code = "from toolkit.cli import main; main(prog_name='toolkit')"
@@ -97,5 +97,6 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(folders, tmp_path):
         input="w7\nw8\n", capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("[3 tokens, τ 1.00, ") == 2
-    assert done.stdout.count("interrupted; 0 of") == 2
+    assert done.stdout.count("[4 tokens, τ 1.00, ") == 2
+    assert done.stdout.count("interrupted; 0 of") == 1
+    assert "interrupted; 7 of 11 prompt tokens kept" in done.stdout
