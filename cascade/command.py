@@ -101,7 +101,10 @@ def record(
     except KeyboardInterrupt:
         click.echo(f"stopped: {recorder.line}; the same command goes on", err=True)
         raise SystemExit(INTERRUPTED) from None
-    click.echo(f"{recorder.line}; next: toolkit cascade fit {out}")
+    click.echo(
+        f"{recorder.line}; next: toolkit cascade fit {out} with --trade-off, "
+        f"--budget or --floor"
+    )
 
 
 def _record_stages(recorder: Recorder) -> None:

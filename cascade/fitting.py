@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil, inf, log
+from math import ceil, log, log1p
 
 import numpy as np
 from attrs import frozen
@@ -97,19 +97,20 @@ class Fitting:
         arXiv:2110.01052). Raises `ToolkitError` when none passes.
         """
         assert self.tested is not None  # noqa: S101 made with floor=True
+        large = self.tested.qualities[:, -1]
         passed: list[Setting] = []
         for setting in reversed(fit_settings(policy, self.outcomes)):
             stops = stops_of(setting.policy, self.tested.scores, self.draws)
-            kept = at(self.tested.qualities, stops) - floor * self.tested.qualities[:, -1]
-            if not is_above_zero(kept, floor, delta):
+            found = at(self.tested.qualities, stops)
+            if not is_above_zero(found - floor * large, floor, delta):
                 break
             passed.append(setting)
         if not passed:
-            quality = float(self.tested.qualities[:, -1].mean())
             raise ToolkitError(
-                f"{len(self.draws)} tested prompts, a quarter of those recorded, do not show that "
-                f"{policy.name} keeps {floor:.1%} of the last stage's quality with probability "
-                f"{1 - delta:.1%}: {_count_needed(floor, delta, quality)}lower --floor or raise --delta"
+                f"quality is {found.mean():.3f} with {policy.name} and {large.mean():.3f} with the "
+                f"last stage alone, on the {len(large)} prompts that test the floor, a quarter of "
+                f"those recorded; this does not show with probability {1 - delta:.1%} that "
+                f"{floor:.1%} is kept: {_advise(found, large, floor, delta)}"
             )
         return self.finish([min(passed, key=lambda setting: setting.cost)])
 
@@ -153,13 +154,19 @@ def meet_budget(settings: list[Setting], budget: float) -> tuple[list[Setting], 
     return [low, high], (budget - low.cost) / (high.cost - low.cost)
 
 
-def _count_needed(floor: float, delta: float, quality: float) -> str:
-    """The least prompts to record so that the last stage itself can be shown to keep the floor; nothing
-    where no number does."""
-    gain = log(1 + BOLDEST / floor * (1 - floor) * quality) if floor else 0.0
-    if not gain:
-        return ""
-    return f"record at least {4 * ceil(log(1 / delta) / gain)} prompts, "
+def _advise(found: Floats, large: Floats, floor: float, delta: float) -> str:
+    """What to do about qualities found[n] that do not show that a floor under large[n] is kept. As many
+    prompts are to be recorded as a bettor takes who knows what to bet."""
+    limit, wanted = BOLDEST / floor, log(1 / delta)
+    best = log1p(limit * (1 - floor) * large.mean())  # a prompt's gain with the large model itself
+    if 0 < best * len(large) < wanted:
+        return f"record at least {4 * ceil(wanted / best)} prompts, lower --floor or raise --delta"
+    stakes = np.linspace(0, limit, 100)[:, None]
+    gain = np.log1p(stakes * (found - floor * large)).mean(1).max()
+    if gain > 0:
+        more = max(2 * len(found), ceil(wanted / gain))
+        return f"record about {4 * more} prompts, lower --floor or raise --delta"
+    return "lower --floor, or give another --policy or --scorer"
 
 
 def is_above_zero(values: Floats, most_lost: float, delta: float) -> bool:
@@ -171,11 +178,8 @@ def is_above_zero(values: Floats, most_lost: float, delta: float) -> bool:
     """
     if most_lost == 0:
         return True
-    wealth, most, limit = 0.0, -inf, BOLDEST / most_lost
-    total, squares = 0.0, 0.25
-    for seen, value in enumerate(values.tolist(), 1):
-        mean, square = total / seen, squares / seen  # of the values before
-        wealth += log(1 + min(max(mean / square, 0.0), limit) * value)
-        most = max(most, wealth)
-        total, squares = total + value, squares + value * value
-    return most >= log(1 / delta)
+    seen = np.arange(1, len(values) + 1)
+    means = (values.cumsum() - values) / seen  # of the values before
+    squares = (0.25 + (values**2).cumsum() - values**2) / seen
+    stakes = np.clip(means / squares, 0, BOLDEST / most_lost)
+    return bool(np.log1p(stakes * values).cumsum().max() >= log(1 / delta))

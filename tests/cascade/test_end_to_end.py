@@ -54,6 +54,7 @@ def rows(tasks, tmp_path_factory):
         assert len(list(folder.glob("part-*.parquet"))) == 2
         done = toolkit(*words)
     assert done.exit_code == 0, done.output
+    assert f"next: toolkit cascade fit {folder} with --trade-off" in done.output.replace("\n", " ")
     assert len(made) == 4 + 1 + 14 + 1 + 16
     assert [file.name for file in folder.iterdir()] == ["answers.parquet"]
     return folder

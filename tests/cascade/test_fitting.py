@@ -57,7 +57,7 @@ def test_a_floor_needs_prompts(record):
     kept = fitting.above_floor(DP(), 0.6, 0.05)
     whole = replay_fitted(kept, record(400))
     assert whole[0].quality.mean >= 0.6 * whole[-1].quality.mean
-    with pytest.raises(ToolkitError, match=r"quality with probability 95\.0%: lower --floor"):
+    with pytest.raises(ToolkitError, match=r"95\.0% that 100\.0% is kept: lower --floor, or give"):
         fitting.above_floor(DP(), 1.0, 0.05)
     with pytest.raises(ToolkitError, match=r"record at least \d{4} prompts") as raised:
         fitting.above_floor(DP(), 0.99, 0.05)
@@ -65,6 +65,9 @@ def test_a_floor_needs_prompts(record):
     quality = fitting.tested.qualities[:, -1].mean()
     for count, shown in ((2 * needed, True), (needed - 1, False)):  # the last stage itself
         assert is_above_zero(np.full(count, 0.01 * quality), 0.99, 0.05) == shown
+    with pytest.raises(ToolkitError, match=r"record about (\d+) prompts") as raised:
+        fitting.above_floor(DP(), 0.95, 0.05)
+    assert int(re.search(r"about (\d+)", str(raised.value))[1]) > 400
     with pytest.raises(ToolkitError, match=r"a quarter tests the floor, .* record 160 or more"):
         Fitting.of(record(40), MeanLogprob(), "seconds", floor=True)
 
