@@ -29,8 +29,8 @@ def write_report(study: Study, folder: Path) -> Path:
         figures = draw_figures((curve, usage, reliability, regret), study, note, folder)
         template = (files(__package__) / "report.html").read_text(encoding="utf-8")
         page = render_page(
-            template, "toolkit cascade", note=note, figures=figures, columns=COLUMNS,
-            rows=list_rows(study), stages=list_stages(study), notes=list_notes(study),
+            template, "toolkit cascade", note=note, figures=figures, stages=study.held.stages,
+            tables=list_tables(study), notes=list_notes(study),
         )  # fmt: skip
         (folder / "index.html").write_text(page, encoding="utf-8")
     except OSError as error:
@@ -41,15 +41,12 @@ def write_report(study: Study, folder: Path) -> Path:
 
 
 def make_tables(study: Study) -> list[Table]:
-    """The stages, and the policies' speed-ups."""
+    """The tables of the report, for the terminal."""
     from rich.table import Table
     from rich.text import Text
 
     tables = []
-    for columns, rows in (
-        (("stage", "quality [95 %]", f"cost, {study.cost}"), list_stages(study)),
-        (COLUMNS, list_rows(study)),
-    ):
+    for _, columns, rows in list_tables(study):
         table = Table(box=None, pad_edge=False)
         for number, name in enumerate(columns):
             table.add_column(name, justify="right" if number else "left", overflow="fold")
@@ -57,6 +54,15 @@ def make_tables(study: Study) -> list[Table]:
             table.add_row(*map(Text, row))
         tables.append(table)
     return tables
+
+
+def list_tables(study: Study) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
+    """Title, columns and cells of each table: the stages, and the policies' speed-ups."""
+    alone = ("stage", "quality [95 %]", f"cost, {study.cost}")
+    return [
+        ("Stages alone", alone, list_stages(study)),
+        ("Speed-ups at a kept quality", COLUMNS, list_rows(study)),
+    ]
 
 
 def list_stages(study: Study) -> list[list[str]]:
