@@ -16,7 +16,7 @@ from attrs import asdict, define, field, frozen
 from toolkit.errors import StrategyError
 from toolkit.interfaces import Drafter, Runtime, Session, TreeShaper, Verifier
 from toolkit.limits import Limits
-from toolkit.logits_processing import LogitsProcessor, process_nodes
+from toolkit.logits_processing import PathProcessor
 from toolkit.sampling import Sampler, Sampling
 from toolkit.strategy_errors import require_type
 from toolkit.target_scores import TargetScores
@@ -118,7 +118,7 @@ def decode(
     seed: int,
     record_nodes: bool = False,
     limits: Limits = Limits(),  # noqa: B008 it is immutable
-    processor: LogitsProcessor | None = None,
+    process: PathProcessor | None = None,
     whole_step: Callable[[], WholeStep | None] = lambda: None,
 ) -> Iterator[Event]:
     """Decode `prompt[P]` and yield one event per target pass, until `max_new_tokens` are emitted,
@@ -128,19 +128,19 @@ def decode(
     after the token, as after a stop id. Prompt tokens that the target has cached are not forwarded
     again. Between events the target's cache holds all emitted tokens but the last, which is the next
     root. `record_nodes` adds the target's scores of all nodes; no step's times include their
-    computation. `limits` also cut trees. `processor` changes the target's logits before the verifier
-    and the record see them. `whole_step` is called once the drafter has started; what it returns runs
-    the steps that it can, whose time counts as the target's.
+    computation. `limits` also cut trees. `process`, made with the prompt, changes the target's logits
+    before the verifier and the record see them. `whole_step` is called once the drafter has started;
+    what it returns runs the steps that it can, whose time counts as the target's.
     """
     began = perf_counter()
     drafter, shaper, verifier = strategies.drafter, strategies.shaper, strategies.verifier
     last, sampler = TokenTree.root(prompt[-1]), Sampler(sampling, seed, len(prompt) - 1)
-    committed = list(prompt)
+    process = process or PathProcessor(list(prompt))
     logits = target.prefill(prompt[target.length :])[None]
-    judged = verifier.judge(last, process_nodes(processor, committed, last, logits), sampler)
+    judged = verifier.judge(last, process(last, [0], logits), sampler)
     require_path(judged, last, verifier)
     root = judged.bonus
-    committed.append(root)
+    process.committed.append(root)
     yield Event([root])
     draft, emitted, ended = TimedDrafter(drafter, target.vocabulary, limits), 1, ends(root)
     if emitted < max_new_tokens and not ended:
@@ -149,7 +149,7 @@ def decode(
     while emitted < max_new_tokens and not ended and not limits.ends(perf_counter() - began):
         clock, length = Clock(), target.length
         depth = min(max_new_tokens - emitted - 1, target.max_draft_depth)
-        verified = whole.run(committed, depth) if whole is not None else None
+        verified = whole.run(process.committed, depth) if whole is not None else None
         if verified is not None:
             tree, logits, known = verified.tree, verified.logits, verified.likeliest
             draft.ms, clock.ms["draft"] = 0.0, 0.0
@@ -157,7 +157,7 @@ def decode(
             tree, known = draft.tree(shaper, root, depth), None
             clock.lap("draft")
             logits = target.forward(tree.tokens, tree.parents)
-            logits = process_nodes(processor, committed, tree, logits)
+            logits = process(tree, range(len(tree)), logits)
         sampler = Sampler(sampling, seed, length, known)
         judged = verifier.judge(tree, logits, sampler)
         require_path(judged, tree, verifier)
@@ -186,7 +186,7 @@ def decode(
             margin=margin,
         )
         root, emitted = verdict.bonus, emitted + len(tokens)
-        committed += tokens
+        process.committed += tokens
         yield Event(tokens, step, tree, verdict, scores)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
@@ -11,6 +11,7 @@ from toolkit.choice import Choice
 from toolkit.errors import MismatchError
 from toolkit.interfaces import Drafter, TreeShaper, Verifier
 from toolkit.limits import Limits
+from toolkit.logits_processing import PathProcessor
 from toolkit.proposer import Proposal, Proposer
 from toolkit.sampling import Sampling
 
@@ -72,13 +73,19 @@ def needs_draws(drafter: Choice[Drafter], verifier: Choice[Verifier]) -> bool:
 
 
 def make_proposer(
-    drafter: Choice[Drafter], verifier: Choice[Verifier], sampling: Sampling, seed: int
+    drafter: Choice[Drafter],
+    verifier: Choice[Verifier],
+    sampling: Sampling,
+    seed: int,
+    process: PathProcessor | None = None,
 ) -> Proposer:
     """What makes the drafter's candidates in the way that suits the verifier and the drafter."""
+    how: Literal[Proposal, "matched"] = "matched"
     if sampling.greedy or proposals_of(drafter) == {"fixed"}:
-        return Proposer("fixed", sampling, seed)
-    matched = verifier.cls.exactness == "token"
-    return Proposer("matched" if matched else find_draws(drafter, verifier), sampling, seed)
+        how = "fixed"
+    elif verifier.cls.exactness != "token":
+        how = find_draws(drafter, verifier)
+    return Proposer(how, sampling, seed, process or PathProcessor())
 
 
 def require_fit(

@@ -33,6 +33,12 @@ PROCESSORS = {
     "LogitNormalization": {"renormalize_logits"},
 }
 """Processors of transformers that are functions of the tokens before a token, and their options."""
+ONE_ROW = {
+    "EncoderRepetitionPenaltyLogitsProcessor",
+    "EncoderNoRepeatNGramLogitsProcessor",
+    "PrefixConstrainedLogitsProcessor",
+}
+"""Those that belong to one prompt, or tell their function which row of a batch it is asked about."""
 WARPERS = {
     "TemperatureLogitsWarper": "temperature",
     "TopKLogitsWarper": "top_k",
@@ -111,11 +117,19 @@ def find_unsupported(config: GenerationConfig, processors: Iterable[Any]) -> str
         value = getattr(config, option, None)
         if value not in (None, defaults.get(option)):
             return f"{option}={value}"
-        if kind.__module__ != "transformers.generation.logits_process" or (
-            kind.__name__ not in PROCESSORS and kind.__name__ not in WARPERS
-        ):
+        if not is_theirs(processor) or kind.__name__ not in {**PROCESSORS, **WARPERS}:
             return f"the logits processor {kind.__name__}"
     return None
+
+
+def is_theirs(processor: object) -> bool:
+    """Whether a logits processor is of a class of transformers' own, and not of one derived from it."""
+    return type(processor).__module__ == "transformers.generation.logits_process"
+
+
+def takes_rows(processor: object) -> bool:
+    """Whether a processor is known to treat rows of several histories as it treats each alone."""
+    return is_theirs(processor) and type(processor).__name__ in PROCESSORS.keys() - ONE_ROW
 
 
 def _require_plain_inputs(input_ids: Tensor, model_kwargs: Mapping[str, Any]) -> None:

@@ -1,9 +1,13 @@
-"""Logits processors: change the target's logits by the tokens before them, at each node of a tree."""
+"""Logits processors: change logits by the tokens before them, at each node of a tree."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from attrs import define, field, frozen
+
+from toolkit.generate_options import takes_rows
 from toolkit.tree import TokenTree
 
 if TYPE_CHECKING:
@@ -21,38 +25,75 @@ class LogitsProcessor(Protocol):
         """The logits [1, V] that follow `input_ids[1, T]`, made of the model's own, `scores[1, V]`."""
 
 
-def process_nodes(
-    processor: LogitsProcessor | None, committed: list[int], tree: TokenTree, logits: Tensor
-) -> Tensor:
-    """The `logits[N, V]` of a tree's nodes, processed: float32 [N, V]; as they are without a processor.
+@define(eq=False)
+class PathProcessor:
+    """The logits processor of one request, at the nodes of its trees: for the target and the drafter.
 
     Each node's history is its own path: `committed[T]`, which ends with the root, and the tokens from
-    there down to the node. So every node has the logits that AR would have after these tokens, and
-    whatever a verifier proves or draws by them holds for the processed law. float32, as `generate` has.
+    there down to the node. So the target's logits at every node are those that AR would have after
+    these tokens, and whatever a verifier proves or draws by them holds for the processed law; and a
+    drafter's candidates are those of its processed law, which is the one that a verifier is told.
 
-    `Pipeline.stream(processor=…)` takes a processor, and `decode` calls this before the verifier.
-    Temperature, top-k and the like come after the processors, as in `generate`: see `Sampling`.
+    `Pipeline.stream(processor=…)` takes a processor. The engine adds to `committed` what it emits, and
+    asks before the verifier does; `Proposer` asks for the drafter. Temperature, top-k and the like come
+    after the processors, as in `generate`: see `Sampling`.
     """
-    if processor is None:
-        return logits
-    import torch
 
-    before = torch.tensor(committed, device=logits.device)
-    paths: list[Tensor] = [before.new_empty(0)]
-    for token, parent in zip(tree.tokens[1:], tree.parents[1:], strict=True):
-        paths.append(torch.cat([paths[parent], before.new_tensor([token])]))
-    own = logits.to(torch.float32, copy=True)  # processors may change it in place
-    rows = [
-        processor(torch.cat([before, path])[None], own[node : node + 1])
-        for node, path in enumerate(paths)
-    ]
-    return torch.cat(rows)
+    committed: list[int] = field(factory=list)
+    processor: LogitsProcessor | None = None  # of any number of rows, as `join` makes it
+    _before: Tensor | None = field(init=False, default=None)  # `committed` on the device
+
+    def __call__(self, tree: TokenTree, nodes: Sequence[int], logits: Tensor) -> Tensor:
+        """The `logits[F, V]` after `nodes[F]`, processed: float32, as `generate` has; as they are
+        without a processor. V is the target's."""
+        if self.processor is None:
+            return logits
+        import torch
+
+        if self._before is None or len(self._before) != len(self.committed):
+            self._before = torch.tensor(self.committed, device=logits.device)
+        own = logits.to(torch.float32, copy=True)  # processors may change it in place
+        depths = [tree.depths[node] for node in nodes]
+        for depth in sorted(set(depths)):  # whose histories have one length
+            rows = [row for row, at in enumerate(depths) if at == depth]
+            paths = [tree.path_tokens(nodes[row])[1:] for row in rows]
+            below = self._before.new_tensor(paths)
+            ids = torch.cat([self._before.expand(len(rows), -1), below], 1)
+            if len(rows) == len(own):
+                return self.processor(ids, own)
+            own[rows] = self.processor(ids, own[rows])
+        return own
 
 
-def join(first: LogitsProcessor | None, second: LogitsProcessor | None) -> LogitsProcessor | None:
-    """Both processors, one after the other; None for none."""
-    if first is None:
-        return second
-    if second is None:
-        return first
-    return lambda input_ids, scores: second(input_ids, first(input_ids, scores))
+def join(*given: LogitsProcessor | list[LogitsProcessor] | None) -> LogitsProcessor | None:
+    """Processors, or lists of them, as one that takes any number of rows; None for none."""
+    flat: list[LogitsProcessor] = []
+    for each in given:
+        flat += each if isinstance(each, list) else [each] if each is not None else []
+    return InTurn([p if takes_rows(p) else RowByRow(p) for p in flat]) if flat else None
+
+
+@frozen(eq=False)
+class InTurn:
+    """Processors, one after the other. `LogitsProcessorList` looks up each one's arguments at every
+    call, which takes about as long as a call."""
+
+    processors: list[LogitsProcessor]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        for processor in self.processors:
+            scores = processor(input_ids, scores)
+        return scores
+
+
+@frozen(eq=False)
+class RowByRow:
+    """A processor that is given one row at a time, because it may know which one of a batch it is."""
+
+    processor: LogitsProcessor
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        import torch
+
+        rows = zip(input_ids.split(1), scores.split(1), strict=True)
+        return torch.cat([self.processor(*row) for row in rows])

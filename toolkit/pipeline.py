@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from attrs import Attribute, evolve
@@ -25,7 +25,7 @@ from toolkit.fit import (
 from toolkit.hookspecs import Family
 from toolkit.interfaces import Drafter, KVPolicy, TreeShaper, Verifier
 from toolkit.limits import Limits
-from toolkit.logits_processing import join
+from toolkit.logits_processing import PathProcessor, join
 from toolkit.progress import working
 from toolkit.prompts import Prompt, encode_prompt
 from toolkit.registry import Registry
@@ -281,17 +281,17 @@ class Pipeline:
         return ModelSession(self.pool.load(self.target), self.kv.build())
 
     def _open(
-        self, after: Stream | None = None, prompt: Sequence[int] = (), seed: int = 0
+        self, process: PathProcessor, after: Stream | None = None, seed: int = 0
     ) -> tuple[ModelSession, DraftRuntime]:
-        """Sessions for one request: the target's, that of `after` where it can serve `prompt`, and a
+        """Sessions for one request: the target's, that of `after` where it can serve the prompt, and a
         runtime that opens the drafter's."""
         from toolkit.runtime.draft_runtime import DraftRuntime
 
         target = None
         if after is not None and self._shares_cache(after):
-            target = after.hand_over(list(prompt), self.kv.build())
+            target = after.hand_over(list(process.committed), self.kv.build())
         target = target or self.session()
-        proposer = make_proposer(self.drafter, self.verifier, self.sampling, seed)
+        proposer = make_proposer(self.drafter, self.verifier, self.sampling, seed, process)
         return target, DraftRuntime(self.pool, target, self.draft_kv, proposer)
 
     def _shares_cache(self, stream: Stream) -> bool:
@@ -301,7 +301,7 @@ class Pipeline:
 
     def begin(self) -> tuple[ModelSession, DraftRuntime, Drafter]:
         """Sessions and drafter of one request, for measurements."""
-        return *self._open(), self.drafter.build()
+        return *self._open(PathProcessor()), self.drafter.build()
 
     def stream(
         self,
@@ -326,7 +326,7 @@ class Pipeline:
         `after` is an earlier request whose KV the target keeps as far as both prompts agree, as in a
         conversation; where it still runs, it ends here. The tokens are the same without it.
 
-        `processor` changes the target's logits by the tokens before them, as one of `generate`'s logits
+        `processor` changes logits by the tokens before them, as one of `generate`'s logits
         processors, or a list of them, does; it comes after those of the model's generation config. Give
         `verify` the same one.
         """
@@ -340,7 +340,9 @@ class Pipeline:
         ends = self.defaults.stop_ids if stop_ids is None else stop_ids
         ids = self.encode(prompt)
         self.load()
-        target, drafts = self._open(after, ids, seed)
+        own = self.defaults.processors(ids, self.pool.load(self.target).device)
+        process = PathProcessor(list(ids), join(own, processor))
+        target, drafts = self._open(process, after, seed)
         strategies = Strategies(self.drafter.build(), self.shaper.build(), self.verifier.build())
         if type(strategies.shaper).plan is not TreeShaper.plan:
             with name_failed_strategy():
@@ -356,9 +358,9 @@ class Pipeline:
             sampling=self.sampling,
             seed=seed,
             specs=self.specs,
+            process=process,
             limits=self.limits,
             record_nodes=record_nodes,
-            processor=join(self.defaults.processors(ids, target.model.device), processor),
         )
 
     def generate(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
+from toolkit.logits_processing import PathProcessor
 from toolkit.sampling import Sampler, Sampling, invert, make_generator
 from toolkit.tree import Candidates, TokenTree
 
@@ -17,6 +18,8 @@ Proposal = Literal["fixed", "sampled", "iid"]
 
 LEAST = 1e-290  # what is less likely is never drawn: the precision of float64 ends near 1e-308
 
+UNLIKELY = -1e30  # a logit; −inf for all tokens that a processor leaves would be no law
+
 
 @frozen
 class Proposer:
@@ -25,12 +28,14 @@ class Proposer:
     `sampling` and `seed` are the request's. `how` is a proposal that the verifier's proof covers, or
     `matched` for a verifier that accepts the token that AR draws with this seed: the likeliest tokens
     after the noise of that very draw. So a drafter that agrees with the target proposes the drawn token
-    (a coupling by common Gumbel noise; Daliri, Musco and Suresh 2025).
+    (a coupling by common Gumbel noise; Daliri, Musco and Suresh 2025). `process` has the request's
+    logits processors, which change the drafter's logits as they change the target's.
     """
 
     how: Literal[Proposal, "matched"] = "fixed"
     sampling: Sampling = Sampling()
     seed: int = 0
+    process: PathProcessor = field(factory=PathProcessor)
 
     def candidates(
         self,
@@ -49,10 +54,14 @@ class Proposer:
         `position` is the root's, `vocabulary` the target's V. Tokens are drawn at `temperature` (0: the
         target's); the `fixed` likeliest are chosen deterministically.
         """
-        if self.sampling.greedy or self.how == "fixed":
-            return Candidates.top(logits, k)
         import torch
 
+        if self.process.processor is not None:
+            unknown = vocabulary - logits.shape[1]  # tokens that only the target knows
+            wide = torch.nn.functional.pad(logits, (0, unknown), value=UNLIKELY)
+            logits = self.process(tree, frontier, wide)
+        if self.sampling.greedy or self.how == "fixed":
+            return Candidates.top(logits, k)
         sampling = evolve(self.sampling, temperature=temperature) if temperature else self.sampling
         if self.how == "matched":
             sampler = Sampler(sampling, self.seed, position)
@@ -67,7 +76,7 @@ class Proposer:
         torch.nn.functional.threshold(laws, LEAST, 0.0, inplace=True)
         if vocabulary > laws.shape[1]:  # tokens that only the target knows
             laws = torch.nn.functional.pad(laws, (0, vocabulary - laws.shape[1]))
-        keys = [f"draft {self.seed} {position} {_path_tokens(tree, node)}" for node in frontier]
+        keys = [f"draft {self.seed} {position} {tree.path_tokens(node)[::-1]}" for node in frontier]
         uniforms = 1.0 - torch.stack(
             [torch.rand(k, k, dtype=torch.double, generator=make_generator(key)) for key in keys]
         )
@@ -76,12 +85,3 @@ class Proposer:
             return Candidates.draw(laws, uniforms, fixed)
         tokens = invert(laws, uniforms[:, 0])
         return Candidates(tokens.tolist(), laws.gather(1, tokens).log().tolist(), laws)
-
-
-def _path_tokens(tree: TokenTree, node: int) -> list[int]:
-    """The tokens from a node up to the root."""
-    tokens = []
-    while node >= 0:
-        tokens.append(tree.tokens[node])
-        node = tree.parents[node]
-    return tokens

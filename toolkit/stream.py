@@ -12,7 +12,7 @@ from toolkit.engine import Event, Strategies, decode
 from toolkit.generation import Generation, StopReason
 from toolkit.interfaces import KVPolicy
 from toolkit.limits import Limits
-from toolkit.logits_processing import LogitsProcessor
+from toolkit.logits_processing import PathProcessor
 from toolkit.runtime.draft_runtime import DraftRuntime
 from toolkit.runtime.machine.memory import forget_peak, peak_memory
 from toolkit.runtime.models.detokenize import Detokenizer
@@ -42,9 +42,9 @@ class Stream:
     sampling: Sampling
     seed: int
     specs: dict[str, str]  # of the pipeline, for the result
+    process: PathProcessor  # changes logits, those of the drafter, too
     limits: Limits = Limits()
     record_nodes: bool = False  # whether the result has node rows
-    processor: LogitsProcessor | None = None  # of the target's logits
     events: list[Event] = field(factory=list, init=False)
     ttft_ms: float = field(default=0.0, init=False)
     _running: Generator[Event] = field(init=False)
@@ -87,7 +87,7 @@ class Stream:
                 sampling=self.sampling,
                 seed=self.seed,
                 record_nodes=self.record_nodes,
-                processor=self.processor,
+                process=self.process,
                 limits=self.limits,
                 whole_step=self._whole_step,
             ):
@@ -99,8 +99,9 @@ class Stream:
 
     def _whole_step(self) -> StaticStep | None:
         """What runs steps as one graph; None where none may."""
-        if self.processor is not None or str(self.limits):
-            self._steps = "logits are processed" if self.processor else "limits cut trees"
+        processed = self.process.processor is not None
+        if processed or str(self.limits):
+            self._steps = "logits are processed" if processed else "limits cut trees"
             return None
         self._steps = static_step_of(self.target, self.strategies, self.sampling)
         return self._steps if isinstance(self._steps, StaticStep) else None

@@ -184,7 +184,7 @@ class TranslatedDraft:
 
     def _texts(self, tree: TokenTree, nodes: list[int]) -> list[Text]:
         """The text up to each node, from the window on."""
-        return [self._committed.plus(_path_tokens(tree, node), self.translation) for node in nodes]
+        return [self._committed.plus(tree.path_tokens(node), self.translation) for node in nodes]
 
     def _tail(self, text: Text) -> Ids:
         """The draft tokens of a text after the cached ones."""
@@ -270,12 +270,3 @@ def _add(one: float, other: float) -> float:
     """The logarithm of a sum of probabilities that are given as logarithms."""
     large, small = max(one, other), min(one, other)
     return large + log1p(exp(small - large))
-
-
-def _path_tokens(tree: TokenTree, node: int) -> list[int]:
-    """The tokens from the root to a node."""
-    tokens = []
-    while node >= 0:
-        tokens.append(tree.tokens[node])
-        node = tree.parents[node]
-    return tokens[::-1]

@@ -128,6 +128,14 @@ class TokenTree:
             found[parent].append(node)
         return found
 
+    def path_tokens(self, node: int) -> list[int]:
+        """The tokens from the root down to a node, both included."""
+        tokens = []
+        while node >= 0:
+            tokens.append(self.tokens[node])
+            node = self.parents[node]
+        return tokens[::-1]
+
     def grow(self, frontier: Sequence[int], candidates: Candidates) -> TokenTree:
         """Append candidates as children of `frontier[F]`; ids of existing nodes do not change.
 

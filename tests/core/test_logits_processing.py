@@ -16,9 +16,9 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
-from toolkit import Drafter, Pipeline, Pool, Sampling, engine, verify
+from toolkit import Drafter, Pipeline, Pool, Sampling, verify
 from toolkit.conformance.models import VOCABULARY, tiny
-from toolkit.logits_processing import process_nodes
+from toolkit.logits_processing import PathProcessor
 from toolkit.tree import Candidates, TokenTree
 
 PROMPT = [5, 9, 33, 4, 9, 33]
@@ -43,18 +43,20 @@ def random_tree(seed, nodes=12):
 def test_a_nodes_logits_are_those_after_its_path(seed):
     tree = random_tree(seed)
     logits = torch.randn(len(tree), VOCABULARY, generator=torch.Generator().manual_seed(seed))
-    got = process_nodes(PROCESSORS, PROMPT, tree, logits.clone())
-    for node in range(len(tree)):
+    nodes = random.Random(seed).sample(range(len(tree)), 5)
+    got = PathProcessor(PROMPT, PROCESSORS)(tree, nodes, logits[nodes])
+    for row, node in enumerate(nodes):
         path, above = [], node
         while above:
             path, above = [tree.tokens[above], *path], tree.parents[above]
         expected = PROCESSORS(torch.tensor([PROMPT + path]), logits[node : node + 1].clone())
-        assert torch.equal(got[node], expected[0])
+        assert torch.equal(got[row], expected[0])
 
 
 def test_a_processor_may_change_logits_in_place():
     logits = torch.zeros(1, VOCABULARY)
-    process_nodes(lambda ids, scores: scores.add_(1), PROMPT, TokenTree.root(33), logits)
+    process = PathProcessor(PROMPT, lambda ids, scores: scores.add_(1))
+    process(TokenTree.root(33), [0], logits)
     assert not logits.any()
 
 
@@ -79,33 +81,68 @@ class Knowing(Drafter):
         self._length += len(tokens)
 
 
-def once_per_step(processor, committed, tree, logits):
+def once_per_step(process, tree, nodes, logits):
     """The fault: every node has the history of the root."""
-    if processor is None:
-        return logits
-    ids = torch.tensor([committed])
-    return torch.cat([processor(ids, row[None].clone()) for row in logits.float()])
+    return by_path(process, TokenTree.root(33), [0] * len(nodes), logits)
+
+
+by_path = PathProcessor.__call__
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.5)], ids=str)
-@pytest.mark.parametrize("process", [process_nodes, once_per_step])
+@pytest.mark.parametrize("process", [by_path, once_per_step])
 def test_tokens_are_those_of_ar(monkeypatch, sampling, process):
     pool = Pool(modules={"it": tiny("llama", 1, ())})
     drafted = Pipeline("it", drafter=Knowing, shaper="fixed", sampling=sampling, pool=pool)
     wrong = 0
     for seed in range(4):
-        monkeypatch.setattr(engine, "process_nodes", process_nodes)
+        monkeypatch.setattr(PathProcessor, "__call__", by_path)
         ar = drafted.autoregressive.stream(
             PROMPT, max_new_tokens=24, seed=seed, processor=PROCESSORS
         )
         list(ar)
         Knowing.tokens = PROMPT + ar.result.token_ids
-        monkeypatch.setattr(engine, "process_nodes", process)
+        monkeypatch.setattr(PathProcessor, "__call__", process)
         ours = drafted.stream(PROMPT, max_new_tokens=24, seed=seed, processor=PROCESSORS)
         list(ours)
         wrong += ours.result.token_ids != ar.result.token_ids
         assert any(step.nodes > 1 for step in ours.result.steps)
     assert (wrong > 0) == (process is once_per_step)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.8, top_p=0.9)], ids=str)
+@pytest.mark.parametrize("drafter", ["model:it", "self:[full]", "staged:[model:it]+[ngram]"])
+def test_a_drafter_that_is_the_target_is_accepted_whole(drafter, sampling):
+    """It drafts by logits that are processed as the target's are, with each node's own path."""
+    pool = Pool(modules={"it": tiny("llama", 1, ())})
+    pipeline = Pipeline("it", drafter=drafter, shaper="chain:3", sampling=sampling, pool=pool)
+    stream = pipeline.stream(PROMPT, max_new_tokens=25, processor=PROCESSORS)
+    list(stream)
+    assert [step.accepted for step in stream.result.steps] == [3] * 6
+    stream = pipeline.stream(PROMPT, max_new_tokens=25, processor=PROCESSORS)
+    stream.drafts.proposer = attrs.evolve(stream.drafts.proposer, process=PathProcessor())
+    list(stream)
+    assert any(step.accepted < 3 for step in stream.result.steps[:-1])
+
+
+@pytest.mark.parametrize("verifier", ["swor", "traversal", "specinfer"])
+def test_drawn_candidates_come_with_the_processed_law_that_they_were_drawn_from(verifier):
+    sampling = Sampling(0.8, top_k=5)
+    pipeline = Pipeline(
+        "it", drafter="model:it", shaper="growmap:2x1x1", verifier=verifier, sampling=sampling,
+        pool=Pool(modules={"it": tiny("llama", 1, ())}),
+    )  # fmt: skip
+    stream, model = pipeline.stream(PROMPT, max_new_tokens=16, processor=PROCESSORS), tiny("llama", 1)
+    text, laws = list(PROMPT), 0
+    for event in stream.decode():
+        for node, law in event.tree.laws.items() if event.tree else ():
+            ids = torch.tensor([[*text, *event.tree.path_tokens(node)[1:]]])
+            with torch.no_grad():
+                logits = PROCESSORS(ids, model(ids).logits[:, -1])
+            assert torch.allclose(law, sampling.scores(logits)[0].double().softmax(-1), atol=1e-5)
+            laws += 1
+        text += event.tokens
+    assert laws > 12
 
 
 def test_verify_takes_the_processor():

@@ -5,9 +5,11 @@ from collections import Counter
 import attrs
 import pytest
 import torch
+from transformers import RepetitionPenaltyLogitsProcessor, SuppressTokensLogitsProcessor
 
 from toolkit import Sampler, Sampling, TokenTree
 from toolkit.engine import Strategies, decode
+from toolkit.logits_processing import PathProcessor
 from toolkit.proposer import Proposer
 
 LOGITS = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
@@ -40,6 +42,17 @@ def test_matched_candidates_are_confident_as_at_temperature_0():
     greedy = Proposer().candidates(ROOT, [0], 8 * LOGITS, 4, **WHERE)
     assert found.tokens == greedy.tokens
     assert found.logprobs[0] == pytest.approx(greedy.logprobs[0], abs=0.05)
+
+
+@pytest.mark.parametrize("how", ["fixed", "matched", "sampled", "iid"])
+def test_processors_see_the_targets_tokens_where_the_drafter_knows_fewer(how):
+    """So they may read and name any token: here all but one are suppressed, which the drafter lacks."""
+    penalty, only = RepetitionPenaltyLogitsProcessor(2.0), SuppressTokensLogitsProcessor([0, 1, 2])
+    for processor, token in ((penalty, 1), (only, 3)):
+        process = PathProcessor([3, 7, 0], processor)
+        proposer = Proposer(how, Sampling(0.1), process=process)
+        found = proposer.candidates(TokenTree.root(0), [0], LOGITS[:, :3], 1, **WHERE)
+        assert found.tokens == [[token]]
 
 
 def test_fixed_candidates_come_first_and_are_marked():

@@ -112,10 +112,10 @@ def test_sampled_tokens_are_those_of_ar_with_the_same_config():
 def test_a_config_that_asks_for_nothing_adds_nothing():
     ours = pipeline({"temperature": 0.6, "top_k": 5, "renormalize_logits": False})
     stream = ours.stream(PROMPT, max_new_tokens=4)
-    assert (ours.sampling, ours.defaults.options, stream.processor) == (Sampling(), {}, None)
+    assert (ours.sampling, ours.defaults.options, stream.process.processor) == (Sampling(), {}, None)
     assert ours.defaults.describe(ours.sampling) == ours.defaults.processing == ""
     assert ours.specs["verifier"] == "greedy"
-    assert pipeline({"repetition_penalty": 1.2}).stream(PROMPT).processor is not None
+    assert pipeline({"repetition_penalty": 1.2}).stream(PROMPT).process.processor is not None
 
 
 @pytest.mark.parametrize(
