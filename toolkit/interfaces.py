@@ -139,10 +139,11 @@ class Runtime(Protocol):
     ) -> Candidates:
         """Up to `k` candidates after each of `frontier[F]`, by a drafter's `logits[F, V]` there.
 
-        V may be narrower than the target's. They are chosen as the verifier needs them: the likeliest
-        at temperature 0; for `sampler-match` the likeliest after the noise with which the target draws
-        its token; for verifiers whose proof covers draws, draws by softmax(logits / `temperature`) (0:
-        the target's temperature), the `fixed` likeliest before them.
+        V may be narrower than the target's. The request's logits processors change the logits first, by
+        the tokens before each node and on its path. The candidates are chosen as the verifier needs
+        them: the likeliest at temperature 0; for `sampler-match` the likeliest after the noise with
+        which the target draws its token; for verifiers whose proof covers draws, draws by
+        softmax(logits / `temperature`) (0: the target's temperature), the `fixed` likeliest first.
         """
 
     def session(self, model: str) -> Session:

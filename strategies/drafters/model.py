@@ -28,7 +28,8 @@ class ModelDrafter(Drafter):
     whose proof needs draws they are drawn from softmax(logits / temperature).
 
     A draft model with another tokenizer reads the target's text, and drafts the tokens that both have
-    or, where these are few, text that is encoded anew (Timor et al. 2025).
+    or, where these are few, text that is encoded anew (Timor et al. 2025); to that text no logits
+    processors are applied.
     """
 
     name = "model"

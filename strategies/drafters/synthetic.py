@@ -22,8 +22,8 @@ class SyntheticDrafter(Drafter):
     Before the request it reads the target's own greedy text, by plain decoding, and its first candidate
     at each position is that text's token with the probability `acceptance`, and else another one. This
     shows how fast a drafter of that acceptance would be if drafting cost nothing. The time of reading
-    is not part of the measured steps. Above temperature 0 its acceptance is another one, and it reads
-    anew after each step.
+    is not part of the measured steps. Above temperature 0 and with logits processors, which it does not
+    apply, its acceptance is another one, and it reads anew after each step.
     """
 
     name = "synthetic"

@@ -1,5 +1,6 @@
 """Logits processors: each node's logits are those that AR would have after the tokens on its path."""
 
+import copy
 import random
 from typing import ClassVar
 
@@ -9,16 +10,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
+    EncoderRepetitionPenaltyLogitsProcessor,
+    GenerationConfig,
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
     NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
+    PrefixConstrainedLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
 )
 
 from toolkit import Drafter, Pipeline, Pool, Sampling, verify
 from toolkit.conformance.models import VOCABULARY, tiny
-from toolkit.logits_processing import PathProcessor
+from toolkit.logits_processing import PathProcessor, join
+from toolkit.runtime.models.model_defaults import ModelDefaults
 from toolkit.tree import Candidates, TokenTree
 
 PROMPT = [5, 9, 33, 4, 9, 33]
@@ -44,7 +49,7 @@ def test_a_nodes_logits_are_those_after_its_path(seed):
     tree = random_tree(seed)
     logits = torch.randn(len(tree), VOCABULARY, generator=torch.Generator().manual_seed(seed))
     nodes = random.Random(seed).sample(range(len(tree)), 5)
-    got = PathProcessor(PROMPT, PROCESSORS)(tree, nodes, logits[nodes])
+    got = PathProcessor(PROMPT, join(PROCESSORS))(tree, nodes, logits[nodes])
     for row, node in enumerate(nodes):
         path, above = [], node
         while above:
@@ -55,9 +60,54 @@ def test_a_nodes_logits_are_those_after_its_path(seed):
 
 def test_a_processor_may_change_logits_in_place():
     logits = torch.zeros(1, VOCABULARY)
-    process = PathProcessor(PROMPT, lambda ids, scores: scores.add_(1))
+    process = PathProcessor(PROMPT, join(lambda ids, scores: scores.add_(1)))
     process(TokenTree.root(33), [0], logits)
     assert not logits.any()
+
+
+EVERY = {
+    "min_length": 20, "repetition_penalty": 1.3, "encoder_repetition_penalty": 1.2,
+    "no_repeat_ngram_size": 2, "encoder_no_repeat_ngram_size": 2, "bad_words_ids": [[7], [9, 3]],
+    "sequence_bias": [[[4], 0.5], [[9, 33], -1.5]], "forced_bos_token_id": 3,
+    "exponential_decay_length_penalty": (1, 1.5), "suppress_tokens": [8],
+    "begin_suppress_tokens": [9], "remove_invalid_values": True, "renormalize_logits": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", EVERY)
+def test_many_rows_are_processed_as_each_alone(option):
+    """Bit by bit, for each of `generate`'s processors: so nodes of one depth may go together."""
+    config = GenerationConfig(pad_token_id=0, eos_token_id=[94], **{option: EVERY[option]})
+    defaults = ModelDefaults.of("it", Pool(modules={"it": tiny("llama", 1)}).load("it"), config)
+    processor = join(defaults.processors(PROMPT, torch.device("cpu")))
+    generator = torch.Generator().manual_seed(1)
+    for length in (1, 5, 9):
+        ids = torch.randint(40, (7, length), generator=generator)
+        logits = torch.randn(7, VOCABULARY, generator=generator)
+        together = processor(ids, logits.clone())
+        alone = [processor(ids[[row]], logits[[row]]) for row in range(7)]
+        assert torch.equal(together, torch.cat(alone))
+
+
+def test_processors_that_may_know_their_row_get_one_at_a_time():
+    """Those of one prompt, a caller's own, and one whose function is told its place in the batch."""
+
+    class Derived(RepetitionPenaltyLogitsProcessor):
+        def __call__(self, ids, scores):
+            return super().__call__(ids, scores) if len(ids) == 1 else 0 * scores
+
+    prompt, rows = torch.tensor([PROMPT]), torch.tensor([[1, 9], [2, 9]])
+    own = LogitsProcessorList(
+        [Derived(1.5), EncoderRepetitionPenaltyLogitsProcessor(2.0, prompt),
+         PrefixConstrainedLogitsProcessor(lambda batch, ids: [5 + batch], 1)]
+    )  # fmt: skip
+    process, tree = PathProcessor(PROMPT, join(own)), TokenTree.root(33)
+    tree = tree.grow([0], Candidates([[1, 2]], [[-1.0, -2.0]]))
+    logits = torch.ones(2, VOCABULARY)
+    for row in process(tree, [1, 2], logits):
+        assert row.isfinite().nonzero().tolist() == [[5]]
+        assert row[5] == pytest.approx(2 / 1.5)
+    assert not torch.equal(own(rows, logits)[0], own(rows, logits)[1])
 
 
 @attrs.define
@@ -132,7 +182,9 @@ def test_drawn_candidates_come_with_the_processed_law_that_they_were_drawn_from(
         "it", drafter="model:it", shaper="growmap:2x1x1", verifier=verifier, sampling=sampling,
         pool=Pool(modules={"it": tiny("llama", 1, ())}),
     )  # fmt: skip
-    stream, model = pipeline.stream(PROMPT, max_new_tokens=16, processor=PROCESSORS), tiny("llama", 1)
+    stream = pipeline.stream(PROMPT, max_new_tokens=16, processor=PROCESSORS)
+    model = copy.deepcopy(tiny("llama", 1, ()))
+    model.set_attn_implementation("sdpa")
     text, laws = list(PROMPT), 0
     for event in stream.decode():
         for node, law in event.tree.laws.items() if event.tree else ():
