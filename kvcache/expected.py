@@ -24,6 +24,7 @@ class Expected(ScorePolicy):
     """
 
     name = "expected"
+    headwise = True
     rotates = True
     budget: int = option(128, help="positions kept per KV head", validator=ge(1))
     recent: int = option(32, help="last positions, always kept", validator=ge(0))

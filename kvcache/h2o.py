@@ -18,6 +18,7 @@ class H2O(ScorePolicy):
     """H2O: keeps the positions with the most accumulated attention, sinks and recent ones."""
 
     name = "h2o"
+    headwise = True
     budget: int = option(128, help="positions kept per KV head", validator=ge(1))
     recent: int = option(32, help="last positions, always kept", validator=ge(0))
     sinks: int = option(4, help="first positions, always kept", validator=ge(0))

@@ -22,6 +22,7 @@ class HeadAware(ScorePolicy):
     """
 
     name = "headaware"
+    headwise = True
     budget: int = option(128, help="positions that the widest head keeps", validator=ge(1))
     recent: int = option(8, help="smallest window", validator=ge(1))
     sinks: int = option(4, help="first positions, always kept", validator=ge(0))
@@ -36,11 +37,11 @@ class HeadAware(ScorePolicy):
     _windows: dict[int, Tensor] = attrs.field(init=False, factory=dict)  # layer → [H_kv]
 
     def score(self, view: KVView) -> Tensor:
-        if view.layer not in self._windows:
-            self._windows[view.layer] = self._measure_windows(view)
         return view.positions.to(view.carry.dtype)
 
     def capacity(self, view: KVView) -> Tensor:
+        if view.layer not in self._windows:
+            self._windows[view.layer] = self._measure_windows(view)
         return self._windows[view.layer]
 
     def _measure_windows(self, view: KVView) -> Tensor:

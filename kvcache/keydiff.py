@@ -18,6 +18,7 @@ class KeyDiff(ScorePolicy):
     """KeyDiff: evicts the keys most similar to the mean direction of all keys."""
 
     name = "keydiff"
+    headwise = True
     logs = False
     budget: int = option(128, help="positions kept per KV head", validator=ge(1))
     recent: int = option(32, help="last positions, always kept", validator=ge(0))

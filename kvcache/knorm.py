@@ -44,6 +44,10 @@ class Knorm(ScorePolicy):
     skip_layers: int = option(0, help="first layers in which everything is kept", validator=ge(0))
     seed: int = option(0, help="seed of `random`")
 
+    @property
+    def headwise(self) -> bool:
+        return self.keep != "random"  # which draws by layer
+
     def score(self, view: KVView) -> Tensor:
         if self.keep == "latest":
             return view.positions.float()

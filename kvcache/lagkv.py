@@ -23,6 +23,7 @@ class LagKV(ScorePolicy):
     """
 
     name = "lagkv"
+    headwise = True
     logs = False
     budget: int = option(128, help="positions kept per KV head", validator=ge(1))
     lag: int = option(16, help="rows in a chunk", validator=ge(2))

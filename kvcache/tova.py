@@ -22,10 +22,11 @@ class Tova(ScorePolicy):
     """
 
     name = "tova"
+    headwise = True
     budget: int = option(128, help="positions kept per layer", validator=ge(1))
     recent: int = option(1, help="last positions, always kept", validator=ge(0))
     sinks: int = option(0, help="first positions, always kept", validator=ge(0))
     epoch: int = option(16, help="tokens between decisions", validator=ge(2))
 
     def score(self, view: KVView) -> Tensor:
-        return view.rows(1).mean((0, 1))
+        return view.mean_over_heads(view.rows(1)[:, :, 0])

@@ -324,6 +324,12 @@ class ScorePolicy(KVPolicy):
     rotates: ClassVar[bool] = False
     """Whether `score` calls `view.rotate`."""
 
+    @property
+    def headwise(self) -> bool:
+        """Whether `score` scores each KV head by its own rows and queries, or by `mean_over_heads`.
+        Then one view may cover several layers, which takes less time than a view of each."""
+        return False
+
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         if self.recent < 0:
@@ -339,8 +345,8 @@ class ScorePolicy(KVPolicy):
 
     @abstractmethod
     def score(self, view: KVView) -> Tensor:
-        """The worth of each row of one layer: float [H_kv, C], or [1, C] for all heads alike. The
-        highest scores stay."""
+        """The worth of each row: float [H_kv, C], or [1, C] for all heads of a layer alike unless the
+        policy is `headwise`. The highest scores stay."""
 
     def capacity(self, view: KVView) -> int | Tensor:
         """Positions to keep in this layer: one number, or int64 [H_kv] for each KV head. By default

@@ -23,17 +23,20 @@ CELLS = 1 << 24  # attention weights computed at a time
 class KVView:
     """One layer's committed rows when a policy decides about the positions below `now`.
 
-    `keys[H_kv, C, D]`, `values[H_kv, C, D_v]`; `positions[H_kv, C]` int64, ascending, −1 where a head
-    holds less than the others. `carry[H_kv, C]` float: what `score` returned at the last decision,
-    unrounded, 0 for rows that are new. `scaling` multiplies a query times a key in this layer. The
-    tensors are the cache's own and valid until `score` returns: clone what you keep, change none.
+    `keys[H_kv, C, D]`; `positions[H_kv, C]` int64, ascending, −1 where a head holds less than the
+    others. `carry[H_kv, C]` float: what `score` returned at the last decision, unrounded, 0 for rows
+    that are new. `scaling` multiplies a query times a key in this layer. The tensors are the cache's
+    own and valid until `score` returns: clone what you keep, change none.
+
+    For a policy that is `headwise` these may be the rows of several layers: H_kv and H then count the
+    heads of all, and `layer` is the first.
     """
 
     layer: int
     layers: int
     now: int
     keys: Tensor
-    values: Tensor
+    _values: Callable[[], Tensor]
     positions: Tensor
     carry: Tensor
     queries: Tensor  # [H, T, D], of the committed positions `now` − T … `now` − 1, oldest first
@@ -43,7 +46,13 @@ class KVView:
     _weights: Callable[[Tensor, Tensor, Tensor], Tensor]  # by queries, keys, visible
     _rotate: Callable[[Tensor, Tensor], Tensor]
     _logs: bool = True
+    _count: int = 1  # layers
     _colsum: Tensor | None = field(init=False, default=None)
+
+    @property
+    def values(self) -> Tensor:
+        """Values [H_kv, C, D_v]."""
+        return self._values()
 
     @property
     def query_positions(self) -> Tensor:
@@ -82,6 +91,12 @@ class KVView:
                 rows = self._rows(first, min(first + step, count))
                 self._colsum = self._colsum + rows.sum((1, 2))
         return self._colsum
+
+    def mean_over_heads(self, weights: Tensor) -> Tensor:
+        """The mean [H_kv, C] of `weights[H_kv, G, C]` over all query heads of each layer, the same for
+        all KV heads of the layer."""
+        of_layer = weights.unflatten(0, (self._count, -1)).mean((1, 2), keepdim=True)
+        return of_layer[:, 0].expand(-1, len(weights) // self._count, -1).flatten(0, 1)
 
     def rotate(self, states: Tensor, by: Tensor) -> Tensor:
         """Move rotary `states[…, D]` by `by[…]` positions; unchanged in a model without rotary."""

@@ -30,7 +30,7 @@ def view():
             return torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype)
 
         return KVView(
-            layer=0, layers=1, now=now, keys=random(H_KV, C, D), values=random(H_KV, C, D),
+            layer=0, layers=1, now=now, keys=random(H_KV, C, D), values=lambda: random(H_KV, C, D),
             positions=POSITIONS, carry=torch.zeros(H_KV, C, dtype=torch.float64),
             queries=random(H_KV * G, queries, D), evicted_at=EVICTED_AT,
             scaling=config.scaling, window=config.window, weights=config.weights,
@@ -138,6 +138,15 @@ def test_half_precision_is_attended_in_float32(view, dtype):
     made = view(dtype)
     assert made.rows(2).dtype == torch.float32
     torch.testing.assert_close(made.rows(T).double(), slow(made), rtol=0, atol=1e-5)
+
+
+def test_the_mean_over_heads_is_that_of_each_layer(view):
+    """Of one layer with all query heads, and of two layers that a view covers."""
+    weights = torch.arange(H_KV * G * C, dtype=torch.float64).reshape(H_KV, G, C)
+    made = view()
+    assert torch.equal(made.mean_over_heads(weights), weights.mean((0, 1)).expand(H_KV, -1))
+    made._count = 2
+    assert torch.equal(made.mean_over_heads(weights), weights.mean(1))
 
 
 def test_scaling_and_rotation_are_passed_on(view):

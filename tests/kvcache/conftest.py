@@ -23,9 +23,10 @@ def view_of(
     if positions is None:
         positions = torch.arange(rows).expand(heads, -1).clone()
     shape = positions.shape
+    keys, values = random(*shape, width), random(*shape, width)
     return KVView(
         layer=layer, layers=layers, now=int(positions.max()) + 1 if now is None else now,
-        keys=random(*shape, width), values=random(*shape, width), positions=positions,
+        keys=keys, values=lambda: values, positions=positions,
         carry=torch.zeros(shape, dtype=torch.float64) if carry is None else carry,
         queries=random(heads * groups, queries, width),
         evicted_at=torch.full(shape, NEVER) if evicted_at is None else evicted_at,

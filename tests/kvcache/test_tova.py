@@ -10,10 +10,10 @@ from toolkit.errors import SpecError
 def test_the_last_querys_mean(make, view_of, weights_of, queries):
     view = view_of(queries=queries)
     ours = make("kv", "tova").score(view)
-    assert ours.shape == (1, 12)
     expected = weights_of(view)[:, :, -1].reshape(-1, 12).mean(0)
-    torch.testing.assert_close(ours[0], expected, rtol=0, atol=1e-12)
-    assert float(ours.sum()) == pytest.approx(1.0)
+    torch.testing.assert_close(ours, expected.expand(2, -1), rtol=0, atol=1e-12)
+    assert torch.equal(ours[0], ours[1])  # or heads might keep different positions
+    assert float(ours[0].sum()) == pytest.approx(1.0)
 
 
 def test_earlier_queries_and_scores_do_not_count(make, view_of):

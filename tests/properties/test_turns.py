@@ -11,8 +11,8 @@ from toolkit.conformance import cases
 from toolkit.conformance.comparison import Broken, require_same_rows, snapshot
 from toolkit.conformance.models import VOCABULARY
 from toolkit.runtime.kv.cache import TreeCache
-from toolkit.runtime.kv.eviction import ScoreEviction
 from toolkit.runtime.kv.positions import PositionTable
+from toolkit.runtime.kv.score_eviction import ScoreEviction
 
 REGISTRY = Registry.installed()
 PRODUCT = cases.product(REGISTRY)

@@ -96,7 +96,7 @@ def poison(cache: TreeCache) -> None:
     """Fill every row that must not be read with large numbers."""
     for layer in cache.initialized:
         unused = torch.ones(layer.keys.shape[1], layer.keys.shape[2], dtype=torch.bool)
-        unused[:, : layer.table.count] = layer.table.positions < 0
+        unused[:, : layer.table.count] = layer.table.positions[layer.heads] < 0
         layer.keys[0, unused] = POISON
         layer.values[0, unused] = POISON
 
@@ -108,9 +108,11 @@ def protected_rows_stay(session: ModelSession, text: Sequence[int], prompt: int)
     assert isinstance(policy, ScorePolicy)  # noqa: S101 the property binds no other
     capacities: dict[tuple[int, int], list[int]] = {}  # of the heads, by layer and decision
 
-    def capacity(policy: ScorePolicy, view: KVView) -> Tensor:
+    def capacity(policy: ScorePolicy, view: KVView) -> int | Tensor:
         found = honest(policy, view)
-        capacities[view.layer, view.now] = found.expand(len(view.positions), 1)[:, 0].tolist()
+        capacities[view.layer, view.now] = (
+            torch.as_tensor(found).expand(len(view.positions)).tolist()
+        )
         return found
 
     honest = selection.capacity_of

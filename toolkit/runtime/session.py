@@ -15,7 +15,8 @@ from toolkit.runtime.compute.attention import Pass, Rows
 from toolkit.runtime.compute.cudnn import without_cudnn
 from toolkit.runtime.kernels.triton.top_tokens import packed_top_tokens
 from toolkit.runtime.kv.cache import TreeCache
-from toolkit.runtime.kv.eviction import AllVisible, Eviction, eviction_of
+from toolkit.runtime.kv.eviction import Eviction
+from toolkit.runtime.kv.policies import AllVisible, eviction_of
 from toolkit.runtime.models.load import LoadedModel
 from toolkit.runtime.models.supported import positions_under
 from toolkit.tree import ancestor_mask, lineage

@@ -11,7 +11,6 @@ from attrs import define, field
 from torch import Tensor
 
 from toolkit.runtime.kv.cache import TreeLayer
-from toolkit.runtime.kv.positions import PositionTable
 from toolkit.runtime.session import ModelSession
 
 
@@ -27,29 +26,24 @@ class SharedSession(ModelSession):
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         self.cache.length = self.target.length
-        tables: dict[PositionTable, PositionTable] = {}  # by the target's
         for mine, theirs in zip(self.cache.layers, self.target.cache.layers, strict=True):
             if theirs.is_initialized:
-                self._take_over(mine, theirs, tables)
+                self._take_over(mine, theirs)
         self.cache.changed()
         self.eviction.start()
 
-    def _take_over(
-        self, mine: TreeLayer, theirs: TreeLayer, tables: dict[PositionTable, PositionTable]
-    ) -> None:
+    def _take_over(self, mine: TreeLayer, theirs: TreeLayer) -> None:
         """Copy the rows of one of the target's layers that this policy keeps, and no others."""
         held = theirs.table.count
         keys, values = theirs.keys[:, :, :held], theirs.values[:, :, :held]
-        mine.lazy_initialization(keys, values)
+        mine.by_head = mine.scored or theirs.by_head
         mine.attention = theirs.attention
+        mine.lazy_initialization(keys, values)
         if theirs.sinks is not None:  # they have moved: take them as they were written
             keys = torch.cat([theirs.sinks[None], keys[:, :, theirs.sinks.shape[1] :]], 2)
-        if mine.scored:
-            mine.table = theirs.table.copy(keys.shape[1])
-        else:
-            if theirs.table not in tables:
-                tables[theirs.table] = theirs.table.copy()
-            mine.table = tables[theirs.table]
+        if mine.place == 0:  # the first of its group, whose table it is
+            heads = keys.shape[1] if mine.by_head else 1
+            mine.group.table = theirs.table.copy(theirs.heads, heads)
         no_queries = keys[0, :, :0]
         self.eviction.store(mine, self.target.length, no_queries, keys, values)
 

@@ -13,20 +13,19 @@ from torch import Tensor
 from toolkit.interfaces import ScorePolicy, option
 from toolkit.kv_view import KVView
 from toolkit.runtime.kv import selection
-from toolkit.runtime.kv.cache import QueryLog
 from toolkit.runtime.kv.eviction import Clock, Eviction
 from toolkit.runtime.kv.positions import PositionTable
+from toolkit.runtime.kv.query_log import QueryLog
 
 
 @contextmanager
 def rejected_nodes_score() -> Iterator[None]:
     """The log takes the last drafted queries, whichever tokens were accepted."""
+    honest = QueryLog.commit
 
     def commit(self: QueryLog, rows: Tensor) -> None:
-        queries = torch.cat(self.scratch, 1)
-        last = queries[:, queries.shape[1] - len(rows) :]
-        before = [] if self.committed is None else [self.committed]
-        self.committed, self.scratch = torch.cat([*before, last], 1), []
+        count = sum(queries.shape[1] for queries in self.scratch[0])
+        honest(self, torch.arange(count - len(rows), count))
 
     with patch.object(QueryLog, "commit", commit):
         yield

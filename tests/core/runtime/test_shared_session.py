@@ -5,7 +5,7 @@ import torch
 
 from toolkit import Pool
 from toolkit.conformance.models import WINDOW, tiny
-from toolkit.runtime.kv.eviction import eviction_of
+from toolkit.runtime.kv.policies import eviction_of
 from toolkit.runtime.session import ModelSession
 from toolkit.runtime.shared_session import SharedSession
 

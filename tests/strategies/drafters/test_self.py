@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from toolkit import Pipeline, Pool, TokenTree
 from toolkit.conformance.models import POSITIONS, tiny
 from toolkit.errors import MismatchError, SpecError
-from toolkit.runtime.kv.eviction import eviction_of
+from toolkit.runtime.kv.policies import eviction_of
 from toolkit.runtime.session import ModelSession
 from toolkit.runtime.shared_session import SharedSession
 

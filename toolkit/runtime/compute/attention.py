@@ -71,7 +71,7 @@ class Pass:
     cache: TreeCache = field(init=False)
     calls: int = 0  # layers that attended: a model that never asks has ignored our attention
     _masks: dict[tuple[int, int | None], Tensor] = field(factory=dict, init=False)
-    _visible: dict[tuple[int, int | None], native.Visible] = field(factory=dict, init=False)
+    _visible: dict[tuple[int, int | None, int], native.Visible] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.cache = self.eviction.cache
@@ -87,7 +87,7 @@ class Pass:
 
         A policy hides rows of prefix and path by position; a row always sees itself.
         """
-        key = id(layer.table), window
+        key, heads = (id(layer.table), window), layer.heads
         if key not in self._masks:
             own = self.rows
             query, held = own.query_pos[:, None], layer.table.positions
@@ -98,17 +98,20 @@ class Pass:
                 mask = mask & (self.eviction.visible(query, rows) | (query == rows[:, None]))
             if window is not None:
                 mask = mask & (query - rows[:, None] < window)
-            self._masks[key] = mask[0] if len(mask) == 1 else mask
-        return self._masks[key]
+            self._masks[key] = mask
+        mask = self._masks[key]
+        own_heads = mask if len(mask) == 1 else mask[heads]
+        return own_heads[0] if len(own_heads) == 1 else own_heads
 
     def visible(self, layer: TreeLayer, window: int | None) -> native.Visible:
         """`mask` as the kernels take it: a number of rows that every query sees, and a mask of the
         others."""
-        key = id(layer.table), window
+        table = layer.table
+        key = id(table), window, layer.place if layer.by_head else 0
         if key not in self._visible:
-            hides = layer.table.hides(self.deepest) or self.eviction.hides(self.deepest)
+            hides = table.hides(self.deepest) or self.eviction.hides(self.deepest)
             if window is None and not hides:
-                visible = native.Visible(layer.table.count, self.rows.lineage[None].contiguous())
+                visible = native.Visible(table.count, self.rows.lineage[None].contiguous())
             else:
                 mask = self.mask(layer, window)
                 visible = native.Visible(0, (mask if mask.ndim == 3 else mask[None]).contiguous())

@@ -45,6 +45,7 @@ class Library:
     _linear: Any
     _decoder: Any
     _move: Any
+    _keep: Any
 
     def attention(
         self,
@@ -106,6 +107,15 @@ class Library:
         starts, rows = (c_int64 * len(first))(*first), (c_int64 * len(path))(*path)
         self._move(buffers, len(first), starts, rows, len(path))
 
+    def keep(self, buffers: Array[structs.Buffer], index: Tensor, by_head: bool) -> None:
+        """Make rows `index[h, C']` the first ones of some layers' keys and values. With `by_head`, h
+        counts the heads of all these layers, else it is 1. Raises `MemoryError`."""
+        count = index.shape[1]
+        rows = index.contiguous()
+        _require_memory(
+            self._keep(buffers, len(buffers) // 2, rows.data_ptr(), count, by_head), count
+        )
+
 
 def _require_memory(failed: int, rows: int) -> None:
     if failed:
@@ -125,8 +135,9 @@ def _library(isa: str) -> Library | str:
         "linear": [POINTER(structs.Linear), c_void_p, c_int64, c_void_p, c_int64],
         "decoder_pass": [POINTER(structs.Decoder), POINTER(structs.PassCall)],
         "move_rows": [POINTER(structs.Buffer), c_int64, *[POINTER(c_int64)] * 2, c_int64],
+        "keep_rows": [POINTER(structs.Buffer), c_int64, c_void_p, c_int64, c_int64],
     }
-    fail = "tree_attention", "linear", "decoder_pass"  # when there is no memory
+    fail = "tree_attention", "linear", "decoder_pass", "keep_rows"  # when there is no memory
     functions = {name: getattr(library, name) for name in takes}
     for name, function in functions.items():
         function.argtypes, function.restype = takes[name], c_int if name in fail else None

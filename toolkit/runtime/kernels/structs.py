@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ctypes import POINTER, Array, Structure, c_double, c_int64, c_void_p
 from typing import Any
 
@@ -139,3 +140,8 @@ class PassCall(Structure):
 def array(of: type[Structure], made: list[Any]) -> Array[Any]:
     """A C array of structs."""
     return (of * len(made))(*made)
+
+
+def buffers(layers: Iterable[tuple[Tensor, Tensor]]) -> Array[Any]:
+    """A C array of `Buffer` of each layer's keys and values."""
+    return array(Buffer, [Buffer.of(buffer) for both in layers for buffer in both])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 
@@ -15,6 +17,17 @@ class AttentionConfig:
     softcap: float | None = None
     s_aux: Tensor | None = None
     window: int | None = None
+
+    @property
+    def kind(self) -> Hashable:
+        """What is the same in layers whose attention can be computed together."""
+        return self.scaling, self.softcap, self.window, self.s_aux is None
+
+    @staticmethod
+    def joined(layers: Sequence[AttentionConfig]) -> AttentionConfig:
+        """The attention of the heads of several layers of one kind."""
+        sinks = [config.s_aux for config in layers if config.s_aux is not None]
+        return evolve(layers[0], s_aux=torch.cat(sinks)) if sinks else layers[0]
 
     def weights(self, query: Tensor, key: Tensor, visible: Tensor) -> Tensor:
         """Attention weights [H_kv, G, T, C] of queries [H_kv, G, T, D] on keys [H_kv, 1, C, D].

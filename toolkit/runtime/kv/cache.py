@@ -12,7 +12,7 @@ from typing import Any, cast
 from weakref import proxy
 
 import torch
-from attrs import define, field
+from attrs import define
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -20,40 +20,9 @@ from toolkit.errors import StrategyError
 from toolkit.runtime.kernels import native, structs
 from toolkit.runtime.kv.attention_config import AttentionConfig
 from toolkit.runtime.kv.positions import GROWTH, PositionTable
+from toolkit.runtime.kv.query_log import QueryLog
 from toolkit.runtime.kv.slab import Slab, Slabs
 from toolkit.transfer import send
-
-
-@define(eq=False)
-class QueryLog:
-    """Queries of one layer, kept for a policy that reads them."""
-
-    scratch: list[Tensor] = field(factory=list)  # [H, N, D] of the scratch rows, by forward
-    committed: Tensor | None = None  # [H, T, D] of the last committed positions
-
-    def add(self, queries: Tensor) -> None:
-        """Keep `queries[H, N, D]` of the newest scratch rows."""
-        self.scratch.append(queries)
-
-    def commit(self, rows: Tensor) -> None:
-        """Keep the queries of scratch rows `rows[A]` as committed ones, and drop the others."""
-        queries = torch.cat(self.scratch, 1).index_select(1, rows)
-        before = [] if self.committed is None else [self.committed]
-        self.committed, self.scratch = torch.cat([*before, queries], 1), []
-
-    def take(self, later: int) -> Tensor | None:
-        """Remove the committed queries but the `later` last ones, and return them; None if nothing
-        is logged."""
-        if self.committed is None:
-            return None
-        taken, rest = self.committed.split([self.committed.shape[1] - later, later], 1)
-        self.committed = rest.clone()
-        return taken
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """Every tensor that the log keeps."""
-        return self.scratch if self.committed is None else [self.committed, *self.scratch]
 
 
 class TreeLayer(CacheLayerMixin):
@@ -61,16 +30,16 @@ class TreeLayer(CacheLayerMixin):
 
     is_sliding = False
     is_compileable = False
+    group: LayerGroup  # from the first rows on; not in a cycle, as `owner`
 
     def __init__(self, owner: TreeCache, index: int, window: int | None) -> None:
         super().__init__()
         self.owner = proxy(owner)  # not in a cycle: a cache is freed when its request ends
         self.index, self.window = index, window
         self.scored = owner.scored and window is None
-        self.table = PositionTable(1, window, torch.device("cpu"))
+        self.by_head = self.scored  # whether its heads may hold other rows than each other
+        self.place = 0  # in its group
         self.attention = AttentionConfig(1.0)  # set when the layer attends
-        self.queries = QueryLog()
-        self.carry: Tensor | None = None  # [H_kv, ≤C]: the policy's last scores
         self.sinks: Tensor | None = None  # keys [H_kv, sinks, D] as first written, when re-indexing
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
@@ -84,9 +53,23 @@ class TreeLayer(CacheLayerMixin):
                 (*value_states.shape[:2], 0, value_states.shape[3])
             )
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.table = self.owner.table_of(self)
         self.is_initialized = True
-        self.owner.changed()
+        self.owner.add_to_group(self)
+
+    @property
+    def table(self) -> PositionTable:
+        """The positions of its rows, among those of its group."""
+        return self.group.table
+
+    @property
+    def heads(self) -> slice:
+        """Which heads of its table are its own."""
+        count = self.keys.shape[1]
+        return slice(self.place * count, (self.place + 1) * count) if self.by_head else slice(None)
+
+    def log(self, queries: Tensor) -> None:
+        """Keep `queries[H, N, D]` of the newest scratch rows."""
+        self.group.queries.add(self.place, queries)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
@@ -150,14 +133,9 @@ class TreeLayer(CacheLayerMixin):
         self.reserve(end)
         self.keys[:, :, start:end], self.values[:, :, start:end] = keys, values
 
-    def keep(self, index: Tensor) -> None:
-        """Compact to the rows `index[h, C']`, in order."""
-        self.keys[:, :, : index.shape[1]] = _gather(self.keys, index)
-        self.values[:, :, : index.shape[1]] = _gather(self.values, index)
-
     def take(self, keys: Tensor, values: Tensor, index: Tensor) -> None:
         """Hold copies of the rows `index[h, C']` of K/V [1, H_kv, C, D]."""
-        kept = _gather(keys, index), _gather(values, index)
+        kept = gather_rows(keys, index), gather_rows(values, index)
         if self.owner.slabs is None:
             self.keys, self.values = kept
             self.owner.changed()
@@ -179,14 +157,46 @@ class TreeLayer(CacheLayerMixin):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Every tensor that this layer keeps, apart from its table."""
+        """Every tensor that this layer keeps, apart from its group's."""
         buffers = [self.keys, self.values] if self.is_initialized else []
-        others = [part for part in (self.carry, self.sinks) if part is not None]
-        return [*buffers, *self.queries.tensors, *others]
+        return buffers if self.sinks is None else [*buffers, self.sinks]
 
 
-def _gather(buffer: Tensor, index: Tensor) -> Tensor:
-    return buffer.gather(2, index[None, :, :, None].expand(1, buffer.shape[1], -1, buffer.shape[3]))
+def gather_rows(buffer: Tensor, index: Tensor) -> Tensor:
+    """The rows `index[h, C']` of `buffer[B, H, C, D]`: [B, H, C', D]. h is H, or 1."""
+    many, heads, _, width = buffer.shape
+    return buffer.gather(2, index[None, :, :, None].expand(many, heads, -1, width))
+
+
+@define(eq=False)
+class LayerGroup:
+    """Layers that hold equally many rows, about which a policy decides together.
+
+    These are the layers of one window, which hold the same rows; or, where heads may hold other rows
+    than each other, layers of one shape. h counts the heads of all, layer by layer.
+    """
+
+    layers: list[TreeLayer]
+    table: PositionTable
+    queries: QueryLog
+    carry: Tensor | None = None  # [h, ≤C]: the policy's last scores
+
+    def __attrs_post_init__(self) -> None:
+        for place, layer in enumerate(self.layers):
+            layer.group, layer.place = proxy(self), place
+
+    def add(self, layer: TreeLayer) -> None:
+        """Take in a layer that holds the same rows."""
+        layer.group, layer.place = proxy(self), len(self.layers)
+        self.layers.append(layer)
+        self.queries.scratch.append([])
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of what is kept beside keys and values."""
+        return (
+            self.table.bytes + self.queries.bytes + (0 if self.carry is None else self.carry.nbytes)
+        )
 
 
 class TreeCache(Cache):
@@ -212,23 +222,29 @@ class TreeCache(Cache):
         self.placed: list[int] = []  # the scratch rows that lie first already, if any were moved
         self.scored = scored
         self._peak = 0  # bytes held at most, when last measured
-        self._shared: dict[int | None, PositionTable] = {}  # by window
         self.initialized: list[TreeLayer] = []  # layers that store K/V
-        self.tables: list[PositionTable] = []  # theirs, each once
+        self.groups: list[LayerGroup] = []  # of these layers
+        self.tables: list[PositionTable] = []  # of the groups
         self._buffers: Any = None  # theirs for the kernels, until one is replaced
         windows = windows or (None,) * layers
         super().__init__(layers=[TreeLayer(self, i, windows[i]) for i in range(layers)])
 
-    def table_of(self, layer: TreeLayer) -> PositionTable:
-        """A table of its own for a layer that is scored, else one for all layers of one window."""
-        if not layer.scored and layer.window in self._shared:
-            return self._shared[layer.window]
-        heads = layer.keys.shape[1] if layer.scored else 1
-        table = PositionTable(heads, layer.window, layer.device)
-        table.append(0, self.length)
-        if not layer.scored:
-            self._shared[layer.window] = table
-        return table
+    def add_to_group(self, layer: TreeLayer) -> None:
+        """Put a layer into the group of its window, or into one of its own where its heads may hold
+        other rows than each other."""
+        for group in self.groups:
+            if (
+                not (layer.by_head or group.layers[0].by_head)
+                and group.table.window == layer.window
+            ):
+                group.add(layer)
+                break
+        else:
+            heads = layer.keys.shape[1] if layer.by_head else 1
+            table = PositionTable(heads, layer.window, layer.device)
+            table.append(0, self.length)
+            self.groups.append(LayerGroup([layer], table, QueryLog.empty(1)))
+        self.changed()
 
     def take_slab(self, rows: int) -> Slab:
         """The slab, with room for at least `rows` rows: a larger one where the one before is full."""
@@ -252,10 +268,9 @@ class TreeCache(Cache):
         return counts.pop() if len(counts) == 1 else None
 
     def changed(self) -> None:
-        """Note that a buffer or a table was replaced."""
+        """Note that a buffer or a group was replaced."""
         self.initialized = [layer for layer in self.layers if layer.is_initialized]
-        tables = {id(layer.table): layer.table for layer in self.initialized}
-        self.tables, self._buffers = list(tables.values()), None
+        self.tables, self._buffers = [group.table for group in self.groups], None
 
     def extend(self, count: int, placed: list[int] | None = None) -> None:
         """Announce `count` more scratch rows, which the coming forward fills; or which a whole step has
@@ -277,7 +292,7 @@ class TreeCache(Cache):
             )
         if not self.placed and rows != list(range(len(rows))):
             self._move(rows)
-        logged = [layer.queries for layer in self.initialized if layer.queries.scratch]
+        logged = [group.queries for group in self.groups if group.queries.drafted]
         if logged:
             index = self._index(rows)
             for queries in logged:
@@ -293,8 +308,7 @@ class TreeCache(Cache):
         layers = self.initialized
         if layers[0].device.type == "cpu" and (kernels := native.library()) is not None:
             if self._buffers is None:
-                both = [buffer for layer in layers for buffer in (layer.keys, layer.values)]
-                self._buffers = structs.array(structs.Buffer, list(map(structs.Buffer.of, both)))
+                self._buffers = structs.buffers((layer.keys, layer.values) for layer in layers)
             kernels.move(self._buffers, [layer.table.count for layer in layers], rows)
             return
         first = self.rows
@@ -332,8 +346,8 @@ class TreeCache(Cache):
     @property
     def bytes(self) -> int:
         """Bytes held: buffers and tables of all layers, and what eviction keeps beside them."""
-        tables = sum(table.bytes for table in self.tables)
-        return tables + sum(part.nbytes for layer in self.layers for part in layer.tensors)
+        beside = sum(group.bytes for group in self.groups)
+        return beside + sum(part.nbytes for layer in self.layers for part in layer.tensors)
 
     def measure(self, transient: int = 0) -> None:
         """Update `peak` with the bytes held and `transient` ones; call it when most are held."""
@@ -354,7 +368,7 @@ class TreeCache(Cache):
         """Positions [h, C], keys and values [H_kv, C, D] of every layer that stores any."""
         return [
             (
-                layer.table.positions,
+                layer.table.positions[layer.heads],
                 layer.keys[0, :, : layer.table.count],
                 layer.values[0, :, : layer.table.count],
             )

@@ -11,20 +11,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from attrs import define, field
 from torch import Tensor
-from torch.nn.functional import pad
 
 from toolkit.errors import StrategyError
-from toolkit.interfaces import KVPolicy, MaskPolicy, ScorePolicy
-from toolkit.kv_view import KVView
-from toolkit.runtime.kv.cache import TreeCache, TreeLayer
+from toolkit.interfaces import MaskPolicy
+from toolkit.runtime.kv.cache import LayerGroup, TreeCache, TreeLayer
+from toolkit.runtime.kv.compaction import compact
+from toolkit.runtime.kv.grouping import part
 from toolkit.runtime.kv.positions import GROWTH, NEVER, PositionTable
 from toolkit.runtime.kv.rotary import Rotary
-from toolkit.runtime.kv.selection import scores_of, select
 
 CHUNK = 512  # prompt tokens per pass; chunks start at 0, so a prompt is always cut alike
 
@@ -113,10 +111,10 @@ class Eviction(ABC):
         newer ones, and a tree."""
         self._stays.clear()
         self.clock.start(self.cache.length)
-        for layer in self.cache.initialized:
-            rows = layer.table.count + 2 * self.clock.epoch
-            layer.table.fit(rows)
-            if layer.table.evicted:
+        for group in self.cache.groups:
+            rows = group.table.count + 2 * self.clock.epoch
+            group.table.fit(rows)
+            for layer in group.layers if group.table.evicted else ():
                 layer.fit(rows + GROWTH)
 
     def store(self, layer: TreeLayer, now: int, query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -125,17 +123,18 @@ class Eviction(ABC):
         table = layer.table
         if table not in self._stays:
             index = self._evict_by_position(table, now, now)
-            self._stays[table] = _all_rows(table) if index is None else index
+            self._stays[table] = all_rows(table) if index is None else index
         self.cache.measure(key.nbytes + value.nbytes)
         layer.take(key, value, self._stays[table])
 
-    def _evict(self, table: PositionTable, now: int, when: int) -> None:
-        """Evict a table's rows by position, in its layers too."""
-        index = self._evict_by_position(table, now, when)
-        if index is not None:
-            for layer in self.cache.initialized:
-                if layer.table is table:
-                    layer.keep(index)
+    def _evict_hidden(self, group: LayerGroup, now: int, when: int) -> None:
+        """Evict a group's rows by position."""
+        self._keep(group, self._evict_by_position(group.table, now, when))
+
+    def _keep(self, group: LayerGroup, index: Tensor | None) -> None:
+        """Compact a group's layers after an eviction from their table left the rows `index[h, C']`."""
+        for some, rows in [] if index is None else part(self.cache, group, index):
+            compact(some.layers, rows)
 
     def _evict_by_position(self, table: PositionTable, now: int, when: int) -> Tensor | None:
         """Evict the rows committed before `now` that a query at `when` does not see by position, and
@@ -155,7 +154,7 @@ class Eviction(ABC):
         return visible if table.window is None else visible & (when - held < table.window)
 
 
-def _all_rows(table: PositionTable) -> Tensor:
+def all_rows(table: PositionTable) -> Tensor:
     """The index [h, C] of every row."""
     positions = table.positions
     return torch.arange(table.count, device=positions.device).expand_as(positions)
@@ -209,8 +208,8 @@ class MaskEviction(Eviction):
 
     def evict(self, now: int, when: int) -> None:
         """Evict the rows committed before `now` that a query at `when` does not see."""
-        for table in self.cache.tables:
-            self._evict(table, now, when)
+        for group in self.cache.groups:
+            self._evict_hidden(group, now, when)
 
     def _look_ahead(self) -> None:
         """Find out whether the passes of the next two epochs need no masks."""
@@ -268,110 +267,3 @@ class ReindexingEviction(MaskEviction):
             gap = max(0, (int(window[0]) if len(window) else now) - sinks)
             by = torch.full((sinks,), gap, device=layer.device)
             layer.keys[0, :, :sinks] = self.rotary.rotate(layer.index, layer.sinks, by)
-
-
-@define(eq=False)
-class ScoreEviction(Eviction):
-    """Evicts the rows with the lowest scores, layer by layer; a layer with a window of its own evicts
-    what leaves that window."""
-
-    policy: ScorePolicy
-    rotary: Rotary
-
-    def logs(self, layer: TreeLayer) -> bool:
-        return layer.scored and self.policy.logs and not self.policy.once
-
-    def after_attention(self, layer: TreeLayer, query: Tensor, key: Tensor, value: Tensor) -> None:
-        if not self.cache.scratch:  # the whole prompt
-            if not layer.table.count:
-                layer.table.append(0, key.shape[2])
-            self.store(layer, key.shape[2], query, key, value)
-        elif self.logs(layer):
-            layer.queries.add(query)
-
-    def decide(self, now: int) -> None:
-        when, later = self.clock.effective(now), self._later(now)
-        for table in self.cache.tables:
-            if table.window is not None:
-                self._evict(table, now, when)
-        for layer in self.cache.initialized if not self.policy.once else ():
-            if layer.scored:
-                queries, held = layer.queries.take(later), layer.table.count - later
-                keys, values = layer.keys[0, :, :held], layer.values[0, :, :held]
-                queries = keys[:, :0] if queries is None else queries
-                index = self._evict_by_score(layer, now, when, queries, keys, values)
-                if index is not None:
-                    layer.keep(index)
-
-    def store(self, layer: TreeLayer, now: int, query: Tensor, key: Tensor, value: Tensor) -> None:
-        if not layer.scored:
-            super().store(layer, now, query, key, value)
-            return
-        self.cache.measure(key.nbytes + value.nbytes)
-        index = self._evict_by_score(layer, now, now, query, key[0], value[0])
-        layer.table.fit(layer.table.count)
-        layer.take(key, value, _all_rows(layer.table) if index is None else index)
-
-    def _evict_by_score(
-        self, layer: TreeLayer, now: int, when: int, queries: Tensor, keys: Tensor, values: Tensor
-    ) -> Tensor | None:
-        """Evict from `when` on the rows of K/V [H_kv, C, D], committed before `now`, that have the
-        lowest scores, among those that are not evicted yet. Returns what `PositionTable.evict`
-        returns."""
-        table, held = layer.table, keys.shape[1]
-        later = table.count - held
-        view = self._view(layer, now, queries, keys, values)
-        scores = scores_of(self.policy, view)
-        kept = table.evicted_at[:, :held] > now
-        index = table.evict(kept & ~select(self.policy, view, scores, kept), when, now)
-        if index is not None:
-            scores = pad(scores, (0, later)).gather(1, index)
-        decided = table.positions[:, : table.count - later]
-        layer.carry = scores[:, : decided.shape[1]].masked_fill(decided < 0, 0.0)
-        return index
-
-    def _view(
-        self, layer: TreeLayer, now: int, queries: Tensor, keys: Tensor, values: Tensor
-    ) -> KVView:
-        table, held = layer.table, keys.shape[1]
-        exact = torch.promote_types(layer.dtype, torch.float32)
-        carry = torch.zeros(keys.shape[:2], dtype=exact, device=keys.device)
-        if layer.carry is not None:
-            carry[:, : layer.carry.shape[1]] = layer.carry
-        return KVView(
-            layer=layer.index,
-            layers=len(self.cache.layers),
-            now=now,
-            keys=keys,
-            values=values,
-            positions=table.positions[:, :held],
-            carry=carry,
-            queries=queries,
-            scaling=layer.attention.scaling,
-            evicted_at=table.evicted_at[:, :held],
-            window=layer.attention.window,
-            weights=layer.attention.weights,
-            rotate=partial(self.rotary.rotate, layer.index),
-            logs=self.policy.logs,
-        )
-
-
-def eviction_of(policy: KVPolicy, cache: TreeCache, rotary: Rotary) -> Eviction:
-    """What applies a policy to a cache. Raises `TypeError` for a policy of neither kind."""
-    clock = Clock(policy.epoch)
-    if isinstance(policy, ScorePolicy):
-        return ScoreEviction(cache, clock, policy, rotary)
-    if not isinstance(policy, MaskPolicy):
-        raise TypeError(f"{policy!r} is neither a MaskPolicy nor a ScorePolicy")
-    if policy.reindexes:
-        return ReindexingEviction(cache, clock, policy, rotary=rotary)
-    return MaskEviction(cache, clock, policy)
-
-
-class AllVisible(MaskPolicy):
-    """Hides nothing: the model as it is."""
-
-    name = "all-visible"
-
-    def visible(self, query_pos: Tensor, key_pos: Tensor) -> Tensor:
-        return (query_pos >= 0) & (key_pos >= 0)

@@ -15,8 +15,8 @@ GROWTH = 64  # rows added at a time: few copies, little slack
 
 
 class PositionTable:
-    """Positions and evictions [h, C] of the rows of one layer, or of all layers that hold the same
-    ones; h is 1 where all KV heads hold the same rows."""
+    """Positions and evictions [h, C] of the rows of layers that hold equally many. h counts the KV
+    heads of all of them, layer by layer, or is 1 where all hold the same rows."""
 
     def __init__(self, heads: int, window: int | None, device: torch.device) -> None:
         self.window = window  # a sliding window of the layers' own
@@ -28,6 +28,7 @@ class PositionTable:
         self.ragged = False  # whether some rows are empty
         self.edition = object()  # another one whenever rows are hidden or dropped
         self.evicted = 0  # rows evicted so far, summed over heads
+        self.sizes: list[int] = []  # of each head: rows that were not empty after the last eviction
 
     @property
     def positions(self) -> Tensor:
@@ -67,17 +68,42 @@ class PositionTable:
             self._next = first
         self.count += count
 
-    def copy(self, heads: int | None = None) -> PositionTable:
-        """A table that holds the same positions, none of them evicted; for `heads` heads if this one
-        has one row for all."""
-        positions = self.positions
-        new = PositionTable(heads or len(positions), self.window, positions.device)
-        new.count = new._written = self.count
-        new.ragged = self.ragged
-        new.reserve(new.count)
-        new.positions[:] = positions
-        new.evicted_at[:] = torch.where(new.positions < 0, 0, NEVER)
-        return new
+    @classmethod
+    def _of(cls, rows: Tensor, window: int | None) -> PositionTable:
+        """A table of rows [2, h, C]."""
+        table = cls(rows.shape[1], window, rows.device)
+        table.count = table._written = rows.shape[2]
+        table.reserve(table.count)
+        table._rows()[:] = rows
+        return table
+
+    @classmethod
+    def joined(cls, tables: list[PositionTable]) -> PositionTable:
+        """The table of the heads of several that hold equally many rows."""
+        table = cls._of(torch.cat([part._rows() for part in tables], 1), tables[0].window)
+        table.next_eviction = min(part.next_eviction for part in tables)
+        table.ragged = any(part.ragged for part in tables)
+        table.evicted = sum(part.evicted for part in tables)
+        return table
+
+    def part(self, heads: list[int], at: Tensor) -> PositionTable:
+        """The table of some `heads`, without the rows that are empty in all of them, after an eviction;
+        `at[h']` are their numbers on the device. Evictions so far stay counted here."""
+        sizes = [self.sizes[head] for head in heads]
+        rows = self._rows().index_select(1, at)
+        table = self._of(rows[:, :, self.count - max(sizes) :], self.window)
+        table.next_eviction, table.sizes = self.next_eviction, sizes
+        table.ragged = min(sizes) < max(sizes)
+        return table
+
+    def copy(self, heads: slice, count: int) -> PositionTable:
+        """A table that holds the positions of `heads`, none of them evicted, for `count` heads."""
+        positions = self.positions[heads].expand(count, -1)
+        table = self._of(
+            torch.stack([positions, torch.where(positions < 0, 0, NEVER)]), self.window
+        )
+        table.ragged = self.ragged
+        return table
 
     def evict(self, rows: Tensor, when: int, now: int) -> Tensor | None:
         """Hide `rows[h, ≤C]` bool from queries at `when` and later, and drop the rows that no query
@@ -92,20 +118,20 @@ class PositionTable:
         stays = self.evicted_at > now
         next_eviction = self.evicted_at.masked_fill(~stays, NEVER).amin(1)
         found = torch.stack([(self.positions >= 0).sum(1), stays.sum(1), next_eviction])
-        before, sizes, nexts = found.tolist()  # the one wait
-        gone, self.next_eviction = sum(before) - sum(sizes), min(nexts)
+        before, self.sizes, nexts = found.tolist()  # the one wait
+        gone, self.next_eviction = sum(before) - sum(self.sizes), min(nexts)
         if gone or self.next_eviction < NEVER:
             self.edition = object()
         if not gone:
             return None
         self.evicted += gone
-        count = max(sizes)
+        count = max(self.sizes)
         index = stays.to(torch.int8).argsort(dim=1, stable=True)[:, self.count - count :]
         held = stays.gather(1, index)
         positions = torch.where(held, self.positions.gather(1, index), -1)
         evicted_at = torch.where(held, self.evicted_at.gather(1, index), 0)
         self.count = self._written = count
-        self.ragged = min(sizes) < count
+        self.ragged = min(self.sizes) < count
         self.positions[:], self.evicted_at[:] = positions, evicted_at
         return index
 

@@ -29,7 +29,7 @@ class Holder(Protocol):
 
 @define(eq=False)
 class Slab:
-    """Keys and values [layers, 2, H_kv, rows, D]. The last row is for the padding of passes."""
+    """Keys and values [2, layers, H_kv, rows, D]. The last row is for the padding of passes."""
 
     buffer: Tensor
     holder: ReferenceType[Holder]
@@ -38,8 +38,8 @@ class Slab:
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values [1, H_kv, rows, D] of one layer."""
-        keys, values = self.buffer[index]
-        return keys[None], values[None]
+        keys, values = self.buffer[:, index : index + 1]
+        return keys, values
 
     def move(self, first: int, rows: list[int]) -> None:
         """Copy rows `first` + `rows[A]` of every layer to the rows from `first` on. All are read before
@@ -65,7 +65,7 @@ class Slabs:
         slab = self._free(room)
         if slab is None:
             layers, heads, width = self.shape
-            size = layers, 2, heads, room, width
+            size = 2, layers, heads, room, width
             buffer = torch.zeros(size, dtype=self.dtype, device=self.device)
             slab = Slab(buffer, ref(holder), room - 1)
             self._slabs.append(slab)

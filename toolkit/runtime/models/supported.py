@@ -23,7 +23,7 @@ from toolkit.interfaces import KVPolicy, MaskPolicy, ScorePolicy
 from toolkit.runtime.compute.attention import NAME, Pass, Rows, bound
 from toolkit.runtime.compute.executors.build_on_meta import build_on_meta
 from toolkit.runtime.kv.cache import TreeCache
-from toolkit.runtime.kv.eviction import AllVisible, eviction_of
+from toolkit.runtime.kv.policies import AllVisible, eviction_of
 from toolkit.runtime.kv.rotary import Rotary, has_rotary, rotation_known
 
 COUNTS = re.compile(r"n(um)?_.*(layer|expert)s?")  # what a config calls its numbers of modules

@@ -12,7 +12,7 @@ from toolkit.conformance.models import tiny
 from toolkit.errors import ModelError
 from toolkit.runtime.compute.attention import Pass, Rows, bound, tree_attention
 from toolkit.runtime.kv.cache import TreeCache
-from toolkit.runtime.kv.eviction import AllVisible, eviction_of
+from toolkit.runtime.kv.policies import AllVisible, eviction_of
 from toolkit.runtime.kv.positions import NEVER
 from toolkit.runtime.kv.rotary import Rotary
 from toolkit.runtime.models.load import prepare
@@ -93,7 +93,7 @@ def test_a_window_counts_the_rows_own_position(make, window):
     mask = now.mask(held, window)
     assert mask.sum(1).tolist() == [min(window, 5), min(window, 5), min(window, 6)]
     assert now.mask(held, None).sum(1).tolist() == [5, 5, 6]
-    assert now.mask(held, window) is mask
+    assert now.mask(held, window).data_ptr() == mask.data_ptr()  # computed once
 
 
 def test_outside_a_pipeline_the_model_says_what_happened():
@@ -157,7 +157,7 @@ def test_a_mask_policy_and_a_window_hold_for_every_head(make):
     """Where heads hold other positions, each has its own mask; empty rows are never visible."""
     now = passing(make("kv", "streaming:budget=4,sinks=2"))
     layer = now.cache.layers[0]
-    layer.table = layer.table.copy(H_KV)
+    layer.group.table, layer.by_head = layer.table.copy(layer.heads, H_KV), True
     layer.table.positions[:] = torch.tensor([[0, 1, 2, 3], [-1, 0, 2, 3]])
     layer.table.evicted_at[1, 0], layer.table.ragged = 0, True
     prefix = now.mask(layer, 5)[:, :, :4].tolist()  # of queries at 4, 4 and 5
@@ -166,7 +166,8 @@ def test_a_mask_policy_and_a_window_hold_for_every_head(make):
         [[False, True, False, True]] * 2 + [[False, False, False, False]],
     ]
     layer.table.evict(torch.tensor([[False, True, False, False], [False] * 4]), 5, 4)
-    now = passing(now.eviction.policy)
-    now.cache.layers[0].table = layer.table
-    assert not now.mask(now.cache.layers[0], 5)[0, 2, :4].any()
+    again = passing(now.eviction.policy)
+    other = again.cache.layers[0]
+    other.group.table, other.by_head = layer.table, True
+    assert not again.mask(other, 5)[0, 2, :4].any()
     assert int(layer.table.evicted_at[0, 0]) == NEVER

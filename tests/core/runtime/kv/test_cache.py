@@ -8,8 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from toolkit.errors import StrategyError
 from toolkit.runtime.kernels import native
-from toolkit.runtime.kv.cache import TreeCache
-from toolkit.runtime.kv.positions import GROWTH
+from toolkit.runtime.kv.cache import LayerGroup, TreeCache
+from toolkit.runtime.kv.positions import GROWTH, PositionTable
+from toolkit.runtime.kv.query_log import QueryLog
 
 HEADS, WIDTH, LAYERS = 2, 3, 2
 
@@ -112,15 +113,18 @@ def filled(counts, scratch):
     rng = torch.Generator().manual_seed(0)
     cache = TreeCache(len(ODD))
     cache.extend(scratch)
+    groups = []
     for index, ((heads, width, value_width, dtype), count) in enumerate(zip(ODD, counts, strict=True)):
         rows = torch.rand(1, heads, count + scratch, width + value_width, generator=rng).to(dtype)
         keys, values = rows.split([width, value_width], -1)
         layer = cache.layers[index]
         layer.lazy_initialization(keys, values)
-        layer.table = type(layer.table)(1, None, torch.device("cpu"))
-        layer.table.append(0, count)
+        table = PositionTable(1, None, torch.device("cpu"))
+        table.append(0, count)
+        groups.append(LayerGroup([layer], table, QueryLog.empty(1)))
         layer.update(keys[:, :, count:], values[:, :, count:])
         layer.keys[:, :, : count + scratch], layer.values[:, :, : count + scratch] = keys, values
+    cache.groups = groups
     cache.changed()
     return cache
 
@@ -213,7 +217,7 @@ def test_a_commit_of_nothing_forgets_the_logged_queries_of_drafts():
     cache = TreeCache(1)
     cache.extend(2)
     cache.update(*states([1, 2], 0), 0)
-    queries = cache.layers[0].queries
-    queries.add(torch.zeros(HEADS, 2, WIDTH))
+    cache.layers[0].log(torch.zeros(HEADS, 2, WIDTH))
     cache.commit([])
-    assert (queries.scratch, queries.committed.shape) == ([], (HEADS, 0, WIDTH))
+    queries = cache.groups[0].queries
+    assert (queries.drafted, queries.committed.shape) == (False, (HEADS, 0, WIDTH))

@@ -16,8 +16,10 @@ PROMPT, EPOCH = 10, 4
 def copied(view):
     """The view as it was: its tensors are the cache's own."""
     kept = copy.copy(view)
-    for name in ("keys", "values", "positions", "carry", "queries", "_evicted_at"):
+    for name in ("keys", "positions", "carry", "queries", "_evicted_at"):
         setattr(kept, name, getattr(view, name).clone())
+    values = view.values.clone()
+    kept._values = lambda: values
     return kept
 
 
@@ -66,7 +68,8 @@ def advance(session, *counts):
 
 
 def held(session, layer=0):
-    return session.cache.layers[layer].table.positions.tolist()
+    here = session.cache.layers[layer]
+    return here.table.positions[here.heads].tolist()
 
 
 @pytest.mark.parametrize("counts", [[1] * 14, [4, 4, 4, 2], [3, 2, 4, 1, 3, 1], [1, 4, 4, 4, 1]])
@@ -121,7 +124,7 @@ def test_what_was_committed_beyond_a_boundary_is_not_decided_on():
     session = advance(opened(policy), 3, 4)  # 13, then 17: three beyond 14
     assert policy.views[-1].positions.tolist() == [[0, 1, 2, 3, 4, 5, 10, 11, 12, 13]] * 2
     assert held(session) == [[*range(6), *range(10, 17)]] * 2
-    assert session.cache.layers[0].queries.committed.shape[1] == 3
+    assert session.cache.groups[0].queries.committed.shape[1] == 3
 
 
 def test_what_is_evicted_is_not_chosen_again():
@@ -159,17 +162,17 @@ def test_once_is_once():
     session = advance(opened(policy), *[4] * 5)
     assert [view.now for view in policy.views] == [10, 10]
     assert held(session) == [[*range(6), *range(10, 30)]] * 2
-    assert not any(layer.queries.tensors for layer in session.cache.layers)
+    assert not any(group.queries.bytes for group in session.cache.groups)
 
 
 def test_a_policy_that_reads_no_queries_has_none_logged():
     policy = Unlogged()
     session = opened(policy)
     session.forward([1, 2], [-1, -1])
-    assert not any(layer.queries.tensors for layer in session.cache.layers)
+    assert not any(group.queries.bytes for group in session.cache.groups)
     session.commit([0])
     advance(session, *[4] * 5)
-    assert not any(layer.queries.tensors for layer in session.cache.layers)
+    assert not any(group.queries.bytes for group in session.cache.groups)
     assert {view.queries.shape[1] for view in policy.views[2:]} == {0}
 
 
@@ -257,14 +260,14 @@ def test_buffers_are_sized_by_the_policy(make, spec):
         for layer in session.cache.layers:
             assert layer.table.count <= 16 + 2 * 8 + 5
             assert layer.keys.shape[2] == 2 * GROWTH  # what fits, and room for a tree, rounded up
-            log = layer.queries.committed
-            assert log is None or log.shape[1] < 8 + 5
-            assert layer.carry is None or layer.carry.shape[1] <= layer.table.count
-            assert not layer.queries.scratch
+            log, carry = layer.group.queries, layer.group.carry
+            assert log.committed is None or log.committed.shape[1] < 8 + 5
+            assert carry is None or carry.shape[1] <= layer.table.count
+            assert not log.drafted
     assert session.length == 250
     assert session.cache.evicted > 0
     parts = [part.nbytes for layer in session.cache.layers for part in layer.tensors]
-    assert session.cache.bytes == sum(parts) + sum(table.bytes for table in session.cache.tables)
+    assert session.cache.bytes == sum(parts) + sum(group.bytes for group in session.cache.groups)
 
 
 def test_full_is_not_bounded(make):

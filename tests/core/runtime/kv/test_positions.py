@@ -156,13 +156,37 @@ def test_a_query_beyond_an_eviction_and_one_before_it():
 def test_a_copy_holds_the_same_and_evicts_nothing():
     other = holding([-1, 2, 3])
     other.evict(torch.tensor([[False, True, False]]), 5, 4)
-    table = other.copy(2)
+    table = other.copy(slice(None), 2)
     assert table.positions.tolist() == [[-1, 2, 3]] * 2
     assert table.evicted_at.tolist() == [[0, NEVER, NEVER]] * 2
     assert table.ragged
     table.append(4, 1)
     table.positions[0, 0] = 7
     assert other.positions.tolist() == [[-1, 2, 3]]
+    assert holding([0, 1], [2, 3]).copy(slice(1, 2), 1).positions.tolist() == [[2, 3]]
+
+
+def test_joined_tables_are_those_of_all_heads():
+    one, other = holding([0, 1, 2], [0, 1, 2]), holding([-1, 1, 3], [0, 1, 3])
+    one.evict(torch.tensor([[True, False, False]] * 2), 7, 4)
+    table = PositionTable.joined([one, other])
+    assert table.positions.tolist() == [*one.positions.tolist(), *other.positions.tolist()]
+    assert table.evicted_at.tolist() == [*one.evicted_at.tolist(), *other.evicted_at.tolist()]
+    assert (table.ragged, table.next_eviction, table.evicted) == (True, 7, 0)
+    table.append(4, 2)
+    assert table.positions[:, 3:].tolist() == [[4, 5]] * 4
+
+
+def test_a_part_leaves_out_what_is_empty_in_all_its_heads():
+    table = holding([0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3])
+    losers = torch.tensor([[1, 0, 1, 1], [1, 1, 0, 0], [0, 0, 0, 1]]).bool()
+    table.evict(losers, 4, 4)
+    part = table.part([0, 1], torch.tensor([0, 1]))
+    assert part.positions.tolist() == [[-1, 1], [2, 3]]
+    assert part.evicted_at.tolist() == [[0, NEVER], [NEVER, NEVER]]
+    assert part.ragged
+    assert not table.part([2], torch.tensor([2])).ragged
+    assert (table.evicted, part.evicted) == (6, 0)
 
 
 def test_bytes_are_those_of_the_tables():

@@ -35,7 +35,7 @@ def view_of(positions):
     positions = torch.tensor(positions)
     nothing = torch.zeros(*positions.shape, 2)
     return KVView(
-        layer=3, layers=4, now=int(positions.max()) + 1, keys=nothing, values=nothing,
+        layer=3, layers=4, now=int(positions.max()) + 1, keys=nothing, values=lambda: nothing,
         positions=positions, carry=nothing[..., 0], queries=nothing[:, :0],
         scaling=1.0, evicted_at=torch.full_like(positions, NEVER), window=None,
         weights=AttentionConfig(1.0).weights, rotate=lambda states, by: states,
@@ -150,3 +150,41 @@ def test_scores_for_all_heads_alike():
 def test_scores_of_another_shape_are_refused(scores):
     with pytest.raises(StrategyError, match=r"'given' scored .* layer 3 holds \[2, 3\] rows"):
         scores_of(Given(scores), view_of([[0, 1, 2]] * 2))
+
+
+def test_one_score_for_all_heads_is_refused_where_heads_may_be_several_layers():
+    class Headwise(Given):
+        headwise = True
+
+    with pytest.raises(StrategyError, match=r"rows: return floats of that shape$"):
+        scores_of(Headwise(torch.zeros(1, 3)), view_of([[0, 1, 2]] * 2))
+
+
+@pytest.mark.parametrize("capacity", [2.0, torch.ones(2), torch.ones(3).long(), None])
+def test_a_capacity_of_another_kind_is_refused(capacity):
+    class Wrong(Given):
+        def capacity(self, view):
+            return capacity
+
+    with pytest.raises(StrategyError, match=r"capacity of .* in layer 3: return a whole number"):
+        select(Wrong(), view_of([[0, 1]] * 2), torch.zeros(2, 2), torch.ones(2, 2).bool())
+
+
+@pytest.mark.parametrize(
+    ("rooms", "expected"),
+    [
+        ([2, 2], [2, 2, 2, 2]),
+        ([1, 3], [1, 1, 3, 3]),
+        ([torch.tensor([0, 2]), torch.tensor([3])], [0, 2, 3, 3]),
+        ([torch.tensor([1, 2]), 3], [1, 2, 3, 3]),
+    ],
+)
+def test_layers_may_have_other_capacities(rooms, expected):
+    class ByLayer(Given):
+        def capacity(self, view):
+            return rooms[view.now - 4]
+
+    each = [view_of([[0, 1, 2, 3]] * 2), view_of([[0, 1, 2, 4]] * 2)]  # `now` tells them apart
+    view = view_of([[0, 1, 2, 3]] * 4)
+    stays = select(ByLayer(), view, torch.zeros(4, 4), torch.ones(4, 4).bool(), each)
+    assert stays.sum(1).tolist() == expected

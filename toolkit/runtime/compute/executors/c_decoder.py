@@ -116,7 +116,7 @@ class CDecoder:
         )  # fmt: skip
         kernels.decoder(self._struct, call)
         for layer, kept in queries:
-            layer.queries.add(kept.transpose(0, 1))
+            layer.log(kept.transpose(0, 1))
         return logits
 
     def _caches(self, now: Pass, count: int) -> tuple[Any, Any, list[tuple[TreeLayer, Tensor]]]:

@@ -139,7 +139,7 @@ class GraphRows:
         rotary: str | None,
     ) -> Tensor:
         """As `LayerRows.attend`."""
-        inputs, (keys, values) = self.inputs, self.slab.buffer[layer]
+        inputs, (keys, values) = self.inputs, self.slab.buffer[:, layer]
         first, slots, paths = self._places_of(layer)
         if rotary is None:
             keys.index_copy_(1, slots.long(), key.transpose(0, 1))
@@ -297,4 +297,4 @@ def _log_queries(now: Pass, layout: MaskLayout, queries: list[Tensor]) -> None:
     whole = queries[0] if len(queries) == 1 else torch.cat(queries, 1)
     layers = compress(now.cache.layers, layout.logged)
     for layer, part in zip(layers, whole.transpose(1, 2), strict=True):
-        layer.queries.add(part)
+        layer.log(part)

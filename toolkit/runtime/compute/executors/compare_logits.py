@@ -13,7 +13,7 @@ from toolkit.runtime.compute.cudnn import without_cudnn
 from toolkit.runtime.compute.executors.functional_executor import FunctionalExecutor
 from toolkit.runtime.compute.executors.module_executor import ModuleExecutor
 from toolkit.runtime.kv.cache import TreeCache
-from toolkit.runtime.kv.eviction import AllVisible, eviction_of
+from toolkit.runtime.kv.policies import AllVisible, eviction_of
 from toolkit.runtime.kv.rotary import Rotary
 
 ROWS = 8  # tokens whose logits are compared

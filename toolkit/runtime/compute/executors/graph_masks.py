@@ -16,6 +16,7 @@ class MaskLayout:
     """Which tables of a cache a graph's layers read, and which queries it logs."""
 
     table: tuple[int, ...]  # of each layer: its index among the cache's tables
+    place: tuple[int, ...]  # of each layer: which of the layers of its table it is
     scored: tuple[bool, ...]  # of each table: whether heads may hold other positions
     logged: tuple[bool, ...]  # of each layer
 
@@ -32,14 +33,15 @@ class MaskLayout:
             return None
         index = {id(table): at for at, table in enumerate(cache.tables)}
         scored = tuple(cache.scored and table.window is None for table in cache.tables)
-        return cls(tuple(index[id(layer.table)] for layer in cache.layers), scored, logged)
+        table = tuple(index[id(layer.table)] for layer in cache.layers)
+        return cls(table, tuple(layer.place for layer in cache.layers), scored, logged)
 
 
 @frozen(eq=False)
 class GraphMasks:
     """Which rows of a slab of R rows a graph's M rows see, by table.
 
-    Of a scored table, the first position [H_kv, R] that does not see the row, int32, written when the
+    Of a scored table, the first position [h, R] that does not see the row, int32, written when the
     table has changed; rows that are committed later are seen. Of another, bool [M, R], written before
     each pass.
     """
@@ -54,10 +56,12 @@ class GraphMasks:
     ) -> GraphMasks:
         """Masks that hide everything, for M `rows` and R = `capacity`."""
         parts = tuple(
-            torch.zeros(kv_heads, capacity, dtype=torch.int32, device=device)
+            torch.zeros(
+                kv_heads * layout.table.count(at), capacity, dtype=torch.int32, device=device
+            )
             if scored
             else torch.zeros(rows, capacity, dtype=torch.bool, device=device)
-            for scored in layout.scored
+            for at, scored in enumerate(layout.scored)
         )
         return cls(layout, parts, [None] * len(parts))
 
@@ -77,6 +81,8 @@ class GraphMasks:
 
     def visible(self, layer: int, positions: Tensor) -> Tensor:
         """Which rows of the slab queries at `positions[M]` of a layer see: bool [h, M, R]."""
-        at = self.layout.table[layer]
+        at, place = self.layout.table[layer], self.layout.place[layer]
         part = self.parts[at]
-        return part[:, None] > positions[:, None] if self.layout.scored[at] else part[None]
+        if not self.layout.scored[at]:
+            return part[None]
+        return part.chunk(self.layout.table.count(at))[place][:, None] > positions[:, None]

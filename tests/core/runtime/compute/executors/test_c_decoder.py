@@ -70,8 +70,9 @@ def test_what_it_caches_is_what_the_steps_cache(name, isa):
             session.forward([5, 8, 9, 7], [-1, 0, 0, 2])
     for ours, theirs in zip(whole.cache.layers, steps.cache.layers, strict=True):
         pairs = [(ours.keys, theirs.keys), (ours.values, theirs.values)]
-        pairs += list(zip(ours.queries.scratch, theirs.queries.scratch, strict=True))
-        assert bool(ours.queries.scratch) == ours.scored
+        logs = [layer.group.queries.scratch[layer.place] for layer in (ours, theirs)]
+        pairs += list(zip(*logs, strict=True))
+        assert bool(logs[0]) == ours.scored
         for mine, other in pairs:
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
 
