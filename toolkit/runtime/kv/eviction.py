@@ -255,15 +255,16 @@ class ReindexingEviction(MaskEviction):
     def _move_sinks(self, now: int) -> None:
         """Move the sinks' keys up to the first position that the window shows at `now`; a layer with
         a window of its own no longer has them."""
-        for layer in self.cache.initialized:
-            table = layer.table
+        for group in self.cache.groups:
+            table = group.table
             if table.window is not None:
                 continue
             sinks = int((table.positions[0] < self.policy.sinks).sum())
-            if layer.sinks is None or layer.sinks.shape[1] < sinks:
-                layer.sinks = layer.keys[0, :, :sinks].clone()
             visible = self._visible_rows(table, table.count, now)[0, sinks:]
             window = table.positions[0, sinks:][visible]
             gap = max(0, (int(window[0]) if len(window) else now) - sinks)
-            by = torch.full((sinks,), gap, device=layer.device)
-            layer.keys[0, :, :sinks] = self.rotary.rotate(layer.index, layer.sinks, by)
+            by = torch.full((sinks,), gap, device=table.positions.device)
+            for layer in group.layers:
+                if layer.sinks is None or layer.sinks.shape[1] < sinks:
+                    layer.sinks = layer.keys[0, :, :sinks].clone()
+                layer.keys[0, :, :sinks] = self.rotary.rotate(layer.index, layer.sinks, by)

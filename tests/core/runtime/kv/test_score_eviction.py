@@ -13,7 +13,7 @@ from toolkit.conformance.comparison import Broken, require_same_rows, snapshot
 from toolkit.conformance.models import FAMILIES
 from toolkit.runtime.compute.executors import captured
 from toolkit.runtime.kernels import native
-from toolkit.runtime.kv import score_eviction
+from toolkit.runtime.kv import compaction, score_eviction
 from toolkit.runtime.kv.eviction import Eviction
 from toolkit.runtime.session import ModelSession
 
@@ -86,6 +86,24 @@ def test_a_decision_about_n_layers_is_n_decisions_about_one(make, family, spec):
     for mine, other in zip(ours.cache.initialized, theirs.cache.initialized, strict=True):
         assert mine.table.count == other.table.count  # padded no further than a layer of its own
     assert "skip" in spec or "pyramid" in spec or len(ours.cache.groups) < len(theirs.cache.groups)
+
+
+@pytest.mark.parametrize("spec", SPECS[:11])
+def test_a_decision_in_portions_is_the_same(make, monkeypatch, spec):
+    """Two layers at a time, where the keys of all would take too much memory."""
+    ours = decoded(make("kv", spec), MODELS["llama"])
+    found, honest = [], score_eviction.portions
+
+    def portions(layers, rows):
+        heads, width = layers[0].keys.shape[1], layers[0].keys.shape[3]
+        monkeypatch.setattr(compaction, "CELLS", 2 * heads * rows * width)
+        found.append(max(map(len, honest(layers, rows))))
+        return honest(layers, rows)
+
+    monkeypatch.setattr(score_eviction, "portions", portions)
+    theirs = decoded(make("kv", spec), MODELS["llama"])
+    assert max(found) == 2 or "headaware" in spec
+    require_same_rows(snapshot(ours.cache), snapshot(theirs.cache), "in portions", 1e-9)
 
 
 def test_a_policy_that_mixes_heads_is_another_one_together():
