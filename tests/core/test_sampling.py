@@ -44,6 +44,32 @@ def test_scores_are_those_of_transformers(logits, temperature, top_k, top_p, min
     assert (ours > -math.inf).any(-1).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("spread", [0.5, 3.0])
+def test_top_p_of_a_wide_law_is_that_of_transformers(dtype, spread):
+    """Bit by bit, where the likeliest tokens decide, and where there are ties or the law is flat."""
+    logits = spread * torch.randn(40, 600, generator=torch.Generator().manual_seed(2))
+    for top_p in (0.3, 0.9, 0.99):
+        sampling, rows = Sampling(0.8, top_p=top_p), logits.to(dtype).float()
+        ours = torch.cat([sampling.scores(rows), *map(sampling.scores, rows.split(1))])
+        assert torch.equal(ours, transformers_scores(sampling, rows).repeat(2, 1))
+
+
+def test_top_p_sorts_only_in_doubt(monkeypatch):
+    """Of equal probabilities, or of sums that rounding may bring to either side, a sort decides."""
+
+    def refuse(*_):
+        raise AssertionError("sorted")
+
+    monkeypatch.setattr(torch.Tensor, "sort", refuse)
+    clear, tied, near = ([0.5, 0.3, 0.15, 0.05], [0.5, 0.2, 0.2, 0.1], [0.5, 0.2, 0.1, 0.2])
+    for row, top_p in ((clear, 0.7), (tied, 0.8), (clear, 0.01)):
+        Sampling(1.0, top_p=top_p).scores(torch.tensor([row]).log())
+    for row, top_p in ((tied, 0.6), (near, 0.5), (near, 0.50005), (clear, 0.99)):
+        with pytest.raises(AssertionError, match="sorted"):
+            Sampling(1.0, top_p=top_p).scores(torch.tensor([row]).log())
+
+
 def test_the_order_of_processors_matters_and_is_theirs():
     """Top-p of what top-k has left, min-p of what top-p has left, all at the temperature."""
     logits = torch.tensor([[3.0, 2.0, 1.0, 0.0, -1.0]])
