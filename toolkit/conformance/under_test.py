@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from math import inf
 from typing import Any, cast
 from unittest.mock import patch
@@ -46,6 +47,14 @@ from toolkit.tree import Candidates, TokenTree
 
 Tally = Counter[str]  # what examples contained: drafted, accepted, rejected, hidden
 LONGEST = 24  # most tokens decoded per case
+
+
+@lru_cache(maxsize=32)
+def models_of_family(family: str, padded: int = VOCABULARY) -> Pool:
+    """A tiny model and a draft model with a vocabulary of `padded`. Examples share them, because
+    choosing what runs a model takes longer than most examples."""
+    draft = noisy(family) if padded == VOCABULARY else tiny(family, 0, (0,), padded)
+    return Pool(modules={DRAFT_MODEL: draft, EXACT_MODEL: tiny(family)})
 
 
 @attrs.frozen
@@ -102,9 +111,7 @@ class UnderTest:
 
         `padded` is the vocabulary of the draft model, padding included.
         """
-        model = noisy("llama", 0) if padded == VOCABULARY else tiny("llama", 0, (0,), padded)
-        pool = Pool(modules={DRAFT_MODEL: model, EXACT_MODEL: tiny("llama", 0)})
-        full = self.registry.resolve("kv", "full")
+        pool, full = models_of_family("llama", padded), self.registry.resolve("kv", "full")
         target = ModelSession(pool.load(EXACT_MODEL), full.build())
         target.prefill(prompt)
         drafter = CountedDrafter(self.build(), target, tally)
@@ -113,8 +120,7 @@ class UnderTest:
 
     def session(self, family: str) -> ModelSession:
         """Open a session of a tiny model under this KV policy."""
-        pool = Pool(modules={"it": tiny(family)})
-        return ModelSession(pool.load("it"), self.build())
+        return ModelSession(models_of_family(family).load(EXACT_MODEL), self.build())
 
     def cases(self) -> st.SearchStrategy[Case]:
         """Cases that combine this strategy with all kinds of others."""

@@ -177,8 +177,8 @@ def test_with_rubbish_kernels_pytorch_runs_the_passes(tmp_path, compiler):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0
     assert "4 tokens" in done.stdout
-    (line,) = done.stderr.splitlines()
-    assert "the compiled library failed" in line
+    lines = [line for line in done.stderr.splitlines() if "The machine was busy" not in line]
+    assert ["the compiled library failed" in line for line in lines] == [True]
 
 
 @compiled
