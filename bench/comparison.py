@@ -59,7 +59,7 @@ def compare(first: Results, second: Results) -> dict[Setting, list[Change]]:
             f"the two folders have nothing in common: arms {_name(first.by_arm)} and "
             f"{_name(second.by_arm)}, settings {_name(s.title for s in first.settings)} and "
             f"{_name(s.title for s in second.settings)}; both benches need the same "
-            f"data sets and numbers of tokens, and arms of the same name="
+            f"data sets and numbers of tokens, and arms of the same name, which name= sets"
         )
     return found
 

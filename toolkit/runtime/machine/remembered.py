@@ -22,6 +22,7 @@ from toolkit.runtime.machine.disk import cache_folder, say_not_cached, say_once
 
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # instruction sets for oneDNN; it reads both
 RUNTIME = Path(__file__).parent.parent
+TRIES = 3  # for a result of a quiet machine: what lasts for a moment alone does not count
 _of_this_process: dict[tuple[str, str], Any] = {}  # results that are not on disk
 
 
@@ -58,14 +59,17 @@ def remembered(
 ) -> dict[str, Any]:
     """The result of `find_out`, remembered under `about` and `here()`.
 
-    The progress line shows `what` while `find_out` runs. A result with a `busy_load` is remembered for
-    this process only.
+    The progress line shows `what` while `find_out` runs. A result with a `busy_load` is found out
+    again; what has one after `TRIES` is remembered for this process only.
     """
     key = key_of(*about)
-    found: dict[str, Any] | None = recall("checks", key)
+    found: dict[str, Any] = recall("checks", key)
     if found is None:
         with working(what):
-            found = find_out()
+            for _ in range(TRIES):
+                found = find_out()
+                if found.get("busy_load") is None:
+                    break
         if found.get("busy_load") is None:
             remember("checks", key, found)
         else:

@@ -43,6 +43,7 @@ def test_what_was_found_out_is_remembered(find_out):
 
 
 def test_what_was_timed_on_a_busy_machine_holds_for_this_process(caplog, monkeypatch):
+    monkeypatch.setattr(remembered, "TRIES", 1)
     loads = iter([0.5, 0.25, None])
     find = lambda: {"busy_load": next(loads)}  # noqa: E731
     for _ in range(2):
@@ -56,6 +57,22 @@ def test_what_was_timed_on_a_busy_machine_holds_for_this_process(caplog, monkeyp
     for _ in range(2):
         assert remembered.remembered(("kernel",), find) == {"busy_load": None}
     assert len(list(disk.cache_folder("checks").iterdir())) == 1
+
+
+def test_a_busy_moment_is_waited_out(caplog):
+    """The message is for a machine that stays busy: what ran for a moment alone is measured again."""
+    loads = iter([0.9, 0.5, None])
+    find = lambda: {"busy_load": next(loads)}  # noqa: E731
+    assert remembered.remembered(("kernel",), find) == {"busy_load": None}
+    assert caplog.messages == []
+    assert len(list(disk.cache_folder("checks").iterdir())) == 1
+
+
+def test_a_machine_that_stays_busy_is_given_up(caplog):
+    loads = iter([0.9, 0.5, 0.4, None])
+    find = lambda: {"busy_load": next(loads)}  # noqa: E731
+    assert remembered.remembered(("kernel",), find) == {"busy_load": 0.4}
+    assert "other processes used 40% of the CPU" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"times": 3}', "[1]", '{"found": 3, "sha256": ""}'])
