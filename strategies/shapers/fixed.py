@@ -28,8 +28,8 @@ class Fixed(TreeShaper):
     def shape(self) -> GrowMap | None:
         if self.threshold > 0:
             return None  # which nodes are expanded depends on their probabilities
-        whole = GrowMap.of_counts([self.branch] * min(self.depth, self.nodes))
-        return GrowMap(whole.parents[: self.nodes])
+        whole = sum(self.branch**level for level in range(min(self.depth, self.nodes) + 1))
+        return GrowMap([(node - 1) // self.branch for node in range(min(whole, self.nodes))])
 
     def grow(self, root: TokenTree, expand: Expand) -> TokenTree:
         tree, first = root, 0

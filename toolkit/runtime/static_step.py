@@ -43,11 +43,11 @@ def static_step_of(
     target: ModelSession, strategies: Strategies, sampling: Sampling
 ) -> StaticStep | str:
     """What runs a request's steps as one graph each, or why they run pass by pass."""
-    shape, draft = strategies.shaper.shape, strategies.drafter.draft_session
     if reason := reason_not_whole(target.model):
         return reason
     if not sampling.greedy or strategies.verifier.name != "greedy":
         return "only verifier greedy at temperature 0 runs on the GPU"
+    shape, draft = strategies.shaper.shape, strategies.drafter.draft_session
     if shape is None:
         return f"the trees of shaper {strategies.shaper.name} differ in shape"
     if not isinstance(draft, DraftSession) or not isinstance(draft.session, ModelSession):

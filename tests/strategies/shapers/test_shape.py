@@ -11,7 +11,7 @@ OPTIONS = {
     "chain": st.builds("k={}".format, st.integers(1, 6)),
     "fixed": st.builds(
         "threshold=0,depth={},branch={},nodes={}".format,
-        st.integers(1, 4), st.integers(1, 3), st.integers(1, 20),
+        st.integers(1, 9), st.integers(1, 4), st.integers(1, 20),
     ),
     "growmap": st.builds(
         "tree={}".format, st.sampled_from(["4x2x1x1", "5", "1x3", "3-chain", "2x3-tree", "2^3"])
