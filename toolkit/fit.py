@@ -113,7 +113,10 @@ def require_fit(
 
 
 def require_whole_map(shaper: Choice[TreeShaper], limits: Limits) -> None:
-    """Raise `MismatchError` for a growmap that has more nodes than the limits allow."""
+    """Raise `MismatchError` for a growmap, or one among several shapers, that has more nodes than the
+    limits allow."""
+    for part in shaper.nested:
+        require_whole_map(part, limits)
     shape = shaper.build().shape if shaper.cls.name == "growmap" else None
     if shape is None:
         return

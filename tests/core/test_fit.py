@@ -32,9 +32,10 @@ def test_candidates_are_chosen_as_both_declare(registry, drafter, verifier, how)
     [(Limits(max_nodes=20), "growmap:tree=4x2x1 has 21 nodes, root included, but max_nodes=20"),
      (Limits(7), "growmap:tree=4x2x1 has 8 nodes, on its widest level, but max_nodes_per_level=7")],
 )  # fmt: skip
-def test_a_map_with_more_nodes_than_the_limits_is_refused(limits, said):
+@pytest.mark.parametrize("shaper", ["growmap:4x2x1", "select:[chain]+[growmap:4x2x1]"])
+def test_a_map_with_more_nodes_than_the_limits_is_refused(limits, said, shaper):
     with pytest.raises(MismatchError, match=f"{said}: name a smaller map or plan one"):
-        Pipeline(shaper="growmap:4x2x1", limits=limits)
+        Pipeline(shaper=shaper, limits=limits)
 
 
 def test_a_map_within_the_limits_and_one_that_nobody_named_are_taken():
