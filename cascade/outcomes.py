@@ -51,6 +51,22 @@ def oracle_stops(outcomes: Outcomes, trade_off: float) -> Ints:
     return np.asarray(losses(outcomes, trade_off).argmin(1))
 
 
+def cheapest_oracle_stops(outcomes: Outcomes, quality: float) -> Ints:
+    """The stage [n] of each prompt, chosen with knowledge of all qualities and costs, so that the mean
+    quality reaches `quality` at the least mean cost, up to what one prompt costs."""
+    low, high = 0.0, 1e9 * float(outcomes.costs.sum(1).mean())
+    for _ in range(100):  # halvings: to neighbouring numbers
+        middle = (low + high) / 2
+        enough = at(outcomes.qualities, oracle_stops(outcomes, middle)).mean() >= quality
+        low, high = (low, middle) if enough else (middle, high)
+    stops, better = oracle_stops(outcomes, low), oracle_stops(outcomes, high)  # equal losses at this λ
+    before = at(outcomes.qualities, stops)
+    gained = (at(outcomes.qualities, better) - before).cumsum()
+    missing = len(stops) * (quality - 1e-12) - before.sum()
+    going = int(gained.searchsorted(missing)) + 1 if missing > 0 else 0
+    return np.concatenate([better[:going], stops[going:]])
+
+
 def find_hull(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The upper hull of (cost, quality), from the cheapest point to the best one."""
     best = max(quality for _, quality in points)

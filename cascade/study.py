@@ -16,7 +16,7 @@ from toolkit.bootstrap import bootstrap_share
 
 from .answers import Answer, by_prompt, outcomes_of
 from .fitting import FEWEST, Fitting, Setting, fit_setting, fit_settings, rates_of
-from .outcomes import oracle_stops, stops_of
+from .outcomes import cheapest_oracle_stops, oracle_stops, stops_of
 from .policies.random import Random
 from .regret import LEARNERS, Regret, measure_regret
 from .replay import Interval, Replayed, draws_of, replay_alone, replay_stops
@@ -39,7 +39,8 @@ class Point:
 
 @frozen(eq=False)
 class Row:
-    """A policy's setting that kept a share of the large model's quality on the fitting half."""
+    """A policy's setting that kept a share of the large model's quality on the fitting half; the
+    oracle's, on the reporting half."""
 
     policy: str
     kept: float
@@ -134,20 +135,21 @@ class Study:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """For each policy and kept share, the cheapest setting that kept it on the fitting half."""
-        wanted = float(self.fitting.qualities[:, -1].mean())
+        """For each policy and kept share, the cheapest setting that kept it on the fitting half. The
+        oracle keeps it on the reporting half."""
+        whole = self.large.quality.mean
+        stops = [("oracle", cheapest_oracle_stops(self.held, kept * whole)) for kept in KEPT]
         found = []
-        for kept in KEPT:
+        for kept, best in zip(KEPT, replay_stops(stops, self.held), strict=True):
+            wanted = kept * float(self.fitting.qualities[:, -1].mean())
             for name, points in self.curves.items():
-                found.append(self._row(name, kept, points, kept * wanted))
-            found.append(self._row("oracle", kept, self.oracle, kept * self.large.quality.mean))
+                found.append(self._row(name, kept, find_cheapest(points, wanted)))
+            found.append(self._row("oracle", kept, best))
         return found
 
-    def _row(self, name: str, kept: float, points: list[Point], wanted: float) -> Row:
-        enough = [point for point in points if point.fitted_quality >= wanted - 1e-12]
-        if not enough:
+    def _row(self, name: str, kept: float, held: Replayed | None) -> Row:
+        if held is None:
             return Row(name, kept, None, None, None)
-        held = min(enough, key=lambda point: point.fitted_cost).held
         whole = self.large.quality.mean
         share = held.quality.mean / whole if whole else None
         return Row(name, kept, held, compare_costs(self.large.costs, held.costs), share)
@@ -173,6 +175,12 @@ def list_fitted_policies(registry: Registry) -> list[StopPolicy]:
         for policy in made
         if policy.feedback == "none" and type(policy).fit is not StopPolicy.fit
     ]
+
+
+def find_cheapest(points: list[Point], quality: float) -> Replayed | None:
+    """Of the points that had this quality on the fitting half, the cheapest one there."""
+    enough = [point for point in points if point.fitted_quality >= quality - 1e-12]
+    return min(enough, key=lambda point: point.fitted_cost).held if enough else None
 
 
 def compare_costs(theirs: Floats, ours: Floats) -> Interval:
