@@ -26,6 +26,16 @@ EVICTING = [n for n in NAMES if n != "full"]
 SCORING = [n for n in NAMES if issubclass(REGISTRY.find("kv", n), ScorePolicy)]
 EXECUTORS = st.sampled_from(["auto", "module"])
 
+
+def hold_and_evict(holds, evicted):
+    """The property holds where rows were evicted; if by chance no example did that, more are drawn."""
+    for _ in range(4):
+        holds()
+        if any(evicted):
+            return
+    pytest.fail("inconclusive: nothing was evicted")
+
+
 def session_of(family, choice, seed=0, executor="auto"):
     pool = Pool(modules={"it": tiny(family, seed)}, executor=executor)
     return lambda: ModelSession(pool.load("it"), choice.build())
@@ -50,8 +60,10 @@ def test_the_schedule_does_not_matter(name):
         make = session_of(family, choice, executor=executor)
         evicted.append(kv.schedule_does_not_matter(make, *text, schedule))
 
-    holds()
-    assert name not in EVICTING or any(evicted), "inconclusive: nothing was evicted"
+    if name in EVICTING:
+        hold_and_evict(holds, evicted)
+    else:
+        holds()
 
 
 @pytest.mark.parametrize("name", SCORING)
@@ -63,8 +75,7 @@ def test_budget_and_protected_rows(name):
         family, choice = pair
         evicted.append(kv.protected_rows_stay(session_of(family, choice)(), *text))
 
-    holds()
-    assert any(evicted), "inconclusive: nothing was evicted"
+    hold_and_evict(holds, evicted)
 
 
 @pytest.mark.parametrize("chunk", [3, 16])
@@ -175,8 +186,10 @@ def test_every_schedule_gives_the_bits_of_ar(name):
             )
         )
 
-    holds()
-    assert name not in EVICTING or any(evicted), "inconclusive: nothing was evicted"
+    if name in EVICTING:
+        hold_and_evict(holds, evicted)
+    else:
+        holds()
 
 
 @compiled
