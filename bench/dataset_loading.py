@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
+import io
 import json
+import re
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -18,8 +21,8 @@ from .prompts import CHARACTERS
 
 Row = dict[str, Any]
 Turns = Callable[[Iterable[Row]], Sequence[Conversation]]
-UNREADABLE = (OSError, ValueError, EOFError, zlib.error, RecursionError)
-READ = (".jsonl", ".parquet", ".txt", ".json.gz", ".jsonl.gz")
+UNREADABLE = (OSError, ValueError, EOFError, zlib.error, csv.Error, RecursionError)
+READ = (".jsonl", ".parquet", ".csv", ".txt", ".json.gz", ".jsonl.gz")
 
 
 def hub(
@@ -37,13 +40,14 @@ def hub(
 ) -> Dataset:
     """A data set of the hub, of which at most `most` rows are read.
 
-    With a location, its rows are read from that file or folder instead. `refer` gives the reference of
-    a row for `grader`; rows that lack its columns have no references.
+    With a location, its rows are read from that file or folder instead: from the files of the same
+    config and split, where the folder is a copy of the hub's. `refer` gives the reference of a row for
+    `grader`; rows that lack its columns have no references.
     """
 
     def load(location: str | None) -> Source:
         if location is not None:
-            rows, revision = read_local_rows(Path(location))
+            rows, revision = read_local_rows(Path(location), config, split)
         else:
             rows, revision = read_hub_rows(name, repo, config, split, most)
         found = _convert(name, location or repo, rows, turns)
@@ -120,17 +124,20 @@ def read_hub_rows(
         raise ToolkitError(f"data set {name} could not be loaded ({first}): {get}") from error
 
 
-def read_local_rows(path: Path) -> tuple[list[Row], str]:
-    """Read the rows of a file, or of all readable files of a folder by name, and their sha256.
+def read_local_rows(
+    path: Path, config: str | None = None, split: str | None = None
+) -> tuple[list[Row], str]:
+    """Read the rows of a file, or of a folder's readable files in the order of their names, and their
+    sha256. Of a folder that has files of a config and split, only these are read.
 
     Raises `ToolkitError`.
     """
     if not path_exists(path):
         raise ToolkitError(
-            f"no file or folder {shorten(str(path))}: a local data set is {', '.join(READ[:3])}"
+            f"no file or folder {shorten(str(path))}: a local data set is {', '.join(READ[:4])}"
         )
     inside = sorted(file for file in path.rglob("*") if file.name.endswith(READ))
-    files = inside if path.is_dir() else [path]
+    files = _files_of(inside, path, config, split) if path.is_dir() else [path]
     if not files:
         raise ToolkitError(f"folder {path} holds no file of a kind that is read: {', '.join(READ)}")
     import pyarrow as pa
@@ -144,6 +151,20 @@ def read_local_rows(path: Path) -> tuple[list[Row], str]:
         except (*UNREADABLE, pa.ArrowException) as error:
             raise ToolkitError(f"data set file {file} cannot be read: {error}") from error
     return rows, f"sha256:{total.hexdigest()}"
+
+
+def _files_of(
+    files: list[Path], folder: Path, config: str | None, split: str | None
+) -> list[Path]:
+    """The files that copies of the hub's folders have for a config (a folder's name) and a split (a
+    word in the name of a file, or a folder's name); all files where none is named so."""
+    if config is not None:
+        files = [file for file in files if config in file.relative_to(folder).parts[:-1]] or files
+    if split is not None:
+        word = re.compile(rf"(^|[-_./]){re.escape(split)}([-_./]|$)")
+        named = [file for file in files if word.search(file.relative_to(folder).as_posix())]
+        files = named or files
+    return files
 
 
 def path_exists(path: Path) -> bool:
@@ -163,6 +184,8 @@ def _rows(file: Path) -> list[Row]:
     text = data.decode("utf-8")
     if file.name.endswith(".txt"):
         return [{"text": text}]
+    if file.name.endswith(".csv"):
+        return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     if file.name.endswith((".jsonl", ".jsonl.gz", ".json.gz")):
         rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         if not all(isinstance(row, dict) for row in rows):

@@ -168,6 +168,48 @@ def test_packed_json_lines(tmp_path):
     assert read_local_rows(tmp_path / "x.json.gz")[0] == [{"text": "a"}]
 
 
+def test_a_copy_of_the_hubs_folder_is_read_as_the_hub_is(registry, tmp_path):
+    """The files of the config and split, and no others; all of a folder that names none."""
+
+    def question(text):
+        return [{"question": text, "subject": "logic", "choices": list("wxyz"), "answer": 1}]
+
+    for place in (
+        "all/test-00000-of-00002", "all/test-00001-of-00002", "all/dev-00000-of-00001",
+        "all/auxiliary_train-00000-of-00001", "anatomy/test-00000-of-00001",
+    ):  # fmt: skip
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        write(tmp_path / f"{place}.parquet", question(place))
+    source, _ = load_dataset(f"mmlu:{tmp_path}", registry)
+    asked = [talk[0].splitlines()[0] for talk in source.conversations]
+    assert [text.count("all/test-0000") for text in asked] == [1, 1]
+    assert len(source.references) == 2
+    whole, _ = load_dataset(f"mmlu:{tmp_path / 'anatomy'}", registry)
+    assert len(whole.conversations) == 1
+    assert len(read_local_rows(tmp_path)[0]) == 5
+
+
+def test_a_split_is_a_word_of_a_name(tmp_path):
+    for name in ("c4-validation.0.json.gz", "c4-train.0.json.gz"):
+        row = gzip.compress(f'{{"text": "{name}"}}'.encode())
+        (tmp_path / "en").mkdir(exist_ok=True)
+        (tmp_path / "en" / name).write_bytes(row)
+    assert [row["text"] for row in read_local_rows(tmp_path, "en", "validation")[0]] == [
+        "c4-validation.0.json.gz"
+    ]
+    assert len(read_local_rows(tmp_path, "fr", "val")[0]) == 2
+
+
+def test_simpleqa_as_it_is_published(registry, tmp_path):
+    """A table of comma-separated values whose texts have commas, quotes and lines."""
+    text = 'metadata,problem,answer\n"{\'a\': 1}","Who said ""no"",\nand when?","Ada, 1843"\n'
+    (tmp_path / "simple_qa_test_set.csv").write_text(text)
+    source, chat = load_dataset(f"simpleqa:{tmp_path}", registry)
+    assert chat
+    assert 'Who said "no",\nand when?' in source.conversations[0][0]
+    assert list(source.references) == ["Ada, 1843"]
+
+
 def bad_files(folder):
     (folder / "empty.jsonl").touch()
     (folder / "broken.jsonl").write_text("{")
@@ -176,7 +218,8 @@ def bad_files(folder):
     (folder / "deep.jsonl").write_text("[" * 10**5 + "\n")
     (folder / "cut.jsonl.gz").write_bytes(gzip.compress(b"{}" * 1000)[:-12])
     (folder / "bytes.txt").write_bytes(b"\xff\xfe\xe9")
-    (folder / "x.csv").write_text("a,b\n")
+    (folder / "x.tsv").write_text("a\tb\n")
+    (folder / "broken.csv").write_text('prompt\n"a')
     (folder / "none").mkdir()
     write(folder / "x.jsonl", [{"a": 1}])
     write(folder / "chat.jsonl", [{"turns": [{"role": "user", "content": "Why?"}]}])
@@ -192,7 +235,8 @@ def bad_files(folder):
         f"{folder}/list.jsonl": "JSON object",
         f"{folder}/broken.parquet": "cannot be read",
         f"{folder}/bytes.txt": "cannot be read",
-        f"{folder}/x.csv": "must end in",
+        f"{folder}/x.tsv": "must end in",
+        f"{folder}/broken.csv": "cannot be read",
         f"{folder}/none": "holds no file",
         f"{folder}/x.jsonl": "no column turns, prompt or text",
         f"{folder}/x.jsonl:b": "no column b",
