@@ -111,14 +111,16 @@ class Sampling:
         return scores
 
     def _beyond_top_p(self, scores: Tensor) -> Tensor:
-        """Which tokens `top_p` excludes: bool, as `scores[R, V]`. The few likeliest tokens say so where
-        they leave no doubt of transformers' answer, else its sort, which takes ten times as long."""
-        shares = scores.softmax(-1)
-        few = shares.topk(min(FEW, shares.shape[-1])).values
-        found = [_least_kept(row, self.top_p) for row in few[None].flatten(0, -2).tolist()]
-        known = [least for least in found if least is not None]
-        if len(known) == len(found):
-            return shares < shares.new_tensor(known).view(*few.shape[:-1], 1)
+        """Which tokens `top_p` excludes: bool, as `scores[R, V]`. On the CPU the few likeliest tokens
+        say so where they leave no doubt of transformers' answer, because its sort takes ten times as
+        long; a GPU would have to wait for them."""
+        if scores.device.type == "cpu":
+            shares = scores.softmax(-1)
+            few = shares.topk(min(FEW, shares.shape[-1])).values
+            found = [_least_kept(row, self.top_p) for row in few[None].flatten(0, -2).tolist()]
+            known = [least for least in found if least is not None]
+            if len(known) == len(found):
+                return shares < shares.new_tensor(known).view(*few.shape[:-1], 1)
         ascending, order = scores.sort(-1)
         unlikely = ascending.softmax(-1).cumsum(-1) <= 1 - self.top_p
         unlikely[..., -1] = False
