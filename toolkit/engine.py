@@ -171,7 +171,8 @@ def decode(
         clock.lap("record")
         target.commit(verdict.path)
         drafter.commit([tree.tokens[node] for node in verdict.path])
-        shaper.observe(tree, verdict)
+        if verified is None:
+            shaper.observe(tree, verdict)
         clock.lap("commit")
         step = Step(
             length=length,

@@ -239,7 +239,8 @@ class TreeShaper(Strategy):
         """
 
     def observe(self, tree: TokenTree, verdict: Verdict) -> None:
-        """Feedback after verification; optional. `verdict.path` is what was kept."""
+        """Feedback after the verification of a tree that `grow` returned; optional. `verdict.path` is
+        what was kept."""
 
 
 class Verifier(Strategy):

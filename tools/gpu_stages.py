@@ -15,7 +15,8 @@ from gpu_results import Results
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 SHAPERS = ("chain:k=4", "fixed", "adaptive", "budget", "growmap", "planned")
-WHOLE = ("chain:k=4", "fixed:threshold=0", "growmap")  # whose steps are one graph, when asked for
+STATIC = ("chain:k=4", "fixed:threshold=0", "growmap")
+WHOLE = ("AR", *STATIC)  # whose steps are one graph, when asked for
 POLICIES = (
     "streaming:budget=32",
     "h2o:budget=32,epoch=8,recent=8",
@@ -146,9 +147,7 @@ def _measure_linear(results: Results, what: str, inputs: int, outputs: int) -> N
 
     from toolkit.runtime.kernels.triton.linear import SkinnyLinear
 
-    count = (
-        1 if results.rehearse else max(1, 300_000_000 // (2 * inputs * outputs))
-    )  # beyond caches
+    count = 1 if results.rehearse else max(1, 300_000_000 // (2 * inputs * outputs))  # beyond caches
     shape = count, outputs, inputs
     weights = torch.randn(shape, device=results.device, dtype=torch.bfloat16) * inputs**-0.5
     kinds: dict[str, list[Callable[[Any], Any]]] = {
@@ -175,24 +174,25 @@ def _call_each(linears: list[Any], x: Any) -> None:
 
 
 def run_exact(results: Results) -> None:
-    """Every kind of part with the shipped models, in each dtype, against its own AR."""
-    from toolkit import Pipeline, Pool, verify
+    """Every kind of part with the shipped models, in each dtype, against its own AR pass by pass."""
+    from toolkit import Pipeline, Pool
+    from toolkit.exactness import compare_with_ar
 
     arms: list[dict[str, Any]] = [{"drafter": "model", "shaper": shaper} for shaper in SHAPERS]
     arms += [{"drafter": "ngram"}, {"drafter": "self"}]
     arms += [{"drafter": "model", "kv": policy} for policy in POLICIES]
-    whole = [{"drafter": "model", "shaper": shaper} for shaper in WHOLE]
+    whole = [{"drafter": "none"}, *({"drafter": "model", "shaper": shaper} for shaper in STATIC)]
     for executor, dtype in itertools.product(
         ("functional", "auto"), ("fp32",) if results.rehearse else DTYPES
     ):
         pool = Pool(device=results.device, dtype=dtype, executor=executor)
         for arm in arms if executor == "functional" else whole:
             what = " ".join(f"{key}={value}" for key, value in arm.items())
-            what += ", whole step" if executor == "auto" else ""
+            what += ", whole step" * (executor == "auto")
             with results.surviving(f"{what} {dtype}"):
                 pipeline = Pipeline(**arm, pool=pool)
                 made = pipeline.generate(PROMPTS[0], max_new_tokens=16 if results.rehearse else 64)
-                found = verify(pipeline, made)
+                found = compare_with_ar(pipeline, made.prompt_ids, made.token_ids)
                 note = f"{found.verdict}, {found.ties} ties, level {made.numerics}; {made.steps_run}"
                 results.add(what, "τ", made.tau, note=note, dtype=dtype)
 
@@ -200,7 +200,7 @@ def run_exact(results: Results) -> None:
 def run_speed(results: Results) -> None:
     """AR, every shaper and the library's `generate` on a pair of Pythia's sizes, prompt by prompt. Then
     AR and one shaper on a smaller target."""
-    from toolkit import Pipeline, Pool
+    from toolkit import Pipeline
 
     pool, prompts = make_models(results, ("70m", "410m", "2.8b"))
     target, drafter = pool.modules["pythia-2.8b-alike"], pool.modules["pythia-70m-alike"]
@@ -213,19 +213,19 @@ def run_speed(results: Results) -> None:
     named: dict[str, Any] = {"target": "pythia-2.8b-alike", "pool": pool, "ignore_eos": True}
     choices: dict[str, dict[str, Any]] = {"AR": {"drafter": "none"}} | {
         shaper: {"drafter": "model:pythia-70m-alike", "shaper": shaper}
-        for shaper in dict.fromkeys((*SHAPERS, *WHOLE))
+        for shaper in dict.fromkeys((*SHAPERS, *STATIC))
     }
     for policy in POLICIES[:2]:  # whose masks are in the graphs
         choices[f"budget, {policy}"] = choices["budget"] | {"kv": policy}
     whole = {"pool": evolve(pool, executor="auto")}
-    choices |= {f"{shaper}, whole step": choices[shaper] | whole for shaper in WHOLE}
+    choices |= {f"{name}, whole step": choices[name] | whole for name in WHOLE}
     tokens = 16 if results.rehearse else 128
     for name, choice in choices.items():
         with results.surviving(name):
             arms[name] = Ours(Pipeline(**{**named, **choice}))
             arms[name].decode(next(iter(prompts.values())), tokens // 2)
     # The same weights at level tie, where no linear is padded to keep a row's bits.
-    loose = Pool(device=results.device, dtype=results.dtype, modules=pool.modules)
+    loose = evolve(pool)
     for name in pool.modules:
         executor: Any = loose.load(name).executor
         executor.maps.rule.row_multiple, executor.batch_invariant = 1, False
@@ -248,12 +248,11 @@ def run_speed(results: Results) -> None:
             results.add(name, "whole step × general loop", gain, note="prompt by prompt")
     with results.surviving("costs"):
         costs = arms["planned"].pipeline.costs(fresh=True)
-        results.add("a pass of 1 node", "time", costs.target[0][0], "ms")
-        results.add(
-            "drafter level over target pass", "ratio", costs.draft[0][0] / costs.target[0][0]
-        )
+        one = costs.target[0][0]
+        results.add("a pass of 1 node", "time", one, "ms")
+        results.add("drafter level over target pass", "ratio", costs.draft[0][0] / one)
         for rows, time in zip(costs.rows, costs.target[0], strict=True):
-            results.add(f"a pass of {rows} nodes", "over one of 1", time / costs.target[0][0])
+            results.add(f"a pass of {rows} nodes", "over one of 1", time / one)
     with results.surviving("410m"):
         named["target"] = "pythia-410m-alike"
         limit *= read_bytes(target) / read_bytes(pool.modules["pythia-410m-alike"])
@@ -359,9 +358,10 @@ def run_profile(results: Results) -> None:
     pool, prompts = make_models(results)
     named: dict[str, Any] = {"target": "pythia-2.8b-alike", "pool": pool, "ignore_eos": True}
     drafted: dict[str, Any] = {"drafter": "model:pythia-70m-alike", "shaper": "budget"}
-    static = drafted | {"shaper": "growmap"}
-    arms: dict[str, dict[str, Any]] = {"AR": {"drafter": "none"}, "budget": drafted, "growmap": static}
-    arms["growmap, whole step"] = static | {"pool": evolve(pool, executor="auto")}
+    arms: dict[str, dict[str, Any]] = {"AR": {"drafter": "none"}, "budget": drafted}
+    arms["growmap"] = drafted | {"shaper": "growmap"}
+    for name in ("AR", "growmap"):
+        arms[f"{name}, whole step"] = arms[name] | {"pool": evolve(pool, executor="auto")}
     kinds = [ProfilerActivity.CPU] + ([] if results.rehearse else [ProfilerActivity.CUDA])
     for name, choice in arms.items():
         with results.surviving(name):

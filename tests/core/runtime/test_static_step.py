@@ -1,4 +1,4 @@
-"""Whole steps as one graph against the general loop. Tapes stand in for CUDA graphs."""
+"""Whole steps as one graph against the general loop, AR's too. Tapes stand in for CUDA graphs."""
 
 import copy
 import gc
@@ -17,11 +17,12 @@ from toolkit import Pipeline, Pool, Registry, Sampling, draft_session, likeliest
 from toolkit.conformance.comparison import Broken, require_same_rows, snapshot
 from toolkit.conformance.models import noisy, tiny
 from toolkit.limits import Limits
-from toolkit.runtime import static_step
+from toolkit.runtime import static_step, step_graph
 from toolkit.runtime.compute.executors import captured
 from toolkit.runtime.compute.executors.captured import DEEPEST
 from toolkit.runtime.kv import cache, slab
-from toolkit.runtime.static_step import Part, StaticStep
+from toolkit.runtime.static_step import StaticStep
+from toolkit.runtime.step_graph import Part
 
 REGISTRY = Registry.installed()
 SHAPERS = (
@@ -32,6 +33,7 @@ SHAPERS = (
     "growmap",
     "growmap:tree=3x2",
 )
+AR = {"drafter": "none"}
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +104,14 @@ def test_whole_steps_are_the_general_loop_s(shaper, prompts, tokens):
     assert count or longest < 8  # the last trees are cut
 
 
+@settings(max_examples=4)
+@given(st.sampled_from(["adaptive", "select", "chain:k=4"]), PROMPT, st.integers(1, 60))
+def test_steps_of_ar_are_the_general_loop_s(shaper, prompt, tokens):
+    """Every one of them is whole, and the shaper is not asked."""
+    count, events = require_same(pipeline(shaper, **AR), [prompt], tokens)
+    assert count == events - 1
+
+
 PROMPTS = [[5, 9, 33, 4, 8, 60, 17], [5, 9, 33, 7]]
 
 
@@ -169,14 +179,15 @@ def kept_by(roots):
 
 def test_a_graph_keeps_alive_what_it_reads(monkeypatch):
     """And the control: without its inputs it does not."""
-    graphs, honest = [], StaticStep._capture
+    graphs, honest = [], static_step.capture_step
 
-    def noted(self, *args):
-        monkeypatch.setattr(self.verifies, "recorder", Forgets())
-        graphs.append((honest(self, *args), self.verifies, self.drafts))
+    def noted(models, *args):
+        captures = [model.captured for model in models]
+        monkeypatch.setattr(captures[0], "recorder", Forgets())
+        graphs.append((honest(models, *args), *captures))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(StaticStep, "_capture", noted)
+    monkeypatch.setattr(static_step, "capture_step", noted)
     events = pipeline("growmap:tree=3x2", pool()).stream(PROMPTS[0], max_new_tokens=20).decode()
     with pytest.raises(KeyboardInterrupt):
         list(events)
@@ -221,6 +232,9 @@ def test_requests_that_take_turns():
         ("chain", {"kv": "h2o:budget=12,epoch=4,recent=4"}, "a KV policy scores rows"),
         ("chain", {"kv": "window:budget=8"}, "3 pass by pass, because a KV policy hides rows"),
         ("chain", {"sampling": Sampling(0.5)}, "only verifier greedy"),
+        ("chain", {"sampling": Sampling(0.5), **AR}, "only verifier greedy"),
+        ("chain", {"pool": "functional", **AR}, "executor functional was asked for"),
+        ("chain", {"kv": "h2o:budget=12,epoch=4,recent=4", **AR}, "a KV policy scores rows"),
         ("chain", {"limits": Limits(max_nodes=3)}, "limits cut trees"),
     ],
 )
@@ -233,26 +247,27 @@ def test_what_does_not_fit_runs_the_general_loop_and_says_why(shaper, options, w
     assert why in stream.result.steps_run
 
 
-def test_a_length_that_is_not_read_anew_is_noticed(monkeypatch):
+@pytest.mark.parametrize("options", [{}, AR], ids=["chain", "AR"])
+def test_a_length_that_is_not_read_anew_is_noticed(monkeypatch, options):
     """A control."""
     honest = Part.run
 
-    def stale(self, captured, slab, length, tokens):
-        return honest(self, captured, slab, torch.tensor(length.tolist()), tokens)
+    def stale(self, model, length, tokens):
+        return honest(self, model, torch.tensor(length.tolist()), tokens)
 
     monkeypatch.setattr(Part, "run", stale)
     with pytest.raises((AssertionError, Broken)):
-        require_same(pipeline("chain:k=4", pool()), PROMPTS[:1], 24)
+        require_same(pipeline("chain:k=4", pool(), **options), PROMPTS[:1], 24)
 
 
 def test_a_row_that_a_move_forgets_is_noticed(monkeypatch):
     """A control: the second row of a path stays where it was."""
-    honest = static_step.move_rows
+    honest = step_graph.move_rows
 
     def forgetful(buffer, rows, length):
         honest(buffer, torch.cat([rows[:1], rows[1:2] * 0 + length + 1, rows[2:]]), length)
 
-    monkeypatch.setattr(static_step, "move_rows", forgetful)
+    monkeypatch.setattr(step_graph, "move_rows", forgetful)
     with pytest.raises((AssertionError, Broken)):
         require_same(pipeline("growmap:tree=3x2", pool()), PROMPTS[:1], 40)
 
@@ -280,7 +295,7 @@ def test_where_a_step_cannot_be_captured_the_general_loop_runs(monkeypatch):
     honest = Tape.record
 
     def refuse(self, run):
-        if run.__qualname__.startswith("StaticStep"):
+        if run.__qualname__.startswith("capture_step"):
             raise RuntimeError("no such operation\nin a graph")
         return honest(self, run)
 

@@ -96,11 +96,11 @@ def taped(monkeypatch):
     monkeypatch.setattr(captured, "recorder_for", lambda _: Tape())
 
 
-def steps(shaper, kv, executor="functional"):
+def steps(shaper, kv, executor="functional", drafter="model:noisy"):
     """The reads of a request's steps, and how many steps and levels there were."""
     pipeline = Pipeline(
         copy.deepcopy(tiny("llama", stops=())),
-        drafter="model:noisy",
+        drafter=drafter,
         shaper=shaper,
         kv=kv,
         pool=Pool(modules={"noisy": noisy("llama", noise=0.01)}, costs=COSTS, executor=executor),
@@ -137,6 +137,11 @@ def test_a_whole_step_reads_once(taped, shaper):
     passes = found["toolkit/likeliest.py:likeliest_and_margins"]
     assert whole > 3 >= passes == count - whole
     assert set(found) <= set(NAMED)
+
+
+def test_a_step_of_ar_reads_once(taped):
+    found, count = steps("chain", "full", "auto", "none")
+    assert found == {"toolkit/runtime/static_step.py:run": 2 * count}
 
 
 def test_a_read_elsewhere_is_noticed(taped, monkeypatch):
