@@ -54,7 +54,8 @@ class Step:
     verify_ms: float = field(
         metadata={
             "help": "time of the target's forward and the verifier; in a step that ran as one graph, "
-            "of the drafter as well"
+            "of the drafter as well. Of a step that began before it was asked for: the wait for it, "
+            "and what it ran while the caller did something else"
         }
     )
     commit_ms: float = field(
@@ -94,8 +95,9 @@ class Verified:
     """A tree that was drafted and verified in one graph."""
 
     tree: TokenTree
-    logits: Tensor  # [N, V], the target's, until the next graph runs
+    logits: Tensor  # [N, V], the target's; without values (meta) if the next step may run by now
     likeliest: tuple[list[int], list[float]]  # the target's tokens after each node, and margins [N]
+    ahead_ms: float = 0.0  # how long a device ran it, if that began before it was asked for
 
 
 class WholeStep(Protocol):
@@ -143,6 +145,7 @@ def decode(
     process.committed.append(root)
     yield Event([root])
     draft, emitted, ended = TimedDrafter(drafter, target.vocabulary, limits), 1, ends(root)
+    away_ms = 0.0  # since the last event, before the next one was asked for
     if emitted < max_new_tokens and not ended:
         draft.start(prompt, runtime)
         whole = whole_step()
@@ -182,13 +185,16 @@ def decode(
             committed=len(tokens),
             draft_ms=draft.ms + (draft.start_ms if length == len(prompt) else 0.0),
             shape_ms=clock.ms["draft"] - draft.ms,
-            verify_ms=clock.ms["verify"],
+            verify_ms=clock.ms["verify"] + (min(away_ms, verified.ahead_ms) if verified else 0.0),
             commit_ms=clock.ms["commit"],
             margin=margin,
         )
         root, emitted = verdict.bonus, emitted + len(tokens)
         process.committed += tokens
+        away = Clock()
         yield Event(tokens, step, tree, verdict, scores)
+        away.lap("away")
+        away_ms = away.ms["away"]
 
 
 def require_path(judged: Verdict, tree: TokenTree, verifier: Verifier) -> None:

@@ -48,6 +48,11 @@ class Limits:
         """How deep a tree need be drafted: a path has no more nodes than its tree."""
         return depth if self.max_nodes is None else min(depth, self.max_nodes - 1)
 
+    @property
+    def cut_trees(self) -> bool:
+        """Whether they may cut a tree."""
+        return self.max_nodes_per_level is not None or self.max_nodes is not None
+
     def ends(self, seconds: float) -> bool:
         """Whether a request that began so many seconds ago has used up its time."""
         return self.max_seconds is not None and seconds >= self.max_seconds

@@ -100,10 +100,12 @@ class Stream:
     def _whole_step(self) -> StaticStep | None:
         """What runs steps as one graph; None where none may."""
         processed = self.process.processor is not None
-        if processed or str(self.limits):
+        if processed or self.limits.cut_trees:
             self._steps = "logits are processed" if processed else "limits cut trees"
             return None
-        self._steps = static_step_of(self.target, self.strategies, self.sampling)
+        self._steps = static_step_of(
+            self.target, self.strategies, self.sampling, reads_logits=self.record_nodes
+        )
         return self._steps if isinstance(self._steps, StaticStep) else None
 
     @property

@@ -6,7 +6,10 @@ before a pass and once after it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +34,54 @@ def fetch(*parts: Tensor) -> list[Tensor]:
     if parts[0].device.type == "cpu":
         return list(parts)
     return _split(_join(parts).cpu(), parts)
+
+
+@frozen(eq=False)
+class Slot:
+    """A place on the host for what a device finds, which is read later than it is asked for."""
+
+    host: Tensor  # pinned
+    device: torch.device
+    events: tuple[Any, Any] | None  # when the device began, and when all was here; None on the CPU
+
+    @classmethod
+    def like(cls, found: Tensor) -> Slot:
+        """A place for tensors like this one."""
+        import torch
+
+        if found.device.type != "cuda":
+            return cls(torch.empty_like(found, device="cpu"), found.device, None)
+        events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        return cls(torch.empty_like(found, device="cpu", pin_memory=True), found.device, events)
+
+    def ask(self, work: Callable[[], None], found: Tensor) -> None:
+        """Have the device do `work`, and copy `found` here. Nothing waits for it."""
+        if self.events is None:
+            work()
+            self.host.copy_(found)
+            return
+        import torch
+
+        began, ended = self.events
+        stream = torch.cuda.current_stream(self.device)
+        began.record(stream)
+        work()
+        self.host.copy_(found, non_blocking=True)
+        ended.record(stream)
+
+    def fetch(self) -> Tensor:
+        """What was found last; waits for it. The next `ask` overwrites it."""
+        if self.events is not None:
+            self.events[1].synchronize()
+        return self.host
+
+    @property
+    def device_ms(self) -> float:
+        """How long the device took for what was fetched; 0 on the CPU, whose work nobody waits for."""
+        if self.events is None:
+            return 0.0
+        began, ended = self.events
+        return float(began.elapsed_time(ended))
 
 
 def _join(parts: tuple[Tensor, ...]) -> Tensor:

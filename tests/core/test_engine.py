@@ -1,6 +1,7 @@
 """The loop, over a language model made of hashes: no transformers, no numerics, only logic."""
 
 import random
+import time
 from itertools import compress
 
 import attrs
@@ -10,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit import Candidates, Drafter, TreeShaper, Verdict, option
-from toolkit.engine import Strategies, TimedDrafter, cut_verdict, decode, require_path
+from toolkit import Candidates, Drafter, TokenTree, TreeShaper, Verdict, option
+from toolkit.engine import Strategies, TimedDrafter, Verified, cut_verdict, decode, require_path
 from toolkit.errors import StrategyError
 from toolkit.sampling import Sampling
 
@@ -59,11 +60,15 @@ def repeating(model):
     return lambda text, k: [text[-1]] * k
 
 
-def run(model, session, drafter, shaper, verifier, prompt, count, stop=frozenset()):
-    return list(decode(
-        session, None, Strategies(drafter, shaper, verifier), prompt,
-        max_new_tokens=count, ends=frozenset(stop).__contains__, sampling=Sampling(), seed=0,
-    ))
+def run(model, session, *args):
+    return list(start(session, *args))
+
+
+def start(session, drafter, shaper, verifier, prompt, count, stop=frozenset(), **options):
+    return decode(
+        session, None, Strategies(drafter, shaper, verifier), prompt, max_new_tokens=count,
+        ends=frozenset(stop).__contains__, sampling=Sampling(), seed=0, **options,
+    )
 
 
 SHAPERS = ["chain:k=3", "chain:k=40", "fixed:depth=3,branch=2", "adaptive", "budget:nodes=6"]
@@ -284,3 +289,31 @@ def test_a_drafter_may_do_with_its_prompt_what_it_likes(hash_model, hash_session
     greedy, drafter = make("verifier", "greedy"), Emptying(noise(model))
     run(model, hash_session(model), drafter, Broad(9, 1), greedy, prompt, 4)
     assert prompt == [1, 2]
+
+
+@attrs.define
+class RanAhead:
+    """Whole steps of roots, each of which a device ran for some time before it was asked for."""
+
+    session: object
+    ms: float
+
+    def run(self, committed, depth):
+        tree = TokenTree.root(committed[-1])
+        logits = self.session.forward(tree.tokens, tree.parents)
+        return Verified(tree, logits, ([int(logits.argmax())], [1.0]), self.ms)
+
+
+@pytest.mark.parametrize(("ms", "least", "most"), [(0.0, 0, 5), (5.0, 5, 10), (1e6, 15, 1e5)])
+def test_a_step_that_ran_ahead_has_its_time(hash_model, hash_session, make, ms, least, most):
+    """What it ran while nobody asked for it counts, but no longer than nobody asked."""
+    model, found = hash_model(), []
+    session = hash_session(model)
+    ahead = RanAhead(session, ms)
+    for event in start(session, Adversary(None), make("shaper", "adaptive"), make("verifier", "greedy"),
+                       [1, 2], 8, whole_step=lambda: ahead):
+        found.append(event)
+        time.sleep(0.015)
+    times = [event.step.verify_ms for event in found[2:]]
+    assert least <= min(times) < most
+    assert [token for event in found for token in event.tokens] == model.greedy([1, 2], 8)

@@ -6,12 +6,14 @@ import copy
 import os
 import warnings
 from functools import lru_cache
+from time import perf_counter, sleep
 
 import pytest
 import torch
 
 from toolkit import Pipeline, Pool, Sampling, verify
 from toolkit.conformance import cases, check, under_test
+from toolkit.conformance.comparison import require_same_rows, snapshot
 from toolkit.conformance.models import FAMILIES, noisy, tiny
 from toolkit.exactness import compare_with_ar
 
@@ -95,6 +97,50 @@ def test_whole_steps_are_the_general_loop_s(arm):
     assert trees[0] == trees[1]
 
 
+@pytest.mark.parametrize("arm", WHOLE, ids=str)
+def test_a_step_that_began_ahead_is_dropped_where_the_request_ends(arm):
+    """Rows and tokens stay, of this request and of those after it; so if somebody breaks it off."""
+    pipeline, general = both = [Pipeline(**arm, pool=pool("fp32", e)) for e in ("auto", "functional")]
+    ahead = []
+    tokens = general.generate(PROMPT, max_new_tokens=48).token_ids
+    for stop in dict.fromkeys(tokens[8:16]):
+        streams = [each.stream(PROMPT, max_new_tokens=48, stop_ids=[stop]) for each in both]
+        ids = [[t for event in stream.decode() for t in event.tokens] for stream in streams]
+        assert ids[0] == ids[1] == tokens[: len(ids[0])]
+        ahead.append("ahead of the host" in streams[0].result.steps_run)
+        rows = [snapshot(stream.target.cache) for stream in streams]
+        require_same_rows(*rows, "after a step was dropped", 1e-3)
+        prompt = [*streams[0].prompt, *ids[0], *tokens[:3]]
+        wanted = general.generate(prompt, max_new_tokens=24).token_ids
+        after = pipeline.stream(prompt, max_new_tokens=24, after=streams[0])
+        assert [t for event in after.decode() for t in event.tokens] == wanted
+        broken_off = pipeline.stream(PROMPT, max_new_tokens=48).decode()
+        assert [t for _, event in zip(range(5), broken_off, strict=False) for t in event.tokens]
+        broken_off.close()
+        assert pipeline.generate(prompt, max_new_tokens=24).token_ids == wanted
+    assert DEVICE == "cpu" or any(ahead)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="the CPU runs nothing ahead")
+@pytest.mark.parametrize("arm", WHOLE, ids=str)
+def test_times_of_steps_add_up_to_the_clock_s(arm):
+    """Also where somebody takes their time between steps: then the device's own time counts."""
+    pipeline = Pipeline(**arm, pool=pool("bf16"), ignore_eos=True)
+    means = []
+    for pause in (0.0, 0.0, 0.02):  # graphs are captured in the first
+        began, found = perf_counter(), []
+        for event in pipeline.stream(PROMPT, max_new_tokens=96).decode():
+            began = perf_counter() if not found else began
+            found.append(event)
+            sleep(pause)
+        took = 1e3 * (perf_counter() - began)
+        total = sum(event.step.total_ms for event in found[1:])
+        assert total <= took
+        assert pause or total >= 0.8 * took
+        means.append(sorted(event.step.total_ms for event in found[1:])[len(found) // 2])
+    assert 0.5 * means[1] <= means[2] <= 4 * means[1]
+
+
 @pytest.mark.parametrize(
     ("family", "executor"), [*((family, "auto") for family in FAMILIES), ("llama", "module")]
 )
@@ -142,7 +188,8 @@ def test_kernels_run_on_the_gpu_of_their_tensors():
     ("arm", "executor"), [(WHOLE[1], "functional"), *((arm, "auto") for arm in WHOLE)], ids=str
 )
 def test_a_step_waits_for_the_device_a_few_times(arm, executor):
-    """At most twice for a verification, once for each level of the drafter; once for a whole step."""
+    """At most twice for a verification, once for each level of the drafter. For a whole step it waits
+    once, for an event, which is no wait for all that the device has to do."""
     pipeline = Pipeline(**arm, pool=pool("bf16", executor))
     events = pipeline.stream(PROMPT, max_new_tokens=96).decode()
     for _ in range(8):  # graphs are captured and kernels compiled in these
@@ -154,6 +201,6 @@ def test_a_step_waits_for_the_device_a_few_times(arm, executor):
             steps = [event.step for _, event in zip(range(8), events, strict=False)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    allowed = sum(1 if executor == "auto" else 2 + step.depth + 1 for step in steps)
+    allowed = sum(0 if executor == "auto" else 2 + step.depth + 1 for step in steps)
     places = sorted(f"{wait.filename}:{wait.lineno}" for wait in waits)
     assert len(waits) <= allowed, places

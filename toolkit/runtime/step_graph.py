@@ -2,15 +2,16 @@
 
 One copy takes it what it reads: the cached length L, the last cached token and the root. All else that
 a pass reads, it computes from L: each number is a constant, or grows by one with L. One copy brings
-back what it found.
+back what it found, and with it what the next step reads, which need not wait for the host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from torch import Tensor
 
 from toolkit.growmap import GrowMap
@@ -19,7 +20,7 @@ from toolkit.runtime.compute.executors.captured import ROWS, Captured, GraphInpu
 from toolkit.runtime.kernels.triton.move_rows import move_rows
 from toolkit.runtime.kernels.triton.top_tokens import top_tokens
 from toolkit.runtime.kv.slab import Slab
-from toolkit.transfer import send
+from toolkit.transfer import Slot, send
 from toolkit.tree import ancestor_mask, lineage
 
 
@@ -120,13 +121,15 @@ class AcceptedPath:
         at_depth = torch.tensor(shape.depths) == nodes[:, None]
         return cls(*send(device, torch.tensor(shape.parents).clamp(min=0), beside, at_depth, nodes))
 
-    def find(self, tokens: Tensor, choices: Tensor) -> Tensor:
-        """The accepted node of each depth d < N: int32 [N]; d itself where there is none. `tokens[N]`
-        are the tree's and `choices[N]` the target's, each after its node."""
+    def find(self, tokens: Tensor, choices: Tensor) -> tuple[Tensor, Tensor]:
+        """The accepted node of each depth d < N: int32 [N]; d itself where there is none. And their
+        number [1], root included. `tokens[N]` are the tree's and `choices[N]` the target's, each after
+        its node."""
         equal = (tokens == choices.index_select(0, self.parents)) | (self.nodes == 0)
         accepted = (equal | self.beside).all(1)
         found = torch.where(self.at_depth & accepted, self.nodes, -1).amax(1)
-        return torch.where(found < 0, self.nodes, found)
+        none = found < 0
+        return torch.where(none, self.nodes, found), (~none).sum(0, keepdim=True, dtype=torch.int32)
 
 
 @frozen(eq=False)
@@ -135,10 +138,46 @@ class StepGraph:
 
     state: Tensor  # int32 [3]: L, the last cached token, the root
     replay: Callable[[], None]
-    found: Tensor  # int32 [5, N]: tokens, the target's choices, bits of logprobs and margins, path
+    found: Tensor  # int32 [5 · N + 3]: as `Found` has it, and the next step's state
     logits: Tensor  # [N, V], the target's
     reads: tuple[object, ...]  # what lies where the graph expects it: buffers and tables
     inputs: tuple[object, ...]  # what else it reads: a recording does not keep tensors alive
+    slots: Iterator[Slot] = field(init=False)  # two, in turn: one is read while the other is written
+
+    def __attrs_post_init__(self) -> None:
+        slots = cycle([Slot.like(self.found), Slot.like(self.found)])
+        object.__setattr__(self, "slots", slots)
+
+    @property
+    def following(self) -> Tensor:
+        """The state of the step after the one that runs last."""
+        return self.found[-3:]
+
+    def start(self, state: Tensor) -> Slot:
+        """Run a step from `state`, which may be `following`; where to fetch what it finds."""
+        slot = next(self.slots)
+        self.state.copy_(state)
+        slot.ask(self.replay, self.found)
+        return slot
+
+
+@frozen(eq=False)
+class Found:
+    """What a step found, on the host."""
+
+    tokens: list[int]  # [N], the tree's
+    choices: list[int]  # [N], the target's tokens after each node
+    logprobs: list[float]  # [N], the drafter's
+    margins: list[float]  # [N], of the target's choices
+    path: list[int]  # [N], the accepted nodes, and then those that lie where they are
+    following: list[int]  # the next step's state
+
+    @classmethod
+    def of(cls, packed: Tensor) -> Found:
+        """From what a graph's slot has."""
+        n = (len(packed) - 3) // 5
+        ints, floats = packed.tolist(), packed[2 * n : 4 * n].view(torch.float32).tolist()
+        return cls(ints[:n], ints[n : 2 * n], floats[:n], floats[n:], ints[4 * n : -3], ints[-3:])
 
 
 
@@ -170,13 +209,18 @@ def capture_step(
         judged = verify.run(target, length, drafted)[: len(shape)]
         logits[:] = [judged]
         values, choices, _ = top_tokens(judged, 2)
-        path = path_of.find(drafted, choices[:, 0])
+        chosen = choices[:, 0]
+        path, count = path_of.find(drafted, chosen)
+        end = path.index_select(0, count - 1)
+        root = chosen.index_select(0, end).clamp(min=0)  # −1 for logits of NaN
+        following = length + count, drafted.index_select(0, end), root
         if depth + 1 < len(shape):  # the path of a chain lies first
             rows = path[: depth + 1] + length
             for model in models:  # the drafter commits no row of the deepest level
                 move_rows(model.slab.buffer.flatten(0, 1), rows, length)
         floats = torch.stack([torch.cat(logprobs), values[:, 0] - values[:, 1]])
-        return torch.stack([drafted, choices[:, 0], *floats.view(torch.int32), path])
+        bits = floats.view(torch.int32).flatten()
+        return torch.cat([drafted, chosen, bits, path, *following])
 
     replay, found = target.captured.recorder.record(run)
     return StepGraph(state, replay, found, logits[0], reads, (levels, verify, path_of))

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import signal
 import types
 from functools import lru_cache
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from tape import Tape, Taping
 from torch.utils._pytree import tree_leaves
 
-from toolkit import Pipeline, Pool, Registry, Sampling, draft_session, likeliest
+from toolkit import Pipeline, Pool, Registry, Sampling, draft_session, likeliest, transfer
 from toolkit.conformance.comparison import Broken, require_same_rows, snapshot
 from toolkit.conformance.models import noisy, tiny
 from toolkit.limits import Limits
@@ -22,7 +23,7 @@ from toolkit.runtime.compute.executors import captured
 from toolkit.runtime.compute.executors.captured import DEEPEST
 from toolkit.runtime.kv import cache, slab
 from toolkit.runtime.static_step import StaticStep
-from toolkit.runtime.step_graph import Part
+from toolkit.runtime.step_graph import Part, StepGraph
 
 REGISTRY = Registry.installed()
 SHAPERS = (
@@ -56,30 +57,51 @@ def pipeline(shaper, pool=None, **options):
     return Pipeline("it", shaper=shaper, pool=pool or shared(), **options)
 
 
-def run(made, prompts, tokens, general):
-    """Each prompt's events and cache rows; how many steps ran as one graph."""
-    found, count, honest = [], 0, StaticStep.run
+FEW = 3  # steps of a request that are dropped: where it stops, and where it outgrows a slab
 
-    def counted(self, *args):
-        nonlocal count
-        verified = None if general else honest(self, *args)
-        count += verified is not None
-        return verified
 
+def run(made, prompts, tokens, general, **request):
+    """Each prompt's events and cache rows; how many steps ran as one graph. Few others were begun, and
+    what began ahead has left alone what was committed before."""
+    found, count = [], 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StaticStep, "run", counted)
+        if general:
+            patch.setattr(StaticStep, "run", lambda *_: None)
+        starts = watch_starts(patch)
         for prompt in prompts:
-            stream = made.stream(prompt, max_new_tokens=tokens)
-            events = list(stream.decode())
+            stream, events = made.stream(prompt, max_new_tokens=tokens, **request), []
+            for event in stream.decode():
+                events.append(event)
+                for drafts, (now, before) in enumerate(starts[-1] if starts else ()):
+                    rows = stream.target.length - drafts  # a drafter forwards the last one once more
+                    assert torch.equal(now[..., :rows, :], before[..., :rows, :])
+                starts[-1:] = [()] * bool(starts)  # the next steps change more
             found.append((events, snapshot(stream.target.cache)))
+            if not general and isinstance(stream._steps, StaticStep):
+                count += stream._steps.count
+    assert count <= len(starts) <= count + FEW * len(prompts)
     return found, count
 
 
-def require_same(made, prompts, tokens):
+def watch_starts(patch):
+    """For each step that begins: the slabs, if it does so ahead of the host, and what they held."""
+    starts, honest = [], StepGraph.start
+
+    def start(self, state):
+        ahead = state.data_ptr() == self.following.data_ptr()
+        slabs = [it for it in self.reads if isinstance(it, torch.Tensor)] if ahead else []
+        starts.append([(slab, slab.clone()) for slab in slabs])
+        return honest(self, state)
+
+    patch.setattr(StepGraph, "start", start)
+    return starts
+
+
+def require_same(made, prompts, tokens, **request):
     """Require the general loop's steps of whole steps; returns how many there were, and the longest
     request's steps."""
-    ours, count = run(made, prompts, tokens, general=False)
-    theirs, none = run(made, prompts, tokens, general=True)
+    ours, count = run(made, prompts, tokens, general=False, **request)
+    theirs, none = run(made, prompts, tokens, general=True, **request)
     assert none == 0
     for (one, rows), (other, their_rows) in zip(ours, theirs, strict=True):
         assert [e.tokens for e in one] == [e.tokens for e in other]
@@ -124,25 +146,29 @@ def test_most_steps_of_a_request_are_whole(shaper, family):
     assert count >= 0.7 * (events - 1) > 0
 
 
-def test_a_whole_step_has_one_copy_in_and_one_out(monkeypatch):
+@pytest.mark.parametrize("reads", [False, True], ids=["ahead of the host", "read by somebody"])
+def test_a_step_is_asked_for_before_the_last_one_is_fetched(monkeypatch, reads):
+    """And nothing else is copied; where nodes are recorded, each step takes a copy in and one out."""
     copies = []
     for module, name in [
         *((module, "send") for module in (static_step, slab, cache, draft_session)),
-        *((module, "fetch") for module in (static_step, likeliest)),
+        *((transfer.Slot, name) for name in ("ask", "fetch")),
+        (likeliest, "fetch"),
     ]:
         honest = getattr(module, name)
         noting = lambda *args, name=name, honest=honest: (copies.append(name), honest(*args))[1]  # noqa: E731
         monkeypatch.setattr(module, name, noting)
     made = pipeline("growmap:tree=3x2", ignore_eos=True)
-    stream = made.stream(PROMPTS[0], max_new_tokens=60)
+    stream = made.stream(PROMPTS[0], max_new_tokens=60, record_nodes=reads)
     events = stream.decode()
     for _ in range(4):
         next(events)  # graphs are captured in these
     copies.clear()
     paths = [next(events).verdict.path for _ in range(6)]
     assert any(path != list(range(len(path))) for path in paths)  # rows had to move
-    assert copies == ["send", "fetch"] * 6
-    assert stream.result.steps_run == "9 steps as one graph each"
+    assert copies == (["send", "ask", "fetch"] if reads else ["ask", "fetch"]) * 6
+    ahead = "" if reads else ", 8 of them ahead of the host"
+    assert stream.result.steps_run == f"9 steps as one graph each{ahead}"
 
 
 def memory_of(values):
@@ -236,6 +262,7 @@ def test_requests_that_take_turns():
         ("chain", {"pool": "functional", **AR}, "executor functional was asked for"),
         ("chain", {"kv": "h2o:budget=12,epoch=4,recent=4", **AR}, "a KV policy scores rows"),
         ("chain", {"limits": Limits(max_nodes=3)}, "limits cut trees"),
+        ("chain", {"limits": Limits(max_seconds=99), **AR}, "2 of them ahead of the host"),
     ],
 )
 def test_what_does_not_fit_runs_the_general_loop_and_says_why(shaper, options, why):
@@ -272,23 +299,90 @@ def test_a_row_that_a_move_forgets_is_noticed(monkeypatch):
         require_same(pipeline("growmap:tree=3x2", pool()), PROMPTS[:1], 40)
 
 
-def test_a_stop_id_within_a_path_ends_the_request():
-    made = pipeline("chain:k=4")
-    found = run(made, PROMPTS[:1], 20, general=True)[0][0][0]
+ARMS = [{"shaper": "chain:k=4"}, {"shaper": "growmap:tree=3x2"}, {"shaper": "chain", **AR}]
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=str)
+def test_requests_end_within_steps_and_are_followed_by_others(arm):
+    """The step that has begun by then is dropped: by a stop id, after each of the first tokens."""
+    made = pipeline(**arm, pool=pool())
+    found = run(made, PROMPTS[:1], 30, general=True)[0][0][0]
     tokens = [token for event in found for token in event.tokens]
-    for stop in {tokens[cut] for cut in (3, 6)}:
-        streams = []
-        for general in (False, True):
-            with pytest.MonkeyPatch.context() as patch:
-                if general:
-                    patch.setattr(StaticStep, "run", lambda *_: None)
-                stream = made.stream(PROMPTS[0], max_new_tokens=20)
-                stream._ending.ids = frozenset([stop])
-                streams.append((list(stream.decode()), snapshot(stream.target.cache)))
-        (ours, rows), (theirs, their_rows) = streams
-        assert [event.tokens for event in ours] == [event.tokens for event in theirs]
-        assert ours[-1].tokens[-1] == stop
-        require_same_rows(rows, their_rows, "a stopped request")
+    for stop in dict.fromkeys(tokens[2:9]):
+        options = {"stop_ids": [stop]}
+        require_same(made, PROMPTS, 20, **options)
+        ours = made.stream(PROMPTS[0], max_new_tokens=20, **options)
+        ids = [token for event in ours.decode() for token in event.tokens]
+        assert ids == tokens[: len(ids)]
+        assert ids[-1] == stop
+        prompt = [*PROMPTS[0], *ids, 7, 12]
+        assert made.stream(prompt, after=ours).kept >= len(prompt) - 4
+        require_continues(made, ours, prompt)
+
+
+def require_continues(made, before, prompt):
+    """Require the general loop's tokens of a request that takes over another one's cache."""
+    wanted = [event.tokens for event in run(made, [prompt], 20, general=True)[0][0][0]]
+    stream = made.stream(prompt, max_new_tokens=20, after=before)
+    assert [event.tokens for event in stream.decode()] == wanted
+    assert stream._steps.count_ahead
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=str)
+@pytest.mark.parametrize("way", ["closed", "fetch", "ask", "timed out", "left"])
+def test_requests_that_are_broken_off_leave_nothing_to_later_ones(monkeypatch, arm, way):
+    made = pipeline(**arm, pool=pool())
+    stream = made.stream(PROMPTS[0], max_new_tokens=40)
+    events = stream.decode()
+    ids = [token for _, event in zip(range(4), events, strict=False) for token in event.tokens]
+    assert stream._steps._ahead is not None
+    with monkeypatch.context() as patch:
+        if way in ("fetch", "ask"):  # Ctrl-C
+            patch.setattr(transfer.Slot, way, lambda *_: signal.raise_signal(signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):
+                next(events)
+        elif way == "timed out":
+            patch.setattr(Limits, "ends", lambda *_: True)
+            assert list(events) == []
+        elif way == "closed":
+            events.close()
+    require_continues(made, stream, [*PROMPTS[0], *ids, 7, 12])
+    require_same(made, PROMPTS, 20)
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=str)
+@pytest.mark.parametrize("off", [[-1, 0, 0], [1, 0, 0], [0, 0, 1]], ids=str)
+def test_a_next_state_that_is_off_by_one_is_noticed(monkeypatch, arm, off):
+    """A control: the device begins with another state than the host believes."""
+    honest = StepGraph.start
+
+    def start(self, state):
+        ahead = state.data_ptr() == self.following.data_ptr()
+        return honest(self, state + torch.tensor(off).int() if ahead else state)
+
+    monkeypatch.setattr(StepGraph, "start", start)
+    with pytest.raises((AssertionError, Broken)):
+        require_same(pipeline(**arm, pool=pool()), PROMPTS[:1], 40)
+
+
+def test_steps_that_are_never_of_use_are_noticed(monkeypatch):
+    """A control: the host believes that the device begins with another state."""
+    honest = step_graph.Found.of
+    wrong = lambda packed: evolve(honest(packed), following=[0, 0, 0])  # noqa: E731
+    monkeypatch.setattr(step_graph.Found, "of", wrong)
+    with pytest.raises(AssertionError, match="<="):
+        require_same(pipeline("chain:k=4", pool()), PROMPTS[:1], 40)
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=str)
+def test_recorded_scores_are_of_their_own_step(arm):
+    made = pipeline(**arm, pool=pool())
+    ours, theirs = (
+        [logprob for event in run(made, PROMPTS[:1], 30, general, record_nodes=True)[0][0][0][1:]
+         for logprob in event.scores.logprobs]
+        for general in (False, True)
+    )  # fmt: skip
+    assert ours == pytest.approx(theirs, abs=1e-9)
 
 
 def test_where_a_step_cannot_be_captured_the_general_loop_runs(monkeypatch):

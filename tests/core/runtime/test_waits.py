@@ -26,7 +26,7 @@ NAMED = {
     "toolkit/likeliest.py:likeliest": "what a level proposes, after one copy",
     "toolkit/likeliest.py:likeliest_and_margins": "what a verifier reads, after one copy",
     "toolkit/sampling.py:margin": "after a pass; on a GPU `likeliest` has it already",
-    "toolkit/runtime/static_step.py:run": "what a whole step found, after one copy",
+    "toolkit/runtime/step_graph.py:of": "what a whole step found, after one copy",
     "toolkit/runtime/compute/executors/captured.py:fill": "of tensors that are on the host",
 }
 READS = ("tolist", "item", "__int__", "__bool__", "__float__", "__index__", "nonzero", "cpu")
@@ -133,7 +133,7 @@ def test_a_step_reads_at_named_places_only(taped, shaper, kv):
 def test_a_whole_step_reads_once(taped, shaper):
     """What it found, which are two reads of one copy. The last trees are cut."""
     found, count = steps(shaper, "full", "auto")
-    whole = found["toolkit/runtime/static_step.py:run"] / 2
+    whole = found["toolkit/runtime/step_graph.py:of"] / 2
     passes = found["toolkit/likeliest.py:likeliest_and_margins"]
     assert whole > 3 >= passes == count - whole
     assert set(found) <= set(NAMED)
@@ -141,7 +141,7 @@ def test_a_whole_step_reads_once(taped, shaper):
 
 def test_a_step_of_ar_reads_once(taped):
     found, count = steps("chain", "full", "auto", "none")
-    assert found == {"toolkit/runtime/static_step.py:run": 2 * count}
+    assert found == {"toolkit/runtime/step_graph.py:of": 2 * count}
 
 
 def test_a_read_elsewhere_is_noticed(taped, monkeypatch):
