@@ -45,3 +45,10 @@ class Tape:
                         old.copy_(new)
 
         return replay, result
+
+    def both(
+        self, first: Callable[[], Tensor], second: Callable[[], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """As `Recorder.both`; the second first, which must not matter."""
+        other = second()
+        return first(), other

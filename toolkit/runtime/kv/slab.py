@@ -28,6 +28,13 @@ class Holder(Protocol):
 
 
 @define(eq=False)
+class Nobody:
+    """Holds no slab: what it takes is free for the next cache."""
+
+    slab: Slab | None = None
+
+
+@define(eq=False)
 class Slab:
     """Keys and values [2, layers, H_kv, rows, D]. The last row is for the padding of passes."""
 

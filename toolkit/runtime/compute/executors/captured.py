@@ -17,7 +17,7 @@ from torch import Tensor
 
 from toolkit.runtime.compute.attention import Pass, Rows, masked_attention
 from toolkit.runtime.compute.executors.graph_masks import GraphMasks, MaskLayout
-from toolkit.runtime.compute.executors.graphs import Recorder, recorder_for
+from toolkit.runtime.compute.executors.graphs import Recorder, Thunk, recorder_for
 from toolkit.runtime.compute.layers.decoder import Decoder
 from toolkit.runtime.compute.linears.batch_invariance import RowRule
 from toolkit.runtime.compute.linears.linears import Linears
@@ -25,7 +25,7 @@ from toolkit.runtime.kernels.triton.attention import tree_attention
 from toolkit.runtime.kernels.triton.jit import power_of_two
 from toolkit.runtime.kernels.triton.rotary import rotate_and_store
 from toolkit.runtime.kv.attention_config import AttentionConfig
-from toolkit.runtime.kv.slab import Slab, Slabs
+from toolkit.runtime.kv.slab import Nobody, Slab, Slabs
 
 ROWS = (1, 2, 4, 8, 16, 32, 64)  # buckets of rows
 DEEPEST = 64  # scratch rows on a path
@@ -104,6 +104,7 @@ class GraphRows:
     slab: Slab
     inputs: GraphInputs
     tables: dict[str, tuple[Tensor, Tensor]]  # cos and sin [T, r], by kind of layer
+    recorder: Recorder
     masks: GraphMasks | None = None
     queries: list[Tensor] = field(factory=list)  # [M, H, D] of the layers that log them
 
@@ -159,6 +160,10 @@ class GraphRows:
         path = first, inputs.column(3), paths
         out = tree_attention(query, keys, values, *path, config.scaling, visible=visible)
         return out.flatten(1)
+
+    def both(self, first: Thunk, second: Thunk) -> tuple[Tensor, Tensor]:
+        """As `LayerRows.both`."""
+        return self.recorder.both(first, second)
 
 
 @frozen(eq=False)
@@ -259,6 +264,20 @@ class Captured:
             graph.inputs.fill(host, counts, slab.room)
         return graph
 
+    def chain_graph(self, tokens: Tensor) -> Graph | None:
+        """A captured pass of `tokens[N]`, each after the one before, in an empty cache; None where
+        capturing fails. It is there to be timed."""
+        count = len(tokens)
+        slab = self.slabs.take(Nobody(), count)
+        if ("chain", count) not in slab.graphs:
+            inputs = GraphInputs.empty(next(n for n in ROWS if n >= count), slab.buffer.device)
+            chain = torch.ones(count, count, dtype=torch.bool).tril()
+            inputs.fill(Rows(tokens, torch.arange(count), chain), [0], slab.room)
+            tables = tuple(table.upto(slab.room) for table in self.decoder.rotary.values())
+            slab.graphs["chain", count] = self._capture(slab, inputs, None, tables)
+        graph: Graph | None = slab.graphs["chain", count]
+        return graph
+
     def _capture(
         self,
         slab: Slab,
@@ -272,7 +291,7 @@ class Captured:
         angles = {kind: table.tables for kind, table in decoder.rotary.items()}
 
         def run() -> Tensor:
-            rows = GraphRows(slab, inputs, angles, masks)
+            rows = GraphRows(slab, inputs, angles, self.recorder, masks)
             hidden = decoder.hidden(inputs.column(0), inputs.column(1), rows)
             queries[:] = [torch.stack(rows.queries)] if rows.queries else [None]
             return decoder.logits(*hidden)

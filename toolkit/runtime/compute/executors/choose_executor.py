@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 from toolkit.errors import ModelError
 from toolkit.runtime.compute.attention import Pass
 from toolkit.runtime.compute.executors import fastest
-from toolkit.runtime.compute.executors.captured import ROWS
 from toolkit.runtime.compute.executors.compare_logits import find_difference, probe
 from toolkit.runtime.compute.executors.functional_executor import (
     FunctionalExecutor,
@@ -100,8 +99,6 @@ def make_functional(
     embedding = module.get_input_embeddings().weight
     linears = Linears(owned, fastest.fastest_kernel(module, windows, owned), embedding)
     executor = FunctionalExecutor.of(module, windows, linears)
-    if executor.captured is not None:
-        linears.rule.largest = ROWS[-1]  # larger passes are prompts, or several graphs
     if executor.captured is not None or len(kernels_for(module)) > 1:
         executor.batch_invariant = linears.set_rule(fastest.module_key(module))
     return executor

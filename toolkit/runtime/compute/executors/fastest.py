@@ -1,12 +1,14 @@
 """Which kernel runs a module's passes fastest, of those that are batch-invariant.
 
-Whole passes are timed, because with our kernel all of a pass runs in C, and with others it runs layer
-by layer.
+Whole passes are timed, because with our kernel for CPUs all of a pass runs in C, and with others it
+runs layer by layer; on a GPU they are graphs.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -65,7 +67,7 @@ def _find_fastest(
     passes = [chain_pass(module, windows, torch.zeros(count).long()) for count in TIMED]
     began = Moment.now()
     took = least_seconds(executors, passes)  # for any count of rows: rules can only add rows
-    load = busy_load(began)
+    load = busy_load(began) if module.device.type == "cpu" else None
     invariant = {}
     for kernel in sorted(took, key=lambda kernel: took[kernel]):
         linears = executors[kernel].maps
@@ -113,6 +115,18 @@ def least_seconds(
 
 
 def _timed(executor: FunctionalExecutor, now: Pass) -> float:
+    run: Callable[[], object] = partial(executor.forward, now)
+    captured = executor.captured
+    if captured is not None and (graph := captured.chain_graph(now.host.tokens)) is not None:
+        run = graph.replay
+    _finish(now.device)
     began = perf_counter()
-    executor.forward(now)
+    run()
+    _finish(now.device)
     return perf_counter() - began
+
+
+def _finish(device: torch.device) -> None:
+    """Wait for what was launched on a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -44,6 +44,8 @@ class FunctionalExecutor:
         decoder = descriptions()[config.model_type](module, windows, linears)
         in_c = CDecoder.of(decoder, linears.dtype)
         captured = None if in_c else Captured.of(decoder, linears, module.device)
+        if captured is not None:
+            linears.rule.largest = ROWS[-1]  # larger passes are prompts, or several graphs
         return cls(decoder, linears, in_c, captured)
 
     @property

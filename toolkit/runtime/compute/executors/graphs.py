@@ -9,19 +9,24 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
+Thunk = Callable[[], Tensor]
 WARM_UPS = 2  # runs before a recording, in which libraries load their kernels
 
 
 class Recorder(Protocol):
     """Records what a function does to tensors."""
 
-    def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    def record(self, run: Thunk) -> tuple[Callable[[], None], Tensor]:
         """Run a function and record it. Returns what replays it, and its result.
 
         A replay reads and writes the tensors that the recording did, where these lie in memory, so
         whoever replays keeps alive those that the function did not make itself. Whatever else the
         function has read is what it was then.
         """
+
+    def both(self, first: Thunk, second: Thunk) -> tuple[Tensor, Tensor]:
+        """What two functions compute that do not depend on each other; in a replay they may run at the
+        same time."""
 
 
 @define(eq=False)
@@ -30,8 +35,9 @@ class CudaGraphs:
 
     device: torch.device
     _pool: Any = field(init=False, default=None)
+    _side: Any = field(init=False, default=None)
 
-    def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    def record(self, run: Thunk) -> tuple[Callable[[], None], Tensor]:
         """As `Recorder.record`. Raises `RuntimeError` for what cannot be captured."""
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
@@ -48,6 +54,19 @@ class CudaGraphs:
             ):
                 result = run()
         return graph.replay, result
+
+    def both(self, first: Thunk, second: Thunk) -> tuple[Tensor, Tensor]:
+        """As `Recorder.both`: the second runs on a stream of its own, which waits for all that was
+        launched before, so that memory can be used again."""
+        if self._side is None:
+            self._side = torch.cuda.Stream(self.device)
+        main = torch.cuda.current_stream(self.device)
+        self._side.wait_stream(main)
+        one = first()
+        with torch.cuda.stream(self._side):
+            other = second()
+        main.wait_stream(self._side)
+        return one, other
 
 
 def recorder_for(device: torch.device) -> Recorder | None:

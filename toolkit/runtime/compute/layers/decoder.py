@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from attrs import define, field, frozen
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 
 from toolkit.runtime.compute.attention import Pass, attend
 from toolkit.runtime.compute.linears.batch_invariance import RuledLinear
@@ -22,6 +21,7 @@ from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kernels import native
 from toolkit.runtime.kernels.triton import jit
 from toolkit.runtime.kernels.triton import norms as kernels
+from toolkit.runtime.kernels.triton.activations import activate
 from toolkit.runtime.kernels.triton.rotary import rotate
 from toolkit.runtime.kv.attention_config import AttentionConfig
 
@@ -43,6 +43,11 @@ class LayerRows(Protocol):
     ) -> Tensor:
         """Attention of query [M, H, D] on the cache and key, value [M, H_kv, D] → [M, H·D]. The tables
         of kind `rotary` rotate query and key."""
+
+    def both(
+        self, first: Callable[[], Tensor], second: Callable[[], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """What two functions compute that do not depend on each other: they may run side by side."""
 
 
 @frozen(eq=False)
@@ -71,6 +76,12 @@ class PassRows:
         out = attend(self.now, layer, q, keys, values, config)[0].flatten(1)
         padding = query.shape[0] - self.count
         return F.pad(out, (0, 0, 0, padding)) if padding else out
+
+    def both(
+        self, first: Callable[[], Tensor], second: Callable[[], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """As `LayerRows.both`, one after the other."""
+        return first(), second()
 
 
 @frozen(eq=False)
@@ -157,15 +168,15 @@ class MLP:
     gated: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
-        up = self.up(x)
-        return self.down(self._activate(*up.chunk(2, -1)) if self.gated else self._activate(up))
+        if self.gated:
+            return self.down(self._activate(*self.up(x).chunk(2, -1)))
+        return self.down(self.up(x, self.act) if self.up.activates else self._activate(self.up(x)))
 
     def _activate(self, x: Tensor, times: Tensor | None = None) -> Tensor:
         kernels = native.for_activation(self.act, x)
         if kernels is not None:
             return kernels.gated(self.act, x, times)
-        out: Tensor = ACT2FN[self.act](x)
-        return out if times is None else out * times
+        return activate(self.act, x, times)
 
 
 def gated_mlp(mlp: Any, act: str, linears: Linears) -> MLP:
@@ -199,7 +210,9 @@ class Layer:
         if self.parallel:
             norms = self.before_attention, self.before_mlp
             x, for_attention, for_mlp = add_and_norm(x, branches, *norms)
-            return x, (self._attend(for_attention, rows), self._feed(for_mlp))
+            return x, rows.both(
+                partial(self._attend, for_attention, rows), partial(self._feed, for_mlp)
+            )
         x, normed = add_and_norm(x, branches, self.before_attention)
         x, normed = add_and_norm(x, (self._attend(normed, rows),), self.before_mlp)
         return x, (self._feed(normed),)

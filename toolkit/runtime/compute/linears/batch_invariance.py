@@ -6,13 +6,15 @@ matrix unit. Each kernel is probed with rows whose products cancel, which shows 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from attrs import define, frozen
 from torch import Tensor
 
 from toolkit.runtime.compute.linears.kernels import Kernel, SideBySide
+from toolkit.runtime.kernels.triton.linear import SkinnyLinear
 
 COUNTS = (*range(1, 65), 96, 128, 192, 256)  # of rows that are compared bit by bit
 TILE = 16  # rows of a matrix unit's tile
@@ -45,7 +47,7 @@ class RowRule:
 
 @frozen(eq=False)
 class RuledLinear:
-    """A linear that follows a rule: x [M, in] → [M, out].
+    """A linear that follows a rule: x [M, in] → [M, out], activated by `act` where it `activates`.
 
     Rows of a prompt, which every schedule cuts alike, are computed in one piece.
     """
@@ -57,11 +59,19 @@ class RuledLinear:
     def parts(self) -> tuple[Kernel, ...]:
         return self.kernel.parts if isinstance(self.kernel, SideBySide) else (self.kernel,)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    @property
+    def activates(self) -> bool:
+        """Whether the kernel can activate what it computes."""
+        return isinstance(self.kernel, SkinnyLinear)
+
+    def __call__(self, x: Tensor, act: str | None = None) -> Tensor:
+        kernel: Callable[[Tensor], Tensor] = self.kernel
+        if isinstance(kernel, SkinnyLinear):
+            kernel = partial(kernel, act=act)
         tiled = self.rule.row_multiple == TILE and TILE < len(x) <= self.rule.largest
         if tiled and not all(str(part.kind) in self.rule.whole for part in self.parts):
-            return torch.cat([self.kernel(tile) for tile in x.split(TILE)])
-        return self.kernel(x)
+            return torch.cat([kernel(tile) for tile in x.split(TILE)])
+        return kernel(x)
 
 
 def find_row_multiple(

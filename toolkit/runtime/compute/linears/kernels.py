@@ -1,4 +1,4 @@
-"""Kernels that multiply rows by a weight: PyTorch's, oneDNN's, and ours in C."""
+"""Kernels that multiply rows by a weight: PyTorch's, oneDNN's, and ours in C and in Triton."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from toolkit.runtime.kernels import native, structs
+from toolkit.runtime.kernels.triton import jit
+from toolkit.runtime.kernels.triton.linear import SkinnyLinear
 from toolkit.runtime.machine.memory import in_large_pages
 
 PACKABLE = (torch.float32, torch.bfloat16)
@@ -131,7 +133,7 @@ class Blocked:
         )
 
 
-Kernel = Stock | Packed | Blocked
+Kernel = Stock | Packed | Blocked | SkinnyLinear
 
 
 @frozen(eq=False)
@@ -147,6 +149,8 @@ class SideBySide:
 def kernels_for(module: Any) -> list[type[Kernel]]:
     """The kernels that can multiply by the weights of a loaded module; PyTorch's first."""
     mixed = {part.dtype for part in module.parameters()} != {module.dtype}
+    if module.device.type == "cuda" and module.dtype.itemsize == 2 and jit.tl and not mixed:
+        return [Stock, SkinnyLinear]
     if module.device.type != "cpu" or module.dtype not in PACKABLE or mixed:
         return [Stock]
     ours: list[type[Kernel]] = [] if native.library() is None else [Blocked]

@@ -53,8 +53,9 @@ class Linears:
 
     def fuse(self, *modules: nn.Module) -> RuledLinear:
         """One function [M, in] → [M, out] of linears with the same input."""
-        makes = {Stock: self._stock, Packed: self._packed, Blocked: self._blocked}
-        self.functions.append(RuledLinear(makes[self.kernel](modules), self.rule))
+        makes = {Packed: self._packed, Blocked: self._blocked}
+        made = makes.get(self.kernel, self._in_place)(modules)
+        self.functions.append(RuledLinear(made, self.rule))
         return self.functions[-1]
 
     def set_rule(self, about: tuple[str, ...]) -> bool:
@@ -107,13 +108,15 @@ class Linears:
         if self.owned and not embeds:
             module.weight.data = torch.empty(0, dtype=module.weight.dtype)
 
-    def _stock(self, modules: tuple[nn.Module, ...]) -> Stock | SideBySide:
+    def _in_place(self, modules: tuple[nn.Module, ...]) -> Kernel | SideBySide:
+        """Linears whose kernel reads weights as modules have them, and so shares them."""
+        of = self.kernel.of
         if len(modules) == 1:
-            return Stock(weight_of(modules[0]), bias_of(modules[0]))
+            return of(weight_of(modules[0]), bias_of(modules[0]))
         unbiased = {bias_of(module) is None for module in modules}
         if not self.owned or len(unbiased) > 1:
-            return SideBySide(tuple(Stock(weight_of(m), bias_of(m)) for m in modules))
-        made = Stock(*_joined(modules))
+            return SideBySide(tuple(of(weight_of(m), bias_of(m)) for m in modules))
+        made = of(*_joined(modules))
         first = 0
         for module in modules:
             last = first + len(weight_of(module))

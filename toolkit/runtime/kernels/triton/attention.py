@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit.runtime.kernels.triton.jit import jit, power_of_two, runs, tl
+from toolkit.runtime.kernels.triton.jit import begin, jit, overlap, power_of_two, runs, tl
 
 SPLIT = 64  # positions
 ROWS = 16  # of a tile of queries, the least that tensor cores take
@@ -109,6 +109,7 @@ def _kernels(
         "width": width,
         "window": window or 0,
         "split": SPLIT,
+        **overlap(query.device),
     }
     split_attention[(kv_heads, tiles * strides + tails * rows)](
         query,
@@ -162,13 +163,14 @@ def split_attention(
     rows, tiles, strides, splits, groups: tl.constexpr, width: tl.constexpr,
     window: tl.constexpr, split: tl.constexpr, padded: tl.constexpr,
     longest: tl.constexpr, masked: tl.constexpr,
-    tails: tl.constexpr, tile: tl.constexpr, block: tl.constexpr,
+    tails: tl.constexpr, tile: tl.constexpr, block: tl.constexpr, overlaps: tl.constexpr,
 ):  # fmt: skip
     """Partial results: a running maximum, a sum and a weighted sum of values for each row and split.
 
     Programs (KV head, t): below tiles · strides, a tile of 16 rows over every `strides`-th split that
     lies wholly below C; the others one node over one of the `tails` splits that may reach beyond.
     """
+    begin(overlaps)
     head, t = tl.program_id(0), tl.program_id(1)
     length = tl.load(length_ptr)
     full = length // split  # splits of committed rows alone
@@ -263,8 +265,10 @@ def merge_splits(
     sums_ptr, stats_ptr, out_ptr, length_ptr, depths_ptr,
     rows, splits, groups: tl.constexpr, width: tl.constexpr,
     window: tl.constexpr, split: tl.constexpr, padded: tl.constexpr, merged: tl.constexpr,
+    overlaps: tl.constexpr,
 ):  # fmt: skip
     """Merge one row's splits, `merged` at a time, from the same ones on for every row."""
+    begin(overlaps)
     head, row = tl.program_id(0), tl.program_id(1)
     d, lanes = tl.arange(0, padded), tl.arange(0, merged)
     length = tl.load(length_ptr)

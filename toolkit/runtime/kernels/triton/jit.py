@@ -1,9 +1,10 @@
-"""Triton where it is installed, and whether a tensor's kernels run in it."""
+"""Triton where it is installed, whether a tensor's kernels run in it, and how launches overlap."""
 
 from __future__ import annotations
 
 import inspect
 import os
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,14 +16,14 @@ try:
 except ImportError:  # PyTorch for CPUs comes without it
     triton = tl = None
 
-__all__ = ["device_of", "jit", "power_of_two", "runs", "tl"]
+__all__ = ["begin", "device_of", "jit", "overlap", "power_of_two", "runs", "tl"]
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it at import, too
 
 
 # A kernel is compiled anew for a number that is 1 or a multiple of 16, and for a pointer that is one of
 # 16 bytes. These change with a pass or a slab, and kernels gain nothing from knowing it.
-SIZES = ("rows", "tiles", "strides", "splits", "capacity")
+SIZES = ("rows", "tiles", "strides", "splits", "capacity", "blocks")
 POINTERS = ("length_ptr", "depths_ptr", "paths_ptr", "positions_ptr", "slots_ptr", "sources_ptr")
 
 device_of = torch.cuda.device_of  # Triton launches on the current GPU, whichever a tensor is on
@@ -47,6 +48,26 @@ def jit(function: Any) -> Any:
 def runs(tensor: Tensor) -> bool:
     """Whether the kernels run for a tensor: Triton is here, and it is on a GPU or interpreted."""
     return triton is not None and (tensor.is_cuda or INTERPRETED)
+
+
+@cache
+def overlap(device: torch.device) -> dict[str, bool]:
+    """How to launch a kernel so that it starts while the one before it ends (programmatic dependent
+    launch), which GPUs have from Hopper on. Such a kernel calls `begin` before it reads or writes what
+    others do."""
+    if torch.version.cuda is None or device.type != "cuda":
+        return {"overlaps": False}
+    if torch.cuda.get_device_capability(device)[0] < 9:
+        return {"overlaps": False}
+    return {"overlaps": True, "launch_pdl": True}
+
+
+@jit
+def begin(overlaps: tl.constexpr):
+    """Let the next kernel start, and wait until all kernels before this one have ended."""
+    if overlaps:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
 
 
 def power_of_two(size: int) -> int:

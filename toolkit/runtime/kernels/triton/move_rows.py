@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolkit.runtime.kernels.triton.jit import device_of, jit, power_of_two, runs, tl
+from toolkit.runtime.kernels.triton.jit import (
+    begin,
+    device_of,
+    jit,
+    overlap,
+    power_of_two,
+    runs,
+    tl,
+)
 
 WIDTH = 32  # dimensions of a head that a program moves
 
@@ -24,6 +32,7 @@ def move_rows(cache: Tensor, sources: Tensor, length: Tensor) -> None:
         move_rows_kernel[(many, heads, -(-width // WIDTH))](
             cache, sources, length, *cache.stride()[:3], capacity, width=width,
             count=len(sources), padded=power_of_two(len(sources)), part=WIDTH, num_warps=4,
+            **overlap(cache.device),
         )  # fmt: skip
 
 
@@ -39,9 +48,10 @@ def move_rows_plain(cache: Tensor, sources: Tensor, length: Tensor) -> None:
 def move_rows_kernel(
     cache_ptr, sources_ptr, length_ptr, buffer_stride, head_stride, row_stride,
     capacity, width: tl.constexpr, count: tl.constexpr, padded: tl.constexpr,
-    part: tl.constexpr,
+    part: tl.constexpr, overlaps: tl.constexpr,
 ):  # fmt: skip
     """Programs (buffer, head, some dimensions): all rows of a path, since they overlap."""
+    begin(overlaps)
     buffer = tl.program_id(0).to(tl.int64) * buffer_stride + tl.program_id(1) * head_stride
     row = tl.arange(0, padded)
     d = tl.program_id(2) * part + tl.arange(0, part)

@@ -6,7 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit.runtime.kernels.triton.jit import device_of, jit, power_of_two, runs, tl
+from toolkit.runtime.kernels.triton.jit import (
+    begin,
+    device_of,
+    jit,
+    overlap,
+    power_of_two,
+    runs,
+    tl,
+)
 
 
 def add_and_norm(
@@ -35,6 +43,7 @@ def add_and_norm(
             normed[0], normed[-1], eps, width=width, padded=power_of_two(width), rms=rms,
             branches=len(branches), norms=len(affines), weighted=first[0] is not None,
             biased=first[1] is not None, num_warps=min(16, max(1, power_of_two(width) // 512)),
+            **overlap(x.device),
         )  # fmt: skip
     return (total, *normed)
 
@@ -64,11 +73,18 @@ def add_and_norm_kernel(
     x_ptr, one_ptr, other_ptr, total_ptr, weight_ptr, bias_ptr, second_weight_ptr, second_bias_ptr,
     normed_ptr, second_normed_ptr, eps, width: tl.constexpr, padded: tl.constexpr,
     rms: tl.constexpr, branches: tl.constexpr, norms: tl.constexpr, weighted: tl.constexpr,
-    biased: tl.constexpr,
+    biased: tl.constexpr, overlaps: tl.constexpr,
 ):  # fmt: skip
     """Programs (row): all of a row at once, so that its bits depend on nothing else."""
     at = tl.arange(0, padded)
     inside = at < width
+    if weighted:
+        weight = tl.load(weight_ptr + at, mask=inside)
+        second_weight = tl.load(second_weight_ptr + at, mask=inside) if norms > 1 else weight
+    if biased:
+        bias = tl.load(bias_ptr + at, mask=inside)
+        second_bias = tl.load(second_bias_ptr + at, mask=inside) if norms > 1 else bias
+    begin(overlaps)
     row = tl.program_id(0) * width + at
     x = tl.load(x_ptr + row, mask=inside, other=0.0)
     if branches > 0:
@@ -83,8 +99,8 @@ def add_and_norm_kernel(
     for i in tl.static_range(norms):
         y = x
         if weighted:
-            y = y * tl.load((weight_ptr if i == 0 else second_weight_ptr) + at, mask=inside)
+            y = y * (weight if i == 0 else second_weight)
         if biased:
-            y = y + tl.load((bias_ptr if i == 0 else second_bias_ptr) + at, mask=inside)
+            y = y + (bias if i == 0 else second_bias)
         to = normed_ptr if i == 0 else second_normed_ptr
         tl.store(to + row, y.to(to.dtype.element_ty), mask=inside)

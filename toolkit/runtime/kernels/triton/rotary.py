@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolkit.runtime.kernels.triton.jit import jit, power_of_two, runs, tl
+from toolkit.runtime.kernels.triton.jit import begin, jit, overlap, power_of_two, runs, tl
 
 HEADS = 8  # of a program
 
@@ -60,6 +60,7 @@ def rotate_and_store(
         padded=power_of_two(width),
         several=HEADS,
         num_warps=4,
+        **overlap(query.device),
     )
     return out
 
@@ -98,8 +99,10 @@ def rotate_and_store_kernel(
     out_ptr, query_row, query_head, key_row, key_head, value_row, value_head, keys_head, keys_row,
     values_head, values_row, heads: tl.constexpr, kv_heads: tl.constexpr, width: tl.constexpr,
     rotated: tl.constexpr, padded: tl.constexpr, several: tl.constexpr,
+    overlaps: tl.constexpr,
 ):  # fmt: skip
     """Programs (row, several heads), where query heads come first, then key heads, then value heads."""
+    begin(overlaps)
     row = tl.program_id(0)
     head = tl.program_id(1) * several + tl.arange(0, several)
     d = tl.arange(0, padded)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolkit.runtime.kernels.triton.jit import device_of, jit, power_of_two, runs, tl
+from toolkit.runtime.kernels.triton.jit import (
+    begin,
+    device_of,
+    jit,
+    overlap,
+    power_of_two,
+    runs,
+    tl,
+)
 
 BLOCK = 4096  # logits of a program
 
@@ -43,11 +51,12 @@ def packed_top_tokens(logits: Tensor, k: int) -> Tensor:
         top_of_block[(rows, blocks)](
             logits, found, tokens, sums, logits.stride(0), vocabulary=vocabulary, blocks=blocks,
             k=k, padded=power_of_two(k), block=BLOCK, num_warps=8,
+            **overlap(logits.device),
         )  # fmt: skip
         top_of_blocks[(rows,)](
             found, tokens, sums, packed,
             blocks=blocks, k=k, padded=power_of_two(k), size=power_of_two(blocks * k),
-            padded_blocks=power_of_two(blocks), num_warps=4,
+            padded_blocks=power_of_two(blocks), num_warps=4, **overlap(logits.device),
         )  # fmt: skip
     return packed
 
@@ -62,8 +71,10 @@ def top_tokens_plain(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 def top_of_block(
     logits_ptr, found_ptr, tokens_ptr, sums_ptr, stride, vocabulary: tl.constexpr,
     blocks: tl.constexpr, k: tl.constexpr, padded: tl.constexpr, block: tl.constexpr,
+    overlaps: tl.constexpr,
 ):  # fmt: skip
     """Programs (row, block): the k greatest of a block, its maximum and its sum of exponentials."""
+    begin(overlaps)
     row, part = tl.program_id(0), tl.program_id(1)
     token = part * block + tl.arange(0, block)
     inside = token < vocabulary
@@ -83,8 +94,10 @@ def top_of_block(
 def top_of_blocks(
     found_ptr, tokens_ptr, sums_ptr, packed_ptr, blocks: tl.constexpr,
     k: tl.constexpr, padded: tl.constexpr, size: tl.constexpr, padded_blocks: tl.constexpr,
+    overlaps: tl.constexpr,
 ):  # fmt: skip
     """Programs (row): the k greatest of all blocks' greatest, and the log-sum-exp."""
+    begin(overlaps)
     row = tl.program_id(0)
     part = tl.arange(0, padded_blocks)
     sums = sums_ptr + (row * blocks + part) * 2

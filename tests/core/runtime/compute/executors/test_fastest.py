@@ -5,11 +5,14 @@ import itertools
 
 import pytest
 import torch
+from tape import Tape
 
 from toolkit.conformance.models import tiny
-from toolkit.runtime.compute.executors import fastest
+from toolkit.runtime.compute.executors import captured, fastest
 from toolkit.runtime.compute.executors.choose_executor import make_functional
+from toolkit.runtime.compute.executors.compare_logits import chain_pass
 from toolkit.runtime.compute.executors.fastest import TrialLinears, fastest_kernel, least_seconds
+from toolkit.runtime.compute.executors.functional_executor import FunctionalExecutor
 from toolkit.runtime.compute.linears.kernels import Blocked, Packed, Stock
 from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kernels import native
@@ -161,3 +164,24 @@ def test_a_trial_runs_the_executor_that_will_run_the_model(family, owned, kernel
 
 def kinds(linears: Linears):
     return {part.kind for made in linears.functions for part in made.parts}
+
+
+def test_a_captured_pass_is_timed_as_a_graph(monkeypatch):
+    """Captured once, and replayed each time."""
+    tape, replays = Tape(), []
+
+    class Counts(Tape):
+        def record(self, run):
+            replay, logits = tape.record(run)
+            return lambda: (replays.append(1), replay())[1], logits
+
+    monkeypatch.setattr(captured, "recorder_for", lambda _: Counts())
+    module, windows, _ = llama()
+    executor = FunctionalExecutor.of(module, windows, Linears(owned=False))
+    now = chain_pass(module, windows, torch.tensor([5, 7, 9]))
+    expected = executor.forward(now)
+    assert replays == []  # that pass was layer by layer
+    assert min(fastest._timed(executor, now) for _ in range(3)) > 0
+    assert (len(replays), executor.captured.captures) == (3, 1)
+    graph = executor.captured.chain_graph(now.host.tokens)
+    torch.testing.assert_close(graph.logits[:3], expected, rtol=1e-4, atol=1e-4)

@@ -1,6 +1,7 @@
 """Every kernel gives the product, and rows of ours keep their bits."""
 
 import copy
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import given
 from toolkit.conformance.models import tiny
 from toolkit.runtime import numerics
 from toolkit.runtime.compute.linears import kernels
-from toolkit.runtime.compute.linears.kernels import Blocked, Packed, onednn_packs
+from toolkit.runtime.compute.linears.kernels import Blocked, Packed, Stock, onednn_packs
 from toolkit.runtime.kernels import native
+from toolkit.runtime.kernels.triton import jit
+from toolkit.runtime.kernels.triton.linear import SkinnyLinear
 from toolkit.runtime.models.load import prepare
 from toolkit.runtime.session import ModelSession
 
@@ -45,6 +48,22 @@ def test_our_rows_keep_their_bits(dtype, rows, inputs, outputs, data):
     row = data.draw(st.integers(0, rows - 1))
     linear = Blocked.of(weight, None)
     assert torch.equal(linear(x)[row], linear(x[row : row + 1])[0])
+
+
+@pytest.mark.skipif(jit.tl is None, reason="Triton is not installed")
+@pytest.mark.parametrize(
+    ("dtype", "found"),
+    [
+        (torch.bfloat16, [Stock, SkinnyLinear]),
+        (torch.half, [Stock, SkinnyLinear]),
+        (torch.float, [Stock]),
+    ],
+)
+def test_a_gpu_has_a_kernel_of_ours_for_two_bytes(dtype, found):
+    module = SimpleNamespace(
+        device=torch.device("cuda"), dtype=dtype, parameters=lambda: [torch.zeros(1, dtype=dtype)]
+    )
+    assert kernels.kernels_for(module) == found
 
 
 def test_onednn_is_no_candidate_where_it_has_no_kernel(monkeypatch):

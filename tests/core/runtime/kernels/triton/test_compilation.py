@@ -15,6 +15,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
 from toolkit.runtime.kernels.triton import (  # noqa: E402
+    activations,
     attention,
     linear,
     move_rows,
@@ -29,7 +30,7 @@ if not issubclass(JITFunction, type(attention.split_attention)):
 QUICK_PROFILE = os.environ.get("TOOLKIT_PROFILE", "quick") == "quick"
 KERNELS = set(
     "split_attention merge_splits rotate_and_store_kernel top_of_block top_of_blocks "
-    "add_and_norm_kernel skinny_linear move_rows_kernel".split()
+    "add_and_norm_kernel skinny_linear move_rows_kernel activate_kernel".split()
 )
 
 
@@ -56,8 +57,9 @@ def compiled(monkeypatch):
 
     monkeypatch.setattr(triton.runtime.driver, "_active", Hopper())
     monkeypatch.setattr(JITFunction, "run", compile_only)
-    for module in (attention, linear, move_rows, norms, rotary, top_tokens):
+    for module in (activations, attention, linear, move_rows, norms, rotary, top_tokens):
         monkeypatch.setattr(module, "runs", lambda tensor: True)
+        monkeypatch.setattr(module, "overlap", lambda _: {"overlaps": True, "launch_pdl": True})
     return kernels
 
 
@@ -109,7 +111,29 @@ def test_no_kernel_spills(compiled, tmp_path, width, groups, rows, dtype):
     top_tokens.top_tokens(torch.zeros(rows, 50304, dtype=dtype), 8)
     x, weights = torch.zeros(rows, 2560, dtype=dtype), torch.zeros(2560, 2560, dtype=dtype)
     norms.add_and_norm(x, (x, x), ((x[0], x[0]),) * 2, 1e-5, False)
-    linear.SkinnyLinear.of(weights, x[0])(x)
+    linear.SkinnyLinear.of(weights, x[0])(x, "gelu")
+    activations.activate("silu", x, x)
     move_rows.move_rows(cache, integers(32), integers(1))
     assert {kernel.name for kernel in compiled} == KERNELS
     assert [kernel.name for kernel in compiled if spilled(kernel, tmp_path)] == []
+
+
+def test_a_kernel_waits_for_those_before_it_before_it_reads_or_writes(compiled):
+    """Norms alone read their weights earlier, which no kernel writes."""
+    x, weights = torch.zeros(1, 256, dtype=torch.bfloat16), torch.zeros(64, 256).bfloat16()
+    cache = torch.zeros(2, 2, 1024, 64, dtype=torch.bfloat16)
+    heads, tables = torch.zeros(1, 2, 64, dtype=torch.bfloat16), torch.zeros(2, 64, 16).bfloat16()
+    attention.tree_attention(heads, *cache, integers(1), integers(1), integers(1, 32), 0.125)
+    rotary.rotate_and_store(heads, heads, heads, *tables, integers(1), integers(1), *cache)
+    top_tokens.top_tokens(x, 2)
+    norms.add_and_norm(x, (x,), ((x[0], None),), 1e-5, True)
+    linear.SkinnyLinear.of(weights)(x, "gelu")
+    activations.activate("silu", x, x)
+    move_rows.move_rows(cache, integers(32), integers(1))
+    assert {kernel.name for kernel in compiled} == KERNELS
+    for kernel in compiled:
+        before, waits, after = kernel.asm["ptx"].partition("griddepcontrol.wait")
+        early = re.findall(r"(?:ld|st|atom|red|cp\.async)\S*\.global", before)
+        assert waits, kernel.name
+        assert len(early) == (kernel.name == "add_and_norm_kernel"), kernel.name
+        assert re.search(r"(?:ld|st|cp\.async)\S*\.global", after), kernel.name

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from toolkit.runtime.kernels.triton.activations import activate
 from toolkit.runtime.kernels.triton.linear import SkinnyLinear, split_inputs
 
 pytestmark = pytest.mark.cuda
@@ -36,6 +37,15 @@ def test_a_row_has_the_same_bits_in_every_pass(device):
     half = SkinnyLinear.of(weight[:, :300].contiguous(), bias)(x[:, :300])
     other = SkinnyLinear.of(weight[:, 300:].contiguous(), None)(x[:, 300:])
     assert not torch.equal(half + other, everything)  # the control: another order of the sum
+
+
+@pytest.mark.parametrize("outputs", [64, 100])
+@pytest.mark.parametrize("act", ["gelu", "tanh"])  # of which the kernel knows one
+def test_an_activation_gives_what_it_gives_afterwards(device, act, outputs):
+    x, weight, bias = draw(device, torch.float16, 3, 600, outputs)
+    linear = SkinnyLinear.of(weight, bias)
+    assert torch.equal(linear(x, act), activate(act, linear(x)))
+    assert not torch.equal(linear(x, act), linear(x))
 
 
 @pytest.mark.parametrize("width", [128, 2560, 10240])
