@@ -49,7 +49,8 @@ def test_kernels_are_right(isa, compiler, tmp_path):
 
 @pytest.mark.parametrize("flags", [THREAD_SANITIZER, MEMORY_SANITIZERS], ids=["threads", "memory"])
 def test_sanitizers_find_nothing(flags, tmp_path):
-    checked(compiled(OWN, [*build.FLAGS[build.isas()[-1]][1:], *flags], tmp_path))
+    widest = [isa for isa in build.isas() if isa != "amx"][-1]  # as above
+    checked(compiled(OWN, [*build.FLAGS[widest][1:], *flags], tmp_path))
 
 
 def test_kernels_are_right_on_arm(tmp_path):

@@ -264,6 +264,7 @@ class Captured:
             graph.inputs.fill(host, counts, slab.room)
         return graph
 
+    @torch.no_grad()
     def chain_graph(self, tokens: Tensor) -> Graph | None:
         """A captured pass of `tokens[N]`, each after the one before, in an empty cache; None where
         capturing fails. It is there to be timed."""

@@ -114,6 +114,7 @@ def least_seconds(
     return {kernel: sum(found[kernel, size] for size in range(len(passes))) for kernel in executors}
 
 
+@torch.no_grad()
 def _timed(executor: FunctionalExecutor, now: Pass) -> float:
     run: Callable[[], object] = partial(executor.forward, now)
     captured = executor.captured
