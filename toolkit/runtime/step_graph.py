@@ -40,6 +40,7 @@ class Part:
     inputs: GraphInputs
     base: Tensor  # the inputs at L = 0
     slope: Tensor  # by how much each grows with L
+    given: Tensor  # for each of the graph's rows, which token it reads: padding reads the last
 
     @classmethod
     def of(cls, model: Model, paths: list[bytes], nodes: int, ahead: int = 0) -> Part:
@@ -59,17 +60,17 @@ class Part:
             inputs.fill(host, [first], slab.room)
             made.append(inputs.packed)
         slope = made[1] - made[0]
-        base, slope = send(device, made[0] - slope, slope)
-        return cls(GraphInputs.empty(rows, device), base, slope)
+        given = torch.arange(rows).clamp(max=nodes - 1)
+        return cls(GraphInputs.empty(rows, device), *send(device, made[0] - slope, slope, given))
 
     def run(self, model: Model, length: Tensor, tokens: Tensor) -> Tensor:
         """Logits [M, V] after `tokens[N]`, at the cached length `length[1]`."""
         inputs, decoder = self.inputs, model.captured.decoder
-        inputs.packed.copy_(self.base + self.slope * length)
         column = inputs.column(0)
-        column.copy_(torch.cat([tokens, tokens[-1:].expand(inputs.rows - len(tokens))]))
+        torch.addcmul(self.base, self.slope, length, out=inputs.packed)
+        torch.index_select(tokens, 0, self.given, out=column)
         angles = {kind: table.tables for kind, table in decoder.rotary.items()}
-        rows = GraphRows(model.slab, inputs, angles)
+        rows = GraphRows(model.slab, inputs, angles, model.captured.recorder)
         return decoder.logits(*decoder.hidden(column, inputs.column(1), rows))
 
 
