@@ -22,6 +22,7 @@ from toolkit.runtime.kernels.triton import (  # noqa: E402
     norms,
     rotary,
     top_tokens,
+    whole_step,
 )
 
 if not issubclass(JITFunction, type(attention.split_attention)):
@@ -30,7 +31,8 @@ if not issubclass(JITFunction, type(attention.split_attention)):
 QUICK_PROFILE = os.environ.get("TOOLKIT_PROFILE", "quick") == "quick"
 KERNELS = set(
     "split_attention merge_splits rotate_and_store_kernel top_of_block top_of_blocks "
-    "add_and_norm_kernel skinny_linear move_rows_kernel activate_kernel".split()
+    "add_and_norm_kernel skinny_linear move_rows_kernel activate_kernel "
+    "fill_inputs_kernel take_children_kernel judge_kernel".split()
 )
 
 
@@ -57,7 +59,8 @@ def compiled(monkeypatch):
 
     monkeypatch.setattr(triton.runtime.driver, "_active", Hopper())
     monkeypatch.setattr(JITFunction, "run", compile_only)
-    for module in (activations, attention, linear, move_rows, norms, rotary, top_tokens):
+    modules = activations, attention, linear, move_rows, norms, rotary, top_tokens, whole_step
+    for module in modules:
         monkeypatch.setattr(module, "runs", lambda tensor: True)
         monkeypatch.setattr(module, "overlap", lambda _: {"overlaps": True, "launch_pdl": True})
     return kernels
@@ -73,6 +76,15 @@ def spilled(kernel, folder):
 
 def integers(*shape):
     return torch.zeros(shape, dtype=torch.int32)
+
+
+def run_step_kernels(nodes):
+    """Those of a whole step's tree of some nodes."""
+    step, square = integers(5 * nodes + 5), torch.zeros(nodes, nodes, dtype=torch.int8)
+    whole_step.fill_inputs(*integers(3, 999), step[:1], step[1:3], nodes, 50000)
+    whole_step.take_children(step, integers(nodes, 17), integers(nodes), 1)
+    paths = whole_step.Paths(integers(nodes), integers(nodes), square)
+    whole_step.judge(step, integers(nodes, 5), paths)
 
 
 # D, query heads of a KV head, M, dtype
@@ -114,6 +126,7 @@ def test_no_kernel_spills(compiled, tmp_path, width, groups, rows, dtype):
     linear.SkinnyLinear.of(weights, x[0])(x, "gelu")
     activations.activate("silu", x, x)
     move_rows.move_rows(cache, integers(32), integers(1))
+    run_step_kernels(rows)
     assert {kernel.name for kernel in compiled} == KERNELS
     assert [kernel.name for kernel in compiled if spilled(kernel, tmp_path)] == []
 
@@ -130,6 +143,7 @@ def test_a_kernel_waits_for_those_before_it_before_it_reads_or_writes(compiled):
     linear.SkinnyLinear.of(weights)(x, "gelu")
     activations.activate("silu", x, x)
     move_rows.move_rows(cache, integers(32), integers(1))
+    run_step_kernels(5)
     assert {kernel.name for kernel in compiled} == KERNELS
     for kernel in compiled:
         before, waits, after = kernel.asm["ptx"].partition("griddepcontrol.wait")
