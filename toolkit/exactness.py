@@ -43,9 +43,22 @@ def verify(
         processor=processor,
     )
     drafted = any(step.nodes > 1 for step in generation.steps)
-    if drafted or found.verdict == "divergent":
-        return found
-    return attrs.evolve(found, verdict="inconclusive")
+    if not drafted and found.verdict != "divergent":
+        return attrs.evolve(found, verdict="inconclusive")
+    speed = _time_graphs_of_ar(pipeline, generation) if processor is None else None
+    return attrs.evolve(found, ar_tokens_per_s=speed or found.ar_tokens_per_s)
+
+
+def _time_graphs_of_ar(pipeline: Pipeline, generation: Generation) -> float | None:
+    """AR's tokens/s where its steps may run as one graph each, which those that are compared do not;
+    None elsewhere. The first of two requests captures the graph."""
+    from toolkit.runtime.static_step import reason_not_whole
+
+    if not pipeline.sampling.greedy or reason_not_whole(pipeline.pool.load(pipeline.target)):
+        return None
+    ar, count = pipeline.autoregressive, len(generation.token_ids)
+    made = [ar.generate(generation.prompt_ids, max_new_tokens=count) for _ in range(2)]
+    return made[-1].tokens_per_s
 
 
 def require_comparable(pipeline: Pipeline) -> None:

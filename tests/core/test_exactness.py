@@ -8,10 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tape import Tape
 
 from toolkit import Pipeline, Pool, Sampler, TokenTree, Verdict, Verifier, option, verify
 from toolkit.conformance.models import noisy, tiny
 from toolkit.exactness import Watch, compare_with_ar, ulp
+from toolkit.runtime.compute.executors import captured
 
 PROMPT = [5, 6, 7, 5, 6, 7, 5, 6]
 ROOT = TokenTree.root(0)
@@ -54,6 +56,24 @@ def test_speculation_is_exact(family, shaper):
     assert found.ar_tokens_per_s > 0
     assert generation.metrics["accepted"] > 0
     assert generation.metrics["acceptance"] < 1
+
+
+def test_the_speed_of_ar_is_that_of_graphs_where_its_steps_are(monkeypatch):
+    """The compared ones are not."""
+    monkeypatch.setattr(captured, "recorder_for", lambda _: Tape())
+    pool = Pool(modules={"small": noisy("llama", 0, 0.06)})
+    pipeline = Pipeline(copy.deepcopy(tiny("llama")), drafter="model:small", shaper="chain", pool=pool)
+    generation = pipeline.generate(PROMPT, max_new_tokens=12)
+    made, honest = [], Pipeline.generate
+    monkeypatch.setattr(
+        Pipeline, "generate", lambda *args, **options: made.append(honest(*args, **options)) or made[-1]
+    )
+    compared = compare_with_ar(pipeline, PROMPT, generation.token_ids)
+    found = verify(pipeline, generation)
+    assert (found.verdict, compared.verdict) == ("exact", "exact")
+    assert found.ar_tokens_per_s == made[-1].tokens_per_s
+    assert "10 of them ahead" in made[-1].steps_run
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize("verifier", ["hybrid", "specinfer", "swor", "traversal"])
