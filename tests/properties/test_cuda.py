@@ -191,7 +191,7 @@ def test_a_step_waits_for_the_device_a_few_times(arm, executor):
     """At most twice for a verification, once for each level of the drafter. For a whole step it waits
     once, for an event, which is no wait for all that the device has to do."""
     pipeline = Pipeline(**arm, pool=pool("bf16", executor))
-    events = pipeline.stream(PROMPT, max_new_tokens=96).decode()
+    events = pipeline.stream(PROMPT, max_new_tokens=192).decode()
     for _ in range(8):  # graphs are captured and kernels compiled in these
         next(events)
     torch.cuda.set_sync_debug_mode("warn")
