@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from attrs import evolve
-from gpu_arms import PROMPTS, VOCABULARY, Library, Ours, make_models, read_bytes
+from gpu_arms import PROMPTS, VOCABULARY, Library, Ours, make_models, measure_graphs, read_bytes
 from gpu_results import Results
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -253,6 +253,9 @@ def run_speed(results: Results) -> None:
         results.add("drafter level over target pass", "ratio", costs.draft[0][0] / one)
         for rows, time in zip(costs.rows, costs.target[0], strict=True):
             results.add(f"a pass of {rows} nodes", "over one of 1", time / one)
+    with results.surviving("graphs"):
+        for name in pool.modules:
+            measure_graphs(results, name, pool.load(name).executor)
     with results.surviving("410m"):
         named["target"] = "pythia-410m-alike"
         limit *= read_bytes(target) / read_bytes(pool.modules["pythia-410m-alike"])

@@ -31,6 +31,11 @@ class PositionTable:
         self.sizes: list[int] = []  # of each head: rows that were not empty after the last eviction
 
     @property
+    def heads(self) -> int:
+        """How many KV heads have rows of their own: h."""
+        return self._table.shape[1]
+
+    @property
     def positions(self) -> Tensor:
         """Position [h, C] of each row."""
         return self._rows()[0]

@@ -228,7 +228,7 @@ class Captured:
         cache = now.cache
         whole = len(cache.initialized) == len(cache.layers)
         # Masks of a drafter that shares the rows of a target whose heads hold different ones.
-        by_head = not cache.scored and any(len(table.positions) > 1 for table in cache.tables)
+        by_head = not cache.scored and any(table.heads > 1 for table in cache.tables)
         short = now.deepest - cache.length < DEEPEST
         return self.failure is None and whole and short and not by_head
 
