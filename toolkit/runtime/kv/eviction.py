@@ -209,7 +209,8 @@ class MaskEviction(Eviction):
     def evict(self, now: int, when: int) -> None:
         """Evict the rows committed before `now` that a query at `when` does not see."""
         for group in self.cache.groups:
-            self._evict_hidden(group, now, when)
+            if self.hides(when) or group.table.window is not None:
+                self._evict_hidden(group, now, when)
 
     def _look_ahead(self) -> None:
         """Find out whether the passes of the next two epochs need no masks."""
@@ -219,7 +220,8 @@ class MaskEviction(Eviction):
 
     def _shows_all(self, table: PositionTable, last: int) -> bool:
         """Whether the policy hides nothing in a table from queries up to `last`."""
-        held = table.positions[:1]
+        # Of a whole table the host knows the positions, and need not wait for the device.
+        held = table.positions[:1] if table.evicted else torch.arange(table.count)[None]
         query = torch.arange(self.cache.length, last + 1, device=held.device)[:, None]
         held = torch.cat([held, query.T], 1)
         return bool((self.visible(query, held) | (held > query)).all())

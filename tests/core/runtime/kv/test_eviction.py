@@ -8,6 +8,7 @@ import torch
 from toolkit import MaskPolicy, Pool, ScorePolicy
 from toolkit.conformance.models import WINDOW, tiny
 from toolkit.runtime.kv.cache import GROWTH
+from toolkit.runtime.kv.positions import PositionTable
 from toolkit.runtime.session import ModelSession
 
 PROMPT, EPOCH = 10, 4
@@ -303,3 +304,16 @@ def test_masks_are_left_out_only_where_no_query_needs_them(counts):
 def test_a_policy_that_hides_nothing_needs_no_masks(make):
     session = advance(opened(make("kv", "full")), *[1] * 70)
     assert session.eviction.all_visible_until >= session.length
+
+
+@pytest.mark.parametrize(("spec", "calls"), [("full", 0), ("window:budget=8", 1)])
+def test_a_policy_that_hides_nothing_never_reads_what_the_device_holds(make, monkeypatch, spec, calls):
+    """Which another one does at each boundary."""
+    session, evictions = opened(make("kv", spec)), []
+    real = PositionTable.evict
+    monkeypatch.setattr(
+        PositionTable, "evict", lambda *given: evictions.append(1) or real(*given)
+    )
+    advance(session, *[1] * 150)
+    assert bool(evictions) == calls
+    assert session.eviction.hides(session.length) == bool(calls)
