@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections import Counter
 from time import perf_counter
 from typing import Any
 
@@ -13,6 +15,7 @@ PROMPTS = (
     "The old sailor looked at the sea and",
     "In the middle of the forest",
 )
+OTHER_PROMPTS = ("The king said to his daughter", "It was a cold morning", "She opened the door")
 PYTHIA = {  # the shipped model of that function, width, and layers
     "70m": ("stories-1m", 512, 6),
     "410m": ("stories-11m", 1024, 24),
@@ -49,6 +52,27 @@ def make_models(
     return pool, prompts
 
 
+def planned_growmap(results: Results, pool: Any, nodes: int = 32, depth: int = 6) -> str:
+    """The spec of a growmap with the best map of so many nodes and levels for the pair, by how often
+    each draw is accepted after other prompts than those that are measured."""
+    from toolkit import GrowMap, Pipeline
+    from toolkit.cli.growmap import accepted_draws
+
+    named: dict[str, Any] = {"target": "pythia-2.8b-alike", "drafter": "model:pythia-70m-alike"}
+    pipeline = Pipeline(**named, shaper="growmap:tree=8", pool=pool, ignore_eos=True)
+    tokenizer = pool.find(PYTHIA["2.8b"][0]).tokenizer
+    counts: Counter[int] = Counter()
+    for text in OTHER_PROMPTS:
+        ids = tokenizer(text)["input_ids"]
+        counts += accepted_draws(pipeline, ids, 16 if results.rehearse else 64, seed=0)
+    vector = GrowMap.smooth([counts[draw] / counts.total() for draw in range(8)])
+    shares = " ".join(f"{share:.3f}" for share in vector)
+    results.add("acceptance of each draw", "shares", None, note=shares)
+    file = results.folder / "growmap.json"
+    GrowMap.best(vector, nodes, depth).write(file)
+    return f"growmap:tree={file}"
+
+
 def read_bytes(module: Any) -> int:
     """Bytes of weights that a pass reads: all but the input embedding."""
     weights = sum(weight.nbytes for weight in module.parameters())
@@ -63,9 +87,9 @@ class Ours:
 
     def decode(self, prompt: list[int], tokens: int) -> tuple[list[int], float, Any]:
         """The new tokens, the seconds from the first to the last, and the generation."""
-        began = perf_counter()
-        made = self.pipeline.generate(prompt, max_new_tokens=tokens)
-        return made.token_ids, perf_counter() - began - made.ttft_ms / 1e3, made
+        stream = self.pipeline.stream(prompt, max_new_tokens=tokens)
+        times = [perf_counter() for _ in stream.decode()]
+        return stream.result.token_ids, times[-1] - times[0], stream.result
 
 
 @define
@@ -124,3 +148,51 @@ def measure_graphs(results: Results, name: str, executor: Any) -> None:
             torch.cuda.synchronize()
             best = min(best, began.elapsed_time(ended) * 100)
         results.add(f"{name}, a pass of {rows} nodes as a graph", "time", best, "µs")
+
+
+def measure_arms(
+    results: Results,
+    arms: dict[str, Any],
+    prompts: list[list[int]],
+    tokens: int,
+    limit: float,
+    target: str = "",
+) -> dict[str, list[float]]:
+    """Decode each prompt with each arm in turn, and compare their speeds with AR's. Returns the speeds,
+    prompt by prompt; rows have the name of the target before the arm's."""
+    speeds: dict[str, list[float]] = {name: [] for name in arms}
+    made: dict[str, list[Any]] = {name: [] for name in arms}
+    equal: dict[str, int] = dict.fromkeys(arms, 0)
+    for index, prompt in enumerate(prompts[: 1 if results.rehearse else None]):
+        reference: list[int] = []
+        names = list(arms)
+        for name in ["AR", *names[index + 1 :], *names[1 : index + 1]]:
+            with results.surviving(name):
+                ids, seconds, generation = arms[name].decode(prompt, tokens)
+                reference = reference or ids
+                speeds[name].append((len(ids) - 1) / seconds)
+                equal[name] += ids == reference
+                made[name] += [generation] if generation else []
+    for name, found in speeds.items():
+        if not found:
+            continue
+        arm = target + name
+        speed = statistics.median(found)
+        share = f"{100 * speed / limit:.1f} % of the limit"
+        same = f"AR's tokens in {equal[name]} of {len(found)}"
+        results.add(arm, "speed", speed, "tokens/s", f"{share}, {same}", results.dtype)
+        ratios = [ours / ar for ours, ar in zip(found, speeds["AR"], strict=False)]
+        results.add(arm, "× AR", statistics.geometric_mean(ratios), dtype=results.dtype)
+        steps = [step for generation in made[name] for step in generation.steps]
+        if steps:
+            whole = sum(step.total_ms for step in steps)
+            for part in ("draft_ms", "verify_ms", "commit_ms", "shape_ms"):
+                mean = sum(getattr(step, part) for step in steps) / len(steps)
+                results.add(arm, part, mean, "ms a step", dtype=results.dtype)
+            rest = sum(step.shape_ms + step.commit_ms for step in steps) / whole
+            results.add(arm, "shaping and committing", 100 * rest, "% of a step")
+            tau = statistics.mean(g.tau for g in made[name])
+            results.add(arm, "τ", tau, note=made[name][0].steps_run, dtype=results.dtype)
+            peak = max(g.peak_memory_bytes or 0 for g in made[name]) / 1e9
+            results.add(arm, "peak memory", peak, "GB", note=f"level {made[name][0].numerics}")
+    return speeds

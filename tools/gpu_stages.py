@@ -10,7 +10,17 @@ from time import perf_counter
 from typing import Any
 
 from attrs import evolve
-from gpu_arms import PROMPTS, VOCABULARY, Library, Ours, make_models, measure_graphs, read_bytes
+from gpu_arms import (
+    PROMPTS,
+    VOCABULARY,
+    Library,
+    Ours,
+    make_models,
+    measure_arms,
+    measure_graphs,
+    planned_growmap,
+    read_bytes,
+)
 from gpu_results import Results
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -219,6 +229,9 @@ def run_speed(results: Results) -> None:
         choices[f"budget, {policy}"] = choices["budget"] | {"kv": policy}
     whole = {"pool": evolve(pool, executor="auto")}
     choices |= {f"{name}, whole step": choices[name] | whole for name in WHOLE}
+    with results.surviving("planned growmap"):
+        planned = {"shaper": planned_growmap(results, pool)}
+        choices["growmap of 32 nodes, whole step"] = choices["growmap"] | planned | whole
     tokens = 16 if results.rehearse else 128
     for name, choice in choices.items():
         with results.surviving(name):
@@ -235,7 +248,7 @@ def run_speed(results: Results) -> None:
             arms[f"{name}, tie"].decode(next(iter(prompts.values())), tokens // 2)
     for k in (None, 4, 8):
         arms["generate" if k is None else f"assisted, k = {k}"] = Library(target, drafter, k)
-    speeds = _measure_arms(results, arms, list(prompts.values()), tokens, limit)
+    speeds = measure_arms(results, arms, list(prompts.values()), tokens, limit)
     for name in ("AR", "budget"):
         with results.surviving(f"{name}, cost of bitwise"):
             pairs = zip(speeds[f"{name}, tie"], speeds[name], strict=True)
@@ -263,55 +276,7 @@ def run_speed(results: Results) -> None:
         for name in ("AR", "budget"):
             smaller[name] = Ours(Pipeline(**named, **choices[name]))
             smaller[name].decode(next(iter(prompts.values())), tokens // 2)
-        _measure_arms(results, smaller, list(prompts.values()), tokens, limit, "410m ")
-
-
-def _measure_arms(
-    results: Results,
-    arms: dict[str, Any],
-    prompts: list[list[int]],
-    tokens: int,
-    limit: float,
-    target: str = "",
-) -> dict[str, list[float]]:
-    """Decode each prompt with each arm in turn, and compare their speeds with AR's. Returns the speeds,
-    prompt by prompt; rows have the name of the target before the arm's."""
-    speeds: dict[str, list[float]] = {name: [] for name in arms}
-    made: dict[str, list[Any]] = {name: [] for name in arms}
-    equal: dict[str, int] = dict.fromkeys(arms, 0)
-    for index, prompt in enumerate(prompts[: 1 if results.rehearse else None]):
-        reference: list[int] = []
-        names = list(arms)
-        for name in ["AR", *names[index + 1 :], *names[1 : index + 1]]:
-            with results.surviving(name):
-                ids, seconds, generation = arms[name].decode(prompt, tokens)
-                reference = reference or ids
-                speeds[name].append((len(ids) - 1) / seconds)
-                equal[name] += ids == reference
-                made[name] += [generation] if generation else []
-    for name, found in speeds.items():
-        if not found:
-            continue
-        arm = target + name
-        speed = statistics.median(found)
-        share = f"{100 * speed / limit:.1f} % of the limit"
-        same = f"AR's tokens in {equal[name]} of {len(found)}"
-        results.add(arm, "speed", speed, "tokens/s", f"{share}, {same}", results.dtype)
-        ratios = [ours / ar for ours, ar in zip(found, speeds["AR"], strict=False)]
-        results.add(arm, "× AR", statistics.geometric_mean(ratios), dtype=results.dtype)
-        steps = [step for generation in made[name] for step in generation.steps]
-        if steps:
-            whole = sum(step.total_ms for step in steps)
-            for part in ("draft_ms", "verify_ms", "commit_ms", "shape_ms"):
-                mean = sum(getattr(step, part) for step in steps) / len(steps)
-                results.add(arm, part, mean, "ms a step", dtype=results.dtype)
-            rest = sum(step.shape_ms + step.commit_ms for step in steps) / whole
-            results.add(arm, "shaping and committing", 100 * rest, "% of a step")
-            tau = statistics.mean(g.tau for g in made[name])
-            results.add(arm, "τ", tau, note=made[name][0].steps_run, dtype=results.dtype)
-            peak = max(g.peak_memory_bytes or 0 for g in made[name]) / 1e9
-            results.add(arm, "peak memory", peak, "GB", note=f"level {made[name][0].numerics}")
-    return speeds
+        measure_arms(results, smaller, list(prompts.values()), tokens, limit, "410m ")
 
 
 def run_llama(results: Results) -> None:
