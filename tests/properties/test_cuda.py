@@ -136,7 +136,7 @@ def test_times_of_steps_add_up_to_the_clock_s(arm):
         took = 1e3 * (perf_counter() - began)
         total = sum(event.step.total_ms for event in found[1:])
         assert total <= took
-        assert pause or total >= 0.8 * took
+        assert pause or total >= 0.5 * took  # the rest passes between steps, which are short here
         means.append(sorted(event.step.total_ms for event in found[1:])[len(found) // 2])
     assert 0.5 * means[1] <= means[2] <= 4 * means[1]
 
