@@ -158,9 +158,8 @@ def measure_arms(
     limit: float,
     target: str = "",
 ) -> dict[str, list[float]]:
-    """Decode each prompt with each arm in turn, and compare their speeds with AR's, as whole steps where
-    these are there. Returns the speeds, prompt by prompt; rows have the name of the target before the
-    arm's."""
+    """Decode each prompt with each arm in turn, and compare their speeds with AR's: in whole steps
+    where it has these. Returns the speeds by prompt; rows have the target's name before the arm's."""
     speeds: dict[str, list[float]] = {name: [] for name in arms}
     made: dict[str, list[Any]] = {name: [] for name in arms}
     equal: dict[str, int] = dict.fromkeys(arms, 0)
