@@ -13,7 +13,7 @@ from toolkit.interfaces import KVPolicy, ScorePolicy
 from toolkit.likeliest import kernels
 from toolkit.runtime.compute.attention import Pass, Rows
 from toolkit.runtime.compute.cudnn import without_cudnn
-from toolkit.runtime.kernels.triton.top_tokens import packed_top_tokens
+from toolkit.runtime.kernels.recorded_top_tokens import RecordedTopTokens
 from toolkit.runtime.kv.cache import TreeCache
 from toolkit.runtime.kv.eviction import Eviction
 from toolkit.runtime.kv.policies import AllVisible, eviction_of
@@ -21,7 +21,7 @@ from toolkit.runtime.models.load import LoadedModel
 from toolkit.runtime.models.supported import positions_under
 from toolkit.tree import ancestor_mask, lineage
 
-kernels["cuda"] = packed_top_tokens
+kernels["cuda"] = RecordedTopTokens()
 
 
 @define(eq=False)

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from toolkit.runtime.compute.attention import Pass, Rows, masked_attention
 from toolkit.runtime.compute.executors.graph_masks import GraphMasks, MaskLayout
-from toolkit.runtime.compute.executors.graphs import Recorder, Thunk, recorder_for
 from toolkit.runtime.compute.layers.decoder import Decoder
 from toolkit.runtime.compute.linears.batch_invariance import RowRule
 from toolkit.runtime.compute.linears.linears import Linears
+from toolkit.runtime.kernels.graphs import Recorder, Thunk, recorder_for
 from toolkit.runtime.kernels.triton.attention import tree_attention
 from toolkit.runtime.kernels.triton.jit import power_of_two
 from toolkit.runtime.kernels.triton.rotary import rotate_and_store
@@ -196,7 +196,8 @@ class Captured:
         shapes = {(part.attention.kv_heads, part.attention.width) for part in decoder.layers}
         if recorder is None or len(shapes) > 1:
             return None
-        slabs = Slabs((len(decoder.layers), *shapes.pop()), linears.dtype, device)
+        size = len(decoder.layers), *shapes.pop()
+        slabs = Slabs(size, linears.dtype, device, recorder)
         return cls(decoder, slabs, recorder, linears.rule)
 
     @torch.no_grad()

@@ -233,11 +233,23 @@ def test_the_level_of_a_request_says_whether_all_passes_were_captured(monkeypatc
     )
 
 
-def test_paths_move_in_one_launch():
-    """As without kernels in C, which move rows on the CPU otherwise."""
+@pytest.mark.parametrize("fails", [False, True])
+def test_paths_move_in_one_launch(monkeypatch, fails):
+    """As without kernels in C, which move rows on the CPU otherwise. Where the launch cannot be
+    recorded, a kernel is launched."""
+    moves, honest = [], slab.Recorded.of
+
+    def of(*given):
+        moves.append(given)
+        if fails:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return honest(*given)
+
+    monkeypatch.setattr(slab.Recorded, "of", of)
     with native.using(None):
         for seed in range(3):
             grow([opened(model()), opened(layer_by_layer())], random.Random(seed), [9, 20, 5, 64])
+    assert len(moves) >= 3
 
 
 def test_what_cannot_be_captured_runs_layer_by_layer(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -67,6 +68,29 @@ class CudaGraphs:
             other = second()
         main.wait_stream(self._side)
         return one, other
+
+
+@define(eq=False)
+class Recorded:
+    """A function of one tensor, for up to R rows of it: a copy and a replay, where Python would launch
+    kernels one by one."""
+
+    given: Tensor  # [R, …], what the function reads
+    replay: Callable[[], None]
+    result: Tensor  # the next call overwrites it
+
+    @classmethod
+    def of(cls, recorder: Recorder, function: Callable[[Tensor], Tensor], first: Tensor) -> Recorded:
+        """Record a function of tensors like `first`, on which recording runs it. Raises
+        `RuntimeError` for what cannot be captured."""
+        given = first.clone(memory_format=torch.contiguous_format)
+        return cls(given, *recorder.record(partial(function, given)))
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """The result for `rows[≤ R, …]`; what it says of further rows means nothing."""
+        self.given[: len(rows)].copy_(rows, non_blocking=True)
+        self.replay()
+        return self.result
 
 
 def recorder_for(device: torch.device) -> Recorder | None:

@@ -1,0 +1,48 @@
+"""The kernels that find the likeliest tokens, recorded as a graph for logits of a shape that recurs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from typing import Any
+
+from attrs import define, field
+from torch import Tensor
+
+from toolkit.runtime.kernels.graphs import Recorded, recorder_for
+from toolkit.runtime.kernels.triton.jit import power_of_two
+from toolkit.runtime.kernels.triton.top_tokens import packed_top_tokens
+
+OFTEN = 4  # calls, from which on a recording pays
+MOST_ROWS = 64
+
+
+@define(eq=False)
+class RecordedTopTokens:
+    """Computes what `packed_top_tokens` does."""
+
+    _calls: Counter[Any] = field(init=False, factory=Counter)
+    _recorded: dict[Any, Recorded | None] = field(init=False, factory=dict)
+
+    def __call__(self, logits: Tensor, k: int) -> Tensor:
+        """As `packed_top_tokens`; the next call may overwrite the result."""
+        rows, vocabulary = power_of_two(len(logits)), logits.shape[1]
+        key = rows, vocabulary, k, logits.dtype, logits.device
+        self._calls[key] += 1
+        if rows > MOST_ROWS or self._calls[key] < OFTEN:
+            return packed_top_tokens(logits, k)
+        if key not in self._recorded:
+            self._recorded[key] = _record(logits.new_zeros(rows, vocabulary), k)
+        recorded = self._recorded[key]
+        return packed_top_tokens(logits, k) if recorded is None else recorded(logits)[: len(logits)]
+
+
+def _record(like: Tensor, k: int) -> Recorded | None:
+    """The kernels for logits like these; None where nothing records, or that fails."""
+    recorder = recorder_for(like.device)
+    if recorder is None:
+        return None
+    try:
+        return Recorded.of(recorder, partial(packed_top_tokens, k=k), like)
+    except RuntimeError:
+        return None
