@@ -140,7 +140,7 @@ class Watch(Verifier):
 def _margin(sampler: Sampler, row: Tensor, token: int, wanted: int) -> float:
     """The change of logits at which `wanted` would be chosen instead of `token`."""
     perturbed = sampler.perturbed(row, 0)
-    return float(perturbed[token] - perturbed[wanted]) * (sampler.sampling.temperature or 1.0)
+    return float(perturbed[token] - perturbed[wanted])
 
 
 def _is_tie(sampler: Sampler, row: Tensor, token: int, wanted: int, allowed: float) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from math import exp, log
 from typing import TYPE_CHECKING, Literal
 
 from attrs import evolve, field, frozen
 
+from toolkit.likeliest import MOST
 from toolkit.logits_processing import PathProcessor
-from toolkit.sampling import Sampler, Sampling, invert, make_generator
+from toolkit.sampling import Sampling, invert, make_generator, noise_of
+from toolkit.transfer import fetch
 from toolkit.tree import Candidates, TokenTree
 
 if TYPE_CHECKING:
@@ -64,14 +67,8 @@ class Proposer:
             return Candidates.top(logits, k)
         sampling = evolve(self.sampling, temperature=temperature) if temperature else self.sampling
         if self.how == "matched":
-            sampler = Sampler(sampling, self.seed, position)
-            depths = [tree.depths[node] for node in frontier]
-            noise = [sampler.noise(depth, vocabulary, logits.device) for depth in depths]
-            same = min(depths) == max(depths)  # as in a level: one row of noise for all
-            rows = (noise[0] if same else torch.stack(noise))[..., : logits.shape[1]]
-            kept = sampling.scores(logits) * sampling.temperature if sampling.excludes else logits
-            noisy = torch.add(kept, rows, alpha=sampling.temperature)
-            return Candidates.top(noisy.float(), k)
+            positions = [position + tree.depths[node] + 1 for node in frontier]
+            return _match(sampling, self.seed, positions, logits, k, vocabulary)
         laws = torch.softmax(sampling.scores(logits), -1, dtype=torch.double)
         torch.nn.functional.threshold(laws, LEAST, 0.0, inplace=True)
         if vocabulary > laws.shape[1]:  # tokens that only the target knows
@@ -85,3 +82,38 @@ class Proposer:
             return Candidates.draw(laws, uniforms, fixed)
         tokens = invert(laws, uniforms[:, 0])
         return Candidates(tokens.tolist(), laws.gather(1, tokens).log().tolist(), laws)
+
+
+def _match(
+    sampling: Sampling, seed: int, positions: list[int], logits: Tensor, k: int, vocabulary: int
+) -> Candidates:
+    """The `k` likeliest tokens at `positions[F]` after the target's noise, by `logits[F, ≤ V]`.
+
+    Where some tokens cannot be drawn, they are the likeliest of the `MOST` that are so without noise.
+    """
+    import torch
+
+    device, width = logits.device, logits.shape[1]
+    at = {place: noise_of(seed, place, vocabulary, device, rounded=True) for place in {*positions}}
+    noise = at[positions[0]] if len(at) == 1 else torch.stack([at[place] for place in positions])
+    if not sampling.excludes:
+        known = noise if width == vocabulary else noise[..., :width]
+        return Candidates.top(logits.add(known, alpha=sampling.temperature), k)
+    likeliest, ids = logits.topk(min(MOST, width))
+    found = fetch(likeliest, ids, noise.expand(len(logits), -1).gather(1, ids))
+    lists = (part.tolist() for part in found)
+    rows = [_order(sampling, k, *row) for row in zip(*lists, strict=True)]
+    return Candidates([tokens for tokens, _ in rows], [logprobs for _, logprobs in rows])
+
+
+def _order(
+    sampling: Sampling, k: int, logits: list[float], ids: list[int], noise: list[float]
+) -> tuple[list[int], list[float]]:
+    """The `k` likeliest tokens after the noise, of those that can be drawn, and log-probabilities; by
+    the likeliest ones' logits in descending order."""
+    kept = logits[: sampling.count_kept(logits)]
+    noisy = [logit + sampling.temperature * g for logit, g in zip(kept, noise, strict=False)]
+    order = sorted(range(len(kept)), key=noisy.__getitem__, reverse=True)
+    highest = noisy[order[0]]
+    total = highest + log(sum(exp(each - highest) for each in noisy))
+    return [ids[i] for i in order[:k]], [noisy[i] - total for i in order[:k]]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from itertools import pairwise
-from math import inf, isfinite
+from math import exp, inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 LOWEST = 1e-5  # logits over a lower temperature may be too large for float32
 FEW = 128  # likeliest tokens, among which `top_p` mostly ends
+CLOSE = 1e-6  # probabilities that differ by less, relatively, may be equal but for rounding
 DOUBT = 1e-4  # more than sums of float32 probabilities are off
+SMALL = 2**17  # numbers, whose logarithms take less time than waking threads, as torch's log does
 BLOCK = 8  # positions whose noise is made at once: a few calls take less time than many
 
 
@@ -110,6 +112,34 @@ class Sampling:
             scores = scores.masked_fill(shares < least, -inf)
         return scores
 
+    def surely_keeps(self, logits: Tensor, token: int) -> bool:
+        """Whether a token can be drawn after `logits[V]` beyond doubt. False where only `scores`, which
+        may take longer, can tell. For temperatures above 0."""
+        import torch
+
+        shares = (logits.float() / self.temperature).softmax(-1)
+        share, least, whole = float(shares[token]), 0.0, 1.0
+        if self.top_k:
+            few = shares.topk(min(self.top_k, len(shares))).values
+            least, whole = float(few[-1]), float(few.sum())
+        if self.min_p:
+            least = max(least, self.min_p * float(shares.max()))
+        likelier = torch.nn.functional.threshold(shares, share * (1 - CLOSE), 0.0)  # or as likely
+        before = float(likelier.sum()) - share
+        return share >= least * (1 + CLOSE) and before < self.top_p * whole - DOUBT
+
+    def count_kept(self, logits: list[float]) -> int:
+        """How many of the likeliest tokens can be drawn, by their logits in descending order, as if
+        there were no others. For temperatures above 0."""
+        highest = logits[0]
+        weights = [exp((each - highest) / self.temperature) for each in logits[: self.top_k or None]]
+        room = self.top_p * sum(weights)
+        for count, weight in enumerate(weights):
+            if room <= 0 or weight < self.min_p:
+                return count
+            room -= weight
+        return len(weights)
+
     def _beyond_top_p(self, scores: Tensor) -> Tensor:
         """Which tokens `top_p` excludes: bool, as `scores[R, V]`. On the CPU the few likeliest tokens
         say so where they leave no doubt of transformers' answer, because its sort takes ten times as
@@ -186,19 +216,24 @@ class Sampler:
         The argmax of `perturbed`, ties to the lowest id: a draw from the law (the Gumbel-max trick,
         Gumbel 1954). AR perturbs the same logits in the same way, so it draws the same token.
         """
+        if self.sampling.top_p < 1 and logits.device.type == "cpu":
+            token = int(self._add_noise(logits, depth).max(-1).indices)
+            if self.sampling.surely_keeps(logits, token):  # then it is no matter which others are
+                return token
         return int(self.perturbed(logits, depth).max(-1).indices)
 
     def perturbed(self, logits: Tensor, depth: int) -> Tensor:
-        """`logits[V]` of a node of this depth, processed, with Gumbel noise that is keyed by the seed
-        and by the position of the token that they decide. Unchanged at temperature 0."""
+        """`logits[V]` of a node of this depth plus temperature times `noise_of`: float64, −inf where a
+        token cannot be drawn. Unchanged at temperature 0."""
         if self.sampling.greedy:
             return logits
-        return self.sampling.scores(logits) + self.noise(depth, len(logits), logits.device)
+        if self.sampling.excludes:
+            logits = self.sampling.scores(logits) * self.sampling.temperature
+        return self._add_noise(logits, depth)
 
-    def noise(self, depth: int, vocabulary: int, device: torch.device) -> Tensor:
-        """The Gumbel noise [V] with which AR draws the token after a node of this depth."""
-        block, row = divmod(self.position + depth + 1, BLOCK)
-        return gumbel_noise(f"tokens {self.seed} {block}", vocabulary, device)[row]
+    def _add_noise(self, logits: Tensor, depth: int) -> Tensor:
+        noise = noise_of(self.seed, self.position + depth + 1, len(logits), logits.device)
+        return logits.add(noise, alpha=self.sampling.temperature)
 
     def accepts(self, probability: float) -> bool:
         """True with this probability: never at 0, always at 1."""
@@ -233,17 +268,39 @@ def _least_kept(shares: list[float], top_p: float) -> float | None:
     return None
 
 
+def noise_of(
+    seed: int, position: int, vocabulary: int, device: torch.device, *, rounded: bool = False
+) -> Tensor:
+    """The Gumbel noise [V] with which AR draws the token at a position: float64, or rounded to
+    float32."""
+    block, row = divmod(position, BLOCK)
+    make = rounded_noise if rounded else gumbel_noise
+    return make(f"tokens {seed} {block}", vocabulary, device)[row]
+
+
 @lru_cache(maxsize=4)
-def gumbel_noise(key: str, count: int, device: torch.device) -> Tensor:
-    """Float64 noise [`BLOCK`, `count`]: the same for the same key, independent for others. A log-law
-    plus a row has its argmax at each token with the token's probability. Do not change it in place: the
-    last few are kept, because a drafter and a verifier ask for the same rows."""
+def gumbel_noise(key: str, count: int, device: torch.device) -> tuple[Tensor, ...]:
+    """Float64 noise [`count`] for each of `BLOCK` positions: the same for the same key, independent for
+    others. A log-law plus such noise has its argmax at each token with the token's probability. Do not
+    change it in place: the last few are kept, because a drafter and a verifier ask for the same."""
+    import numpy as np
     import torch
 
     uniforms = torch.rand(
         BLOCK, count, dtype=torch.double, device=device, generator=make_generator(key, device)
     )
-    return uniforms.log_().neg_().log_().neg_()  # −log(−log u)
+    if device.type != "cpu" or uniforms.numel() > SMALL:
+        return uniforms.log_().neg_().log_().neg_().unbind()  # −log(−log u)
+    noise = uniforms.numpy()
+    for change in (np.log, np.negative) * 2:
+        change(noise, out=noise)
+    return uniforms.unbind()
+
+
+@lru_cache(maxsize=4)
+def rounded_noise(key: str, count: int, device: torch.device) -> tuple[Tensor, ...]:
+    """What `gumbel_noise` gives, in float32."""
+    return tuple(row.float() for row in gumbel_noise(key, count, device))
 
 
 def invert(weights: Tensor, uniforms: Tensor | float) -> Tensor:

@@ -160,7 +160,7 @@ def test_tokens_are_those_of_ar(monkeypatch, sampling, process):
     assert (wrong > 0) == (process is once_per_step)
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.8, top_p=0.9)], ids=str)
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.8, 20, 0.9)], ids=str)
 @pytest.mark.parametrize("drafter", ["model:it", "self:[full]", "staged:[model:it]+[ngram]"])
 def test_a_drafter_that_is_the_target_is_accepted_whole(drafter, sampling):
     """It drafts by logits that are processed as the target's are, with each node's own path."""

@@ -1,5 +1,6 @@
 """Candidates by a drafter's logits: in the order that the verifier's proof covers."""
 
+import math
 from collections import Counter
 
 import attrs
@@ -34,6 +35,25 @@ def test_a_matched_candidate_of_the_targets_own_logits_is_the_drawn_token():
             assert found.tokens[0][0] == token
         drawn[token] += 1
     assert len(drawn) == 3
+
+
+FILTERS = [Sampling(0.8, top_p=0.9), Sampling(1.0, 50, 0.95, 0.05)]
+
+
+@pytest.mark.parametrize("sampling", FILTERS, ids=str)
+def test_matched_candidates_are_those_that_can_be_drawn(sampling):
+    """The first is the target's token where it is one of the few that are looked at, so mostly."""
+    rows, same = 3 * torch.randn(50, 600, generator=torch.Generator().manual_seed(3)), 0
+    for seed, row in enumerate(rows):
+        found = Proposer("matched", sampling, seed).candidates(
+            ROOT, [0], row[None], 3, position=5, vocabulary=600
+        )
+        kept = sampling.scores(row[None])[0] > -math.inf
+        assert kept[found.tokens[0]].all()
+        assert found.logprobs[0] == sorted(found.logprobs[0], reverse=True)
+        assert sum(map(math.exp, found.logprobs[0])) <= 1 + 1e-9
+        same += found.tokens[0][0] == Sampler(sampling, seed, 5).token(row, 0)
+    assert same >= 47
 
 
 def test_matched_candidates_are_confident_as_at_temperature_0():

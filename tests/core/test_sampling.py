@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 
+import attrs
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +13,7 @@ from transformers import GenerationConfig
 from toolkit import Candidates, Pipeline, Sampler, Sampling
 from toolkit.conformance.models import tiny
 from toolkit.errors import MismatchError, SpecError
+from toolkit.sampling import noise_of
 
 LOGITS = st.lists(
     st.integers(-8, 8).map(lambda halves: halves / 2) | st.just(-math.inf), min_size=2, max_size=12
@@ -68,6 +70,54 @@ def test_top_p_sorts_only_in_doubt(monkeypatch):
     for row, top_p in ((tied, 0.6), (near, 0.5), (near, 0.50005), (clear, 0.99)):
         with pytest.raises(AssertionError, match="sorted"):
             Sampling(1.0, top_p=top_p).scores(torch.tensor([row]).log())
+
+
+@given(
+    logits=LOGITS,
+    temperature=st.sampled_from([0.1, 0.6, 1.0, 3.0]),
+    top_k=st.sampled_from([0, 1, 2, 5, 99]),
+    top_p=st.sampled_from([0.9, 0.5, 0.01]),
+    min_p=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+)
+def test_a_token_that_is_surely_kept_is_kept(logits, temperature, top_k, top_p, min_p):
+    sampling, row = Sampling(temperature, top_k, top_p, min_p), torch.tensor(logits)
+    kept = sampling.scores(row[None])[0] > -math.inf
+    sure = torch.tensor([sampling.surely_keeps(row, token) for token in range(len(logits))])
+    assert not (sure & ~kept).any()
+
+
+FILTERS = [Sampling(0.8, top_p=0.9), Sampling(0.8, 20, 0.8), Sampling(1.0, 0, 0.95, 0.05)]
+WIDE = 2 * torch.randn(40, 600, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("sampling", FILTERS, ids=str)
+def test_most_tokens_of_a_wide_law_need_no_doubt(sampling):
+    """Which are kept is known of all but those at an edge, and how many without the whole law, too."""
+    for row in WIDE[:10]:
+        kept = sampling.scores(row[None])[0] > -math.inf
+        sure = sum(sampling.surely_keeps(row, token) for token in range(600))
+        assert kept.sum() - 2 <= sure <= kept.sum()
+        assert sampling.count_kept(row.sort(descending=True).values.tolist()) == kept.sum()
+
+
+@attrs.frozen
+class Sure(Sampling):
+    """Doubts nothing."""
+
+    def surely_keeps(self, logits, token):
+        return True
+
+
+@pytest.mark.parametrize("kind", [Sampling, Sure])
+@pytest.mark.parametrize("sampling", FILTERS, ids=str)
+def test_the_drawn_token_is_the_likeliest_that_can_be_drawn_after_the_noise(sampling, kind):
+    sampler, same = Sampler(kind(*attrs.astuple(sampling)), 4), 0
+    for depth, row in enumerate(WIDE):
+        noise = noise_of(4, depth + 1, 600, row.device)
+        noisy = (row / sampling.temperature).double() + noise
+        kept = sampling.scores(row[None])[0] > -math.inf
+        same += sampler.token(row, depth) == noisy.masked_fill(~kept, -math.inf).argmax()
+    assert (same == len(WIDE)) == (kind is Sampling)
 
 
 def test_the_order_of_processors_matters_and_is_theirs():
