@@ -14,6 +14,7 @@ Kernel = Callable[["Tensor", int], "Tensor"]
 """Logits [M, V] and k ≤ `MOST` → int32 [M, 2 · k + 1]: the bits of the k greatest, float32, their ids,
 and the bits of the row's log-sum-exp, float32."""
 
+SMALL = 2**16  # logits, of which threads take longer to wake than to be of use
 MOST = 32  # candidates that a kernel is asked for
 kernels: dict[str, Kernel] = {}
 """By type of device; the runtime, which has the kernels, puts them here."""
@@ -24,7 +25,7 @@ def likeliest(logits: Tensor, k: int) -> tuple[list[list[int]], list[list[float]
     log-probabilities: [M][k] each."""
     kernel = kernels.get(logits.device.type) if k <= MOST else None
     if kernel is None:
-        logprobs, tokens = fetch(*logits.float().log_softmax(-1).topk(k))
+        logprobs, tokens = fetch(*_log_softmax(logits.float()).topk(k))
     else:
         import torch
 
@@ -45,3 +46,13 @@ def likeliest_and_margins(logits: Tensor) -> tuple[list[int], list[float]]:
     found = kernel(logits, 2).cpu()
     values = found.view(torch.float32)
     return found[:, 2].tolist(), (values[:, 0] - values[:, 1]).tolist()
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """`logits[M, V].log_softmax(-1)`, on the CPU row by row where they are few: all at once, PyTorch
+    wakes its threads."""
+    if logits.device.type != "cpu" or len(logits) < 2 or logits.numel() > SMALL:
+        return logits.log_softmax(-1)
+    import torch
+
+    return torch.cat([row.log_softmax(-1) for row in logits.split(1)])
