@@ -46,10 +46,14 @@ def default_verifier(sampling: Sampling) -> Default:
     )
 
 
-def default_shaper(drafter: Choice[Drafter], verifier: Choice[Verifier]) -> Default:
-    """The shaper for a verifier and a drafter."""
+def default_shaper(
+    drafter: Choice[Drafter], verifier: Choice[Verifier], *, graphs: bool = False
+) -> Default:
+    """The shaper for a verifier and a drafter; `graphs`: whole steps of static trees may be graphs."""
     if needs_draws(drafter, verifier):
         return Default("growmap", f"verifier {verifier.cls.name} needs every drawn candidate")
+    if graphs and drafter.cls.name == "model" and verifier.cls.name == "greedy":
+        return Default("growmap", "its trees are static, so that a step is one CUDA graph")
     return Default("adaptive", "follows the drafter's confidence, and the verifier takes any tree")
 
 

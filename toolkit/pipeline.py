@@ -62,8 +62,9 @@ class Pipeline:
     temperature 0 all of them. Its logits processors, as of `repetition_penalty`, are part of the
     model's decoding, whatever `sampling` is. `generation_config` takes the place of the model's. The
     default verifier is `greedy` at temperature 0 and otherwise `sampler-match`. The default shaper
-    is `adaptive`, and `growmap` for verifiers that need every drawn candidate. `reasons` says why
-    each strategy was chosen. `limits` hold for every request, whatever the shaper.
+    is `adaptive`; it is `growmap` for verifiers that need every drawn candidate, and with a draft
+    model and verifier `greedy` on CUDA, where its steps are one graph each. `reasons` says why each
+    strategy was chosen. `limits` hold for every request, whatever the shaper.
 
     Making a pipeline locates and checks everything and loads no weights. Checks that need neither
     torch nor transformers run before these are imported.
@@ -126,6 +127,9 @@ class Pipeline:
             self.sampling = evolve(self.defaults.sampling, **settled)
             self.verifier = self._resolve("verifier", verifier, default_verifier(self.sampling))
             require_temperature(self.verifier, self.sampling)
+        if shaper is None and not limits.cut_trees and self.pool.records_steps:
+            default = default_shaper(choice, self.verifier, graphs=True)
+            self.shaper = self._resolve("shaper", shaper, default)
         self._require_fitting_models()
 
     def __repr__(self) -> str:

@@ -85,6 +85,11 @@ class Ours:
 
     pipeline: Any
 
+    def warm_up(self, prompts: dict[str, list[int]], tokens: int) -> None:
+        """Decode every prompt, so that no graph is recorded later."""
+        for prompt in prompts.values():
+            self.decode(prompt, tokens)
+
     def decode(self, prompt: list[int], tokens: int) -> tuple[list[int], float, Any]:
         """The new tokens, the seconds from the first to the last, and the generation."""
         stream = self.pipeline.stream(prompt, max_new_tokens=tokens)

@@ -138,7 +138,7 @@ def test_times_of_steps_add_up_to_the_clock_s(arm):
         assert total <= took
         assert pause or total >= 0.5 * took  # the rest passes between steps, which are short here
         means.append(sorted(event.step.total_ms for event in found[1:])[len(found) // 2])
-    assert 0.5 * means[1] <= means[2] <= 4 * means[1]
+    assert 0.5 * means[1] <= means[2] < 10  # of the 20 ms: a GPU that waits lowers its clock
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,11 @@ class Pool:
         return torch.device(self.device)
 
     @property
+    def records_steps(self) -> bool:
+        """Whether whole steps may run as CUDA graphs here."""
+        return self.executor == "auto" and self.torch_device.type == "cuda"
+
+    @property
     def torch_dtype(self) -> torch.dtype | None:
         """The dtype to load in; None for the checkpoint's own."""
         import torch

@@ -89,7 +89,11 @@ def split_inputs(width: int, tiles: int, step: int) -> tuple[int, int]:
     """In how many parts K inputs are split for `tiles` tiles of outputs, and how many steps of `step`
     inputs each has."""
     steps = -(-width // step)
-    blocks = -(-steps // max(1, PROGRAMS // tiles))
+    most = max(1, min(steps, PROGRAMS // tiles))
+    equal = next(parts for parts in range(most, 0, -1) if steps % parts == 0)
+    if 4 * equal >= 3 * most:  # equal parts are faster, unless they are few
+        return equal, steps // equal
+    blocks = -(-steps // most)
     return -(-steps // blocks), blocks
 
 

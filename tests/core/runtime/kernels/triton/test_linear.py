@@ -53,3 +53,8 @@ def test_an_activation_gives_what_it_gives_afterwards(device, act, outputs):
 def test_every_input_is_in_one_part(width, tiles):
     splits, blocks = split_inputs(width, tiles, 128)
     assert (splits - 1) * blocks * 128 < width <= splits * blocks * 128
+
+
+def test_parts_are_equal_unless_they_would_be_few():
+    assert split_inputs(10240, 40, 128) == (5, 16)  # of 6 at most
+    assert split_inputs(7 * 128, 44, 128) == (4, 2)  # of 6 at most: 1 would be too few
