@@ -270,14 +270,15 @@ class Captured:
         """A captured pass of `tokens[N]`, each after the one before, in an empty cache; None where
         capturing fails. It is there to be timed."""
         count = len(tokens)
-        slab = self.slabs.take(Nobody(), count)
-        if ("chain", count) not in slab.graphs:
-            inputs = GraphInputs.empty(next(n for n in ROWS if n >= count), slab.buffer.device)
+        rows = next(size for size in ROWS if size >= self.rule.padded(count))
+        slab, key = self.slabs.take(Nobody(), count), ("chain", count, rows)
+        if key not in slab.graphs:
+            inputs = GraphInputs.empty(rows, slab.buffer.device)
             chain = torch.ones(count, count, dtype=torch.bool).tril()
             inputs.fill(Rows(tokens, torch.arange(count), chain), [0], slab.room)
             tables = tuple(table.upto(slab.room) for table in self.decoder.rotary.values())
-            slab.graphs["chain", count] = self._capture(slab, inputs, None, tables)
-        graph: Graph | None = slab.graphs["chain", count]
+            slab.graphs[key] = self._capture(slab, inputs, None, tables)
+        graph: Graph | None = slab.graphs[key]
         return graph
 
     def _capture(

@@ -60,20 +60,20 @@ def fastest_kernel(
 def _find_fastest(
     module: PreTrainedModel, windows: tuple[int | None, ...], owned: bool
 ) -> dict[str, Any]:
-    executors = {
-        kernel: FunctionalExecutor.of(module, windows, TrialLinears(owned, kernel))
-        for kernel in kernels_for(module)
-    }
+    executors = {}
+    for kernel in kernels_for(module):
+        in_place = module.device.type != "cpu"  # both kernels for GPUs share the module's weights
+        linears = Linears(False, kernel) if in_place else TrialLinears(owned, kernel)
+        executors[kernel] = FunctionalExecutor.of(module, windows, linears)
     passes = [chain_pass(module, windows, torch.zeros(count).long()) for count in TIMED]
     began = Moment.now()
     took = least_seconds(executors, passes)  # for any count of rows: rules can only add rows
     load = busy_load(began) if module.device.type == "cpu" else None
     invariant = {}
     for kernel in sorted(took, key=lambda kernel: took[kernel]):
-        linears = executors[kernel].maps
-        if linears.set_rule(module_key(module)):
+        if executors[kernel].maps.set_rule(module_key(module)):
             invariant[kernel] = executors[kernel]
-            if linears.rule.row_multiple == 1:
+            if executors[kernel].maps.rule.row_multiple == 1:
                 break  # the others are slower, whatever their rules
     if len(invariant) > 1:
         took = least_seconds(invariant, passes)

@@ -186,3 +186,7 @@ def test_a_captured_pass_is_timed_as_a_graph(monkeypatch):
     assert (len(replays), executor.captured.captures) == (3, 1)
     graph = executor.captured.chain_graph(now.host.tokens)
     torch.testing.assert_close(graph.logits[:3], expected, rtol=1e-9, atol=1e-9)
+    executor.maps.rule.row_multiple = 16  # then more rows are computed, and the pass is another
+    fastest._timed(executor, now)
+    assert executor.captured.captures == 2
+    assert len(executor.captured.chain_graph(now.host.tokens).logits) == 16
