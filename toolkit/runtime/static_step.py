@@ -133,12 +133,12 @@ class StaticStep:
         slot = graph.start(self._send(state)) if ahead is None else ahead.slot
         next_slot = graph.start(graph.following) if self._may_run_ahead(length, depth) else None
         found = Found.of(slot.fetch())
-        if next_slot is not None:
-            self._ahead = Ahead(graph, next_slot, found.following)
         tree = self._tree(found)
-        if len(tree) < len(self.shape):
+        if len(tree) < len(self.shape):  # what began ahead is dropped: passes overwrite its rows
             self.obstacles["tokens of probability 0 are not drafted"] += 1
             return None
+        if next_slot is not None:
+            self._ahead = Ahead(graph, next_slot, found.following)
         self.count += 1
         self.count_ahead += ahead is not None
         path = found.path[: self.depth + 1]

@@ -299,6 +299,30 @@ def test_a_row_that_a_move_forgets_is_noticed(monkeypatch):
         require_same(pipeline("growmap:tree=3x2", pool()), PROMPTS[:1], 40)
 
 
+def test_steps_without_the_whole_tree_drop_what_began_ahead(monkeypatch):
+    """The general loop runs those that draft tokens of probability 0, over the rows of the next one."""
+    honest = step_graph.take_children
+
+    def forbidding(step, top, chosen, first):
+        honest(step, top, chosen, first)
+        nodes, count = (len(step) - 5) // 5, len(chosen)
+        tokens = step[2 + first :][:count]
+        logprobs = step[2 + 2 * nodes + first :][:count].view(torch.float32)
+        logprobs.masked_fill_(tokens % 4 == 0, -torch.inf)
+
+    monkeypatch.setattr(step_graph, "take_children", forbidding)
+    made = pipeline("growmap:tree=2x1", pool())
+    for prompt in PROMPTS:
+        stream = made.stream(prompt, max_new_tokens=60)
+        ours = [event.tokens for event in stream.decode()]
+        ((theirs, rows),) = run(made, [prompt], 60, general=True)[0]
+        tokens = [token for event in theirs for token in event.tokens]
+        assert [token for part in ours for token in part] == tokens
+        require_same_rows(snapshot(stream.target.cache), rows, "steps that take turns with passes")
+        assert stream._steps.obstacles["tokens of probability 0 are not drafted"]
+        assert stream._steps.count_ahead
+
+
 ARMS = [{"shaper": "chain:k=4"}, {"shaper": "growmap:tree=3x2"}, {"shaper": "chain", **AR}]
 
 
