@@ -53,7 +53,7 @@ def default_shaper(
     if needs_draws(drafter, verifier):
         return Default("growmap", f"verifier {verifier.cls.name} needs every drawn candidate")
     if graphs and drafter.cls.name == "model" and verifier.cls.name == "greedy":
-        return Default("growmap", "its trees are static, so that a step is one CUDA graph")
+        return Default("growmap", "its trees are static, so that a step may be one CUDA graph")
     return Default("adaptive", "follows the drafter's confidence, and the verifier takes any tree")
 
 

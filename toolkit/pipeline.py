@@ -127,7 +127,8 @@ class Pipeline:
             self.sampling = evolve(self.defaults.sampling, **settled)
             self.verifier = self._resolve("verifier", verifier, default_verifier(self.sampling))
             require_temperature(self.verifier, self.sampling)
-        if shaper is None and not limits.cut_trees and self.pool.records_steps:
+        whole = {self.kv.cls.name, self.draft_kv.cls.name} == {"full"} and not self.defaults.options
+        if shaper is None and whole and not limits.cut_trees and self.pool.records_steps:
             default = default_shaper(choice, self.verifier, graphs=True)
             self.shaper = self._resolve("shaper", shaper, default)
         self._require_fitting_models()
@@ -157,11 +158,7 @@ class Pipeline:
         from toolkit.runtime.models.model_defaults import ModelDefaults
 
         return ModelDefaults.of(
-            self.target,
-            found,
-            self._generation_config,
-            draws=draws,
-            ignore_eos=self.ignore_eos,
+            self.target, found, self._generation_config, draws=draws, ignore_eos=self.ignore_eos
         )
 
     def _require_fitting_models(self) -> None:

@@ -96,6 +96,9 @@ def test_a_model_drafter_for_a_target_of_no_family_must_be_named(registry):
         ({"sampling": {"temperature": 0.8}}, "adaptive"),
         ({"limits": Limits(max_nodes=8)}, "adaptive"),
         ({"pool": {"executor": "functional"}}, "adaptive"),
+        ({"kv": "streaming:budget=64"}, "adaptive"),
+        ({"draft_kv": "window:budget=64"}, "adaptive"),
+        ({"generation_config": GenerationConfig(repetition_penalty=1.2)}, "adaptive"),
         ({"shaper": "chain"}, "chain"),
     ],
 )
@@ -107,7 +110,6 @@ def test_the_default_shaper_on_a_gpu(monkeypatch, options, shaper):
     pipeline = Pipeline(pool=pool, **options)
     assert pipeline.specs["shaper"] == shaper
     assert ("one CUDA graph" in pipeline.reasons["shaper"]) == (shaper == "growmap")
-
 
 
 def test_stop_strings_of_the_generation_config_end_a_request():
