@@ -100,7 +100,11 @@ class Slabs:
         if slab is None:
             layers, heads, width = self.shape
             size = 2, layers, heads, room, width
-            buffer = torch.zeros(size, dtype=self.dtype, device=self.device)
+            try:
+                buffer = torch.zeros(size, dtype=self.dtype, device=self.device)
+            except torch.OutOfMemoryError:
+                self.forget()  # of former requests
+                buffer = torch.zeros(size, dtype=self.dtype, device=self.device)
             slab = Slab(buffer, ref(holder), room - 1, self.recorder)
             self._slabs.append(slab)
         slab.holder = ref(holder)

@@ -4,12 +4,14 @@ import gc
 from weakref import ref
 
 import pytest
+import torch
 from tape import Tape
 
 from toolkit import Pipeline, Pool
 from toolkit.conformance.models import noisy, tiny
 from toolkit.runtime.compute.executors import captured
 from toolkit.runtime.kv.cache import TreeCache, TreeLayer
+from toolkit.runtime.kv.slab import Nobody, Slabs
 
 CHOICES = [
     {"drafter": "none"},
@@ -75,3 +77,23 @@ def test_requests_one_after_another_use_one_slab(uncollected, monkeypatch):
         pipeline.generate([5, 9, 33, 4, 8, 60, 17], max_new_tokens=20)
     for name in ("it", "noisy"):
         assert len(pipeline.pool.load(name).executor.slabs._slabs) == 1
+
+
+def test_former_requests_make_room_for_a_larger_slab(monkeypatch):
+    """What a request holds stays. Without room for one more there is an error, as before."""
+    slabs, honest, room = Slabs((1, 1, 2), torch.float32, torch.device("cpu")), torch.zeros, [2]
+
+    def limited(*args, **options):
+        if len(slabs._slabs) >= room[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return honest(*args, **options)
+
+    monkeypatch.setattr(torch, "zeros", limited)
+    holder = Nobody()
+    holder.slab = held = slabs.take(holder, 1000)
+    slabs.take(Nobody(), 3000)  # of a request that has ended
+    large = slabs.take(other := Nobody(), 9000)
+    other.slab = large
+    assert slabs._slabs == [held, large]
+    with pytest.raises(torch.OutOfMemoryError):
+        slabs.take(Nobody(), 20000)
