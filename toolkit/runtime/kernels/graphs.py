@@ -10,6 +10,8 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
+from toolkit.runtime.kernels.triton.jit import TritonError
+
 Thunk = Callable[[], Tensor]
 WARM_UPS = 2  # runs before a recording, in which libraries load their kernels
 
@@ -36,14 +38,22 @@ class CudaGraphs:
 
     device: torch.device
     _pool: Any = field(init=False, default=None)
+    _stream: Any = field(init=False, default=None)  # one, since libraries keep memory for each
     _side: Any = field(init=False, default=None)
 
     def record(self, run: Thunk) -> tuple[Callable[[], None], Tensor]:
-        """As `Recorder.record`. Raises `RuntimeError` for what cannot be captured."""
+        """As `Recorder.record`. Raises `RuntimeError` for what cannot be compiled or captured."""
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
+            self._stream = torch.cuda.Stream(self.device)
+        try:
+            return self._capture(run)
+        except TritonError as error:  # as where a kernel needs more shared memory than there is
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+    def _capture(self, run: Thunk) -> tuple[Callable[[], None], Tensor]:
+        stream = self._stream
         with torch.cuda.device(self.device):
-            stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UPS):

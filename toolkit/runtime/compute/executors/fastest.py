@@ -25,6 +25,7 @@ from toolkit.runtime.compute.linears.batch_invariance import RuledLinear
 from toolkit.runtime.compute.linears.kernels import Kernel, bias_of, kernels_for, weight_of
 from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kernels import native
+from toolkit.runtime.kernels.triton import jit
 from toolkit.runtime.machine.remembered import remembered
 
 TIMED = (1, 8)  # rows of the passes that are timed
@@ -35,7 +36,8 @@ ENOUGH = 0.3  # seconds after which no other turn begins
 def module_key(module: PreTrainedModel) -> tuple[str, ...]:
     """A module's key in the disk cache: its architecture, sizes and dtype, and what computes."""
     if module.device.type == "cuda":
-        where = f"{torch.cuda.get_device_name(module.device)}, CUDA {torch.version.cuda}"
+        name, triton = torch.cuda.get_device_name(module.device), jit.version
+        where = f"{name}, CUDA {torch.version.cuda}, Triton {triton}"
     else:
         kernels = native.library()
         where = kernels.isa if kernels else "none"

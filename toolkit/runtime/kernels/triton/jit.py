@@ -13,11 +13,19 @@ from torch import Tensor
 try:
     import triton
     import triton.language as tl
+    from triton import TritonError
 except ImportError:  # PyTorch for CPUs comes without it
     triton = tl = None
 
-__all__ = ["begin", "device_of", "jit", "overlap", "power_of_two", "runs", "tl"]
+    class TritonError(Exception):  # type: ignore[no-redef]
+        """What Triton raises where a kernel cannot be compiled or loaded."""
 
+
+__all__ = [
+    "TritonError", "begin", "device_of", "jit", "overlap", "power_of_two", "runs", "tl", "version",
+]  # fmt: skip
+
+version = getattr(triton, "__version__", None)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it at import, too
 
 
