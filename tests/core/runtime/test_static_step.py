@@ -1,9 +1,7 @@
 """Whole steps as one graph against the general loop, AR's too. Tapes stand in for CUDA graphs."""
 
 import copy
-import gc
 import signal
-import types
 from functools import lru_cache
 
 import pytest
@@ -11,8 +9,7 @@ import torch
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tape import Tape, Taping
-from torch.utils._pytree import tree_leaves
+from tape import Tape
 
 from toolkit import Pipeline, Pool, Registry, Sampling, draft_session, likeliest, transfer
 from toolkit.conformance.comparison import Broken, require_same_rows, snapshot
@@ -169,59 +166,6 @@ def test_a_step_is_asked_for_before_the_last_one_is_fetched(monkeypatch, reads):
     assert copies == (["send", "ask", "fetch"] if reads else ["ask", "fetch"]) * 6
     ahead = "" if reads else ", 8 of them ahead of the host"
     assert stream.result.steps_run == f"9 steps as one graph each{ahead}"
-
-
-def memory_of(values):
-    """Where the tensors among some values lie."""
-    return [v.untyped_storage().data_ptr() for v in values if isinstance(v, torch.Tensor)]
-
-
-class Forgets(Tape):
-    """As a CUDA graph, keeps alive what it has made, and nothing that it has read: `read` says what."""
-
-    def record(self, run):
-        with Taping() as taping:
-            result = run()
-        read, made = set(), set()
-        for _, args, kwargs, results in taping.operations:
-            read |= {*memory_of(tree_leaves((args, kwargs)))} - made
-            made |= {*memory_of(tree_leaves(results))} - read
-        self.read = read
-        return lambda: None, result
-
-
-def kept_by(roots):
-    """Where the tensors lie that are kept alive by some objects."""
-    seen, left = {}, list(roots)
-    while left:
-        it = left.pop()
-        if id(it) in seen or isinstance(it, type | types.ModuleType | types.FrameType):
-            continue
-        seen[id(it)] = it
-        function = isinstance(it, types.FunctionType)
-        left += [it.__closure__] if function else gc.get_referents(it)
-    return {*memory_of(seen.values())}
-
-
-def test_a_graph_keeps_alive_what_it_reads(monkeypatch):
-    """And the control: without its inputs it does not."""
-    graphs, honest = [], static_step.capture_step
-
-    def noted(models, *args):
-        captures = [model.captured for model in models]
-        monkeypatch.setattr(captures[0], "recorder", Forgets())
-        graphs.append((honest(models, *args), *captures))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(static_step, "capture_step", noted)
-    events = pipeline("growmap:tree=3x2", pool()).stream(PROMPTS[0], max_new_tokens=20).decode()
-    with pytest.raises(KeyboardInterrupt):
-        list(events)
-    graph, *captures = graphs[0]
-    read = captures[0].recorder.read
-    assert len(read) > 20
-    assert read <= kept_by([graph, *captures])
-    assert not read <= kept_by([evolve(graph, inputs=()), *captures])
 
 
 def test_another_drafter_has_graphs_of_its_own():
