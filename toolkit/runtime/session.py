@@ -103,6 +103,8 @@ class ModelSession:
         positions = [self.cache.length + row.count(1) - 1 for row in self._lineage]
         return self._run(tokens, ancestor_mask(self._lineage, len(above)), positions, keep)
 
+    @torch.inference_mode(False)  # buffers outlive a caller's inference mode
+    @torch.no_grad()
     def _run(self, tokens: list[int], paths: Tensor, positions: list[int], keep: int) -> Tensor:
         """Run one pass; returns logits [N, V], or those of the last `keep` rows unless that is 0."""
         device = self.model.device
@@ -123,6 +125,8 @@ class ModelSession:
                 f"nodes, a KV policy with a budget, or a lower precision"
             ) from error
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def commit(self, rows: list[int]) -> None:
         self.cache.commit(rows)
         self.eviction.after_commit()

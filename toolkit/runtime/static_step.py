@@ -17,6 +17,7 @@ from toolkit.draft_session import DraftSession
 from toolkit.engine import Strategies, Verified
 from toolkit.growmap import GrowMap
 from toolkit.likeliest import MOST
+from toolkit.runtime.compute.cudnn import without_cudnn
 from toolkit.runtime.compute.executors.captured import DEEPEST, ROWS, Captured
 from toolkit.runtime.compute.executors.functional_executor import FunctionalExecutor
 from toolkit.runtime.kernels.triton.jit import power_of_two
@@ -113,6 +114,7 @@ class StaticStep:
         self._forwarded = depths.index(self.depth)
         self.captured = tuple(map(captured_of, self.sessions))
 
+    @torch.inference_mode(False)  # graphs outlive a caller's inference mode
     @torch.no_grad()
     def run(self, committed: list[int], depth: int) -> Verified | None:
         """Draft and verify a tree on the last of `committed` tokens, whose keys and values are not
@@ -217,7 +219,8 @@ class StaticStep:
             parts = zip(self.captured, slabs, self.sessions, strict=True)
             models = [Model(captured, slab, s.vocabulary) for captured, slab, s in parts]
             try:
-                graph = capture_step(models, self.shape, reads, self._send(state))
+                with without_cudnn:  # as passes
+                    graph = capture_step(models, self.shape, reads, self._send(state))
             except RuntimeError as error:
                 self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
                 return None

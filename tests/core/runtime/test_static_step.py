@@ -168,6 +168,30 @@ def test_a_step_is_asked_for_before_the_last_one_is_fetched(monkeypatch, reads):
     assert stream.result.steps_run == f"9 steps as one graph each{ahead}"
 
 
+@pytest.mark.parametrize("shaper", ["growmap:tree=3x2", "adaptive"])
+def test_graphs_outlive_a_caller_s_inference_mode(shaper):
+    """What PyTorch makes in it could not be written to later."""
+    made, found = pipeline(shaper, pool()), []
+    for mode in (True, False, True):
+        with torch.inference_mode(mode):
+            found.append(made.generate(PROMPTS[0], max_new_tokens=20).token_ids)
+    assert found[0] == found[1] == found[2]
+
+
+def test_steps_are_captured_without_cudnn(monkeypatch):
+    """As passes run, whose bits theirs are."""
+    used, honest = [], static_step.capture_step
+
+    def noting(*args):
+        used.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return honest(*args)
+
+    monkeypatch.setattr(static_step, "capture_step", noting)
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    pipeline("chain:k=4", pool()).generate(PROMPTS[0], max_new_tokens=12)
+    assert set(used) == {False}
+
+
 def test_another_drafter_has_graphs_of_its_own():
     """Over the same slab of the target: one without rotation."""
     both = pool()

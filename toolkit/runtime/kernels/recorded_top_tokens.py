@@ -6,6 +6,7 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
+import torch
 from attrs import define, field
 from torch import Tensor
 
@@ -24,6 +25,8 @@ class RecordedTopTokens:
     _calls: Counter[Any] = field(init=False, factory=Counter)
     _recorded: dict[Any, Recorded | None] = field(init=False, factory=dict)
 
+    @torch.inference_mode(False)  # recordings outlive a caller's inference mode
+    @torch.no_grad()
     def __call__(self, logits: Tensor, k: int) -> Tensor:
         """As `packed_top_tokens`; the next call may overwrite the result."""
         rows, vocabulary = power_of_two(len(logits)), logits.shape[1]

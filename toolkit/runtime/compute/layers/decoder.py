@@ -245,7 +245,7 @@ class PostNormLayer:
 def add_and_norm(x: Tensor, branches: Branches, *norms: Map) -> tuple[Tensor, ...]:
     """Add branches to the residual stream [M, E] in their order; returns the sum and its norms."""
     first = norms[0]
-    if jit.runs(x) and isinstance(first, Norm) and x.dtype is not torch.float64:
+    if jit.runs(x) and isinstance(first, Norm):
         affines = tuple((norm.weight, norm.bias) for norm in norms if isinstance(norm, Norm))
         return kernels.add_and_norm(x, branches, affines, first.eps, first.kind == "rms")
     for branch in branches:

@@ -54,8 +54,10 @@ def jit(function: Any) -> Any:
 
 
 def runs(tensor: Tensor) -> bool:
-    """Whether the kernels run for a tensor: Triton is here, and it is on a GPU or interpreted."""
-    return triton is not None and (tensor.is_cuda or INTERPRETED)
+    """Whether the kernels run for a tensor: Triton is here, and it is on a GPU or interpreted. They
+    compute in float32, so float64 is PyTorch's."""
+    wide = tensor.dtype is torch.float64
+    return triton is not None and not wide and (tensor.is_cuda or INTERPRETED)
 
 
 @cache

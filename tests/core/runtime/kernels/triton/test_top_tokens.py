@@ -39,3 +39,8 @@ def test_a_view_of_a_wider_product(device):
     logits = torch.randn(2, 300, device=device)[:, :250]
     for got, expected in zip(top_tokens(logits, 3), top_tokens_plain(logits, 3), strict=True):
         torch.testing.assert_close(got, expected)
+
+
+def test_float64_is_not_rounded_to_float32(device):
+    logits = torch.tensor([[1.0, 1.0 + 1e-12, 0.5]], dtype=torch.float64, device=device)
+    assert top_tokens(logits, 2)[1].tolist() == [[1, 0]]
