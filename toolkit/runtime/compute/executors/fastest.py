@@ -36,7 +36,8 @@ ENOUGH = 0.3  # seconds after which no other turn begins
 def module_key(module: PreTrainedModel) -> tuple[str, ...]:
     """A module's key in the disk cache: its architecture, sizes and dtype, and what computes."""
     if module.device.type == "cuda":
-        name, triton = torch.cuda.get_device_name(module.device), jit.version
+        name = torch.cuda.get_device_name(module.device)
+        triton = jit.version if jit.runs(module.get_input_embeddings().weight) else None
         where = f"{name}, CUDA {torch.version.cuda}, Triton {triton}"
     else:
         kernels = native.library()

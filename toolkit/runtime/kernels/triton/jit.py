@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from toolkit.runtime.machine.disk import say_once
+
 try:
     import triton
     import triton.language as tl
@@ -57,7 +59,29 @@ def runs(tensor: Tensor) -> bool:
     """Whether the kernels run for a tensor: Triton is here, and it is on a GPU or interpreted. They
     compute in float32, so float64 is PyTorch's."""
     wide = tensor.dtype is torch.float64
-    return triton is not None and not wide and (tensor.is_cuda or INTERPRETED)
+    if triton is None or wide:
+        return False
+    return INTERPRETED or (tensor.is_cuda and launches(tensor.device))
+
+
+@jit
+def probe(number_ptr):
+    tl.store(number_ptr, 1.0)
+
+
+@cache
+def launches(device: torch.device) -> bool:
+    """Whether Triton can launch kernels there: it needs a C compiler, Python's headers and a driver. A
+    warning says once why not."""
+    number = torch.zeros(1, device=device)
+    try:
+        with device_of(number):
+            probe[(1,)](number)
+    except Exception as error:  # noqa: BLE001 of many kinds
+        why = str(error).partition("\n")[0]
+        say_once("triton", f"Our kernels are not used on {device}: {type(error).__name__}: {why}")
+        return False
+    return True
 
 
 @cache

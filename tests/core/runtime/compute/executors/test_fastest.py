@@ -190,3 +190,20 @@ def test_a_captured_pass_is_timed_as_a_graph(monkeypatch):
     fastest._timed(executor, now)
     assert executor.captured.captures == 2
     assert len(executor.captured.chain_graph(now.host.tokens).logits) == 16
+
+
+def test_results_about_a_gpu_hold_for_the_kernels_that_run_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card")
+
+    class OnGpu:
+        device, dtype, config = torch.device("cuda:0"), torch.bfloat16, tiny("llama").config
+
+        def get_input_embeddings(self):
+            return torch.nn.Embedding(1, 1)
+
+    keys = set()
+    for version, runs in (("3.5", True), ("3.6", True), ("3.6", False)):
+        monkeypatch.setattr(fastest.jit, "version", version)
+        monkeypatch.setattr(fastest.jit, "runs", lambda _, runs=runs: runs)
+        keys.add(fastest.module_key(OnGpu()))
+    assert len(keys) == 3

@@ -17,6 +17,7 @@ from triton.runtime.jit import JITFunction  # noqa: E402
 from toolkit.runtime.kernels.triton import (  # noqa: E402
     activations,
     attention,
+    jit,
     linear,
     move_rows,
     norms,
@@ -96,6 +97,11 @@ ALL = [
     for rows in (1, 16, 64)
     for dtype in (torch.bfloat16, torch.float16, torch.float32)
 ]
+
+
+def test_kernels_are_used_where_one_can_be_launched(compiled):
+    assert jit.launches.__wrapped__(torch.device("cpu"))
+    assert [kernel.name for kernel in compiled] == ["probe"]
 
 
 def test_passes_and_slabs_of_other_sizes_share_kernels(compiled):
