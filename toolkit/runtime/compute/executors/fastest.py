@@ -26,6 +26,8 @@ from toolkit.runtime.compute.linears.kernels import Kernel, bias_of, kernels_for
 from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kernels import native
 from toolkit.runtime.kernels.triton import jit
+from toolkit.runtime.kernels.triton.jit import TritonError
+from toolkit.runtime.kernels.triton.linear import SkinnyLinear
 from toolkit.runtime.machine.remembered import remembered
 
 TIMED = (1, 8)  # rows of the passes that are timed
@@ -68,6 +70,8 @@ def _find_fastest(
         in_place = module.device.type != "cpu"  # both kernels for GPUs share the module's weights
         linears = Linears(False, kernel) if in_place else TrialLinears(owned, kernel)
         executors[kernel] = FunctionalExecutor.of(module, windows, linears)
+    if SkinnyLinear in executors and not _fits(executors[SkinnyLinear].maps, module):
+        del executors[SkinnyLinear]
     passes = [chain_pass(module, windows, torch.zeros(count).long()) for count in TIMED]
     began = Moment.now()
     took = least_seconds(executors, passes)  # for any count of rows: rules can only add rows
@@ -82,6 +86,15 @@ def _find_fastest(
         took = least_seconds(invariant, passes)
     fastest = min(invariant or executors, key=lambda kernel: took[kernel])
     return {"kernel": fastest.name, "busy_load": load}
+
+
+def _fits(linears: Linears, module: PreTrainedModel) -> bool:
+    """Whether a GPU runs linears for any count of rows: it may have too little shared memory."""
+    try:
+        linears.set_rule(module_key(module))
+    except TritonError:
+        return False
+    return True
 
 
 @define(eq=False)

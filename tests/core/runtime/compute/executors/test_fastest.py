@@ -16,6 +16,8 @@ from toolkit.runtime.compute.executors.functional_executor import FunctionalExec
 from toolkit.runtime.compute.linears.kernels import Blocked, Packed, Stock
 from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kernels import native
+from toolkit.runtime.kernels.triton.jit import TritonError
+from toolkit.runtime.kernels.triton.linear import SkinnyLinear
 from toolkit.runtime.machine import remembered
 from toolkit.runtime.machine.disk import cache_folder
 from toolkit.runtime.models.supported import windows_of
@@ -207,3 +209,22 @@ def test_results_about_a_gpu_hold_for_the_kernels_that_run_there(monkeypatch):
         monkeypatch.setattr(fastest.jit, "runs", lambda _, runs=runs: runs)
         keys.add(fastest.module_key(OnGpu()))
     assert len(keys) == 3
+
+
+def test_a_kernel_that_does_not_fit_on_a_gpu_is_left_out(monkeypatch):
+    """As for 17 to 32 rows on an MI300, which has 64 KiB of shared memory."""
+    module = copy.deepcopy(tiny("llama")).float()
+    monkeypatch.setattr(fastest, "kernels_for", lambda _: [Stock, SkinnyLinear])
+    monkeypatch.setattr(fastest, "least_seconds", lambda executors, _: dict.fromkeys(executors, 1.0))
+    tried, honest = [], SkinnyLinear.__call__
+
+    def cramped(self, x, act=None):
+        tried.append(len(x))
+        if len(x) > 16:
+            raise TritonError("out of resource: shared memory, Required: 73728")
+        return honest(self, x, act)
+
+    monkeypatch.setattr(SkinnyLinear, "__call__", cramped)
+    found = fastest._find_fastest(module, windows_of(module.config), owned=False)
+    assert found["kernel"] == Stock.name
+    assert max(tried) > 16
