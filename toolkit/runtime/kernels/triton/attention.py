@@ -42,7 +42,7 @@ def tree_attention(
     `window`, keys that many positions or more before the row are hidden; `visible[h, M, R]`, bool, h 1
     or H_kv, hides rows of the cache. All rows of the cache hold finite numbers.
     """
-    if runs(query):
+    if runs(query) and query.shape[1] <= ROWS * len(keys):  # a node's grouped queries fill a tile
         return _kernels(query, keys, values, length, depths, paths, scaling, window, visible)
     return tree_attention_plain(
         query, keys, values, length, depths, paths, scaling, window, visible

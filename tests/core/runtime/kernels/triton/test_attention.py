@@ -50,6 +50,7 @@ CASES = [  # D, KV heads, query heads of each, committed rows, nodes
     (96, 1, 1, 3, 3),
     (128, 1, 2, 250, 3),
     (8, 1, 1, 129, 3),
+    (8, 1, 24, 70, 3),  # more than a tile of queries: PyTorch attends
 ]
 
 
