@@ -265,6 +265,7 @@ class Captured:
             graph.inputs.fill(host, counts, slab.room)
         return graph
 
+    @torch.inference_mode(False)  # the slab outlives a caller's inference mode
     @torch.no_grad()
     def chain_graph(self, tokens: Tensor) -> Graph | None:
         """A captured pass of `tokens[N]`, each after the one before, in an empty cache; None where

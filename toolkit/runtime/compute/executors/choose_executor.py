@@ -10,7 +10,11 @@ from transformers import PreTrainedModel
 from toolkit.errors import ModelError
 from toolkit.runtime.compute.attention import Pass
 from toolkit.runtime.compute.executors import fastest
-from toolkit.runtime.compute.executors.compare_logits import find_difference, probe
+from toolkit.runtime.compute.executors.compare_logits import (
+    find_difference,
+    find_difference_of_graphs,
+    probe,
+)
 from toolkit.runtime.compute.executors.functional_executor import (
     FunctionalExecutor,
     reason_not_described,
@@ -70,6 +74,8 @@ def choose_executor(
             executor = make_functional(module, windows, owned)
             reason = find_difference(executor, expected, module, windows)
             if reason is None:
+                if (captured := executor.captured) is not None and captured.failure is None:
+                    captured.failure = find_difference_of_graphs(captured, expected, module, windows)
                 return executor
             if owned:
                 raise ModelError(f"{executor.linears}: {reason}; executor module runs it")

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from toolkit.runtime.compute.attention import Pass, Rows
 from toolkit.runtime.compute.cudnn import without_cudnn
+from toolkit.runtime.compute.executors.captured import Captured
 from toolkit.runtime.compute.executors.functional_executor import FunctionalExecutor
 from toolkit.runtime.compute.executors.module_executor import ModuleExecutor
 from toolkit.runtime.kv.cache import TreeCache
@@ -56,8 +57,32 @@ def find_difference(
     """How an executor's logits differ from the module's, `expected`, if by more than rounding."""
     if expected.is_meta:
         return None
-    logits, wide = probe(executor, module, windows).double(), expected.double()
-    distance, allowed = float((logits - wide).norm() / wide.norm()), TOLERANCES[module.dtype]
+    return _differ(probe(executor, module, windows), expected, module.dtype)
+
+
+@torch.no_grad()
+def find_difference_of_graphs(
+    captured: Captured, expected: Tensor, module: PreTrainedModel, windows: tuple[int | None, ...]
+) -> str | None:
+    """As `find_difference`, of a captured pass, which has kernels of its own; None where there is none,
+    or where a layer's window hides some of the tokens."""
+    if expected.is_meta or any(window is not None and window < ROWS for window in windows):
+        return None
+    tokens = torch.linspace(0, module.config.vocab_size - 1, ROWS).long()
+    try:
+        with without_cudnn:
+            graph = captured.chain_graph(tokens)
+    except torch.OutOfMemoryError:  # which the first request will say
+        return None
+    if graph is None:
+        return None
+    graph.replay()
+    return _differ(graph.logits[:ROWS], expected, module.dtype)
+
+
+def _differ(logits: Tensor, expected: Tensor, dtype: torch.dtype) -> str | None:
+    logits, wide = logits.double(), expected.double()
+    distance, allowed = float((logits - wide).norm() / wide.norm()), TOLERANCES[dtype]
     if distance <= allowed:
         return None
     return f"its logits differ from the module's by {distance:.2g} of their size, over {allowed:g}"

@@ -17,7 +17,7 @@ from toolkit.conformance.models import FAMILIES, tiny
 from toolkit.conformance.properties import decoding
 from toolkit.errors import ModelError
 from toolkit.runtime import numerics
-from toolkit.runtime.compute.executors import captured
+from toolkit.runtime.compute.executors import captured, choose_executor
 from toolkit.runtime.compute.executors.captured import DEEPEST, ROWS, GraphInputs
 from toolkit.runtime.compute.executors.graph_masks import GraphMasks
 from toolkit.runtime.kernels import native
@@ -35,6 +35,7 @@ def taped(monkeypatch):
     """Passes are captured; slabs and buckets are so small that requests outgrow them."""
     monkeypatch.setattr(slab, "SMALLEST", DEEPEST)
     monkeypatch.setattr(captured, "recorder_for", lambda _: Tape())
+    monkeypatch.setattr(choose_executor, "find_difference_of_graphs", lambda *_: None)
 
 
 def model(family="llama", dtype=torch.float64):
