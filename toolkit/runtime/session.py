@@ -70,6 +70,8 @@ class ModelSession:
         self.eviction = eviction_of(policy, self.cache, self.model.rotary)
         return True
 
+    @torch.inference_mode(False)  # a cache outlives a caller's inference mode
+    @torch.no_grad()
     def prefill(self, tokens: list[int]) -> Tensor:
         if self.eviction.clock.started:
             return self._read(tokens)
@@ -103,7 +105,7 @@ class ModelSession:
         positions = [self.cache.length + row.count(1) - 1 for row in self._lineage]
         return self._run(tokens, ancestor_mask(self._lineage, len(above)), positions, keep)
 
-    @torch.inference_mode(False)  # buffers outlive a caller's inference mode
+    @torch.inference_mode(False)
     @torch.no_grad()
     def _run(self, tokens: list[int], paths: Tensor, positions: list[int], keep: int) -> Tensor:
         """Run one pass; returns logits [N, V], or those of the last `keep` rows unless that is 0."""

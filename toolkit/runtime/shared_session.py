@@ -25,6 +25,12 @@ class SharedSession(ModelSession):
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
+        self._start()
+
+    @torch.inference_mode(False)  # a cache outlives a caller's inference mode
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Copy the target's committed rows that this policy keeps."""
         self.cache.length = self.target.length
         for mine, theirs in zip(self.cache.layers, self.target.cache.layers, strict=True):
             if theirs.is_initialized:
@@ -60,6 +66,8 @@ class SharedSession(ModelSession):
             "a shared session holds what its target holds: commit on the target"
         )
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def commit(self, rows: list[int]) -> None:
         self.cache.commit([])
         self._follow(self.target.length - self.length)

@@ -61,6 +61,14 @@ def test_where_nothing_records_kernels_are_launched(monkeypatch, fails):
         assert torch.equal(find(logits, 2), packed_top_tokens(logits, 2))
 
 
+def test_recordings_outlive_a_caller_s_inference_mode(records):
+    find, logits = RecordedTopTokens(), torch.randn(2, 9)
+    for turn in range(2 * OFTEN):
+        with torch.inference_mode(turn <= OFTEN):
+            assert torch.equal(find(logits, 2), packed_top_tokens(logits, 2))
+    assert len(records) == 1
+
+
 def test_a_recording_reads_what_it_is_given(records, monkeypatch):
     """The control: one that always reads the same logits is noticed by the test above."""
     monkeypatch.setattr(
