@@ -1,8 +1,10 @@
-"""How a drafter chooses its candidates: as it declares, and as the verifier's proof covers."""
+"""Which strategies fit and which are the defaults; candidates are chosen as the proof covers."""
 
 import pytest
+import torch
+from transformers import GenerationConfig
 
-from toolkit import Limits, Pipeline, Sampling
+from toolkit import Limits, Pipeline, Pool, Sampling
 from toolkit.errors import MismatchError
 from toolkit.fit import make_proposer
 
@@ -44,3 +46,27 @@ def test_a_map_within_the_limits_and_one_that_nobody_named_are_taken():
     assert ours.shaper.cls.name == "growmap"
     steps = ours.generate("Once", max_new_tokens=8).steps
     assert max(step.nodes for step in steps) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "shaper"),
+    [
+        ({}, "growmap"),
+        ({"drafter": "ngram"}, "adaptive"),
+        ({"sampling": {"temperature": 0.8}}, "adaptive"),
+        ({"limits": Limits(max_nodes=8)}, "adaptive"),
+        ({"pool": {"executor": "functional"}}, "adaptive"),
+        ({"kv": "streaming:budget=64"}, "adaptive"),
+        ({"draft_kv": "window:budget=64"}, "adaptive"),
+        ({"generation_config": GenerationConfig(repetition_penalty=1.2)}, "adaptive"),
+        ({"shaper": "chain"}, "chain"),
+    ],
+)
+def test_the_default_shaper_on_a_gpu(monkeypatch, options, shaper):
+    """Static where whole steps may be graphs, which they never are on the CPU."""
+    pool = Pool(**options.pop("pool", {}))
+    assert Pipeline(pool=pool, **options).specs["shaper"] == shaper.replace("growmap", "adaptive")
+    monkeypatch.setattr(Pool, "torch_device", property(lambda _: torch.device("cuda")))
+    pipeline = Pipeline(pool=pool, **options)
+    assert pipeline.specs["shaper"] == shaper
+    assert ("one CUDA graph" in pipeline.reasons["shaper"]) == (shaper == "growmap")

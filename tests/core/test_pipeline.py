@@ -17,7 +17,6 @@ from transformers.utils import logging
 
 from toolkit import (
     Choice,
-    Limits,
     Pipeline,
     Pool,
     TokenTree,
@@ -86,30 +85,6 @@ def test_target_and_drafter_by_default(registry, target, drafter, found, filled)
 def test_a_model_drafter_for_a_target_of_no_family_must_be_named(registry):
     with pytest.raises(SpecError, match="write model:FOLDER or model:OWNER/NAME"):
         Pipeline("someone/model", drafter="model", pool=Shelf(), registry=registry)
-
-
-@pytest.mark.parametrize(
-    ("options", "shaper"),
-    [
-        ({}, "growmap"),
-        ({"drafter": "ngram"}, "adaptive"),
-        ({"sampling": {"temperature": 0.8}}, "adaptive"),
-        ({"limits": Limits(max_nodes=8)}, "adaptive"),
-        ({"pool": {"executor": "functional"}}, "adaptive"),
-        ({"kv": "streaming:budget=64"}, "adaptive"),
-        ({"draft_kv": "window:budget=64"}, "adaptive"),
-        ({"generation_config": GenerationConfig(repetition_penalty=1.2)}, "adaptive"),
-        ({"shaper": "chain"}, "chain"),
-    ],
-)
-def test_the_default_shaper_on_a_gpu(monkeypatch, options, shaper):
-    """Static where whole steps may be graphs, which they never are on the CPU."""
-    pool = Shelf(**options.pop("pool", {}))
-    assert Pipeline(pool=pool, **options).specs["shaper"] == shaper.replace("growmap", "adaptive")
-    monkeypatch.setattr(Pool, "torch_device", property(lambda _: torch.device("cuda")))
-    pipeline = Pipeline(pool=pool, **options)
-    assert pipeline.specs["shaper"] == shaper
-    assert ("one CUDA graph" in pipeline.reasons["shaper"]) == (shaper == "growmap")
 
 
 def test_stop_strings_of_the_generation_config_end_a_request():
