@@ -129,7 +129,7 @@ class Speculative:
         """The pipeline for this model; that of the last call where it fits."""
         wanted = model, model.device, model.dtype, sampling
         if self._pipeline is None or self._for != wanted:
-            pool = Pool(device=model.device.type)
+            pool = Pool(device=str(model.device))
             module = self._module()
             drafter: Any = f"model:{pool.hold(module[0])}" if module else self.drafter
             self._pipeline = Pipeline(

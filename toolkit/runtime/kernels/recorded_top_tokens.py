@@ -16,6 +16,7 @@ from toolkit.runtime.kernels.triton.top_tokens import packed_top_tokens
 
 OFTEN = 4  # calls, from which on a recording pays
 MOST_ROWS = 64
+MOST = 48  # recordings that are kept: each holds logits
 
 
 @define(eq=False)
@@ -35,6 +36,8 @@ class RecordedTopTokens:
         if rows > MOST_ROWS or self._calls[key] < OFTEN:
             return packed_top_tokens(logits, k)
         if key not in self._recorded:
+            if len(self._recorded) >= MOST:
+                del self._recorded[next(iter(self._recorded))]  # the oldest
             self._recorded[key] = _record(logits.new_zeros(rows, vocabulary), k)
         recorded = self._recorded[key]
         return packed_top_tokens(logits, k) if recorded is None else recorded(logits)[: len(logits)]

@@ -47,6 +47,17 @@ def test_what_seldom_comes_and_many_rows_are_not_recorded(records):
     assert len(records) == 1
 
 
+def test_a_few_recordings_are_kept(records, monkeypatch):
+    monkeypatch.setattr(recorded_top_tokens, "MOST", 2)
+    find, sizes = RecordedTopTokens(), (9, 10, 11, 9)
+    for vocabulary in sizes:
+        for _ in range(OFTEN):
+            logits = torch.randn(2, vocabulary)
+            assert torch.equal(find(logits, 2), packed_top_tokens(logits, 2))
+    assert len(records) == len(sizes)  # the first one anew
+    assert len(find._recorded) == 2
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_where_nothing_records_kernels_are_launched(monkeypatch, fails):
     class Refuses(Tape):

@@ -42,7 +42,8 @@ def activate_kernel(
 ):  # fmt: skip
     """Programs (row, block)."""
     begin(overlaps)
-    row, at = tl.program_id(0), tl.program_id(1) * block + tl.arange(0, block)
+    row = tl.program_id(0).to(tl.int64)  # of a prompt, which may be long
+    at = tl.program_id(1) * block + tl.arange(0, block)
     inside = at < width
     x = tl.load(gate_ptr + row * stride + at, mask=inside, other=0.0).to(tl.float32)
     y = activated(x, act)

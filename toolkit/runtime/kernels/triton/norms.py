@@ -85,7 +85,7 @@ def add_and_norm_kernel(
         bias = tl.load(bias_ptr + at, mask=inside)
         second_bias = tl.load(second_bias_ptr + at, mask=inside) if norms > 1 else bias
     begin(overlaps)
-    row = tl.program_id(0) * width + at
+    row = tl.program_id(0).to(tl.int64) * width + at
     x = tl.load(x_ptr + row, mask=inside, other=0.0)
     if branches > 0:
         x = (x.to(tl.float32) + tl.load(one_ptr + row, mask=inside, other=0.0)).to(x.dtype)
