@@ -191,10 +191,9 @@ def decode(
         )
         root, emitted = verdict.bonus, emitted + len(tokens)
         process.committed += tokens
-        away = Clock()
+        left = perf_counter()
         yield Event(tokens, step, tree, verdict, scores)
-        away.lap("away")
-        away_ms = away.ms["away"]
+        away_ms = 1e3 * (perf_counter() - left)
 
 
 def require_path(judged: Verdict, tree: TokenTree, verifier: Verifier) -> None:

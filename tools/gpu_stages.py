@@ -15,6 +15,7 @@ from gpu_arms import (
     VOCABULARY,
     Library,
     Ours,
+    least_ms,
     make_models,
     measure_arms,
     measure_graphs,
@@ -54,19 +55,11 @@ def microseconds(run: Callable[[], object], device: str, repeats: int = 20) -> f
     with torch.cuda.stream(side):
         run()
     torch.cuda.current_stream().wait_stream(side)
-    graph, best = torch.cuda.CUDAGraph(), float("inf")
+    graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(repeats):
             run()
-    graph.replay()
-    for _ in range(3):
-        began_at, ended_at = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        began_at.record()
-        graph.replay()
-        ended_at.record()
-        torch.cuda.synchronize()
-        best = min(best, began_at.elapsed_time(ended_at) * 1e3 / repeats)
-    return best
+    return 1e3 * least_ms(graph.replay) / repeats
 
 
 def copy_bandwidth(device: str) -> float:

@@ -121,9 +121,9 @@ class StepGraph:
     inputs: tuple[object, ...]  # what else it reads: a recording does not keep tensors alive
     slots: Iterator[Slot] = field(init=False)  # two, in turn: one is read while the other is written
 
-    def __attrs_post_init__(self) -> None:
-        slots = cycle([Slot.like(self.step), Slot.like(self.step)])
-        object.__setattr__(self, "slots", slots)
+    @slots.default
+    def _make_slots(self) -> Iterator[Slot]:
+        return cycle([Slot.like(self.step), Slot.like(self.step)])
 
     @property
     def following(self) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from toolkit.runtime.kernels.graphs import Recorded, recorder_for
+from toolkit.runtime.kernels.graphs import Recorded, Recorder, recorder_for
 from toolkit.runtime.kernels.triton.jit import power_of_two
 from toolkit.runtime.kernels.triton.top_tokens import packed_top_tokens
 
@@ -25,6 +25,7 @@ class RecordedTopTokens:
 
     _calls: Counter[Any] = field(init=False, factory=Counter)
     _recorded: dict[Any, Recorded | None] = field(init=False, factory=dict)
+    _recorders: dict[torch.device, Recorder | None] = field(init=False, factory=dict)
 
     @torch.inference_mode(False)  # recordings outlive a caller's inference mode
     @torch.no_grad()
@@ -38,17 +39,18 @@ class RecordedTopTokens:
         if key not in self._recorded:
             if len(self._recorded) >= MOST:
                 del self._recorded[next(iter(self._recorded))]  # the oldest
-            self._recorded[key] = _record(logits.new_zeros(rows, vocabulary), k)
+            self._recorded[key] = self._record(logits.new_zeros(rows, vocabulary), k)
         recorded = self._recorded[key]
         return packed_top_tokens(logits, k) if recorded is None else recorded(logits)[: len(logits)]
 
-
-def _record(like: Tensor, k: int) -> Recorded | None:
-    """The kernels for logits like these; None where nothing records, or that fails."""
-    recorder = recorder_for(like.device)
-    if recorder is None:
-        return None
-    try:
-        return Recorded.of(recorder, partial(packed_top_tokens, k=k), like)
-    except RuntimeError:
-        return None
+    def _record(self, like: Tensor, k: int) -> Recorded | None:
+        """The kernels for logits like these; None where nothing records, or that fails."""
+        if like.device not in self._recorders:  # one for each device: its recordings share memory
+            self._recorders[like.device] = recorder_for(like.device)
+        recorder = self._recorders[like.device]
+        if recorder is None:
+            return None
+        try:
+            return Recorded.of(recorder, partial(packed_top_tokens, k=k), like)
+        except RuntimeError:
+            return None

@@ -20,7 +20,8 @@ def records(monkeypatch):
             made.append(run)
             return super().record(run)
 
-    monkeypatch.setattr(recorded_top_tokens, "recorder_for", lambda _: Counts())
+    tapes = [Counts()]  # asked for once, since what one records shares memory
+    monkeypatch.setattr(recorded_top_tokens, "recorder_for", lambda _: tapes.pop())
     return made
 
 

@@ -19,6 +19,7 @@ from toolkit.runtime.compute.attention import Pass, attend
 from toolkit.runtime.compute.linears.batch_invariance import RuledLinear
 from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kernels import native
+from toolkit.runtime.kernels.graphs import Thunk
 from toolkit.runtime.kernels.triton import jit
 from toolkit.runtime.kernels.triton import norms as kernels
 from toolkit.runtime.kernels.triton.activations import activate
@@ -44,9 +45,7 @@ class LayerRows(Protocol):
         """Attention of query [M, H, D] on the cache and key, value [M, H_kv, D] → [M, H·D]. The tables
         of kind `rotary` rotate query and key."""
 
-    def both(
-        self, first: Callable[[], Tensor], second: Callable[[], Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def both(self, first: Thunk, second: Thunk) -> tuple[Tensor, Tensor]:
         """What two functions compute that do not depend on each other: they may run side by side."""
 
 
@@ -77,9 +76,7 @@ class PassRows:
         padding = query.shape[0] - self.count
         return F.pad(out, (0, 0, 0, padding)) if padding else out
 
-    def both(
-        self, first: Callable[[], Tensor], second: Callable[[], Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def both(self, first: Thunk, second: Thunk) -> tuple[Tensor, Tensor]:
         """As `LayerRows.both`, one after the other."""
         return first(), second()
 
