@@ -317,3 +317,20 @@ def test_a_policy_that_hides_nothing_never_reads_what_the_device_holds(make, mon
     advance(session, *[1] * 150)
     assert bool(evictions) == calls
     assert session.eviction.hides(session.length) == bool(calls)
+
+
+def test_masks_come_before_the_first_row_is_hidden(make):
+    """Where all rows are held, and within two epochs those of the prompt alone will be hidden."""
+    ahead = 2 * make("kv", "window").epoch
+    session = opened(make("kv", f"window:budget={ahead + 2}"))
+    assert session.cache.tables[0].evicted == 0
+    assert session.eviction.hides(ahead + 2)
+    longer = opened(make("kv", f"window:budget={ahead + PROMPT + 2}"))
+    assert not longer.eviction.hides(ahead + 2)
+
+
+def test_rows_outside_a_model_s_own_window_are_dropped_whatever_the_policy(make):
+    policy = make("kv", "full")
+    session = advance(opened(policy, "mistral"), *[1] * 4 * policy.epoch)
+    assert 0 < len(held(session)[0]) < session.length
+    assert len(held(session)[0]) <= WINDOW + 2 * policy.epoch
