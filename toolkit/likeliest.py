@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from toolkit.transfer import fetch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kernel = Callable[["Tensor", int], "Tensor"]
-"""Logits [M, V] and k ≤ `MOST` → int32 [M, 2 · k + 1]: the bits of the k greatest, float32, their ids,
-and the bits of the row's log-sum-exp, float32."""
-
-SMALL = 2**16  # logits, of which threads take longer to wake than to be of use
 MOST = 32  # candidates that a kernel is asked for
+
+
+class Kernel(Protocol):
+    """Finds the likeliest tokens on one type of device."""
+
+    def __call__(
+        self, logits: Tensor, k: int, noise: Tensor | None, scale: float
+    ) -> Tensor | None:
+        """Of logits [M, V] + scale · noise and k ≤ `MOST`: int32 [M, 2 · k + 1], the bits of the k
+        greatest, float32, their ids, and the bits of the row's log-sum-exp, float32. None where no
+        kernel knows the logits."""
+
+
 kernels: dict[str, Kernel] = {}
 """By type of device; the runtime, which has the kernels, puts them here."""
 
 
-def likeliest(logits: Tensor, k: int) -> tuple[list[list[int]], list[list[float]]]:
-    """The `k` likeliest tokens after each row of `logits[M, V]`, likeliest first, and their
-    log-probabilities: [M][k] each."""
-    kernel = kernels.get(logits.device.type) if k <= MOST else None
-    if kernel is None:
-        logprobs, tokens = fetch(*_log_softmax(logits.float()).topk(k))
-    else:
-        import torch
+def likeliest(
+    logits: Tensor, k: int, noise: Tensor | None = None, scale: float = 0.0
+) -> tuple[list[list[int]], list[list[float]]]:
+    """The `k` likeliest tokens after each row of `logits[M, V]` + scale · noise, likeliest first, and
+    their log-probabilities: [M][k] each. Noise is [≥ V] for all rows, or [M, ≥ V]."""
+    import torch
 
-        found = kernel(logits, k).cpu()
+    found = _find(logits, k, noise, scale)
+    if found is None:
+        if noise is not None:
+            logits = logits.float().add(noise[..., : logits.shape[1]], alpha=scale)
+        logprobs, tokens = fetch(*logits.float().log_softmax(-1).topk(k))
+    else:
         tokens, floats = found[:, k : 2 * k], found.view(torch.float32)
         logprobs = floats[:, :k] - floats[:, 2 * k :]
     return tokens.tolist(), logprobs.tolist()
@@ -38,21 +48,19 @@ def likeliest(logits: Tensor, k: int) -> tuple[list[list[int]], list[list[float]
 def likeliest_and_margins(logits: Tensor) -> tuple[list[int], list[float]]:
     """The likeliest token after each row of `logits[M, V]`, of equals that with the lowest id, and its
     logit less the second one; no margins where they would cost a second pass over the logits."""
-    kernel = kernels.get(logits.device.type)
-    if kernel is None:
-        return logits.max(-1).indices.tolist(), []  # on CPU faster than argmax
     import torch
 
-    found = kernel(logits, 2).cpu()
+    found = _find(logits, 2)
+    if found is None:
+        return logits.max(-1).indices.tolist(), []
     values = found.view(torch.float32)
     return found[:, 2].tolist(), (values[:, 0] - values[:, 1]).tolist()
 
 
-def _log_softmax(logits: Tensor) -> Tensor:
-    """`logits[M, V].log_softmax(-1)`, on the CPU row by row where they are few: all at once, PyTorch
-    wakes its threads."""
-    if logits.device.type != "cpu" or len(logits) < 2 or logits.numel() > SMALL:
-        return logits.log_softmax(-1)
-    import torch
-
-    return torch.cat([row.log_softmax(-1) for row in logits.split(1)])
+def _find(
+    logits: Tensor, k: int, noise: Tensor | None = None, scale: float = 0.0
+) -> Tensor | None:
+    """What a kernel finds, on the host."""
+    kernel = kernels.get(logits.device.type) if k <= MOST else None
+    found = kernel(logits, k, noise, scale) if kernel is not None else None
+    return None if found is None else found.cpu()

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from attrs import evolve, field, frozen
 
-from toolkit.likeliest import MOST
+from toolkit.likeliest import MOST, likeliest
 from toolkit.logits_processing import PathProcessor
-from toolkit.sampling import Sampling, invert, make_generator, noise_of
+from toolkit.randomness import make_generator, noise_of
+from toolkit.sampling import Sampling, invert
 from toolkit.transfer import fetch
 from toolkit.tree import Candidates, TokenTree
 
@@ -94,13 +95,12 @@ def _match(
     import torch
 
     device, width = logits.device, logits.shape[1]
-    at = {place: noise_of(seed, place, vocabulary, device, rounded=True) for place in {*positions}}
+    at = {place: noise_of(seed, place, vocabulary, device) for place in {*positions}}
     noise = at[positions[0]] if len(at) == 1 else torch.stack([at[place] for place in positions])
     if not sampling.excludes:
-        known = noise if width == vocabulary else noise[..., :width]
-        return Candidates.top(logits.add(known, alpha=sampling.temperature), k)
-    likeliest, ids = logits.topk(min(MOST, width))
-    found = fetch(likeliest, ids, noise.expand(len(logits), -1).gather(1, ids))
+        return Candidates(*likeliest(logits, min(k, width), noise, sampling.temperature))
+    highest, ids = logits.topk(min(MOST, width))
+    found = fetch(highest, ids, noise.expand(len(logits), -1).gather(1, ids))
     lists = (part.tolist() for part in found)
     rows = [_order(sampling, k, *row) for row in zip(*lists, strict=True)]
     return Candidates([tokens for tokens, _ in rows], [logprobs for _, logprobs in rows])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
-from hashlib import blake2b
+from functools import cached_property
 from itertools import pairwise
 from math import exp, inf, isfinite
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from attrs import field, frozen
 
 from toolkit.errors import SpecError
 from toolkit.likeliest import likeliest_and_margins
+from toolkit.randomness import add_noise, draw_noisy, make_generator, noise_of
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +22,6 @@ LOWEST = 1e-5  # logits over a lower temperature may be too large for float32
 FEW = 128  # likeliest tokens, among which `top_p` mostly ends
 CLOSE = 1e-6  # probabilities that differ by less, relatively, may be equal but for rounding
 DOUBT = 1e-4  # more than sums of float32 probabilities are off
-SMALL = 2**17  # numbers, whose logarithms take less time than waking threads, as torch's log does
-BLOCK = 8  # positions whose noise is made at once: a few calls take less time than many
 
 
 @frozen
@@ -216,24 +214,31 @@ class Sampler:
         The argmax of `perturbed`, ties to the lowest id: a draw from the law (the Gumbel-max trick,
         Gumbel 1954). AR perturbs the same logits in the same way, so it draws the same token.
         """
+        if self.sampling.greedy:
+            return int(logits.max(-1).indices)
         if self.sampling.top_p < 1 and logits.device.type == "cpu":
-            token = int(self._add_noise(logits, depth).max(-1).indices)
+            token = draw_noisy(logits, self._noise(logits, depth), self.sampling.temperature)
             if self.sampling.surely_keeps(logits, token):  # then it is no matter which others are
                 return token
-        return int(self.perturbed(logits, depth).max(-1).indices)
+        possible = self._possible(logits)
+        return draw_noisy(possible, self._noise(logits, depth), self.sampling.temperature)
 
     def perturbed(self, logits: Tensor, depth: int) -> Tensor:
         """`logits[V]` of a node of this depth plus temperature times `noise_of`: float64, −inf where a
         token cannot be drawn. Unchanged at temperature 0."""
         if self.sampling.greedy:
             return logits
-        if self.sampling.excludes:
-            logits = self.sampling.scores(logits) * self.sampling.temperature
-        return self._add_noise(logits, depth)
+        noise = self._noise(logits, depth)
+        return add_noise(self._possible(logits), noise, self.sampling.temperature)
 
-    def _add_noise(self, logits: Tensor, depth: int) -> Tensor:
-        noise = noise_of(self.seed, self.position + depth + 1, len(logits), logits.device)
-        return logits.add(noise, alpha=self.sampling.temperature)
+    def _possible(self, logits: Tensor) -> Tensor:
+        """`logits[V]`, −inf where a token cannot be drawn."""
+        if not self.sampling.excludes:
+            return logits
+        return self.sampling.scores(logits) * self.sampling.temperature
+
+    def _noise(self, logits: Tensor, depth: int) -> Tensor:
+        return noise_of(self.seed, self.position + depth + 1, len(logits), logits.device)
 
     def accepts(self, probability: float) -> bool:
         """True with this probability: never at 0, always at 1."""
@@ -268,41 +273,6 @@ def _least_kept(shares: list[float], top_p: float) -> float | None:
     return None
 
 
-def noise_of(
-    seed: int, position: int, vocabulary: int, device: torch.device, *, rounded: bool = False
-) -> Tensor:
-    """The Gumbel noise [V] with which AR draws the token at a position: float64, or rounded to
-    float32."""
-    block, row = divmod(position, BLOCK)
-    make = rounded_noise if rounded else gumbel_noise
-    return make(f"tokens {seed} {block}", vocabulary, device)[row]
-
-
-@lru_cache(maxsize=4)
-def gumbel_noise(key: str, count: int, device: torch.device) -> tuple[Tensor, ...]:
-    """Float64 noise [`count`] for each of `BLOCK` positions: the same for the same key, independent for
-    others. A log-law plus such noise has its argmax at each token with the token's probability. Do not
-    change it in place: the last few are kept, because a drafter and a verifier ask for the same."""
-    import numpy as np
-    import torch
-
-    uniforms = torch.rand(
-        BLOCK, count, dtype=torch.double, device=device, generator=make_generator(key, device)
-    )
-    if device.type != "cpu" or uniforms.numel() > SMALL:
-        return uniforms.log_().neg_().log_().neg_().unbind()  # −log(−log u)
-    noise = uniforms.numpy()
-    for change in (np.log, np.negative) * 2:
-        change(noise, out=noise)
-    return uniforms.unbind()
-
-
-@lru_cache(maxsize=4)
-def rounded_noise(key: str, count: int, device: torch.device) -> tuple[Tensor, ...]:
-    """What `gumbel_noise` gives, in float32."""
-    return tuple(row.float() for row in gumbel_noise(key, count, device))
-
-
 def invert(weights: Tensor, uniforms: Tensor | float) -> Tensor:
     """Indices [R, K], each drawn in proportion to a row of `weights[R, V]` by one of `uniforms[R, K]`.
 
@@ -313,11 +283,3 @@ def invert(weights: Tensor, uniforms: Tensor | float) -> Tensor:
 
     sums = weights.cumsum(-1)
     return torch.searchsorted(sums, sums[..., -1:] * uniforms)
-
-
-def make_generator(key: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator that is seeded by a text: texts that differ give independent random numbers."""
-    import torch
-
-    digest = blake2b(key.encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest))

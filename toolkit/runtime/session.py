@@ -8,11 +8,12 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
+from toolkit import likeliest, randomness
 from toolkit.errors import ModelError
 from toolkit.interfaces import KVPolicy, ScorePolicy
-from toolkit.likeliest import kernels
 from toolkit.runtime.compute.attention import Pass, Rows
 from toolkit.runtime.compute.cudnn import without_cudnn
+from toolkit.runtime.kernels.cpu_tokens import CpuNoise, top_tokens
 from toolkit.runtime.kernels.recorded_top_tokens import RecordedTopTokens
 from toolkit.runtime.kv.cache import TreeCache
 from toolkit.runtime.kv.eviction import Eviction
@@ -21,7 +22,8 @@ from toolkit.runtime.models.load import LoadedModel
 from toolkit.runtime.models.supported import positions_under
 from toolkit.tree import ancestor_mask, lineage
 
-kernels["cuda"] = RecordedTopTokens()
+likeliest.kernels.update(cpu=top_tokens, cuda=RecordedTopTokens())
+randomness.kernels["cpu"] = CpuNoise()
 
 
 @define(eq=False)

@@ -30,7 +30,10 @@ from toolkit.runtime.machine import disk
 from toolkit.runtime.machine.cpu import cpu_flags
 
 SOURCES = Path(__file__).parent  # every .c file of this folder
-FUNCTIONS = "ready", "tree_attention", "gated", "linear", "decoder_pass", "move_rows", "keep_rows"
+FUNCTIONS = (
+    "ready", "tree_attention", "gated", "linear", "decoder_pass", "move_rows", "keep_rows",
+    "gumbel_noise", "draw_token", "top_tokens",
+)  # fmt: skip
 AVX2 = ["-O3", "-mavx2", "-mfma"]
 AVX512 = [
     *AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ctypes import POINTER, Array, byref, c_int, c_int64, c_void_p
+from ctypes import POINTER, Array, byref, c_double, c_int, c_int64, c_uint64, c_void_p
 from functools import cache
 from typing import Any
 
@@ -46,6 +46,9 @@ class Library:
     _decoder: Any
     _move: Any
     _keep: Any
+    _noise: Any
+    _draw: Any
+    _top: Any
 
     def attention(
         self,
@@ -116,6 +119,33 @@ class Library:
             self._keep(buffers, len(buffers) // 2, rows.data_ptr(), count, by_head), count
         )
 
+    def noise(self, keys: list[int], count: int) -> Tensor:
+        """Gumbel noise [keys, `count`], float32; see `toolkit.randomness`."""
+        out = torch.empty(len(keys), count)
+        self._noise((c_uint64 * len(keys))(*keys), len(keys), count, out.data_ptr())
+        return out
+
+    def draw(self, logits: Tensor, noise: Tensor, scale: float) -> int:
+        """The first token with the greatest `logits[V]` + scale · `noise[V]`, in double precision."""
+        return int(
+            self._draw(
+                logits.data_ptr(), structs.DTYPES[logits.dtype], noise.data_ptr(), scale, len(logits)
+            )
+        )
+
+    def top(self, logits: Tensor, k: int, noise: Tensor | None, scale: float) -> Tensor:
+        """The `k` likeliest tokens after each row of `logits[M, V]` + scale · noise, packed as
+        `toolkit.likeliest.Kernel` has it; noise is `[≥ V]` for all rows, or `[M, ≥ V]`."""
+        rows, vocabulary = logits.shape
+        out = torch.empty(rows, 2 * k + 1, dtype=torch.int32)
+        apart = 0 if noise is None or noise.ndim == 1 else noise.stride(0)
+        threads = min(torch.get_num_threads(), max(1, rows * vocabulary // GRAIN), rows)
+        self._top(
+            logits.data_ptr(), structs.DTYPES[logits.dtype], rows, logits.stride(0), vocabulary, k,
+            address(noise), apart, scale, out.data_ptr(), threads,
+        )  # fmt: skip
+        return out
+
 
 def _require_memory(failed: int, rows: int) -> None:
     if failed:
@@ -136,11 +166,18 @@ def _library(isa: str) -> Library | str:
         "decoder_pass": [POINTER(structs.Decoder), POINTER(structs.PassCall)],
         "move_rows": [POINTER(structs.Buffer), c_int64, *[POINTER(c_int64)] * 2, c_int64],
         "keep_rows": [POINTER(structs.Buffer), c_int64, c_void_p, c_int64, c_int64],
-    }
-    fail = "tree_attention", "linear", "decoder_pass", "keep_rows"  # when there is no memory
+        "gumbel_noise": [POINTER(c_uint64), c_int64, c_int64, c_void_p],
+        "draw_token": [c_void_p, c_int64, c_void_p, c_double, c_int64],
+        "top_tokens": [
+            c_void_p, *[c_int64] * 5, c_void_p, c_int64, c_double, c_void_p, c_int64
+        ],
+    }  # fmt: skip
+    # What is returned: 1 when there is no memory, or a token.
+    fail = dict.fromkeys(("tree_attention", "linear", "decoder_pass", "keep_rows"), c_int)
+    returns = {**fail, "draw_token": c_int64}
     functions = {name: getattr(library, name) for name in takes}
     for name, function in functions.items():
-        function.argtypes, function.restype = takes[name], c_int if name in fail else None
+        function.argtypes, function.restype = takes[name], returns.get(name)
     return Library(isa, *functions.values())
 
 
@@ -211,5 +248,13 @@ def for_activation(act: str, gate: Tensor) -> Library | None:
         and gate.device.type == "cpu"
         and gate.dtype in structs.DTYPES
         and gate.stride(1) == 1
+    )
+    return library() if known else None
+
+
+def for_logits(logits: Tensor) -> Library | None:
+    """The kernels, if they can compute with these logits [M, V] or [V]."""
+    known = (
+        logits.device.type == "cpu" and logits.dtype in structs.DTYPES and logits.stride(-1) == 1
     )
     return library() if known else None

@@ -29,8 +29,10 @@ class RecordedTopTokens:
 
     @torch.inference_mode(False)  # recordings outlive a caller's inference mode
     @torch.no_grad()
-    def __call__(self, logits: Tensor, k: int) -> Tensor:
-        """As `packed_top_tokens`; the next call may overwrite the result."""
+    def __call__(self, logits: Tensor, k: int, noise: Tensor | None, scale: float) -> Tensor:
+        """As `packed_top_tokens` of logits + scale · noise; the next call may overwrite the result."""
+        if noise is not None:
+            logits = logits.add(noise[..., : logits.shape[1]], alpha=scale)
         rows, vocabulary = power_of_two(len(logits)), logits.shape[1]
         key = rows, vocabulary, k, logits.dtype, logits.device
         self._calls[key] += 1
