@@ -47,14 +47,23 @@ def default_verifier(sampling: Sampling) -> Default:
 
 
 def default_shaper(
-    drafter: Choice[Drafter], verifier: Choice[Verifier], *, graphs: bool = False
+    drafter: Choice[Drafter],
+    verifier: Choice[Verifier],
+    sampling: Sampling,
+    *,
+    graphs: bool = False,
 ) -> Default:
     """The shaper for a verifier and a drafter; `graphs`: whole steps of static trees may be graphs."""
     if needs_draws(drafter, verifier):
         return Default("growmap", f"verifier {verifier.cls.name} needs every drawn candidate")
     if graphs and drafter.cls.name == "model" and verifier.cls.name == "greedy":
         return Default("growmap", "its trees are static, so that a step may be one CUDA graph")
-    return Default("adaptive", "follows the drafter's confidence, and the verifier takes any tree")
+    why = "follows the drafter's confidence, and the verifier takes any tree"
+    if choose_proposal(drafter, verifier, sampling) == "matched":
+        return Default(
+            "adaptive:stop=0.3", f"{why}; sampled drafts agree less often, so it stops sooner"
+        )
+    return Default("adaptive", why)
 
 
 def proposals_of(drafter: Choice[Drafter]) -> frozenset[Proposal]:
@@ -84,12 +93,17 @@ def make_proposer(
     process: PathProcessor | None = None,
 ) -> Proposer:
     """What makes the drafter's candidates in the way that suits the verifier and the drafter."""
-    how: Literal[Proposal, "matched"] = "matched"
-    if sampling.greedy or proposals_of(drafter) == {"fixed"}:
-        how = "fixed"
-    elif verifier.cls.exactness != "token":
-        how = find_draws(drafter, verifier)
+    how = choose_proposal(drafter, verifier, sampling)
     return Proposer(how, sampling, seed, process or PathProcessor())
+
+
+def choose_proposal(
+    drafter: Choice[Drafter], verifier: Choice[Verifier], sampling: Sampling
+) -> Literal[Proposal, "matched"]:
+    """How candidates are made, as `Proposer.how` has it."""
+    if sampling.greedy or proposals_of(drafter) == {"fixed"}:
+        return "fixed"
+    return "matched" if verifier.cls.exactness == "token" else find_draws(drafter, verifier)
 
 
 def require_fit(

@@ -16,7 +16,7 @@ class Kernel(Protocol):
     """Finds the likeliest tokens on one type of device."""
 
     def __call__(
-        self, logits: Tensor, k: int, noise: Tensor | None, scale: float
+        self, logits: Tensor, k: int, noise: Tensor | None = None, scale: float = 0.0
     ) -> Tensor | None:
         """Of logits [M, V] + scale · noise and k ≤ `MOST`: int32 [M, 2 · k + 1], the bits of the k
         greatest, float32, their ids, and the bits of the row's log-sum-exp, float32. None where no
@@ -40,6 +40,7 @@ def likeliest(
             logits = logits.float().add(noise[..., : logits.shape[1]], alpha=scale)
         logprobs, tokens = fetch(*logits.float().log_softmax(-1).topk(k))
     else:
+        found = found.cpu()
         tokens, floats = found[:, k : 2 * k], found.view(torch.float32)
         logprobs = floats[:, :k] - floats[:, 2 * k :]
     return tokens.tolist(), logprobs.tolist()
@@ -53,6 +54,7 @@ def likeliest_and_margins(logits: Tensor) -> tuple[list[int], list[float]]:
     found = _find(logits, 2)
     if found is None:
         return logits.max(-1).indices.tolist(), []
+    found = found.cpu()
     values = found.view(torch.float32)
     return found[:, 2].tolist(), (values[:, 0] - values[:, 1]).tolist()
 
@@ -60,7 +62,6 @@ def likeliest_and_margins(logits: Tensor) -> tuple[list[int], list[float]]:
 def _find(
     logits: Tensor, k: int, noise: Tensor | None = None, scale: float = 0.0
 ) -> Tensor | None:
-    """What a kernel finds, on the host."""
+    """What a kernel finds; None where there is no kernel for these logits."""
     kernel = kernels.get(logits.device.type) if k <= MOST else None
-    found = kernel(logits, k, noise, scale) if kernel is not None else None
-    return None if found is None else found.cpu()
+    return None if kernel is None else kernel(logits, k, noise, scale)

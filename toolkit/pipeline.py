@@ -62,8 +62,9 @@ class Pipeline:
     temperature 0 all of them. Its logits processors, as of `repetition_penalty`, are part of the
     model's decoding, whatever `sampling` is. `generation_config` takes the place of the model's. The
     default verifier is `greedy` at temperature 0 and otherwise `sampler-match`. The default shaper
-    is `adaptive`; it is `growmap` for verifiers that need every drawn candidate, and with a draft
-    model and verifier `greedy` on CUDA, where its steps are one graph each. `reasons` says why each
+    is `adaptive`, with `stop=0.3` where the drafter drafts for `sampler-match` above temperature 0; it
+    is `growmap` for verifiers that need every drawn candidate, and with a draft model and verifier
+    `greedy` on CUDA, where its steps are one graph each. `reasons` says why each
     strategy was chosen. `limits` hold for every request, whatever the shaper.
 
     Making a pipeline locates and checks everything and loads no weights. Checks that need neither
@@ -108,7 +109,7 @@ class Pipeline:
             "verifier", verifier, default_verifier(self.sampling)
         )
         self.shaper: Choice[TreeShaper] = self._resolve(
-            "shaper", shaper, default_shaper(choice, self.verifier)
+            "shaper", shaper, default_shaper(choice, self.verifier, self.sampling)
         )
         self.kv: Choice[KVPolicy] = self.registry.resolve("kv", kv)
         self.draft_kv: Choice[KVPolicy] = self.registry.resolve("kv", draft_kv)
@@ -128,8 +129,9 @@ class Pipeline:
             self.verifier = self._resolve("verifier", verifier, default_verifier(self.sampling))
             require_temperature(self.verifier, self.sampling)
         whole = {self.kv.cls.name, self.draft_kv.cls.name} == {"full"} and not self.defaults.options
-        if shaper is None and whole and not limits.cut_trees and self.pool.records_steps:
-            default = default_shaper(choice, self.verifier, graphs=True)
+        if shaper is None:
+            graphs = whole and not limits.cut_trees and self.pool.records_steps
+            default = default_shaper(choice, self.verifier, self.sampling, graphs=graphs)
             self.shaper = self._resolve("shaper", shaper, default)
         self._require_fitting_models()
 

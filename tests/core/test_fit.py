@@ -53,7 +53,9 @@ def test_a_map_within_the_limits_and_one_that_nobody_named_are_taken():
     [
         ({}, "growmap"),
         ({"drafter": "ngram"}, "adaptive"),
-        ({"sampling": {"temperature": 0.8}}, "adaptive"),
+        ({"sampling": {"temperature": 0.8}}, "adaptive:stop=0.3"),
+        ({"drafter": "ngram", "sampling": {"temperature": 0.8}}, "adaptive"),
+        ({"generation_config": GenerationConfig(do_sample=True)}, "adaptive:stop=0.3"),
         ({"limits": Limits(max_nodes=8)}, "adaptive"),
         ({"pool": {"executor": "functional"}}, "adaptive"),
         ({"kv": "streaming:budget=64"}, "adaptive"),

@@ -1,14 +1,34 @@
-"""The likeliest tokens: the same numbers, however many rows are asked about at once."""
+"""The likeliest tokens and their log-probabilities, with a kernel and without."""
 
 import pytest
 import torch
 
-from toolkit.likeliest import SMALL, likeliest
+from toolkit.likeliest import MOST, likeliest, likeliest_and_margins
+from toolkit.runtime.kernels import native
+
+ROWS = 3 * torch.randn(9, 600, generator=torch.Generator().manual_seed(1))
+NOISE = torch.randn(9, 700, generator=torch.Generator().manual_seed(2))
 
 
-@pytest.mark.parametrize("rows", [1, 2, 9, SMALL // 600 + 1])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_log_probabilities_are_those_of_pytorch_bit_by_bit(rows, dtype):
-    logits = 3 * torch.randn(rows, 600, generator=torch.Generator().manual_seed(1))
-    values, ids = logits.to(dtype).float().log_softmax(-1).topk(4)
-    assert likeliest(logits.to(dtype), 4) == (ids.tolist(), values.tolist())
+@pytest.mark.parametrize("isa", [None, "best"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("noise", [None, NOISE[0], NOISE], ids=["none", "shared", "by row"])
+@pytest.mark.parametrize("k", [1, 4, MOST + 1])
+def test_they_are_those_of_pytorch(isa, dtype, noise, k):
+    logits = ROWS.to(dtype)
+    noisy = logits.float() if noise is None else logits.float() + 0.7 * noise[..., :600]
+    values, ids = noisy.log_softmax(-1).topk(k)
+    with native.using(isa):
+        tokens, logprobs = likeliest(logits, k, noise, 0.7)
+    assert logprobs == [pytest.approx(row, abs=1e-4) for row in values.tolist()]
+    if dtype is torch.float32:  # without equal logits
+        assert tokens == ids.tolist()
+
+
+@pytest.mark.parametrize("isa", [None, "best"])
+def test_of_equal_logits_the_first_token_is_the_likeliest(isa):
+    logits = torch.tensor([[1.0, 4.0, 2.5, 4.0], [3.0, 3.0, 0.0, -1.0]])
+    with native.using(isa):
+        tokens, margins = likeliest_and_margins(logits)
+    assert tokens == [1, 0]
+    assert margins in ([], [0.0, 0.0])

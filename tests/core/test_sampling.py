@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from toolkit import Candidates, Pipeline, Sampler, Sampling
 from toolkit.conformance.models import tiny
 from toolkit.errors import MismatchError, SpecError
-from toolkit.sampling import noise_of
+from toolkit.randomness import noise_of
 
 LOGITS = st.lists(
     st.integers(-8, 8).map(lambda halves: halves / 2) | st.just(-math.inf), min_size=2, max_size=12

@@ -107,9 +107,9 @@ def test_noise_that_is_frozen_is_caught(make, hash_model, hash_session, monkeypa
     """Every token's law alone is right then, and so the law of pairs is what shows it."""
 
     class Frozen(Sampler):
-        def perturbed(self, logits, depth):
+        def _noise(self, logits, depth):
             start = 0 if frozen == "for a request" else self.position
-            return Sampler(self.sampling, self.seed, start - depth).perturbed(logits, depth)
+            return Sampler(self.sampling, self.seed, start - depth)._noise(logits, depth)
 
     monkeypatch.setattr(toolkit.engine, "Sampler", Frozen)
     assert distance(texts(make, hash_model, hash_session, Sampling(1.0))) > TOO_FAR

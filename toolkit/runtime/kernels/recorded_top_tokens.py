@@ -29,7 +29,9 @@ class RecordedTopTokens:
 
     @torch.inference_mode(False)  # recordings outlive a caller's inference mode
     @torch.no_grad()
-    def __call__(self, logits: Tensor, k: int, noise: Tensor | None, scale: float) -> Tensor:
+    def __call__(
+        self, logits: Tensor, k: int, noise: Tensor | None = None, scale: float = 0.0
+    ) -> Tensor:
         """As `packed_top_tokens` of logits + scale · noise; the next call may overwrite the result."""
         if noise is not None:
             logits = logits.add(noise[..., : logits.shape[1]], alpha=scale)

@@ -101,6 +101,12 @@ INLINE vec noisy(const Tops *of, const char *logits, const float *noise, int64_t
     return noise ? x + load(noise, i, n, FP32) * of->scale : x;
 }
 
+/* Put a token in its place among descending ones, `last` at the latest; what is there is dropped. */
+INLINE void insert(float *values, int32_t *ids, int64_t last, float x, int64_t id) {
+    for (; last && x > values[last - 1]; last--) values[last] = values[last - 1], ids[last] = ids[last - 1];
+    values[last] = x, ids[last] = (int32_t)id;
+}
+
 static void top_of_row(const void *context, int64_t row, int64_t thread) {
     (void)thread;
     const Tops *of = context;
@@ -109,17 +115,13 @@ static void top_of_row(const void *context, int64_t row, int64_t thread) {
     const int64_t count = of->count, k = of->k;
     int32_t *packed = of->out + row * (2 * k + 1), *ids = packed + k;
     float *values = (float *)packed;
-    for (int64_t r = 0; r < k; r++) values[r] = -INFINITY, ids[r] = (int32_t)r;
-    for (int64_t i = 0; i < count; i += LANES) {
+    for (int64_t i = 0; i < k; i++) insert(values, ids, i, noisy(of, logits, noise, i, 1)[0], i);
+    for (int64_t i = k; i < count; i += LANES) {
         int n = count - i < LANES ? (int)(count - i) : LANES;
         vec x = noisy(of, logits, noise, i, n);
         if (!any(x > values[k - 1])) continue;
-        for (int lane = 0; lane < n; lane++) {
-            int64_t r = k - 1;
-            if (!(x[lane] > values[r])) continue;
-            for (; r && x[lane] > values[r - 1]; r--) values[r] = values[r - 1], ids[r] = ids[r - 1];
-            values[r] = x[lane], ids[r] = (int32_t)(i + lane);
-        }
+        for (int lane = 0; lane < n; lane++)
+            if (x[lane] > values[k - 1]) insert(values, ids, k - 1, x[lane], i + lane);
     }
     vec sums = {0};
     int64_t whole = count / LANES * LANES;

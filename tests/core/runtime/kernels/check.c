@@ -1,5 +1,5 @@
-/* Checks the kernels by themselves, for CPUs that no Python of this machine runs on: products, attention
-   and whole passes against plain loops, and that a row's bits are its own. Prints what is wrong. */
+/* Checks the kernels by themselves, for CPUs that no Python of this machine runs on: products, attention,
+   whole passes and tokens against plain loops, and that a row's bits are its own. Prints what is wrong. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +10,10 @@ int tree_attention(const Attention *of, const Visible *visible, int64_t threads)
 int linear(const Linear *of, const void *x, int64_t rows, void *out, int64_t threads);
 void gated(const void *gate, const void *up, void *out, int64_t count, int64_t width, int64_t stride,
            int64_t threads, int64_t act, int64_t dtype);
+void gumbel_noise(const uint64_t *keys, int64_t positions, int64_t count, float *out);
+int64_t draw_token(const void *logits, int64_t dtype, const float *noise, double scale, int64_t count);
+void top_tokens(const void *logits, int64_t dtype, int64_t rows, int64_t stride, int64_t count, int64_t k,
+                const float *noise, int64_t noise_stride, double scale, int32_t *out, int64_t threads);
 
 static uint32_t state = 1;
 static int wrong;
@@ -135,6 +139,48 @@ static void check_gates(int64_t width, int dtype) {
     free(gate), free(up), free(out);
 }
 
+static void check_noise(int64_t count) {
+    const uint64_t keys[] = {7, 1ull << 63};
+    float *out = malloc(2 * count * sizeof *out);
+    gumbel_noise(keys, 2, count, out);
+    for (int64_t i = 0; i < 2 * count; i++) {
+        uint64_t z = (keys[i / count] + i % count) * 0x9e3779b97f4a7c15u;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+        near(out[i], -log(-log(((z ^ (z >> 31)) >> 12) * 0x1p-52 + 0x1p-53)), 1e-6, "noise is wrong", i, count);
+    }
+    free(out);
+}
+
+static void check_tokens(int64_t count, int64_t k, int dtype, int64_t threads) {
+    const int64_t rows = 3, stride = count + 1;
+    void *logits = drawn(rows * stride, dtype);
+    float *noise = drawn(rows * count, FP32), *noisy = malloc(count * sizeof *noisy);
+    int32_t *out = malloc(rows * (2 * k + 1) * sizeof *out);
+    top_tokens(logits, dtype, rows, stride, count, k, noise, count, 0.5, out, threads);
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t likeliest = 0;
+        double sum = 0;
+        for (int64_t i = 0; i < count; i++) {
+            noisy[i] = get(logits, r * stride + i, dtype) + 0.5f * noise[r * count + i];
+            if (noisy[i] > noisy[likeliest]) likeliest = i;
+            sum += exp(noisy[i]);
+        }
+        int32_t *row = out + r * (2 * k + 1);
+        float values[33];
+        memcpy(values, row, k * sizeof *values), memcpy(values + k, row + 2 * k, sizeof *values);
+        near(values[k], log(sum), 1e-5, "a normaliser is wrong", count, k);
+        for (int64_t i = 0; i < k; i++) {
+            int64_t greater = 0;
+            for (int64_t j = 0; j < count; j++) greater += noisy[j] > noisy[row[k + i]];
+            require(greater == i && values[i] == noisy[row[k + i]], "a likely token is wrong", count, k, i);
+        }
+        const char *first = (char *)logits + r * stride * size_of(dtype);
+        require(draw_token(first, dtype, noise + r * count, 0.5, count) == likeliest, "a draw is wrong", count, r, dtype);
+    }
+    free(logits), free(noise), free(noisy), free(out);
+}
+
 int main(void) {
     const int64_t sizes[] = {1, 7, 33, 64, 300}, rows[] = {1, 2, 3, 4, 5, 6, 7, 12, 13, 30};
     for (int dtype = FP32; dtype <= BF16; dtype++) {
@@ -144,7 +190,10 @@ int main(void) {
         for (int prefix = 0; prefix < 40; prefix += 3)
             for (int nodes = 1; nodes < 10; nodes += 2) check_attention(nodes % 4 == 1 ? 32 : 20, prefix, nodes, dtype, 1 + nodes % 3);
         for (int width = 1; width < 40; width++) check_gates(width, dtype);
+        for (int64_t count = 1; count < 100; count += 3)
+            for (int64_t k = 1; k <= 32 && k <= count; k *= 2) check_tokens(count, k, dtype, 1 + count % 3);
     }
+    for (int64_t count = 1; count < 70; count++) check_noise(count);
     printf(wrong ? "%d wrong\n" : "all right\n", wrong);
     return wrong > 0;
 }
