@@ -106,7 +106,7 @@ drafter = _option("--drafter", metavar="SPEC", help="Drafter, or a model that dr
 shaper = _option(
     "--shaper",
     metavar="SPEC",
-    help="Tree shaper; by default adaptive, which stops sooner when sampling, and growmap for verifiers "
+    help="Tree shaper; by default adaptive, with stop=0.3 when sampling, and growmap for verifiers "
     "that need every drawn candidate, and on CUDA with a draft model and verifier greedy.",
 )
 verifier = _option(

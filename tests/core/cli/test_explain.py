@@ -19,7 +19,7 @@ def explain(*args):
         ([], "--shaper adaptive --verifier greedy", "the likeliest tokens", "greedy decoding"),
         (
             ["--temperature", "0.8"],
-            "--shaper adaptive --verifier sampler-match",
+            "--shaper adaptive:stop=0.3 --verifier sampler-match",
             "after the noise with which the target draws",
             "the tokens of AR with the same seed",
         ),
