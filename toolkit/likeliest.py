@@ -17,10 +17,10 @@ class Kernel(Protocol):
 
     def __call__(
         self, logits: Tensor, k: int, noise: Tensor | None = None, scale: float = 0.0
-    ) -> Tensor | None:
-        """Of logits [M, V] + scale · noise and k ≤ `MOST`: int32 [M, 2 · k + 1], the bits of the k
-        greatest, float32, their ids, and the bits of the row's log-sum-exp, float32. None where no
-        kernel knows the logits."""
+    ) -> memoryview | None:
+        """Of logits [M, V] + scale · noise and k ≤ `MOST`: the bytes of M · (2 · k + 1) numbers on the
+        host, for each row the k greatest, float32, their ids, int32, and its log-sum-exp, float32.
+        None where no kernel knows the logits."""
 
 
 kernels: dict[str, Kernel] = {}
@@ -32,36 +32,46 @@ def likeliest(
 ) -> tuple[list[list[int]], list[list[float]]]:
     """The `k` likeliest tokens after each row of `logits[M, V]` + scale · noise, likeliest first, and
     their log-probabilities: [M][k] each. Noise is [≥ V] for all rows, or [M, ≥ V]."""
-    import torch
-
     found = _find(logits, k, noise, scale)
     if found is None:
         if noise is not None:
             logits = logits.float().add(noise[..., : logits.shape[1]], alpha=scale)
         logprobs, tokens = fetch(*logits.float().log_softmax(-1).topk(k))
-    else:
-        found = found.cpu()
-        tokens, floats = found[:, k : 2 * k], found.view(torch.float32)
-        logprobs = floats[:, :k] - floats[:, 2 * k :]
-    return tokens.tolist(), logprobs.tolist()
+        return tokens.tolist(), logprobs.tolist()
+    ids, values, sums = found
+    return ids, [[value - one for value in row] for row, one in zip(values, sums, strict=True)]
 
 
 def likeliest_and_margins(logits: Tensor) -> tuple[list[int], list[float]]:
     """The likeliest token after each row of `logits[M, V]`, of equals that with the lowest id, and its
     logit less the second one; no margins where they would cost a second pass over the logits."""
-    import torch
-
     found = _find(logits, 2)
     if found is None:
         return logits.max(-1).indices.tolist(), []
-    found = found.cpu()
-    values = found.view(torch.float32)
-    return found[:, 2].tolist(), (values[:, 0] - values[:, 1]).tolist()
+    ids, values, _ = found
+    return [row[0] for row in ids], [first - second for first, second in values]
+
+
+def margin(logits: Tensor) -> float:
+    """The highest of `logits[V]` less the second."""
+    found = _find(logits[None], 2)
+    first, second = logits.topk(2).values.tolist() if found is None else found[1][0]
+    return float(first - second)
 
 
 def _find(
     logits: Tensor, k: int, noise: Tensor | None = None, scale: float = 0.0
-) -> Tensor | None:
-    """What a kernel finds; None where there is no kernel for these logits."""
+) -> tuple[list[list[int]], list[list[float]], list[float]] | None:
+    """Ids [M][k], values [M][k] and log-sum-exps [M] by a kernel; None where there is none for these
+    logits."""
     kernel = kernels.get(logits.device.type) if k <= MOST else None
-    return None if kernel is None else kernel(logits, k, noise, scale)
+    packed = None if kernel is None else kernel(logits, k, noise, scale)
+    if packed is None:
+        return None
+    words, starts = packed.cast("i"), range(0, packed.nbytes // 4, 2 * k + 1)
+    floats: memoryview[float] = packed.cast("f")
+    return (
+        [list(words[at + k : at + 2 * k]) for at in starts],
+        [list(floats[at : at + k]) for at in starts],
+        [floats[at + 2 * k] for at in starts],
+    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from toolkit.errors import SpecError
-from toolkit.likeliest import likeliest_and_margins
+from toolkit.likeliest import likeliest_and_margins, margin
 from toolkit.randomness import add_noise, draw_noisy, make_generator, noise_of
 
 if TYPE_CHECKING:
@@ -196,10 +196,7 @@ class Sampler:
 
     def margin(self, logits: Tensor, row: int) -> float:
         """The first logit less the second one in a row of `logits[N, V]`, those that were judged."""
-        if self._margins:
-            return self._margins[row]
-        first, second = logits[row].topk(2).values.tolist()
-        return float(first - second)
+        return self._margins[row] if self._margins else margin(logits[row])
 
     def law(self, logits: Tensor) -> Tensor:
         """The target's probabilities after `logits[R, V]`: float64 [R, V]."""

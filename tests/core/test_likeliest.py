@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from toolkit.likeliest import MOST, likeliest, likeliest_and_margins
+from toolkit.likeliest import MOST, likeliest, likeliest_and_margins, margin
 from toolkit.runtime.kernels import native
 
 ROWS = 3 * torch.randn(9, 600, generator=torch.Generator().manual_seed(1))
@@ -30,5 +30,7 @@ def test_of_equal_logits_the_first_token_is_the_likeliest(isa):
     logits = torch.tensor([[1.0, 4.0, 2.5, 4.0], [3.0, 3.0, 0.0, -1.0]])
     with native.using(isa):
         tokens, margins = likeliest_and_margins(logits)
+        assert [margin(row) for row in logits] == [0.0, 0.0]
+        assert margin(logits[1, 1:]) == 3.0
     assert tokens == [1, 0]
     assert margins in ([], [0.0, 0.0])

@@ -25,7 +25,7 @@ OURS = ("toolkit", "strategies", "kvcache")
 NAMED = {
     "toolkit/likeliest.py:likeliest": "what a level proposes, after one copy",
     "toolkit/likeliest.py:likeliest_and_margins": "what a verifier reads, after one copy",
-    "toolkit/sampling.py:margin": "after a pass; on a GPU `likeliest` has it already",
+    "toolkit/likeliest.py:margin": "after a pass; on a GPU `likeliest` has it already",
     "toolkit/runtime/step_graph.py:of": "what a whole step found, after one copy",
     "toolkit/runtime/compute/executors/captured.py:fill": "of tensors that are on the host",
 }
@@ -170,13 +170,13 @@ def test_a_read_elsewhere_is_noticed(taped, monkeypatch):
 
 def test_the_margin_comes_with_the_argmax_where_a_kernel_finds_both(monkeypatch):
     from toolkit import likeliest
-    from toolkit.runtime.kernels.triton.top_tokens import packed_top_tokens
+    from toolkit.runtime.kernels.recorded_top_tokens import RecordedTopTokens
 
     logits = torch.tensor([[1.0, 4.0, 2.5], [3.0, 3.0, 0.0]])
     plain, ours = Sampler(), Sampler()
     monkeypatch.delitem(likeliest.kernels, "cpu")
     assert plain.likeliest(logits) == [1, 0]
-    monkeypatch.setitem(likeliest.kernels, "cpu", lambda rows, k, *_: packed_top_tokens(rows, k))
+    monkeypatch.setitem(likeliest.kernels, "cpu", RecordedTopTokens())
     assert ours.likeliest(logits) == [1, 0]
     assert [ours.margin(logits, row) for row in (0, 1)] == [1.5, 0.0]
     assert [plain.margin(logits, row) for row in (0, 1)] == [1.5, 0.0]

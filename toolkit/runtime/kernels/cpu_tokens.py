@@ -9,7 +9,7 @@ from toolkit.runtime.kernels import native
 
 def top_tokens(
     logits: Tensor, k: int, noise: Tensor | None = None, scale: float = 0.0
-) -> Tensor | None:
+) -> memoryview | None:
     """As `toolkit.likeliest.Kernel`."""
     library = native.for_logits(logits)
     return None if library is None or k > logits.shape[1] else library.top(logits, k, noise, scale)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ctypes import POINTER, Array, byref, c_double, c_int, c_int64, c_uint64, c_void_p
+from ctypes import POINTER, Array, byref, c_double, c_int, c_int32, c_int64, c_uint64, c_void_p
 from functools import cache
 from typing import Any
 
@@ -133,18 +133,21 @@ class Library:
             )
         )
 
-    def top(self, logits: Tensor, k: int, noise: Tensor | None, scale: float) -> Tensor:
-        """The `k` likeliest tokens after each row of `logits[M, V]` + scale · noise, packed as
-        `toolkit.likeliest.Kernel` has it; noise is `[≥ V]` for all rows, or `[M, ≥ V]`."""
+    def top(self, logits: Tensor, k: int, noise: Tensor | None, scale: float) -> memoryview:
+        """The `k` likeliest tokens after each row of `logits[M, V]` + scale · noise, as bytes that
+        `toolkit.likeliest.Kernel` describes; noise is `[≥ V]` for all rows, or `[M, ≥ V]`.
+
+        Right after a pass a call of PyTorch takes as long as this: it makes no tensor.
+        """
         rows, vocabulary = logits.shape
-        out = torch.empty(rows, 2 * k + 1, dtype=torch.int32)
+        out = (c_int32 * (rows * (2 * k + 1)))()
         apart = 0 if noise is None or noise.ndim == 1 else noise.stride(0)
         threads = min(torch.get_num_threads(), max(1, rows * vocabulary // GRAIN), rows)
         self._top(
             logits.data_ptr(), structs.DTYPES[logits.dtype], rows, logits.stride(0), vocabulary, k,
-            address(noise), apart, scale, out.data_ptr(), threads,
+            address(noise), apart, scale, out, threads,
         )  # fmt: skip
-        return out
+        return memoryview(out).cast("B")
 
 
 def _require_memory(failed: int, rows: int) -> None:
@@ -169,7 +172,7 @@ def _library(isa: str) -> Library | str:
         "gumbel_noise": [POINTER(c_uint64), c_int64, c_int64, c_void_p],
         "draw_token": [c_void_p, c_int64, c_void_p, c_double, c_int64],
         "top_tokens": [
-            c_void_p, *[c_int64] * 5, c_void_p, c_int64, c_double, c_void_p, c_int64
+            c_void_p, *[c_int64] * 5, c_void_p, c_int64, c_double, POINTER(c_int32), c_int64
         ],
     }  # fmt: skip
     # What is returned: 1 when there is no memory, or a token.

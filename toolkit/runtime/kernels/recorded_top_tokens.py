@@ -13,6 +13,7 @@ from torch import Tensor
 from toolkit.runtime.kernels.graphs import Recorded, Recorder, recorder_for
 from toolkit.runtime.kernels.triton.jit import power_of_two
 from toolkit.runtime.kernels.triton.top_tokens import packed_top_tokens
+from toolkit.transfer import fetch
 
 OFTEN = 4  # calls, from which on a recording pays
 MOST_ROWS = 64
@@ -21,20 +22,24 @@ MOST = 48  # recordings that are kept: each holds logits
 
 @define(eq=False)
 class RecordedTopTokens:
-    """Computes what `packed_top_tokens` does."""
+    """Finds the likeliest tokens on a GPU, as `toolkit.likeliest.Kernel`."""
 
     _calls: Counter[Any] = field(init=False, factory=Counter)
     _recorded: dict[Any, Recorded | None] = field(init=False, factory=dict)
     _recorders: dict[torch.device, Recorder | None] = field(init=False, factory=dict)
 
-    @torch.inference_mode(False)  # recordings outlive a caller's inference mode
-    @torch.no_grad()
     def __call__(
         self, logits: Tensor, k: int, noise: Tensor | None = None, scale: float = 0.0
-    ) -> Tensor:
-        """As `packed_top_tokens` of logits + scale · noise; the next call may overwrite the result."""
+    ) -> memoryview:
         if noise is not None:
             logits = logits.add(noise[..., : logits.shape[1]], alpha=scale)
+        (found,) = fetch(self.find(logits, k))
+        return found.view(-1).numpy().data.cast("B")
+
+    @torch.inference_mode(False)  # recordings outlive a caller's inference mode
+    @torch.no_grad()
+    def find(self, logits: Tensor, k: int) -> Tensor:
+        """As `packed_top_tokens`; the next call may overwrite the result."""
         rows, vocabulary = power_of_two(len(logits)), logits.shape[1]
         key = rows, vocabulary, k, logits.dtype, logits.device
         self._calls[key] += 1

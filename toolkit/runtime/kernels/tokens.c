@@ -24,35 +24,62 @@ INLINE ulvec bits_of(ulvec counter) {
     return z ^ (z >> 31);
 }
 
-/* -log(x) of a normal x above 0, within two units in the last place; the series of fdlibm's log. */
-INLINE dvec minus_log(dvec x) {
-    ulvec bits = (ulvec)x + (0x3ff0000000000000u - 0x3fe6a09e667f3bcdu); /* halves from sqrt(1/2) on */
-    ulvec power = (bits >> 52) - 1023, mantissa = (bits & 0xfffffffffffffu) + 0x3fe6a09e667f3bcdu;
-    /* A number below 2^52 as a double, without a conversion that AVX2 lacks. */
-    dvec k = (dvec)((power + 2048) | 0x4330000000000000u) - (4503599627370496.0 + 2048.0);
-    dvec f = (dvec)mantissa - 1.0, s = f / (f + 2.0), z = s * s;
-    dvec r = z * 1.479819860511658591e-01 + 1.531383769920937332e-01;
-    r = r * z + 1.818357216161805012e-01;
-    r = r * z + 2.222219843214978396e-01;
-    r = r * z + 2.857142874366239149e-01;
-    r = r * z + 3.999999999940941908e-01;
-    r = (r * z + 6.666666666666735130e-01) * z;
-    dvec square = f * f * 0.5;
-    return (square - (s * (square + r) + k * 1.90821492927058770002e-10)) - f - k * 6.93147180369123816490e-01;
+/* log(2^k * (1 + f)) for f in [sqrt(1/2) - 1, sqrt(2) - 1), within some units in the last place; the
+   polynomial of Cephes' logf. */
+INLINE vec log_of(vec k, vec f) {
+    vec p = f * 7.0376836292e-2f - 1.1514610310e-1f;
+    p = p * f + 1.1676998740e-1f;
+    p = p * f - 1.2420140846e-1f;
+    p = p * f + 1.4249322787e-1f;
+    p = p * f - 1.6668057665e-1f;
+    p = p * f + 2.0000714765e-1f;
+    p = p * f - 2.4999993993e-1f;
+    p = p * f + 3.3333331174e-1f;
+    vec square = f * f;
+    vec tail = p * f * square - k * 2.12194440e-4f - square * 0.5f;
+    return f + tail + k * 0.693359375f;
+}
+
+/* -log(x) of normal x above 0. */
+INLINE vec minus_log_of(vec x) {
+    const uint32_t half = 0x3f3504f3u, one = 0x3f800000u;
+    uvec bits = (uvec)x - half + one;
+    vec k = __builtin_convertvector((ivec)(bits >> 23) - 127, vec);
+    return -log_of(k, (vec)((bits & 0x7fffffu) + half) - 1.0f);
+}
+
+#define BLOCK 64 /* numbers that are made at once: what one loop stores, the next one loads */
+
+/* Split uniform numbers in (0, 1), which counters from `first` on give, into 2^k * (1 + f). Of u near 1 f
+   is exact, because 1 is taken off in double precision. */
+INLINE void split_uniforms(uint64_t first, float *k, float *f) {
+    const uint64_t half = 0x3fe6a09e667f3bcdu, one = 0x3ff0000000000000u; /* sqrt(1/2) and 1, bit by bit */
+    ulvec steps;
+    for (int lane = 0; lane < HALF; lane++) steps[lane] = (uint64_t)lane;
+    for (int i = 0; i < BLOCK; i += HALF) {
+        dvec u = (dvec)((bits_of(steps + (first + i)) >> 12) | one) - 1.0 + 0x1p-53;
+        ulvec bits = (ulvec)u - half + one;
+        /* A number below 2^52 as a double, without a conversion that AVX2 lacks. */
+        dvec power = (dvec)((bits >> 52) | 0x4330000000000000u) - (4503599627370496.0 + 1023.0);
+        fvec powers = __builtin_convertvector(power, fvec);
+        fvec fractions = __builtin_convertvector((dvec)((bits & 0xfffffffffffffu) + half) - 1.0, fvec);
+        memcpy(k + i, &powers, sizeof powers);
+        memcpy(f + i, &fractions, sizeof fractions);
+    }
 }
 
 /* Gumbel noise out[positions, count], -log(-log u): u of a position's token i has the 52 bits of counter
    keys[position] + i, so that it is never 0 or 1. */
 void gumbel_noise(const uint64_t *keys, int64_t positions, int64_t count, float *out) {
-    for (int64_t p = 0; p < positions; p++)
-        for (int64_t i = 0; i < count; i += HALF) {
-            ulvec counter;
-            for (int lane = 0; lane < HALF; lane++) counter[lane] = keys[p] + (uint64_t)(i + lane);
-            dvec u = (dvec)((bits_of(counter) >> 12) | 0x3ff0000000000000u) - 1.0 + 0x1p-53;
-            dvec e = minus_log(u);
-            fvec g = __builtin_convertvector(minus_log(e), fvec);
-            int n = count - i < HALF ? (int)(count - i) : HALF;
-            memcpy(out + p * count + i, &g, n * sizeof(float));
+    float k[BLOCK], f[BLOCK];
+    for (int64_t p = 0; p < positions; p++, out += count)
+        for (int64_t i = 0; i < count; i += BLOCK) {
+            split_uniforms(keys[p] + (uint64_t)i, k, f);
+            for (int64_t j = 0; j < BLOCK && i + j < count; j += LANES) {
+                vec e = -log_of(load(k, j, LANES, FP32), load(f, j, LANES, FP32));
+                int n = count - i - j < LANES ? (int)(count - i - j) : LANES;
+                store(out, i + j, n, FP32, minus_log_of(e));
+            }
         }
 }
 

@@ -27,7 +27,7 @@ def records(monkeypatch):
 
 def test_it_gives_what_the_kernels_give(records):
     """For logits of several shapes in turn, strided ones too."""
-    find, rng = RecordedTopTokens(), torch.Generator().manual_seed(0)
+    find, rng = RecordedTopTokens().find, torch.Generator().manual_seed(0)
     for turn in range(3 * OFTEN):
         for rows, vocabulary in SHAPES:
             for k in (1, 2):
@@ -38,7 +38,7 @@ def test_it_gives_what_the_kernels_give(records):
 
 
 def test_what_seldom_comes_and_many_rows_are_not_recorded(records):
-    find = RecordedTopTokens()
+    find = RecordedTopTokens().find
     for _ in range(OFTEN - 1):
         find(torch.randn(2, 9), 2)
     for _ in range(2 * OFTEN):
@@ -50,13 +50,13 @@ def test_what_seldom_comes_and_many_rows_are_not_recorded(records):
 
 def test_a_few_recordings_are_kept(records, monkeypatch):
     monkeypatch.setattr(recorded_top_tokens, "MOST", 2)
-    find, sizes = RecordedTopTokens(), (9, 10, 11, 9)
+    recorded, sizes = RecordedTopTokens(), (9, 10, 11, 9)
     for vocabulary in sizes:
         for _ in range(OFTEN):
             logits = torch.randn(2, vocabulary)
-            assert torch.equal(find(logits, 2), packed_top_tokens(logits, 2))
+            assert torch.equal(recorded.find(logits, 2), packed_top_tokens(logits, 2))
     assert len(records) == len(sizes)  # the first one anew
-    assert len(find._recorded) == 2
+    assert len(recorded._recorded) == 2
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -68,13 +68,13 @@ def test_where_nothing_records_kernels_are_launched(monkeypatch, fails):
     monkeypatch.setattr(
         recorded_top_tokens, "recorder_for", lambda _: Refuses() if fails else None
     )
-    find, logits = RecordedTopTokens(), torch.randn(2, 9)
+    find, logits = RecordedTopTokens().find, torch.randn(2, 9)
     for _ in range(2 * OFTEN):
         assert torch.equal(find(logits, 2), packed_top_tokens(logits, 2))
 
 
 def test_recordings_outlive_a_caller_s_inference_mode(records):
-    find, logits = RecordedTopTokens(), torch.randn(2, 9)
+    find, logits = RecordedTopTokens().find, torch.randn(2, 9)
     for turn in range(2 * OFTEN):
         with torch.inference_mode(turn <= OFTEN):
             assert torch.equal(find(logits, 2), packed_top_tokens(logits, 2))

@@ -21,6 +21,12 @@ def library(isa):
         return native.library()
 
 
+def top(isa, logits, k, noise=None):
+    """The words of the likeliest tokens [M, 2 · k + 1]."""
+    found = library(isa).top(logits, k, noise, 0.5)
+    return torch.frombuffer(found, dtype=torch.int32).view(len(logits), -1)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("count", [1, 3, 8, 1000])
 def test_noise_is_that_of_pytorch(isa, count):
@@ -54,7 +60,7 @@ def test_the_likeliest_tokens_are_those_of_pytorch(isa, question):
     logits, noise, k = question
     count = logits.shape[1]
     noisy = logits.float() + (0 if noise is None else 0.5 * noise[..., :count])
-    values, ids, sums = unpack(library(isa).top(logits, k, noise, 0.5))
+    values, ids, sums = unpack(top(isa, logits, k, noise))
     expected = unpack(packed_top_tokens(noisy, k))
     assert torch.equal(values, expected[0])
     assert torch.equal(ids, expected[1])
@@ -75,6 +81,6 @@ def test_the_drawn_token_is_the_first_of_the_greatest(isa, question):
 @pytest.mark.parametrize("isa", ISAS)
 def test_rows_do_not_depend_on_threads(isa):
     logits = torch.randn(40, 5000, generator=torch.Generator().manual_seed(0))
-    several = library(isa).top(logits, 7, None, 0.0)
+    several = top(isa, logits, 7)
     for row in range(0, 40, 9):
-        assert torch.equal(several[row], library(isa).top(logits[row : row + 1], 7, None, 0.0)[0])
+        assert torch.equal(several[row], top(isa, logits[row : row + 1], 7)[0])
