@@ -82,7 +82,8 @@ class Proposer:
         if self.how == "sampled":
             return Candidates.draw(laws, uniforms, fixed)
         tokens = invert(laws, uniforms[:, 0])
-        return Candidates(tokens.tolist(), laws.gather(1, tokens).log().tolist(), laws)
+        drawn, logprobs = fetch(tokens, laws.gather(1, tokens).log())
+        return Candidates(drawn.tolist(), logprobs.tolist(), laws)
 
 
 def _match(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from toolkit.transfer import fetch
 from toolkit.tree import TokenTree, Verdict
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class TargetScores:
         kept = logits.index_select(0, torch.tensor(parents, device=logits.device))
         wide = kept if kept.dtype.itemsize > 4 else kept.float()
         logprobs, law = wide.log_softmax(-1), wide.softmax(-1)
-        tops, top_tokens = (each.tolist() for each in _find_likeliest(logprobs))
-        taken = logprobs[rows, tokens].tolist()
+        found = fetch(*_find_likeliest(logprobs), logprobs[rows, tokens])
+        tops, top_tokens, taken = (each.tolist() for each in found)
         ranks = [
             sum(top > logprob for top in tops[row])
             if logprob >= tops[row][-1]

@@ -30,10 +30,20 @@ def send(device: torch.device, *parts: Tensor) -> list[Tensor]:
 
 
 def fetch(*parts: Tensor) -> list[Tensor]:
-    """Tensors of one device on the host, in one copy. On the CPU they are `parts` themselves."""
-    if parts[0].device.type == "cpu":
+    """Tensors of one device on the host, in one copy, for which alone it waits. From CUDA the copy is
+    pinned, which PyTorch keeps to use again. On the CPU they are `parts` themselves."""
+    device = parts[0].device
+    if device.type == "cpu":
         return list(parts)
-    return _split(_join(parts).cpu(), parts)
+    joined = _join(parts)
+    if device.type != "cuda":
+        return _split(joined.cpu(), parts)
+    import torch
+
+    host = torch.empty_like(joined, device="cpu", pin_memory=True)
+    host.copy_(joined, non_blocking=True)
+    torch.cuda.current_stream(device).synchronize()
+    return _split(host, parts)
 
 
 @frozen(eq=False)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from toolkit.transfer import fetch
+
 NEVER = 1 << 40  # later than any position
 GROWTH = 64  # rows added at a time: few copies, little slack
 
@@ -122,8 +124,9 @@ class PositionTable:
         decided.copy_(torch.where(rows, decided.clamp(max=when), decided))
         stays = self.evicted_at > now
         next_eviction = self.evicted_at.masked_fill(~stays, NEVER).amin(1)
-        found = torch.stack([(self.positions >= 0).sum(1), stays.sum(1), next_eviction])
-        before, self.sizes, nexts = found.tolist()  # the one wait
+        numbers = torch.stack([(self.positions >= 0).sum(1), stays.sum(1), next_eviction])
+        (found,) = fetch(numbers)  # the one wait
+        before, self.sizes, nexts = found.tolist()
         gone, self.next_eviction = sum(before) - sum(self.sizes), min(nexts)
         if gone or self.next_eviction < NEVER:
             self.edition = object()
