@@ -1,6 +1,8 @@
 """Where Triton is installed and cannot work, PyTorch does."""
 
+import ast
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,3 +48,36 @@ def test_kernels_run_where_they_can_be_launched(monkeypatch, works):
         is_cuda, dtype, device = True, torch.bfloat16, torch.device("cuda:0")
 
     assert jit.runs(OnGpu()) == works
+
+
+def launches(tree):
+    """Launches in a source, as `kernel[(grid,)](…)`, by whether it is on a tensor's GPU."""
+    found = {True: [], False: []}
+
+    def visit(node, guarded):
+        if isinstance(node, ast.With):
+            calls = [item.context_expr for item in node.items]
+            guarded |= any(isinstance(c, ast.Call) and c.func.id == "device_of" for c in calls)
+        if isinstance(node, ast.Call) and isinstance(getattr(node.func, "slice", None), ast.Tuple):
+            found[guarded].append(ast.unparse(node.func.value))
+        for child in ast.iter_child_nodes(node):
+            visit(child, guarded)
+
+    visit(tree, guarded=False)
+    return found
+
+
+@pytest.mark.parametrize(
+    "file", sorted(Path(jit.__file__).parent.glob("[!_]*.py")), ids=lambda file: file.stem
+)
+def test_every_kernel_is_launched_on_the_gpu_of_its_tensors(file):
+    """Triton would launch it on the current one."""
+    found = launches(ast.parse(file.read_text()))
+    assert found[True]
+    assert found[False] == []
+
+
+def test_a_launch_on_the_current_gpu_is_noticed():
+    """The control."""
+    source = "with device_of(x):\n    one[(2,)](x)\nother[(3,)](x)\n"
+    assert launches(ast.parse(source)) == {True: ["one"], False: ["other"]}

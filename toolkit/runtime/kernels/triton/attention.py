@@ -15,7 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit.runtime.kernels.triton.jit import begin, jit, overlap, power_of_two, runs, tl
+from toolkit.runtime.kernels.triton.jit import (
+    begin,
+    device_of,
+    jit,
+    overlap,
+    power_of_two,
+    runs,
+    tl,
+)
 
 SPLIT = 64  # positions
 ROWS = 16  # of a tile of queries, the least that tensor cores take
@@ -111,48 +119,19 @@ def _kernels(
         "split": SPLIT,
         **overlap(query.device),
     }
-    split_attention[(kv_heads, tiles * strides + tails * rows)](
-        query,
-        keys,
-        values,
-        mask,
-        length,
-        depths,
-        paths,
-        sums,
-        stats,
-        scaling * log2(e),
-        *query.stride()[:2],
-        *keys.stride()[:2],
-        *values.stride()[:2],
-        *mask_strides,
-        rows,
-        tiles,
-        strides,
-        splits,
-        **shape,
-        padded=max(16, power_of_two(width)),
-        longest=paths.shape[1],
-        masked=visible is not None,
-        tails=tails,
-        tile=ROWS,
-        block=16 if wide else 64,
-        num_warps=8 if wide else 4,
-        num_stages=2,
-    )
-    merge_splits[(kv_heads, rows * groups)](
-        sums,
-        stats,
-        out,
-        length,
-        depths,
-        rows,
-        splits,
-        **shape,
-        padded=power_of_two(width),
-        merged=MERGED,
-        num_warps=2,
-    )
+    with device_of(query):
+        split_attention[(kv_heads, tiles * strides + tails * rows)](
+            query, keys, values, mask, length, depths, paths, sums, stats, scaling * log2(e),
+            *query.stride()[:2], *keys.stride()[:2], *values.stride()[:2], *mask_strides,
+            rows, tiles, strides, splits,
+            **shape, padded=max(16, power_of_two(width)), longest=paths.shape[1],
+            masked=visible is not None, tails=tails, tile=ROWS, block=16 if wide else 64,
+            num_warps=8 if wide else 4, num_stages=2,
+        )  # fmt: skip
+        merge_splits[(kv_heads, rows * groups)](
+            sums, stats, out, length, depths, rows, splits,
+            **shape, padded=power_of_two(width), merged=MERGED, num_warps=2,
+        )  # fmt: skip
     return out
 
 

@@ -8,7 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolkit.runtime.kernels.triton.jit import begin, jit, overlap, power_of_two, runs, tl
+from toolkit.runtime.kernels.triton.jit import (
+    begin,
+    device_of,
+    jit,
+    overlap,
+    power_of_two,
+    runs,
+    tl,
+)
 
 HEADS = 8  # of a program
 
@@ -37,31 +45,14 @@ def rotate_and_store(
     rows, heads, width = query.shape
     kv_heads = key.shape[1]
     out = torch.empty((rows, heads, width), dtype=query.dtype, device=query.device)
-    rotate_and_store_kernel[(rows, -(-(heads + 2 * kv_heads) // HEADS))](
-        query,
-        key,
-        value,
-        cos,
-        sin,
-        positions,
-        slots,
-        keys,
-        values,
-        out,
-        *query.stride()[:2],
-        *key.stride()[:2],
-        *value.stride()[:2],
-        *keys.stride()[:2],
-        *values.stride()[:2],
-        heads=heads,
-        kv_heads=kv_heads,
-        width=width,
-        rotated=cos.shape[1],
-        padded=power_of_two(width),
-        several=HEADS,
-        num_warps=4,
-        **overlap(query.device),
-    )
+    with device_of(query):
+        rotate_and_store_kernel[(rows, -(-(heads + 2 * kv_heads) // HEADS))](
+            query, key, value, cos, sin, positions, slots, keys, values, out,
+            *query.stride()[:2], *key.stride()[:2], *value.stride()[:2],
+            *keys.stride()[:2], *values.stride()[:2],
+            heads=heads, kv_heads=kv_heads, width=width, rotated=cos.shape[1],
+            padded=power_of_two(width), several=HEADS, num_warps=4, **overlap(query.device),
+        )  # fmt: skip
     return out
 
 
