@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import define, evolve, field, frozen
 
 from toolkit.interfaces import Session, Translation
+from toolkit.likeliest import likeliest
 from toolkit.tree import Candidates, TokenTree
 
 if TYPE_CHECKING:
@@ -152,12 +153,10 @@ class TranslatedDraft:
         logits = self._logits([self._tail(text) for text in texts])
         if logits is None:
             return Candidates.none(len(nodes))
-        logprobs, likeliest = logits.float().log_softmax(-1).topk(min(k, logits.shape[1]))
+        found = likeliest(logits, min(k, logits.shape[1]))
         branches = [
             Branch(node, text, self._cached, self._tail(text), [token], [logprob])
-            for node, text, *row in zip(
-                range(len(nodes)), texts, likeliest.tolist(), logprobs.tolist(), strict=True
-            )
+            for node, text, *row in zip(range(len(nodes)), texts, *found, strict=True)
             for place, (token, logprob) in enumerate(zip(*row, strict=True))
             if not text.waiting and (place == 0 or exp(logprob) >= RARE)
         ]
@@ -172,9 +171,9 @@ class TranslatedDraft:
             logits = open_ones and self._logits([branch.prefix for branch in open_ones])
             if logits is None or not len(logits):
                 return
-            logprobs, tokens = logits.float().log_softmax(-1).max(-1)  # type: ignore[union-attr]
-            for branch, *more in zip(open_ones, tokens.tolist(), logprobs.tolist(), strict=True):
-                branch.add(*more)
+            found = likeliest(logits, 1)  # type: ignore[arg-type]
+            for branch, (token,), (logprob,) in zip(open_ones, *found, strict=True):
+                branch.add(token, logprob)
 
     def _logits(self, tails: list[Ids]) -> Tensor | None:
         """Logits [F, V] of the model's own tokens; None where it can say nothing."""

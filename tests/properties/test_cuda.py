@@ -177,10 +177,25 @@ def test_two_requests_share_a_model_and_its_graphs():
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is no second GPU here")
 def test_kernels_run_on_the_gpu_of_their_tensors():
-    """The second one, while the first is the current one."""
+    """The second one, while the first is and stays the current one."""
     tokens = Pipeline(drafter="model", pool=pool("fp32")).generate(PROMPT, max_new_tokens=24).token_ids
     second = Pipeline(drafter="model", pool=Pool(device="cuda:1", dtype="fp32"))
     assert second.generate(PROMPT, max_new_tokens=24).token_ids == tokens
+    assert torch.cuda.current_device() == 0
+
+
+@pytest.mark.parametrize("verifier", ["greedy", "swor"])
+@pytest.mark.parametrize("where", ["cpu", "cuda:1"])
+def test_a_drafter_on_another_device_than_its_target(where, verifier):
+    """Also where laws of both are compared."""
+    if where == "cuda:1" and torch.cuda.device_count() < 2:
+        pytest.skip("there is no second GPU here")
+    modules = {"it": placed(tiny)("llama"), "draft": copy.deepcopy(noisy("llama")).to(where)}
+    drawn = {"verifier": verifier, "sampling": Sampling(0.8)} if verifier != "greedy" else {}
+    pipeline = Pipeline("it", drafter="model:draft", pool=Pool(modules=modules), **drawn)
+    generation = pipeline.generate([5, 60, 7, 33, 81, 2], max_new_tokens=24)
+    assert generation.tau > 1
+    assert drawn or verify(pipeline, generation).verdict == "exact"
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="the CPU is never waited for")

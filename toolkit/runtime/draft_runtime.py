@@ -44,7 +44,7 @@ class DraftRuntime:
         return self.proposer.candidates(
             tree,
             frontier,
-            logits,
+            logits.to(self.target.model.device),  # where the target's law and processors are
             k,
             position=self.target.length,
             vocabulary=self.target.vocabulary,

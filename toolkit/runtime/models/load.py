@@ -192,8 +192,6 @@ def load(
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-            if device.index is not None:
-                torch.cuda.set_device(device)  # where kernels are launched
             module = module.to(device)
     except torch.OutOfMemoryError as error:
         raise ModelError(
