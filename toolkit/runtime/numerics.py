@@ -59,7 +59,7 @@ def find_level(model: LoadedModel, length: int = PROBED, *, captured: bool = Tru
 def _compare(model: LoadedModel, longest: int) -> Level:
     reason = _reason_against_bitwise(model)
     if reason is None:
-        about = "level", str(longest), model.executor.name, model.executor.linears
+        about = "level", str(longest), model.executor.why, model.executor.linears
         reason = remembered(
             (*about, *module_key(model.module)),
             lambda: {"differs": _find_once(model, longest)},

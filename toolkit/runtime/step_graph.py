@@ -16,7 +16,7 @@ from torch import Tensor
 
 from toolkit.growmap import GrowMap
 from toolkit.runtime.compute.attention import Rows
-from toolkit.runtime.compute.executors.captured import ROWS, Captured, GraphInputs, GraphRows
+from toolkit.runtime.compute.executors.captured import ROWS, Captured, GraphInputs
 from toolkit.runtime.kernels.triton.move_rows import move_rows
 from toolkit.runtime.kernels.triton.top_tokens import packed_top_tokens
 from toolkit.runtime.kernels.triton.whole_step import Paths, fill_inputs, judge, take_children
@@ -67,8 +67,7 @@ class Part:
         inputs, decoder = self.inputs, model.captured.decoder
         last = model.vocabulary - 1
         fill_inputs(inputs.packed, self.base, self.slope, length, tokens, inputs.rows, last)
-        angles = {kind: table.tables for kind, table in decoder.rotary.items()}
-        rows = GraphRows(model.slab, inputs, angles, model.captured.recorder)
+        rows = model.captured.rows(model.slab, inputs)
         return decoder.logits(*decoder.hidden(inputs.column(0), inputs.column(1), rows))
 
 

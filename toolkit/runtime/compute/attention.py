@@ -210,7 +210,7 @@ def _masked(
 ) -> Tensor:
     """Attention [1, N, H, D] under a mask [N, K] or [H_kv, N, K]."""
     groups = query.shape[1] // key.shape[1]
-    if config.softcap is None and config.s_aux is None:
+    if config.by_scores_alone:
         if mask.ndim == 3:
             mask = mask.repeat_interleave(groups, 0)
         out = F.scaled_dot_product_attention(

@@ -19,6 +19,11 @@ class AttentionConfig:
     window: int | None = None
 
     @property
+    def by_scores_alone(self) -> bool:
+        """Whether weights are the softmax of scores, without a soft cap or sinks."""
+        return self.softcap is None and self.s_aux is None
+
+    @property
     def kind(self) -> Hashable:
         """What is the same in layers whose attention can be computed together."""
         return self.scaling, self.softcap, self.window, self.s_aux is None

@@ -22,7 +22,7 @@ from toolkit.runtime.compute.linears.batch_invariance import RowRule
 from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kernels.graphs import Recorder, Thunk, recorder_for
 from toolkit.runtime.kernels.triton.attention import tree_attention
-from toolkit.runtime.kernels.triton.jit import power_of_two
+from toolkit.runtime.kernels.triton.jit import power_of_two, runs
 from toolkit.runtime.kernels.triton.rotary import rotate_and_store
 from toolkit.runtime.kv.attention_config import AttentionConfig
 from toolkit.runtime.kv.slab import Nobody, Slab, Slabs
@@ -106,7 +106,9 @@ class GraphRows:
     tables: dict[str, tuple[Tensor, Tensor]]  # cos and sin [T, r], by kind of layer
     recorder: Recorder
     masks: GraphMasks | None = None
+    stock: bool = False  # whether PyTorch's attention runs where ours could
     queries: list[Tensor] = field(factory=list)  # [M, H, D] of the layers that log them
+    _on_paths: dict[int, Tensor] = field(init=False, factory=dict)  # what `_seen` gives, by table
 
     @cached_property
     def _places(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,11 +126,15 @@ class GraphRows:
         at = masks.layout.table[layer]
         return first[at], slots[at], paths[at]
 
-    def _on_paths(self, first: Tensor, paths: Tensor) -> Tensor:
+    def _seen(self, layer: int) -> Tensor:
         """Which rows of the slab are committed or on each row's path: bool [M, rows]."""
-        rows = torch.arange(self.slab.buffer.shape[3], device=first.device)
-        prefix = (rows < first).expand(self.inputs.rows, -1)
-        return prefix.scatter(1, paths.long(), torch.ones_like(prefix))
+        table = 0 if self.masks is None else self.masks.layout.table[layer]
+        if table not in self._on_paths:
+            first, _, paths = self._places_of(layer)
+            rows = torch.arange(self.slab.buffer.shape[3], device=first.device)
+            prefix = (rows < first).expand(self.inputs.rows, -1)
+            self._on_paths[table] = prefix.scatter(1, paths.long(), torch.ones_like(prefix))
+        return self._on_paths[table]
 
     def attend(
         self,
@@ -153,9 +159,9 @@ class GraphRows:
             visible = self.masks.visible(layer, inputs.column(1))
             if self.masks.layout.logged[layer]:
                 self.queries.append(query)
-        if config.softcap is not None or config.s_aux is not None:
-            mask = self._on_paths(first, paths)
-            mask = mask if visible is None else (mask & visible).squeeze(0)
+        if self.stock or not config.by_scores_alone:
+            seen = self._seen(layer)
+            mask = seen if visible is None else (seen & visible).squeeze(0)
             return masked_attention(query, keys, values, mask, config)
         path = first, inputs.column(3), paths
         out = tree_attention(query, keys, values, *path, config.scaling, visible=visible)
@@ -186,6 +192,7 @@ class Captured:
     slabs: Slabs
     recorder: Recorder
     rule: RowRule  # how many rows linears need
+    stock_rows: frozenset[int] = frozenset()  # buckets with PyTorch's attention where ours could run
     failure: str | None = None  # why nothing is captured any more
     captures: int = 0  # graphs captured so far
 
@@ -265,18 +272,41 @@ class Captured:
             graph.inputs.fill(host, counts, slab.room)
         return graph
 
+    def rows(self, slab: Slab, inputs: GraphInputs, masks: GraphMasks | None = None) -> GraphRows:
+        """The rows of a pass over a slab, as layers see them."""
+        angles = {kind: table.tables for kind, table in self.decoder.rotary.items()}
+        stock = inputs.rows in self.stock_rows
+        return GraphRows(slab, inputs, angles, self.recorder, masks, stock)
+
+    @property
+    def attends(self) -> bool:
+        """Whether our attention can run: Triton is here, and some layer weighs by scores alone."""
+        like = torch.empty(0, dtype=self.slabs.dtype, device=self.slabs.device)
+        configs = (layer.attention.config for layer in self.decoder.layers)
+        return runs(like) and any(config.by_scores_alone for config in configs)
+
+    @property
+    def attention(self) -> str:
+        """Whose attention graphs hold, and for which buckets of rows."""
+        if not self.attends:
+            return "PyTorch's attention"
+        stock = ", ".join(map(str, sorted(self.stock_rows)))
+        return f"our attention, but PyTorch's for {stock} rows" if stock else "our attention"
+
     @torch.inference_mode(False)  # the slab outlives a caller's inference mode
     @torch.no_grad()
-    def chain_graph(self, tokens: Tensor) -> Graph | None:
-        """A captured pass of `tokens[N]`, each after the one before, in an empty cache; None where
-        capturing fails. It is there to be timed, and compared with the module's."""
+    def chain_graph(self, tokens: Tensor, after: int = 0) -> Graph | None:
+        """A captured pass of `tokens[N]`, each after the one before, at positions 0 … N−1, in a cache
+        of `after` rows of zeros; None where capturing fails. It is there to be timed, and compared with
+        the module's."""
         count = len(tokens)
         rows = next(size for size in ROWS if size >= self.rule.padded(count))
-        slab, key = self.slabs.take(Nobody(), count), ("chain", count, rows)
+        slab = self.slabs.take(Nobody(), after + count)
+        key = "chain", after, count, rows, self.stock_rows
         if key not in slab.graphs:
             inputs = GraphInputs.empty(rows, slab.buffer.device)
             chain = torch.ones(count, count, dtype=torch.bool).tril()
-            inputs.fill(Rows(tokens, torch.arange(count), chain), [0], slab.room)
+            inputs.fill(Rows(tokens, torch.arange(count), chain), [after], slab.room)
             tables = tuple(table.upto(slab.room) for table in self.decoder.rotary.values())
             slab.graphs[key] = self._capture(slab, inputs, None, tables)
         graph: Graph | None = slab.graphs[key]
@@ -292,10 +322,9 @@ class Captured:
         """Capture a pass over a slab; None where that fails. Raises `OutOfMemoryError` as passes do."""
         decoder = self.decoder
         queries: list[Tensor | None] = []
-        angles = {kind: table.tables for kind, table in decoder.rotary.items()}
 
         def run() -> Tensor:
-            rows = GraphRows(slab, inputs, angles, self.recorder, masks)
+            rows = self.rows(slab, inputs, masks)
             hidden = decoder.hidden(inputs.column(0), inputs.column(1), rows)
             queries[:] = [torch.stack(rows.queries)] if rows.queries else [None]
             return decoder.logits(*hidden)

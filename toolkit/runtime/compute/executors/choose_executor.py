@@ -20,6 +20,7 @@ from toolkit.runtime.compute.executors.functional_executor import (
     reason_not_described,
 )
 from toolkit.runtime.compute.executors.module_executor import ModuleExecutor
+from toolkit.runtime.compute.executors.stock_attention import find_stock_rows
 from toolkit.runtime.compute.linears.kernels import kernels_for
 from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kv.slab import Slabs
@@ -101,10 +102,14 @@ def _no_functional(module: PreTrainedModel, reason: str) -> ModelError:
 def make_functional(
     module: PreTrainedModel, windows: tuple[int | None, ...], owned: bool
 ) -> FunctionalExecutor:
-    """The functional executor of a described module, with the fastest linears for this machine."""
+    """The functional executor of a described module, with what is fastest on this machine and costs
+    no bits."""
     embedding = module.get_input_embeddings().weight
     linears = Linears(owned, fastest.fastest_kernel(module, windows, owned), embedding)
     executor = FunctionalExecutor.of(module, windows, linears)
     if executor.captured is not None or len(kernels_for(module)) > 1:
         executor.batch_invariant = linears.set_rule(fastest.module_key(module))
+    if executor.captured is not None:
+        about, keep_bits = fastest.module_key(module), executor.batch_invariant
+        executor.captured.stock_rows = find_stock_rows(executor.captured, about, keep_bits=keep_bits)
     return executor

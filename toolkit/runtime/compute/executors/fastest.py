@@ -7,10 +7,10 @@ runs layer by layer; on a GPU they are graphs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from attrs import define, field
@@ -33,6 +33,8 @@ from toolkit.runtime.machine.remembered import remembered
 TIMED = (1, 8)  # rows of the passes that are timed
 TURNS = range(2, 50)  # how often each kernel runs them at least and at most
 ENOUGH = 0.3  # seconds after which no other turn begins
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def module_key(module: PreTrainedModel) -> tuple[str, ...]:
@@ -118,16 +120,27 @@ def least_seconds(
 
     The kernels take turns, because a busy machine slows all of them.
     """
-    found: dict[tuple[type[Kernel], int], float] = {}
+    found = take_turns(
+        {
+            (kernel, size): partial(_timed, executor, now)
+            for kernel, executor in executors.items()
+            for size, now in enumerate(passes)
+        }
+    )
+    return {kernel: sum(found[kernel, size] for size in range(len(passes))) for kernel in executors}
+
+
+def take_turns(timed: Mapping[Key, Callable[[], float]]) -> dict[Key, float]:
+    """The least seconds that each of several functions gives, which take turns."""
+    found: dict[Key, float] = {}
     began = perf_counter()
     for turn in range(TURNS.stop):
         if turn >= TURNS.start and perf_counter() - began > ENOUGH:
             break
-        for kernel, executor in executors.items():
-            for size, now in enumerate(passes):
-                seconds = _timed(executor, now)
-                found[kernel, size] = min(seconds, found.get((kernel, size), seconds))
-    return {kernel: sum(found[kernel, size] for size in range(len(passes))) for kernel in executors}
+        for key, seconds in timed.items():
+            now = seconds()
+            found[key] = min(now, found.get(key, now))
+    return found
 
 
 @torch.no_grad()
@@ -136,10 +149,15 @@ def _timed(executor: FunctionalExecutor, now: Pass) -> float:
     captured = executor.captured
     if captured is not None and (graph := captured.chain_graph(now.host.tokens)) is not None:
         run = graph.replay
-    _finish(now.device)
+    return seconds_of(run, now.device)
+
+
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """The seconds that a function takes, with what it launches on a GPU."""
+    _finish(device)
     began = perf_counter()
     run()
-    _finish(now.device)
+    _finish(device)
     return perf_counter() - began
 
 

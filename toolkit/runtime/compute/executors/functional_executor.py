@@ -61,7 +61,9 @@ class FunctionalExecutor:
             return "passes run layer by layer"
         if self.captured.failure is not None:
             return f"passes run layer by layer, because capturing failed: {self.captured.failure}"
-        return f"passes of up to {ROWS[-1]} rows run as CUDA graphs"
+        return (
+            f"passes of up to {ROWS[-1]} rows run as CUDA graphs, with {self.captured.attention}"
+        )
 
     @property
     def slabs(self) -> Slabs | None:

@@ -104,17 +104,31 @@ def test_any_strategies_decode_alike(case):
         require_same_rows(*held, f"captured, in {case}")
 
 
+@pytest.mark.parametrize("spec", ["full", "window:budget=16", "h2o:budget=24,epoch=4,recent=8"])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma3"])
+def test_pytorchs_attention_sees_the_same_rows(family, spec):
+    """In some buckets, with ours in others."""
+    made = model(family)
+    made.executor.captured.stock_rows = frozenset(ROWS[::2])
+    sessions = [opened(made, spec), opened(layer_by_layer(family), spec)]
+    grow(sessions, random.Random(0), [1, 2, 7, 1, 13, 64, 5, 9])
+    assert made.executor.captured.failure is None
+
+
+@pytest.mark.parametrize("stock", [frozenset(), frozenset(ROWS)], ids=["ours", "PyTorch's"])
 @pytest.mark.parametrize(
     "stale", ["first", "paths"], ids=["a length that is not read anew", "a path of another tree"]
 )
-def test_what_a_graph_does_not_read_anew_is_noticed(monkeypatch, stale):
+def test_what_a_graph_does_not_read_anew_is_noticed(monkeypatch, stale, stock):
     """The control: a graph that has kept a value of the pass at which it was captured."""
     honest = getattr(GraphInputs, stale).fget
     monkeypatch.setattr(
         GraphInputs, stale, property(lambda self: torch.tensor(honest(self).tolist()))
     )
+    made = model()
+    made.executor.captured.stock_rows = stock
     with pytest.raises(Broken):
-        grow([opened(model()), opened(layer_by_layer())], random.Random(0), [3] * 8)
+        grow([opened(made), opened(layer_by_layer())], random.Random(0), [3] * 8)
 
 
 def test_one_graph_serves_every_length_within_a_bucket():
@@ -260,7 +274,7 @@ def test_what_cannot_be_captured_runs_layer_by_layer(monkeypatch):
 
     monkeypatch.setattr(captured, "recorder_for", lambda _: Refuses())
     made = model()
-    assert made.executor.why.endswith("passes of up to 64 rows run as CUDA graphs")
+    assert made.executor.why.endswith("64 rows run as CUDA graphs, with PyTorch's attention")
     grow([opened(made), opened(layer_by_layer())], random.Random(0), [3, 5])
     assert made.executor.why.endswith(
         "layer by layer, because capturing failed: RuntimeError: operation not permitted"
