@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
 from attrs import define
+from gpu_goals import AGAINST, OVERHEAD, SHARE
 from gpu_results import Results
 
 PROMPTS = (
@@ -23,6 +23,7 @@ PYTHIA = {  # the shipped model of that function, width, and layers
     "2.8b": ("stories-11m", 2560, 32),
 }
 VOCABULARY = 50304
+ENOUGH = 60.0  # seconds after which arms begin no other prompt
 
 
 def make_models(
@@ -136,33 +137,26 @@ class Library:
         return new, times[1] - times[0], None
 
 
-def least_ms(run: Callable[[], object], times: int = 1) -> float:
-    """The least time of four that the GPU takes for what a function launches, in milliseconds by
-    events; of one call among several, one after the other."""
-    import torch
+def note_executor(results: Results, name: str, executor: Any) -> None:
+    """How a model's passes run: with which linears and which attention."""
+    results.add(name, "executor", None, note=executor.why)
+    results.add(name, "linears", None, note=executor.linears)
+    if executor.captured is not None and executor.captured.attends:
+        from toolkit.runtime.compute.cudnn import without_cudnn
+        from toolkit.runtime.compute.executors.stock_attention import keeps_bits
 
-    found = []
-    for _ in range(4):
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        began.record()
-        for _ in range(times):
-            run()
-        ended.record()
-        torch.cuda.synchronize()
-        found.append(began.elapsed_time(ended) / times)
-    return min(found)
+        with without_cudnn:
+            stock = "keeps" if keeps_bits(executor.captured) else "does not keep"
+        note = f"{executor.captured.attention}; PyTorch's {stock} a row's bits"
+        results.add(name, "attention", None, note=note)
 
 
-def measure_graphs(results: Results, name: str, executor: Any) -> None:
-    """What the GPU needs for a pass, without the host: replays one after the other."""
-    import torch
-
-    if executor.captured is None:
-        return  # nothing is captured on a CPU
-    for rows in (1, 5, 16, 64):
-        graph = executor.captured.chain_graph(torch.arange(rows) + 5)
-        time = 1e3 * least_ms(graph.replay, 10)
-        results.add(f"{name}, a pass of {rows} nodes as a graph", "time", time, "µs")
+def note_fallbacks(results: Results, name: str, executor: Any) -> None:
+    """Say so where a model's passes are no graphs on a GPU."""
+    if results.rehearse:
+        return
+    if executor.captured is None or executor.captured.failure is not None:
+        results.add(name, "fell back", None, note=executor.why)
 
 
 def measure_arms(
@@ -178,7 +172,10 @@ def measure_arms(
     speeds: dict[str, list[float]] = {name: [] for name in arms}
     made: dict[str, list[Any]] = {name: [] for name in arms}
     equal: dict[str, int] = dict.fromkeys(arms, 0)
+    began = perf_counter()
     for index, prompt in enumerate(prompts[: 1 if results.rehearse else None]):
+        if perf_counter() - began > ENOUGH:
+            break
         reference: list[int] = []
         names = list(arms)
         for name in ["AR", *names[index + 1 :], *names[1 : index + 1]]:
@@ -194,11 +191,13 @@ def measure_arms(
             continue
         arm = target + name
         speed = statistics.median(found)
-        share = f"{100 * speed / limit:.1f} % of the limit"
         same = f"AR's tokens in {equal[name]} of {len(found)}"
-        results.add(arm, "speed", speed, "tokens/s", f"{share}, {same}", results.dtype)
-        ratios = [ours / ar for ours, ar in zip(found, speeds[fastest], strict=False)]
-        results.add(arm, f"× {fastest}", statistics.geometric_mean(ratios), dtype=results.dtype)
+        results.add(arm, "speed", speed, "tokens/s", same, results.dtype)
+        results.add(arm, SHARE, 100 * speed / limit, "%", dtype=results.dtype)
+        ratio = statistics.geometric_mean(
+            ours / ar for ours, ar in zip(found, speeds[fastest], strict=False)
+        )
+        results.add(arm, AGAINST, ratio, note=f"AR: {fastest}", dtype=results.dtype)
         steps = [step for generation in made[name] for step in generation.steps]
         if steps:
             whole = sum(step.total_ms for step in steps)
@@ -206,9 +205,12 @@ def measure_arms(
                 mean = sum(getattr(step, part) for step in steps) / len(steps)
                 results.add(arm, part, mean, "ms a step", dtype=results.dtype)
             rest = sum(step.shape_ms + step.commit_ms for step in steps) / whole
-            results.add(arm, "shaping and committing", 100 * rest, "% of a step")
+            results.add(arm, OVERHEAD, 100 * rest, "% of a step")
             tau = statistics.mean(g.tau for g in made[name])
-            results.add(arm, "τ", tau, note=made[name][0].steps_run, dtype=results.dtype)
+            run = made[name][0].steps_run
+            results.add(arm, "τ", tau, note=run, dtype=results.dtype)
+            if "whole step" in name and "as one graph" not in run and not results.rehearse:
+                results.add(arm, "fell back", None, note=run)
             peak = max(g.peak_memory_bytes or 0 for g in made[name]) / 1e9
             results.add(arm, "peak memory", peak, "GB", note=f"level {made[name][0].numerics}")
     return speeds

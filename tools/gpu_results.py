@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 from attrs import asdict, define, fields, frozen
+from gpu_goals import FALLEN, describe
 
 
 @frozen
@@ -50,7 +51,8 @@ class Results:
         with (self.folder / f"{self.stage}.jsonl").open("a") as file:
             file.write(json.dumps(asdict(row)) + "\n")
         shown = "" if value is None else f"{value:.4g} {unit}"
-        click.echo("  ".join(part for part in (subject, dtype, measure, shown, note) if part))
+        line = "  ".join(part for part in (subject, dtype, measure, shown, note) if part)
+        click.secho(line, fg="red" if measure in FALLEN else None, bold=measure in FALLEN)
 
     @contextmanager
     def surviving(self, subject: str) -> Iterator[None]:
@@ -74,7 +76,8 @@ def read_rows(folder: Path, stages: Iterable[str]) -> list[dict[str, Any]]:
 
 def write_results(folder: Path, stages: Iterable[str]) -> None:
     """Write `gpu.md` and `gpu.parquet` from all rows so far."""
-    rows, lines = read_rows(folder, stages), ["# GPU bench"]
+    rows = read_rows(folder, stages)
+    lines = ["# GPU bench", "", *describe(rows)]
     for stage in dict.fromkeys(row["stage"] for row in rows):
         lines += [
             "",

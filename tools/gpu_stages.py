@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Callable
-from functools import partial
 from time import perf_counter
 from typing import Any
 
 from attrs import evolve
 from gpu_arms import (
     PROMPTS,
-    VOCABULARY,
     Library,
     Ours,
-    least_ms,
     make_models,
     measure_arms,
-    measure_graphs,
+    note_executor,
+    note_fallbacks,
     planned_growmap,
     read_bytes,
 )
+from gpu_goals import AGAINST, COPIES, COST, LEVEL, STATIC
+from gpu_graphs import measure_graphs, measure_level
+from gpu_kernels import DTYPES, run_kernels
 from gpu_results import Results
+from gpu_timing import copy_bandwidth, microseconds
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+__all__ = [
+    "run_compiled", "run_exact", "run_kernels", "run_llama", "run_machine", "run_profile", "run_speed",
+]  # fmt: skip
 SHAPERS = ("chain:k=4", "fixed", "adaptive", "budget", "growmap", "planned")
-STATIC = ("chain:k=4", "fixed:threshold=0", "growmap")
 WHOLE = ("AR", *STATIC)  # whose steps are one graph, when asked for
 POLICIES = (
     "streaming:budget=32",
@@ -34,52 +36,14 @@ POLICIES = (
     "window:budget=32",
     "knorm:budget=32,epoch=8",
 )
-LINEARS = {  # inputs and outputs of a layer's products
-    "2.8b qkv": (2560, 7680), "2.8b out": (2560, 2560), "2.8b up": (2560, 10240),
-    "2.8b down": (10240, 2560), "8b qkv": (4096, 6144), "8b gate and up": (4096, 28672),
-    "8b down": (14336, 4096),
-}  # fmt: skip
-
-
-def microseconds(run: Callable[[], object], device: str, repeats: int = 20) -> float:
-    """The time of one call: in a CUDA graph of several, by events; on the CPU by the clock."""
-    import torch
-
-    run()
-    if device == "cpu":
-        began = perf_counter()
-        run()
-        return 1e6 * (perf_counter() - began)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(repeats):
-            run()
-    return 1e3 * least_ms(graph.replay) / repeats
-
-
-def copy_bandwidth(device: str) -> float:
-    """Bytes read and written a second by the faster of a copy and a kernel that copies."""
-    import torch
-
-    size = 1 << (22 if device == "cpu" else 29)
-    source = torch.zeros(size, device=device)
-    target = torch.empty_like(source)
-    if device != "cpu":
-        for _ in range(3):  # the first ones map memory
-            target.copy_(source)
-    ways = (lambda: target.copy_(source), lambda: torch.add(source, 0.0, out=target))
-    return 2e6 * source.nbytes / min(microseconds(way, device, 3) for way in ways)
 
 
 def run_machine(results: Results) -> None:
-    """The card, its versions, its bandwidth, and what a launch costs."""
+    """The card, its versions, its bandwidth, what a launch costs, and whether our kernels run."""
     import torch
     import transformers
+
+    from toolkit.runtime.kernels.triton import jit
 
     device = results.device
     name = "CPU" if device == "cpu" else torch.cuda.get_device_name()
@@ -92,88 +56,8 @@ def run_machine(results: Results) -> None:
     for _ in range(1000):
         one.add_(1)
     results.add("a launch from Python", "time", 1e3 * (perf_counter() - began), "µs")
-
-
-def run_kernels(results: Results) -> None:
-    """Triton kernels against their plain forms, cuBLAS beside the skinny linear, and their bits."""
-    import torch
-
-    from toolkit.runtime.kernels.triton import attention, norms, rotary, top_tokens
-
-    device, rows = results.device, 16
-    slots = torch.arange(rows, dtype=torch.int32, device=device)
-    length = torch.tensor([900], dtype=torch.int32, device=device)
-    path = torch.arange(900, 964, dtype=torch.int32, device=device).expand(rows, -1)
-    for name, dtype in DTYPES.items():
-        draw: Any = partial(torch.randn, device=device, dtype=getattr(torch, dtype))
-        cache, qkv, angles = draw(2, 32, 1024, 80), draw(3, rows, 32, 80), draw(2, 128, 20)
-        x, logits = draw(3, rows, 2560), draw(rows, VOCABULARY)
-        pairs: dict[str, tuple[Any, Any, tuple[Any, ...]]] = {
-            "tree attention": (
-                attention.tree_attention,
-                attention.tree_attention_plain,
-                (qkv[0], *cache, length, slots, torch.minimum(path, length + slots[:, None]), 0.1),
-            ),
-            "rotation and KV write": (
-                rotary.rotate_and_store,
-                rotary.rotate_and_store_plain,
-                (*qkv, *angles, slots, slots, *cache),
-            ),
-            "two additions and a norm": (
-                lambda *given: norms.add_and_norm(*given)[1],
-                lambda *given: norms.add_and_norm_plain(*given)[1],
-                (x[0], (x[1], x[2]), ((x[0, 0], x[1, 0]),), 1e-5, False),
-            ),
-            "top 2 of 50304": (
-                lambda *given: top_tokens.top_tokens(*given)[0],
-                lambda *given: top_tokens.top_tokens_plain(*given)[0],
-                (logits, 2),
-            ),
-        }
-        for what, (kernel, plain, given) in pairs.items():
-            with results.surviving(what):
-                expected = plain(*given).double()
-                error = float((kernel(*given).double() - expected).norm() / expected.norm())
-                results.add(what, "difference from plain", error, dtype=name)
-                if name == results.dtype:
-                    time = microseconds(partial(kernel, *given), device)
-                    results.add(what, "time", time, "µs", f"{rows} rows", name)
-    for what, (inputs, outputs) in list(LINEARS.items())[: 2 if results.rehearse else None]:
-        with results.surviving(what):
-            _measure_linear(results, what, inputs, outputs)
-
-
-def _measure_linear(results: Results, what: str, inputs: int, outputs: int) -> None:
-    """GB/s of weights, and whether a row has the same bits in passes of other sizes."""
-    import torch
-    from torch.nn import functional
-
-    from toolkit.runtime.kernels.triton.linear import SkinnyLinear
-
-    count = 1 if results.rehearse else max(1, 300_000_000 // (2 * inputs * outputs))  # beyond caches
-    shape = count, outputs, inputs
-    weights = torch.randn(shape, device=results.device, dtype=torch.bfloat16) * inputs**-0.5
-    kinds: dict[str, list[Callable[[Any], Any]]] = {
-        "cuBLAS": [partial(functional.linear, weight=weight) for weight in weights],
-        "skinny": [SkinnyLinear.of(weight) for weight in weights],
-    }
-    x = torch.randn(64, inputs, device=results.device, dtype=torch.bfloat16)
-    for kind, linears in kinds.items():
-        for rows in (1, 16, 64):
-            part = x[:rows].contiguous()
-            calls = partial(_call_each, linears, part)
-            time = microseconds(calls, results.device, max(1, 20 // count))
-            rate = weights.nbytes / time / 1e3
-            results.add(f"{what}, {rows} rows, {kind}", "weights read", rate, "GB/s", dtype="bf16")
-        whole = linears[0](x)
-        same = [m for m in (1, 2, 8, 9, 16, 17, 32, 48) if linears[0](x[:m]).equal(whole[:m])]
-        note = f"counts of rows with the bits of 64: {same}"
-        results.add(f"{what}, {kind}", "bits", None, note=note, dtype="bf16")
-
-
-def _call_each(linears: list[Any], x: Any) -> None:
-    for linear in linears:
-        linear(x)
+    if not results.rehearse and not jit.runs(one):
+        results.add("Triton", "fell back", None, note="cannot launch our kernels: see machine.log")
 
 
 def run_exact(results: Results) -> None:
@@ -208,8 +92,13 @@ def run_speed(results: Results) -> None:
     pool, prompts = make_models(results, ("70m", "410m", "2.8b"))
     target, drafter = pool.modules["pythia-2.8b-alike"], pool.modules["pythia-70m-alike"]
     for name, module in pool.modules.items():
-        why = pool.load(name).executor.why
-        results.add(name, "parameters", module.num_parameters() / 1e6, "M", why)
+        results.add(name, "parameters", module.num_parameters() / 1e6, "M")
+        note_executor(results, name, pool.load(name).executor)
+    with results.surviving("graphs"):
+        for name in pool.modules:
+            measure_graphs(results, name, pool.load(name).executor)
+        pair = (pool.load(f"pythia-{size}-alike").executor for size in ("70m", "2.8b"))
+        measure_level(results, *pair)
     limit = copy_bandwidth(results.device) / read_bytes(target)
     results.add("bandwidth limit", "speed", limit, "tokens/s", "weights once a token, by a copy")
     arms: dict[str, Any] = {}
@@ -222,6 +111,7 @@ def run_speed(results: Results) -> None:
         choices[f"budget, {policy}"] = choices["budget"] | {"kv": policy}
     whole = {"pool": evolve(pool, executor="auto")}
     choices |= {f"{name}, whole step": choices[name] | whole for name in WHOLE}
+    choices["default, whole step"] = {"drafter": "model:pythia-70m-alike"} | whole
     with results.surviving("planned growmap"):
         planned = {"shaper": planned_growmap(results, pool)}
         choices["growmap of 32 nodes, whole step"] = choices["growmap"] | planned | whole
@@ -230,6 +120,9 @@ def run_speed(results: Results) -> None:
         with results.surviving(name):
             arms[name] = Ours(Pipeline(**{**named, **choice}))
             arms[name].warm_up(prompts, tokens)
+    with results.surviving("default"):
+        default = arms["default, whole step"].pipeline
+        results.add("default", "shaper", None, note=f"{default.shaper}, {default.reasons['shaper']}")
     # The same weights at level tie, where no linear is padded to keep a row's bits.
     loose = evolve(pool)
     for name in pool.modules:
@@ -239,14 +132,14 @@ def run_speed(results: Results) -> None:
         with results.surviving(f"{name}, tie"):
             arms[f"{name}, tie"] = Ours(Pipeline(**{**named, **choices[name], "pool": loose}))
             arms[f"{name}, tie"].warm_up(prompts, tokens)
-    for k in (None, 4, 8):
+    for k in (None, 8, 16):
         arms["generate" if k is None else f"assisted, k = {k}"] = Library(target, drafter, k)
     speeds = measure_arms(results, arms, list(prompts.values()), tokens, limit)
     for name in ("AR", "budget"):
         with results.surviving(f"{name}, cost of bitwise"):
             pairs = zip(speeds[f"{name}, tie"], speeds[name], strict=True)
             cost = 100 * (statistics.geometric_mean(tie / ours for tie, ours in pairs) - 1)
-            results.add(name, "cost of bitwise", cost, "%", "tie over bitwise, prompt by prompt")
+            results.add(name, COST, cost, "%", "tie over bitwise, prompt by prompt")
     for name in WHOLE:
         with results.surviving(f"{name}, gain of whole steps"):
             pairs = zip(speeds[f"{name}, whole step"], speeds[name], strict=True)
@@ -256,12 +149,9 @@ def run_speed(results: Results) -> None:
         costs = arms["planned"].pipeline.costs(fresh=True)
         one = costs.target[0][0]
         results.add("a pass of 1 node", "time", one, "ms")
-        results.add("drafter level over target pass", "ratio", costs.draft[0][0] / one)
+        results.add(LEVEL, "ratio", costs.draft[0][0] / one, note="pass by pass, with the host")
         for rows, time in zip(costs.rows, costs.target[0], strict=True):
             results.add(f"a pass of {rows} nodes", "over one of 1", time / one)
-    with results.surviving("graphs"):
-        for name in pool.modules:
-            measure_graphs(results, name, pool.load(name).executor)
     with results.surviving("410m"):
         named["target"] = "pythia-410m-alike"
         limit *= read_bytes(target) / read_bytes(pool.modules["pythia-410m-alike"])
@@ -270,6 +160,8 @@ def run_speed(results: Results) -> None:
             smaller[name] = Ours(Pipeline(**named, **choices[name]))
             smaller[name].warm_up(prompts, tokens)
         measure_arms(results, smaller, list(prompts.values()), tokens, limit, "410m ")
+    for each, name in itertools.product((pool, whole["pool"]), pool.modules):  # what failed on the way
+        note_fallbacks(results, name, each.load(name).executor)
 
 
 def run_llama(results: Results) -> None:
@@ -311,7 +203,7 @@ def run_llama(results: Results) -> None:
 
 
 def run_profile(results: Results) -> None:
-    """Kernels, launches and the GPU's share of a step's time."""
+    """Kernels, launches, copies and the GPU's time, of steps in the middle of a request."""
     from torch.profiler import ProfilerActivity, profile
 
     from toolkit import Pipeline
@@ -320,41 +212,66 @@ def run_profile(results: Results) -> None:
     named: dict[str, Any] = {"target": "pythia-2.8b-alike", "pool": pool, "ignore_eos": True}
     drafted: dict[str, Any] = {"drafter": "model:pythia-70m-alike", "shaper": "budget"}
     arms: dict[str, dict[str, Any]] = {"AR": {"drafter": "none"}, "budget": drafted}
-    arms["growmap"] = drafted | {"shaper": "growmap"}
-    for name in ("AR", "growmap"):
+    arms |= {shaper: drafted | {"shaper": shaper} for shaper in STATIC}
+    for name in WHOLE:
         arms[f"{name}, whole step"] = arms[name] | {"pool": evolve(pool, executor="auto")}
     kinds = [ProfilerActivity.CPU] + ([] if results.rehearse else [ProfilerActivity.CUDA])
+    steps, prompt = 3 if results.rehearse else 12, prompts[PROMPTS[1]]
     for name, choice in arms.items():
         with results.surviving(name):
             arm = Ours(Pipeline(**{**named, **choice}))
-            prompt = prompts[PROMPTS[1]]
-            arm.decode(prompt, 32)
+            arm.decode(prompt, 8 * (steps + 8))  # graphs are captured
+            events = arm.pipeline.stream(prompt, max_new_tokens=8 * (steps + 8)).decode()
+            for _ in range(4):
+                next(events)
             with profile(activities=kinds) as seen:
-                made = arm.decode(prompt, 16)[2]
-            steps = len(made.steps)
+                made = [event.step for event in itertools.islice(events, steps)]
+            events.close()
             averages = seen.key_averages()
             file = "-".join(["profile", *name.replace(",", "").split()])
-            (results.folder / f"{file}.txt").write_text(
-                averages.table(sort_by="self_cuda_time_total", row_limit=40)
-                if not results.rehearse
-                else averages.table(sort_by="self_cpu_time_total", row_limit=40)
-            )
+            key = "self_cpu_time_total" if results.rehearse else "self_cuda_time_total"
+            (results.folder / f"{file}.txt").write_text(averages.table(sort_by=key, row_limit=40))
             launches = sum(a.count for a in averages if "Launch" in a.key)
             kernels = [a for a in averages if a.device_type.name == "CUDA"]
             busy = sum(kernel.self_device_time_total for kernel in kernels) / 1e3
             count = sum(kernel.count for kernel in kernels)
-            results.add(name, "kernels", count / steps, "a step", f"{steps} steps, and a prompt")
+            results.add(name, "kernels", count / steps, "a step")
             results.add(name, "launches", launches / steps, "a step", "graphs count once")
-            results.add(name, "GPU busy", busy / steps, "ms a step", f"{steps} steps, and a prompt")
+            results.add(name, "GPU busy", busy / steps, "ms a step")
+            if not results.rehearse:
+                levels = 0.0 if name.startswith("AR") else sum(step.depth for step in made) / steps
+                _count_copies(results, name, kernels, steps, levels)
+
+
+def _count_copies(
+    results: Results, name: str, averages: list[Any], steps: int, levels: float
+) -> None:
+    """Copies between host and device in a step, as the profiler names them."""
+    way = {w: sum(a.count for a in averages if w in a.key) / steps for w in ("HtoD", "DtoH")}
+    pageable = sum(a.count for a in averages if "Pageable" in a.key) / steps
+    note = f"{way['HtoD']:.3g} to the device, {way['DtoH']:.3g} to the host, {pageable:.3g} pageable"
+    results.add(name, "copies", sum(way.values()), "a step", f"{note}; {levels:.3g} levels")
+    if "whole step" not in name:
+        results.add(name, COPIES, max(way.values()) - levels, "a step", "of the direction with more")
 
 
 def run_compiled(results: Results) -> None:
-    """The library's `generate` with its static cache, which it compiles."""
+    """The library's `generate` with its static cache, which it compiles, and our AR beside it."""
+    from toolkit import Pipeline
+
     pool, prompts = make_models(results)
-    arm = Library(pool.modules["pythia-2.8b-alike"], static=True)
-    tokens = 8 if results.rehearse else 128
+    name, tokens, ratios = "pythia-2.8b-alike", 8 if results.rehearse else 128, []
+    whole = evolve(pool, executor="auto")
+    ours = Ours(Pipeline(name, drafter="none", pool=whole, ignore_eos=True))
+    arm = Library(pool.modules[name], static=True)
     for prompt in list(prompts.values())[: 1 if results.rehearse else 2]:
         began = perf_counter()
         ids, seconds, _ = arm.decode(prompt, tokens)
         took = f"{perf_counter() - began:.0f} s with compiling and warming up"
-        results.add("generate, static cache", "speed", (len(ids) - 1) / seconds, "tokens/s", took)
+        speed = (len(ids) - 1) / seconds
+        results.add("generate, static cache", "speed", speed, "tokens/s", took)
+        ours.decode(prompt, tokens)  # graphs are captured
+        known, seconds, _ = ours.decode(prompt, tokens)
+        ratios.append(speed * seconds / (len(known) - 1))
+        mean, note = statistics.geometric_mean(ratios), f"AR's tokens: {ids == known}"
+        results.add("generate, static cache", AGAINST, mean, note=f"{note}, {len(ratios)} prompts")

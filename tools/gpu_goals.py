@@ -1,0 +1,113 @@
+"""The goals of the GPU bench, and which of them its rows meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from operator import ge, le
+from typing import Any
+
+from attrs import frozen
+
+STATIC = ("chain:k=4", "fixed:threshold=0", "growmap")
+BASELINES = ("AR", "generate", "assisted", "410m")  # what is no shaper on the 2.8 B target
+AGAINST = "× AR"  # measures: speed over AR's, prompt by prompt
+SHARE = "of the limit"  # speed over that which memory allows
+OVERHEAD = "shaping and committing"
+COST = "cost of bitwise"
+COPIES = "copies beyond levels"  # those of one direction, less one for each level of the drafter
+LEVEL = "drafter level over target pass"
+FALLEN = ("failed", "fell back")  # measures of what must not be overlooked
+
+Rows = Iterable[dict[str, Any]]
+
+
+@frozen
+class Goal:
+    """A goal, and what was measured."""
+
+    what: str
+    holds: Callable[[float, float], bool]  # of what was measured, and the limit
+    limit: float
+    value: float | None
+    unit: str = ""
+    of: str = ""  # whose figure it is
+
+    @property
+    def line(self) -> str:
+        """A row of a Markdown table."""
+        sign = "≥" if self.holds is ge else "≤"
+        goal = f"{sign} {self.limit:g} {self.unit}".strip()
+        if self.value is None:
+            return f"| {self.what} | {goal} | | not measured |"
+        measured = f"{self.value:.3g} {self.unit}".strip() + (f" ({self.of})" if self.of else "")
+        met = "yes" if self.holds(self.value, self.limit) else "**no**"
+        return f"| {self.what} | {goal} | {measured} | {met} |"
+
+
+def find_goals(rows: Rows) -> list[Goal]:
+    """Every goal; of several arms the best speed counts, and the worst overhead, cost and copies."""
+    found = {(row["subject"], row["measure"]): row["value"] for row in rows if row["value"] is not None}
+
+    def of(measure: str, *subjects: str) -> dict[str, float]:
+        every = {subject: value for (subject, m), value in found.items() if m == measure}
+        return {s: every[s] for s in subjects if s in every} if subjects else every
+
+    whole = [f"{shaper}, whole step" for shaper in STATIC]
+    ratios = of(AGAINST)
+    shapers = {
+        subject: ratio
+        for subject, ratio in ratios.items()
+        if not subject.startswith(BASELINES)
+        and ("," not in subject or subject.endswith(", whole step"))  # no KV policy, no lower level
+    }
+    best, speed = max(shapers.items(), key=lambda item: item[1], default=("", None))
+
+    def faster(what: str, goal: float, *subjects: str) -> Goal:
+        base, ratio = max(of(AGAINST, *subjects).items(), key=lambda item: item[1], default=("", None))
+        value = speed / ratio if speed and ratio else None
+        name = f"{best} against {base}" if value else ""
+        return Goal(f"best shaper against {what}", ge, goal, value, "×", name)
+
+    def worst(what: str, goal: float, unit: str, measured: dict[str, float]) -> Goal:
+        name, value = max(measured.items(), key=lambda item: item[1], default=("", None))
+        return Goal(what, le, goal, value, unit, name)
+
+    shares = of(SHARE, "AR", "AR, whole step")
+    name = max(shares, key=lambda arm: shares[arm], default="")
+    level = "a level of the 70 M drafter over a pass of the 2.8 B target"
+    assisted = [subject for subject in ratios if subject.startswith("assisted")]
+    return [
+        Goal("AR, 2.8 B, bf16, against the bandwidth limit", ge, 80, shares.get(name), "%", name),
+        worst(f"{level}, as graphs", 0.06, "", of("ratio", f"{LEVEL}, as graphs")),
+        worst(f"{level}, pass by pass", 0.06, "", of("ratio", LEVEL)),
+        Goal("best shaper against our own AR", ge, 2.4, speed, "×", best),
+        faster("transformers' generate", 6, "generate"),
+        faster("transformers' generate, static cache, compiled", 6, "generate, static cache"),
+        faster("transformers' assisted generation, its best k", 4, *assisted or ["assisted"]),
+        worst("shaping and committing, static shapers", 3, "% of a step", of(OVERHEAD, *whole)),
+        worst("shaping and committing, adaptive", 8, "% of a step", of(OVERHEAD, "adaptive")),
+        worst("what level bitwise costs", 10, "%", of(COST, "AR", "budget")),
+        worst("copies in a whole step, both ways", 2, "", of("copies", *whole, "AR, whole step")),
+        worst("copies in a step pass by pass, one way, less its levels", 2, "", of(COPIES)),
+    ]  # fmt: skip
+
+
+def describe(rows: Rows) -> list[str]:
+    """Lines of Markdown: the goals, and what failed or fell back."""
+    rows = list(rows)
+    lines = ["## Goals", ""]
+    if any(row["subject"] == "CPU" for row in rows):
+        lines += ["Rehearsed on a CPU with small models: these figures say nothing about a GPU.", ""]
+    lines += ["| goal | | measured | met |", "|---|---|---|---|"]
+    lines += [goal.line for goal in find_goals(rows)]
+    lines += ["", "## Failed or fell back", ""]
+    return lines + (describe_fallen(rows) or ["Nothing."])
+
+
+def describe_fallen(rows: Rows) -> list[str]:
+    """What failed, or ran otherwise than it should: one line each."""
+    return [
+        f"- {row['stage']}, {row['subject']}: {row['measure']}: {row['note']}"
+        for row in rows
+        if row["measure"] in FALLEN
+    ]
