@@ -16,6 +16,7 @@ from toolkit.conformance import cases, check, under_test
 from toolkit.conformance.comparison import require_same_rows, snapshot
 from toolkit.conformance.models import FAMILIES, noisy, tiny
 from toolkit.exactness import compare_with_ar
+from toolkit.runtime.compute.executors.captured import ROWS
 
 DEVICE = os.environ.get("TOOLKIT_TEST_DEVICE", "cuda")
 pytestmark = [
@@ -85,6 +86,18 @@ def test_whole_steps_give_the_tokens_of_ar(arm, dtype):
         assert found.verdict in equal, found
         if DEVICE != "cpu":
             assert generation.steps_run.partition(" ")[0] not in ("0", "pass"), generation.steps_run
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="nothing is captured on the CPU")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("arm", [WHOLE[3], {"drafter": "model", "kv": "window:budget=32"}], ids=str)
+def test_graphs_with_pytorchs_attention_give_the_tokens_of_ar(arm, dtype):
+    """Start-up may choose it; here it is set for all rows, whatever its bits."""
+    pipeline = Pipeline(**arm, pool=Pool(device=DEVICE, dtype=dtype))
+    for name in pipeline.models:
+        pipeline.pool.load(name).executor.captured.stock_rows = frozenset(ROWS)
+    found = verify(pipeline, pipeline.generate(PROMPT, max_new_tokens=48))
+    assert found.verdict in ("exact", "tie")
 
 
 @pytest.mark.parametrize("arm", WHOLE, ids=str)
