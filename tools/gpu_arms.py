@@ -159,6 +159,13 @@ def note_fallbacks(results: Results, name: str, executor: Any) -> None:
         results.add(name, "fell back", None, note=executor.why)
 
 
+def note_general_steps(results: Results, arm: str, generation: Any) -> None:
+    """Say so where no step of a generation ran as one graph on a GPU."""
+    general = generation.steps_run.partition(" ")[0] in ("0", "pass")
+    if general and not results.rehearse:
+        results.add(arm, "fell back", None, note=generation.steps_run)
+
+
 def measure_arms(
     results: Results,
     arms: dict[str, Any],
@@ -209,8 +216,10 @@ def measure_arms(
             tau = statistics.mean(g.tau for g in made[name])
             run = made[name][0].steps_run
             results.add(arm, "τ", tau, note=run, dtype=results.dtype)
-            if "whole step" in name and "as one graph" not in run and not results.rehearse:
-                results.add(arm, "fell back", None, note=run)
+            if name.endswith("whole step"):
+                note_general_steps(results, arm, made[name][0])
+            if equal[name] < len(found) and made[name][0].numerics == "bitwise":
+                results.add(arm, "failed", None, note="other tokens than AR's at level bitwise")
             peak = max(g.peak_memory_bytes or 0 for g in made[name]) / 1e9
             results.add(arm, "peak memory", peak, "GB", note=f"level {made[name][0].numerics}")
     return speeds

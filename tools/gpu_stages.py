@@ -16,6 +16,7 @@ from gpu_arms import (
     measure_arms,
     note_executor,
     note_fallbacks,
+    note_general_steps,
     planned_growmap,
     read_bytes,
 )
@@ -82,6 +83,10 @@ def run_exact(results: Results) -> None:
                 found = compare_with_ar(pipeline, made.prompt_ids, made.token_ids)
                 note = f"{found.verdict}, {found.ties} ties, level {made.numerics}; {made.steps_run}"
                 results.add(what, "τ", made.tau, note=note, dtype=dtype)
+                if found.verdict == "divergent":
+                    results.add(what, "failed", None, note="its tokens are not AR's", dtype=dtype)
+                if executor == "auto":
+                    note_general_steps(results, what, made)
 
 
 def run_speed(results: Results) -> None:

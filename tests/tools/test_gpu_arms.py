@@ -1,0 +1,64 @@
+"""What an arm of the GPU bench says that did not run as it should."""
+
+from types import SimpleNamespace
+
+import gpu_arms
+import pytest
+from gpu_results import Results, read_rows
+
+
+@pytest.mark.parametrize(
+    ("run", "noted"),
+    [
+        ("pass by pass, because capturing failed: RuntimeError", True),
+        ("0 steps as one graph each; 9 pass by pass, because capturing failed: RuntimeError", True),
+        ("9 steps as one graph each; 1 pass by pass, because the end cuts the tree", False),
+    ],
+)
+@pytest.mark.parametrize("rehearse", [True, False])
+def test_steps_that_are_no_graphs_are_noted(tmp_path, run, noted, rehearse):
+    """On a GPU."""
+    results = Results("speed", tmp_path, rehearse=rehearse)
+    gpu_arms.note_general_steps(results, "growmap, whole step", SimpleNamespace(steps_run=run))
+    found = [row["note"] for row in read_rows(tmp_path, ["speed"])]
+    assert found == ([run] if noted and not rehearse else [])
+
+
+@pytest.mark.parametrize(
+    ("executor", "noted"),
+    [
+        (SimpleNamespace(captured=None, why="nothing records"), True),
+        (SimpleNamespace(captured=SimpleNamespace(failure="no memory"), why="no memory"), True),
+        (SimpleNamespace(captured=SimpleNamespace(failure=None), why=""), False),
+    ],
+)
+def test_passes_that_are_no_graphs_are_noted(tmp_path, executor, noted):
+    results = Results("speed", tmp_path, rehearse=False)
+    gpu_arms.note_fallbacks(results, "70m", executor)
+    found = [(row["measure"], row["note"]) for row in read_rows(tmp_path, ["speed"])]
+    assert found == ([("fell back", executor.why)] if noted else [])
+    assert results.device == "cuda"
+
+
+class Arm:
+    """Gives these tokens in a second, at a level."""
+
+    def __init__(self, ids, level="bitwise"):
+        step = SimpleNamespace(total_ms=1.0, draft_ms=0, verify_ms=1.0, commit_ms=0.0, shape_ms=0.0)
+        self.made = ids, 1.0, SimpleNamespace(
+            steps=[step], tau=1.0, steps_run="pass by pass", peak_memory_bytes=0, numerics=level
+        )  # fmt: skip
+
+    def decode(self, prompt, tokens):
+        return self.made
+
+
+@pytest.mark.parametrize(
+    ("arm", "failed"),
+    [(Arm([1, 2, 3]), False), (Arm([1, 2, 4]), True), (Arm([1, 2, 4], "tie"), False)],
+)
+def test_other_tokens_at_level_bitwise_are_a_failure(tmp_path, arm, failed):
+    results = Results("speed", tmp_path, rehearse=True)
+    gpu_arms.measure_arms(results, {"AR": Arm([1, 2, 3]), "fixed": arm}, [[5]], 3, 100.0)
+    found = [row["subject"] for row in read_rows(tmp_path, ["speed"]) if row["measure"] == "failed"]
+    assert found == ["fixed"] * failed
