@@ -237,5 +237,10 @@ def ancestor_mask(rows: list[bytes], first: int = 0) -> Tensor:
     """The rows of `lineage` from `first` on, as bool [N − first, N]."""
     import torch
 
-    padded = [row.ljust(len(rows), b"\0") for row in rows[first:]]
+    padded = pad_rows(rows, first)
     return torch.frombuffer(bytearray().join(padded), dtype=torch.bool).view(-1, len(rows))
+
+
+def pad_rows(rows: list[bytes], first: int = 0) -> list[bytes]:
+    """The N rows of `lineage` from `first` on, each of N bytes."""
+    return [row.ljust(len(rows), b"\0") for row in rows[first:]]

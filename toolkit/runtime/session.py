@@ -11,7 +11,7 @@ from torch import Tensor
 from toolkit import likeliest, randomness
 from toolkit.errors import ModelError
 from toolkit.interfaces import KVPolicy, ScorePolicy
-from toolkit.runtime.compute.attention import Pass, Rows
+from toolkit.runtime.compute.attention import HostRows, Pass
 from toolkit.runtime.compute.cudnn import without_cudnn
 from toolkit.runtime.kernels.cpu_tokens import CpuNoise, top_tokens
 from toolkit.runtime.kernels.recorded_top_tokens import RecordedTopTokens
@@ -20,7 +20,7 @@ from toolkit.runtime.kv.eviction import Eviction
 from toolkit.runtime.kv.policies import AllVisible, eviction_of
 from toolkit.runtime.models.load import LoadedModel
 from toolkit.runtime.models.supported import positions_under
-from toolkit.tree import ancestor_mask, lineage
+from toolkit.tree import lineage, pad_rows
 
 likeliest.kernels.update(cpu=top_tokens, cuda=RecordedTopTokens())
 randomness.kernels["cpu"] = CpuNoise()
@@ -95,7 +95,7 @@ class ModelSession:
     def _read_whole(self, tokens: list[int]) -> Tensor:
         """Forward and commit a prompt that is scored: it attends to itself in full, layer by layer."""
         count = len(tokens)
-        no_scratch = torch.ones(count, 0, dtype=torch.bool)
+        no_scratch = [b""] * count
         logits = self._run(tokens, no_scratch, list(range(count)), keep=1)
         self.cache.commit_prompt(count)
         return logits[-1]
@@ -105,16 +105,18 @@ class ModelSession:
         self.cache.extend(len(tokens))
         self._lineage = lineage(parents, above)
         positions = [self.cache.length + row.count(1) - 1 for row in self._lineage]
-        return self._run(tokens, ancestor_mask(self._lineage, len(above)), positions, keep)
+        return self._run(tokens, pad_rows(self._lineage, len(above)), positions, keep)
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _run(self, tokens: list[int], paths: Tensor, positions: list[int], keep: int) -> Tensor:
+    def _run(
+        self, tokens: list[int], paths: list[bytes], positions: list[int], keep: int
+    ) -> Tensor:
         """Run one pass; returns logits [N, V], or those of the last `keep` rows unless that is 0."""
         device = self.model.device
         now = Pass(
             self.eviction,
-            Rows(torch.tensor(tokens), torch.tensor(positions), paths),
+            HostRows(tokens, positions, paths),
             deepest=max(positions),
             whole_prompt=not self.cache.scratch,
             device=device,

@@ -15,14 +15,14 @@ from attrs import field, frozen
 from torch import Tensor
 
 from toolkit.growmap import GrowMap
-from toolkit.runtime.compute.attention import Rows
+from toolkit.runtime.compute.attention import HostRows
 from toolkit.runtime.compute.executors.captured import ROWS, Captured, GraphInputs
 from toolkit.runtime.kernels.triton.move_rows import move_rows
 from toolkit.runtime.kernels.triton.top_tokens import packed_top_tokens
 from toolkit.runtime.kernels.triton.whole_step import Paths, fill_inputs, judge, take_children
 from toolkit.runtime.kv.slab import Slab
 from toolkit.transfer import Slot, send
-from toolkit.tree import ancestor_mask, lineage
+from toolkit.tree import ancestor_mask, lineage, pad_rows
 
 
 @frozen(eq=False)
@@ -50,13 +50,13 @@ class Part:
         device = slab.buffer.device
         padded = model.captured.rule.padded(nodes)
         rows = next(size for size in ROWS if size >= padded)
-        depths = torch.tensor([row.count(1) - 1 for row in paths])
-        mask = ancestor_mask(paths, len(paths) - nodes)
+        depths = [row.count(1) - 1 for row in paths]
+        own = pad_rows(paths, len(paths) - nodes)
         made = []
         for length in (1, 2):
             inputs = GraphInputs.empty(rows, torch.device("cpu"))
             first = length - ahead
-            host = Rows(torch.zeros(nodes, dtype=torch.long), first + depths, mask)
+            host = HostRows([0] * nodes, [first + depth for depth in depths], own)
             inputs.fill(host, [first], slab.room)
             made.append(inputs.packed)
         slope = made[1] - made[0]

@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any
 from unittest.mock import patch
 
-import torch
 from attrs import evolve
 from torch import Tensor
 
@@ -16,11 +15,11 @@ from toolkit import engine
 from toolkit.choice import Choice
 from toolkit.interfaces import TreeShaper
 from toolkit.runtime import session as sessions
-from toolkit.runtime.compute.attention import Pass, Rows
+from toolkit.runtime.compute.attention import HostRows, Pass
 from toolkit.runtime.kv.cache import TreeCache, TreeLayer
 from toolkit.runtime.kv.eviction import Eviction
 from toolkit.runtime.session import ModelSession
-from toolkit.tree import TokenTree, Verdict
+from toolkit.tree import TokenTree, Verdict, pad_rows
 
 
 @contextmanager
@@ -29,7 +28,7 @@ def position_by_index() -> Iterator[None]:
     original = ModelSession._run
 
     def run(
-        self: ModelSession, tokens: list[int], paths: Tensor, positions: list[int], keep: int
+        self: ModelSession, tokens: list[int], paths: list[bytes], positions: list[int], keep: int
     ) -> Tensor:
         by_index = [self.length + index for index in range(len(positions))]
         return original(self, tokens, paths, by_index, keep)
@@ -42,10 +41,10 @@ def position_by_index() -> Iterator[None]:
 def sibling_visible() -> Iterator[None]:
     """The mask is causal over the rows, so a node sees the siblings before it."""
 
-    def causal(eviction: Eviction, host: Rows, **rest: Any) -> Pass:
-        rows, scratch = host.lineage.shape
-        earlier = torch.ones(scratch, scratch).tril().bool()[scratch - rows :]
-        seen = evolve(host, lineage=earlier) if scratch else host
+    def causal(eviction: Eviction, host: HostRows, **rest: Any) -> Pass:
+        rows, scratch = len(host.paths), len(host.paths[0])
+        earlier = pad_rows([b"\1" * (row + 1) for row in range(scratch)], scratch - rows)
+        seen = evolve(host, paths=earlier) if scratch else host
         return Pass(eviction, seen, **rest)
 
     with patch.object(sessions, "Pass", causal):

@@ -25,6 +25,7 @@ from toolkit.runtime.kv.attention_config import AttentionConfig
 from toolkit.runtime.kv.cache import TreeCache, TreeLayer
 from toolkit.runtime.kv.eviction import Eviction
 from toolkit.transfer import send
+from toolkit.tree import lineage, pad_rows
 
 NAME = "toolkit_tree"
 HARMLESS = ("position_ids", "cache_position")  # already in the rotated queries and keys
@@ -34,8 +35,45 @@ BLOCK = 512  # queries of a whole prompt that attend at a time: its mask is neve
 
 
 @frozen(eq=False)
+class HostRows:
+    """The N rows of a pass as the host knows them. They are the last of S scratch rows."""
+
+    tokens: list[int]  # N
+    positions: list[int]  # S, of the scratch rows
+    paths: list[bytes]  # N, of S bytes: 1 for each scratch row on a row's path, itself included
+
+    @classmethod
+    def chain(cls, tokens: list[int]) -> HostRows:
+        """Rows at positions 0 … N−1, each below the one before."""
+        paths = lineage([row - 1 for row in range(len(tokens))])
+        return cls(tokens, list(range(len(tokens))), pad_rows(paths))
+
+    @property
+    def query_pos(self) -> list[int]:
+        """The N positions of the pass's own rows."""
+        return self.positions[len(self.positions) - len(self.paths) :]
+
+    def tensors(self, device: torch.device) -> Rows:
+        """The rows on a device."""
+        count = len(self.paths)
+        paths = torch.zeros(count, 0, dtype=torch.bool)
+        if self.paths[0]:
+            paths = torch.frombuffer(bytearray().join(self.paths), dtype=torch.bool).view(count, -1)
+        return Rows(*send(device, torch.tensor(self.tokens), torch.tensor(self.positions), paths))
+
+    def part(self, begin: int, count: int) -> HostRows:
+        """The `count` rows from `begin` on, or as many as there are."""
+        if begin == 0 and len(self.tokens) <= count:
+            return self
+        tokens = self.tokens[begin : begin + count]
+        scratch = len(self.positions) - len(self.tokens) + begin + len(tokens)
+        paths = [path[:scratch] for path in self.paths[begin : begin + count]]
+        return HostRows(tokens, self.positions[:scratch], paths)
+
+
+@frozen(eq=False)
 class Rows:
-    """The N rows of a pass. They are the last of S scratch rows."""
+    """The N rows of a pass on a device. They are the last of S scratch rows."""
 
     tokens: Tensor  # [N]
     positions: Tensor  # [S], of the scratch rows
@@ -45,14 +83,6 @@ class Rows:
     def query_pos(self) -> Tensor:
         """Positions [N] of the pass's own rows."""
         return self.positions[len(self.positions) - len(self.lineage) :]
-
-    def part(self, begin: int, count: int) -> Rows:
-        """The `count` rows from `begin` on, or as many as there are."""
-        if begin == 0 and len(self.tokens) <= count:
-            return self
-        tokens, lineage = self.tokens[begin : begin + count], self.lineage[begin : begin + count]
-        scratch = len(self.positions) - len(self.tokens) + begin + len(tokens)
-        return Rows(tokens, self.positions[:scratch], lineage[:, :scratch])
 
 
 @define(eq=False, slots=False)
@@ -64,7 +94,7 @@ class Pass:
     """
 
     eviction: Eviction
-    host: Rows
+    host: HostRows
     deepest: int
     whole_prompt: bool = False
     device: torch.device = CPU
@@ -79,8 +109,7 @@ class Pass:
     @cached_property
     def rows(self) -> Rows:
         """The rows on the device."""
-        host = self.host
-        return Rows(*send(self.device, host.tokens, host.positions, host.lineage))
+        return self.host.tensors(self.device)
 
     def mask(self, layer: TreeLayer, window: int | None) -> Tensor:
         """Which of a layer's rows each row sees: bool [N, C+S], or [H_kv, N, C+S] if heads differ.
@@ -111,10 +140,12 @@ class Pass:
         if key not in self._visible:
             hides = table.hides(self.deepest) or self.eviction.hides(self.deepest)
             if window is None and not hides:
-                visible = native.Visible(table.count, self.rows.lineage[None].contiguous())
+                paths = self.host.paths
+                shape = 1, len(paths), len(paths[0])
+                visible = native.Visible(table.count, b"".join(paths), shape)
             else:
                 mask = self.mask(layer, window)
-                visible = native.Visible(0, (mask if mask.ndim == 3 else mask[None]).contiguous())
+                visible = native.Visible.of(0, mask if mask.ndim == 3 else mask[None])
             self._visible[key] = visible
         return self._visible[key]
 

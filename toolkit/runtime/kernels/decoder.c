@@ -29,6 +29,7 @@ typedef struct {
 
 typedef struct {
     int64_t layers, embedded, dtype;
+    const char *embedding; /* [vocabulary, embedded]; or null, and passes bring x */
     const Layer *each;
     Norm norm;
     Linear head;
@@ -44,7 +45,8 @@ typedef struct {
 
 typedef struct {
     int64_t nodes, keep; /* logits of the last `keep` rows */
-    float *x;            /* [nodes, embedded], overwritten */
+    const int64_t *tokens;
+    float *x; /* [nodes, embedded], overwritten; or null for the rows of `embedding` */
     const int64_t *positions;
     const float *const *cos, *const *sin; /* tables [positions, rotated]; half of sin is negated */
     const LayerCache *caches;
@@ -61,7 +63,7 @@ typedef struct {
     int64_t qkv_width, up_width;
     int64_t dtype;                          /* of the inputs of linears: */
     char *normed, *also, *attended, *inner;
-    float *qkv, *up;
+    float *x, *qkv, *up;
     float *first, *second; /* outputs of attention and MLP */
     float *logits;
     float *scores; /* of each thread */
@@ -241,7 +243,9 @@ PHASE(enter) {
     OF_LAYER;
     const Layer *before = l->before;
     const int64_t row = row_in(width, d->dtype) * size_of(s->dtype);
-    float *x = l->p->x + task * width;
+    float *x = s->x + task * width;
+    if (!before && !l->p->x)
+        copy(x, d->embedding + l->p->tokens[task] * width * size_of(d->dtype), width, FP32, d->dtype);
     if (before && before->parallel) add(&before->after_attention, x, s->first + task * width, width);
     if (before) add(&before->after_mlp, x, s->second + task * width, width);
     norm(&b->before_attention, x, s->normed + task * row, width, s->dtype);
@@ -276,7 +280,7 @@ PHASE(leave) {
 PHASE(enter_mlp) {
     OF_LAYER;
     const int64_t row = row_in(width, d->dtype) * size_of(s->dtype);
-    float *x = l->p->x + task * width;
+    float *x = s->x + task * width;
     add(&b->after_attention, x, s->first + task * width, width);
     norm(&b->before_mlp, x, s->also + task * row, width, s->dtype);
 }
@@ -297,7 +301,7 @@ PHASE(enter_head) {
     const Layer *last = l->before;
     const int64_t row = row_in(width, d->dtype) * size_of(s->dtype);
     const int64_t from = (task + nodes - l->p->keep) * width;
-    float *x = l->p->x + from;
+    float *x = s->x + from;
     if (last->parallel) add(&last->after_attention, x, s->first + from, width);
     add(&last->after_mlp, x, s->second + from, width);
     norm(&d->norm, x, s->normed + task * row, width, s->dtype);
@@ -374,6 +378,7 @@ static void *allocate(const Decoder *d, const PassCall *p, Space *s) {
         {&s->also, nodes * width * size},
         {&s->attended, nodes * attended * size},
         {&s->inner, nodes * inner * size},
+        {&s->x, p->x ? 0 : nodes * d->embedded * sizeof(float)},
         {&s->qkv, nodes * qkv * sizeof(float)},
         {&s->up, nodes * up * sizeof(float)},
         {&s->first, nodes * d->embedded * sizeof(float)},
@@ -395,7 +400,8 @@ static void *allocate(const Decoder *d, const PassCall *p, Space *s) {
         memcpy(cuts[i].part, &at, sizeof at);
         at += (cuts[i].bytes + 127) / 64 * 64;
     }
-    if (d->dtype != FP32) memset(s->normed, 0, (char *)s->qkv - s->normed); /* the padding of rows */
+    if (d->dtype != FP32) memset(s->normed, 0, (char *)s->x - s->normed); /* the padding of rows */
+    if (p->x) s->x = p->x;
     s->qkv_width = qkv;
     s->up_width = up;
     int32_t *room = s->room;

@@ -28,11 +28,20 @@ class Visible:
     """The rows that each node attends to: 0 … prefix − 1, then those in its mask, in order."""
 
     prefix: int
-    mask: Tensor  # bool [T, N, K], contiguous, of the rows from `prefix` on; T is 1, or H_kv
+    mask: Tensor | bytes  # bool [T, N, K], contiguous, of the rows from `prefix` on; T is 1, or H_kv
+    shape: tuple[int, int, int]  # T, N, K
+
+    @classmethod
+    def of(cls, prefix: int, mask: Tensor) -> Visible:
+        """The rows before `prefix`, and those in `mask[T, N, K]`."""
+        tables, nodes, rows = mask.shape
+        return cls(prefix, mask.contiguous(), (tables, nodes, rows))
 
     @property
     def struct(self) -> structs.Visible:
-        return structs.Visible(self.mask.data_ptr(), *self.mask.shape, self.prefix)
+        mask = self.mask
+        at = structs.address_of_bytes(mask) if isinstance(mask, bytes) else mask.data_ptr()
+        return structs.Visible(at, *self.shape, self.prefix)
 
 
 @frozen(eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ctypes import POINTER, Array, Structure, c_double, c_int64, c_void_p
+from ctypes import POINTER, Array, Structure, c_char_p, c_double, c_int64, c_void_p, cast
 from typing import Any
 
 import torch
@@ -24,9 +24,19 @@ def pointers(names: str) -> list[tuple[str, Any]]:
     return [(name, c_void_p) for name in names.split()]
 
 
+def integers(of: list[int]) -> Array[c_int64]:
+    """A C array of numbers."""
+    return (c_int64 * len(of))(*of)
+
+
 def address(of: Tensor | None) -> int | None:
     """The address of a tensor's data; null for None."""
     return None if of is None else of.data_ptr()
+
+
+def address_of_bytes(of: bytes) -> int | None:
+    """The address of bytes, which must be kept."""
+    return cast(c_char_p(of), c_void_p).value
 
 
 class Linear(Structure):
@@ -97,6 +107,7 @@ class Decoder(Structure):
 
     _fields_ = [
         *ints("layers embedded dtype"),
+        *pointers("embedding"),
         ("each", POINTER(Layer)),
         ("norm", Norm),
         ("head", Linear),
@@ -127,7 +138,9 @@ class PassCall(Structure):
 
     _fields_ = [
         *ints("nodes keep"),
-        *pointers("x positions"),
+        ("tokens", POINTER(c_int64)),
+        *pointers("x"),
+        ("positions", POINTER(c_int64)),
         *((name, POINTER(c_void_p)) for name in ("cos", "sin")),
         ("caches", POINTER(LayerCache)),
         ("visible", POINTER(Visible)),

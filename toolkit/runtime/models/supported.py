@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from toolkit.choice import Choice
 from toolkit.errors import MismatchError, ModelError
 from toolkit.interfaces import KVPolicy, MaskPolicy, ScorePolicy
-from toolkit.runtime.compute.attention import NAME, Pass, Rows, bound
+from toolkit.runtime.compute.attention import NAME, HostRows, Pass, bound
 from toolkit.runtime.compute.executors.build_on_meta import build_on_meta
 from toolkit.runtime.kv.cache import TreeCache
 from toolkit.runtime.kv.policies import AllVisible, eviction_of
@@ -120,7 +120,7 @@ def _reason_in_trial(config: PretrainedConfig) -> str | None:
     with torch.device("meta"):
         rows = torch.arange(2)
         eviction = eviction_of(AllVisible(), cache, Rotary(()))
-        now = Pass(eviction, Rows(rows, rows, torch.ones(2, 2, dtype=torch.bool)), deepest=1)
+        now = Pass(eviction, HostRows.chain([0, 1]), deepest=1)
         try:
             with bound(now):
                 module(

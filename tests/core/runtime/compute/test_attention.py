@@ -10,7 +10,7 @@ import transformers as hf
 from toolkit import MaskPolicy, Registry
 from toolkit.conformance.models import tiny
 from toolkit.errors import ModelError
-from toolkit.runtime.compute.attention import Pass, Rows, bound, tree_attention
+from toolkit.runtime.compute.attention import HostRows, Pass, bound, tree_attention
 from toolkit.runtime.kv.cache import TreeCache
 from toolkit.runtime.kv.policies import AllVisible, eviction_of
 from toolkit.runtime.kv.positions import NEVER
@@ -61,7 +61,8 @@ def passing(policy, table=TABLE):
     cache.update(rows, rows, 0)
     cache.commit([0, 1, 2, 3])
     cache.extend(3)
-    rows = Rows(ROWS, ROWS, table)
+    paths = [bytes(row) for row in table.int().tolist()]
+    rows = HostRows(ROWS.tolist(), ROWS.tolist(), paths)
     return Pass(eviction_of(policy, cache, Rotary(())), rows, deepest=5)
 
 

@@ -71,7 +71,7 @@ def test_attention_is_the_references(isa, problem):
     query, key, value, mask, prefix, config = problem
     with native.using(isa):
         got = native.for_attention(query, key, value).attention(
-            query, key, value, native.Visible(prefix, mask), *constants(config)
+            query, key, value, native.Visible.of(prefix, mask), *constants(config)
         )
     expected = reference(query, key, value, lists_of(mask, prefix), config)
     tolerance = 1e-5 if query.dtype is torch.float32 else 2e-2
@@ -87,7 +87,7 @@ def test_a_node_depends_on_its_own_rows_alone(isa, problem, data):
     with native.using(isa):
         kernels = native.for_attention(query, key, value)
         whole = kernels.attention(
-            query, key, value, native.Visible(prefix, mask), *constants(config)
+            query, key, value, native.Visible.of(prefix, mask), *constants(config)
         )
         everything = F.pad(mask[:, node : node + 1], (prefix, 0), value=True)
         rows = prefix + mask.shape[2]
@@ -98,7 +98,7 @@ def test_a_node_depends_on_its_own_rows_alone(isa, problem, data):
         ]
         hidden = torch.zeros(mask.shape[0], 1, key.shape[2], dtype=torch.bool)
         shown = torch.cat([everything[:, :, :gap], hidden, everything[:, :, gap:]], 2)
-        elsewhere = native.Visible(0, shown)
+        elsewhere = native.Visible.of(0, shown)
         alone = kernels.attention(
             query[:, :, node : node + 1], *moved, elsewhere, *constants(config)
         )
@@ -131,6 +131,6 @@ def test_extreme_scores_are_weights():
     value = torch.arange(4.0)[None, None, :, None].expand(1, 1, 4, 16).contiguous() + 1
     for isa in ISAS:
         with native.using(isa):
-            visible = native.Visible(0, torch.ones(1, 1, 4, dtype=torch.bool))
+            visible = native.Visible.of(0, torch.ones(1, 1, 4, dtype=torch.bool))
             out = native.library().attention(query, key, value, visible, 1.0)
         assert torch.equal(out, torch.ones(1, 1, 1, 16))

@@ -15,7 +15,13 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from toolkit.runtime.compute.attention import Pass
-from toolkit.runtime.compute.layers.decoder import Decoder, Layer, Norm, PostNormLayer
+from toolkit.runtime.compute.layers.decoder import (
+    Decoder,
+    Layer,
+    Norm,
+    PostNormLayer,
+    TokenEmbedding,
+)
 from toolkit.runtime.compute.linears.batch_invariance import RuledLinear
 from toolkit.runtime.compute.linears.kernels import Blocked
 from toolkit.runtime.kernels import native, structs
@@ -73,6 +79,7 @@ class CDecoder:
     dtype: torch.dtype
     _kinds: list[str] = field(init=False)  # of the cos/sin tables, in the order of their addresses
     _struct: structs.Decoder = field(init=False)
+    _embedding: Tensor | None = field(init=False)  # [V, E], in which C looks tokens up
     _share: int = field(init=False)  # threads that a layer keeps busy
     _held: list[Any] = field(init=False, factory=list)  # what the structs point at
     _cos_sin: CosSinAddresses | None = field(init=False, default=None)
@@ -94,8 +101,9 @@ class CDecoder:
         made = structs.array(structs.Layer, [self._layer(layer) for layer in self.layers])
         self._held.append(made)
         (head,) = _linears(self.decoder.head)
+        self._embedding = _embedding(self.decoder, self.dtype)
         self._struct = structs.Decoder(
-            len(self.layers), self.norm.width, structs.DTYPES[self.dtype], made,
+            len(self.layers), self.norm.width, structs.DTYPES[self.dtype], None, made,
             self._norm(self.norm), head, self.decoder.softcap or 0.0,
         )  # fmt: skip
         first = [*_linears(self.layers[0].attention.qkv), *_linears(self.layers[0].mlp.up)]
@@ -103,21 +111,35 @@ class CDecoder:
 
     def forward(self, kernels: native.Library, now: Pass, keep: int) -> Tensor:
         """As `Executor.forward`."""
-        tokens, positions = now.rows.tokens, now.rows.query_pos.contiguous()
+        tokens, positions = now.host.tokens, now.host.query_pos
         count = len(tokens)
         keep = keep or count
-        x = self.decoder.embed(tokens, positions).float().contiguous()
+        x = None if self._looks_up(tokens) else self._embed(now)
         logits = torch.empty(keep, self._struct.head.outputs, dtype=self.dtype)
         caches, visible, queries = self._caches(now, count)
         cos_sin = self._tables(now.deepest)
         call = structs.PassCall(
-            count, keep, x.data_ptr(), positions.data_ptr(), cos_sin.cos, cos_sin.sin, caches, visible,
-            len(visible), logits.data_ptr(), min(torch.get_num_threads(), self._share),
+            count, keep, structs.integers(tokens), structs.address(x), structs.integers(positions),
+            cos_sin.cos, cos_sin.sin, caches, visible, len(visible), logits.data_ptr(),
+            min(torch.get_num_threads(), self._share),
         )  # fmt: skip
         kernels.decoder(self._struct, call)
         for layer, kept in queries:
             layer.log(kept.transpose(0, 1))
         return logits
+
+    def _looks_up(self, tokens: list[int]) -> bool:
+        """Whether C embeds tokens; if so, it knows where the embedding is now, which may have moved."""
+        table = self._embedding
+        if table is None or min(tokens) < 0 or max(tokens) >= len(table):
+            return False
+        self._struct.embedding = table.data_ptr()
+        return True
+
+    def _embed(self, now: Pass) -> Tensor:
+        """The embedding [N, E] of a pass's rows, by the decoder's own function."""
+        embedded = self.decoder.embed(now.rows.tokens, now.rows.query_pos)
+        return embedded.to(torch.float32, copy=True).contiguous()  # C overwrites it
 
     def _caches(self, now: Pass, count: int) -> tuple[Any, Any, list[tuple[TreeLayer, Tensor]]]:
         """Where each layer's rows go, what they attend to, and the queries [N, H, D] to keep."""
@@ -179,6 +201,14 @@ class CDecoder:
         return structs.Norm(
             *map(structs.address, wide), norm.eps, NORM_KINDS[norm.kind], norm.width
         )
+
+
+def _embedding(decoder: Decoder, dtype: torch.dtype) -> Tensor | None:
+    """The embedding [V, E] that C can look tokens up in; None where the decoder does more than that."""
+    if not isinstance(decoder.embed, TokenEmbedding):
+        return None
+    weight = decoder.embed.weight
+    return weight if weight.dtype == dtype and weight.is_contiguous() else None
 
 
 def _linears(linear: RuledLinear) -> list[structs.Linear]:

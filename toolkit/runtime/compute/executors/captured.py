@@ -15,7 +15,7 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor
 
-from toolkit.runtime.compute.attention import Pass, Rows, masked_attention
+from toolkit.runtime.compute.attention import HostRows, Pass, masked_attention
 from toolkit.runtime.compute.executors.graph_masks import GraphMasks, MaskLayout
 from toolkit.runtime.compute.layers.decoder import Decoder
 from toolkit.runtime.compute.linears.batch_invariance import RowRule
@@ -50,12 +50,11 @@ class GraphInputs:
         size = 1 + rows * (4 + DEEPEST) + tables
         return cls(torch.zeros(size, dtype=torch.int32, device=device), rows, tables)
 
-    def fill(self, host: Rows, counts: list[int], padding_row: int) -> None:
+    def fill(self, host: HostRows, counts: list[int], padding_row: int) -> None:
         """Write the numbers of a pass's rows, where tables hold `counts` committed rows."""
         first = max(counts)
-        tokens, positions = host.tokens.tolist(), host.query_pos.tolist()
-        lineage, padding = host.lineage.tolist(), self.rows - len(tokens)
-        end = first + len(lineage[0])
+        tokens, positions = host.tokens, host.query_pos
+        padding, end = self.rows - len(tokens), first + len(host.paths[0])
         columns = [
             first,
             *tokens + tokens[-1:] * padding,
@@ -65,7 +64,7 @@ class GraphInputs:
         ]
         raw = array("i", range(first, end)).tobytes()
         rows = [raw[at : at + 4] for at in range(0, len(raw), 4)]
-        paths = [list(compress(rows, row)) for row in lineage]
+        paths = [list(compress(rows, path)) for path in host.paths]
         paths += paths[-1:] * padding
         columns += [len(path) - 1 for path in paths]
         whole = [b"".join(path) + path[-1] * (DEEPEST - len(path)) for path in paths]
@@ -295,8 +294,8 @@ class Captured:
 
     @torch.inference_mode(False)  # the slab outlives a caller's inference mode
     @torch.no_grad()
-    def chain_graph(self, tokens: Tensor, after: int = 0) -> Graph | None:
-        """A captured pass of `tokens[N]`, each after the one before, at positions 0 … N−1, in a cache
+    def chain_graph(self, tokens: list[int], after: int = 0) -> Graph | None:
+        """A captured pass of N tokens, each after the one before, at positions 0 … N−1, in a cache
         of `after` rows of zeros; None where capturing fails. It is there to be timed, and compared with
         the module's."""
         count = len(tokens)
@@ -305,8 +304,7 @@ class Captured:
         key = "chain", after, count, rows, self.stock_rows
         if key not in slab.graphs:
             inputs = GraphInputs.empty(rows, slab.buffer.device)
-            chain = torch.ones(count, count, dtype=torch.bool).tril()
-            inputs.fill(Rows(tokens, torch.arange(count), chain), [after], slab.room)
+            inputs.fill(HostRows.chain(tokens), [after], slab.room)
             tables = tuple(table.upto(slab.room) for table in self.decoder.rotary.values())
             slab.graphs[key] = self._capture(slab, inputs, None, tables)
         graph: Graph | None = slab.graphs[key]

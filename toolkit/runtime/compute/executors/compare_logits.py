@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from toolkit.runtime.compute.attention import Pass, Rows
+from toolkit.runtime.compute.attention import HostRows, Pass
 from toolkit.runtime.compute.cudnn import without_cudnn
 from toolkit.runtime.compute.executors.captured import Captured
 from toolkit.runtime.compute.executors.functional_executor import FunctionalExecutor
@@ -33,19 +33,18 @@ def probe(
     Their ids go up to `last`, by default to the end of the vocabulary.
     """
     last = module.config.vocab_size - 1 if last is None else last
-    now = chain_pass(module, windows, torch.linspace(0, last, ROWS).long())
+    now = chain_pass(module, windows, torch.linspace(0, last, ROWS).long().tolist())
     with nullcontext() if module.device.type == "cpu" else without_cudnn:
         return executor.forward(now)
 
 
-def chain_pass(module: PreTrainedModel, windows: tuple[int | None, ...], tokens: Tensor) -> Pass:
-    """A pass of `tokens[N]`, each after the one before, through a module with an empty cache."""
+def chain_pass(module: PreTrainedModel, windows: tuple[int | None, ...], tokens: list[int]) -> Pass:
+    """A pass of N tokens, each after the one before, through a module with an empty cache."""
     count = len(tokens)
     cache = TreeCache(len(windows), windows)
     cache.extend(count)
-    chain = Rows(tokens, torch.arange(count), torch.ones(count, count, dtype=torch.bool).tril())
     eviction = eviction_of(AllVisible(), cache, Rotary(()))
-    return Pass(eviction, chain, deepest=count - 1, device=module.device)
+    return Pass(eviction, HostRows.chain(tokens), deepest=count - 1, device=module.device)
 
 
 def find_difference(
@@ -68,7 +67,7 @@ def find_difference_of_graphs(
     or where a layer's window hides some of the tokens."""
     if expected.is_meta or any(window is not None and window < ROWS for window in windows):
         return None
-    tokens = torch.linspace(0, module.config.vocab_size - 1, ROWS).long()
+    tokens = torch.linspace(0, module.config.vocab_size - 1, ROWS).long().tolist()
     try:
         with without_cudnn:
             graph = captured.chain_graph(tokens)

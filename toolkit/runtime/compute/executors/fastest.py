@@ -74,7 +74,7 @@ def _find_fastest(
         executors[kernel] = FunctionalExecutor.of(module, windows, linears)
     if SkinnyLinear in executors and not _fits(executors[SkinnyLinear].maps, module):
         del executors[SkinnyLinear]
-    passes = [chain_pass(module, windows, torch.zeros(count).long()) for count in TIMED]
+    passes = [chain_pass(module, windows, [0] * count) for count in TIMED]
     began = Moment.now()
     took = least_seconds(executors, passes)  # for any count of rows: rules can only add rows
     load = busy_load(began) if module.device.type == "cpu" else None

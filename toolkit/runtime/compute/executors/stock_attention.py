@@ -67,7 +67,7 @@ def _time(captured: Captured) -> dict[int, float]:
     timed = {}
     for rows, stock in product(ROWS, (False, True)):
         trial = evolve(captured, stock_rows=frozenset([rows] if stock else []))
-        graph = trial.chain_graph(torch.zeros(rows, dtype=torch.long), CACHED)
+        graph = trial.chain_graph([0] * rows, CACHED)
         if graph is None:
             return {}
         timed[rows, stock] = partial(seconds_of, graph.replay, captured.slabs.device)

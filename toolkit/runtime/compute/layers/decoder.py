@@ -101,10 +101,18 @@ class Norm:
         return F.rms_norm(wide, (self.width,), self.weight, self.eps).to(x.dtype)
 
 
-def token_embedding(module: nn.Embedding) -> Callable[[Tensor, Tensor], Tensor]:
+@frozen(eq=False)
+class TokenEmbedding:
     """A function of tokens [M] and positions [M] → embedding [M, E]; it does not read positions."""
-    weight = module.weight.detach()
-    return lambda tokens, _: F.embedding(tokens, weight)
+
+    weight: Tensor  # [V, E]
+
+    @classmethod
+    def of(cls, module: nn.Embedding) -> TokenEmbedding:
+        return cls(module.weight.detach())
+
+    def __call__(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        return F.embedding(tokens, self.weight)
 
 
 def rms_norm(module: Any) -> Norm:

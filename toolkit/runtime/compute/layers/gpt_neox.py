@@ -9,9 +9,9 @@ from toolkit.runtime.compute.layers.decoder import (
     Attention,
     Decoder,
     Layer,
+    TokenEmbedding,
     layer_norm,
     rotary_tables,
-    token_embedding,
 )
 from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kv.attention_config import AttentionConfig
@@ -48,7 +48,7 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
         for index, layer in enumerate(model.layers)
     )
     return Decoder(
-        embed=token_embedding(model.embed_in),
+        embed=TokenEmbedding.of(model.embed_in),
         layers=layers,
         norm=layer_norm(model.final_layer_norm),
         head=linears.fuse(module.get_output_embeddings()),

@@ -12,10 +12,10 @@ from toolkit.runtime.compute.layers.decoder import (
     Attention,
     Decoder,
     Layer,
+    TokenEmbedding,
     gated_mlp,
     rms_norm,
     rotary_tables,
-    token_embedding,
 )
 from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.kv.attention_config import AttentionConfig
@@ -59,7 +59,7 @@ def describe(module: Any, windows: tuple[int | None, ...], linears: Linears) -> 
         for layer, window in zip(model.layers, windows, strict=True)
     )
     return Decoder(
-        embed=token_embedding(model.embed_tokens),
+        embed=TokenEmbedding.of(model.embed_tokens),
         layers=layers,
         norm=rms_norm(model.norm),
         head=linears.fuse(module.lm_head),

@@ -113,6 +113,21 @@ def test_a_module_whose_storage_moves_is_read_no_more():
     assert torch.equal(again.prefill(PROMPT), before)
 
 
+@pytest.mark.parametrize(
+    ("name", "looks_up"), [("llama", True), ("gpt_neox", True), ("gemma2", False)]
+)
+def test_c_looks_tokens_up_where_the_decoder_does_no_more(name, looks_up):
+    executor = loaded(name, torch.float32).executor
+    assert (executor.c_decoder._embedding is not None) == looks_up
+
+
+@pytest.mark.parametrize("token", [-1, 10**6])
+def test_no_token_beyond_the_embedding_is_looked_up(token):
+    session = ModelSession(loaded("llama", torch.float32))
+    with pytest.raises(IndexError):
+        session.forward([5, token], [-1, 0])
+
+
 def test_what_c_does_not_know_runs_step_by_step():
     model = copy.deepcopy(varied("llama-with-biases")).float()
     model.config.hidden_act = "tanh"

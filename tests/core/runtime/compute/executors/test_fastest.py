@@ -181,7 +181,7 @@ def test_a_captured_pass_is_timed_as_a_graph(monkeypatch):
     module = copy.deepcopy(tiny("llama")).double()  # whose operations are PyTorch's, as tapes need
     windows = windows_of(module.config)
     executor = FunctionalExecutor.of(module, windows, Linears(owned=False))
-    now = chain_pass(module, windows, torch.tensor([5, 7, 9]))
+    now = chain_pass(module, windows, [5, 7, 9])
     expected = executor.forward(now)
     assert replays == []  # that pass was layer by layer
     assert min(fastest._timed(executor, now) for _ in range(3)) > 0
