@@ -18,9 +18,9 @@ class Kernel(Protocol):
     def __call__(
         self, logits: Tensor, k: int, noise: Tensor | None = None, scale: float = 0.0
     ) -> memoryview | None:
-        """Of logits [M, V] + scale · noise and k ≤ `MOST`: the bytes of M · (2 · k + 1) numbers on the
-        host, for each row the k greatest, float32, their ids, int32, and its log-sum-exp, float32.
-        None where no kernel knows the logits."""
+        """Of logits [M, V] + scale · noise and k from 1 to `MOST` and V: the bytes of M · (2 · k + 1)
+        numbers on the host, for each row the k greatest, float32, their ids, int32, and its
+        log-sum-exp, float32. None where no kernel knows the logits or the noise."""
 
 
 kernels: dict[str, Kernel] = {}
@@ -64,7 +64,7 @@ def _find(
 ) -> tuple[list[list[int]], list[list[float]], list[float]] | None:
     """Ids [M][k], values [M][k] and log-sum-exps [M] by a kernel; None where there is none for these
     logits."""
-    kernel = kernels.get(logits.device.type) if k <= MOST else None
+    kernel = kernels.get(logits.device.type) if 0 < k <= min(MOST, logits.shape[1]) else None
     packed = None if kernel is None else kernel(logits, k, noise, scale)
     if packed is None:
         return None

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from toolkit.likeliest import MOST, likeliest, likeliest_and_margins, margin
+from toolkit.likeliest import MOST, kernels, likeliest, likeliest_and_margins, margin
+from toolkit.runtime import session  # noqa: F401  puts the kernels where they are looked for
 from toolkit.runtime.kernels import native
 
 ROWS = 3 * torch.randn(9, 600, generator=torch.Generator().manual_seed(1))
@@ -34,3 +35,25 @@ def test_of_equal_logits_the_first_token_is_the_likeliest(isa):
         assert margin(logits[1, 1:]) == 3.0
     assert tokens == [1, 0]
     assert margins in ([], [0.0, 0.0])
+
+
+def test_a_kernel_is_asked_for_one_token_at_least_and_no_more_than_there_are(monkeypatch):
+    def kernel(logits, k, noise=None, scale=0.0):
+        assert 0 < k <= min(MOST, logits.shape[1])
+
+    monkeypatch.setitem(kernels, "cpu", kernel)
+    assert likeliest(ROWS, 0) == ([[]] * 9, [[]] * 9)
+    assert likeliest_and_margins(ROWS[:, :1]) == ([0] * 9, [])
+    assert len(likeliest(ROWS, MOST + 1)[0][0]) == MOST + 1
+
+
+@pytest.mark.parametrize("isa", [None, "best"])
+def test_noise_is_not_read_beyond_its_end(isa):
+    with native.using(isa):
+        for noise in (NOISE[0, :599], NOISE[:, :599], NOISE[:2]):
+            with pytest.raises(RuntimeError, match="must match"):
+                likeliest(ROWS, 4, noise, 0.7)
+        for_all = [likeliest(ROWS, 4, noise, 0.7) for noise in (NOISE[:1], NOISE[0])]
+        assert for_all[0][0] == for_all[1][0]
+        doubles = likeliest(ROWS, 4, NOISE.double(), 0.7)
+        assert doubles[0] == likeliest(ROWS, 4, NOISE, 0.7)[0]

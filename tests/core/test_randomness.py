@@ -7,6 +7,7 @@ import torch
 
 from toolkit import randomness
 from toolkit.randomness import BLOCK, draw_noisy, gumbel_noise, noise_of
+from toolkit.runtime import session  # noqa: F401  puts the kernels where they are looked for
 from toolkit.runtime.kernels import native
 
 CPU = torch.device("cpu")

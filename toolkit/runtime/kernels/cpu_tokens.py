@@ -11,8 +11,8 @@ def top_tokens(
     logits: Tensor, k: int, noise: Tensor | None = None, scale: float = 0.0
 ) -> memoryview | None:
     """As `toolkit.likeliest.Kernel`."""
-    library = native.for_logits(logits)
-    return None if library is None or k > logits.shape[1] else library.top(logits, k, noise, scale)
+    library = native.for_logits(logits, noise)
+    return None if library is None else library.top(logits, k, noise, scale)
 
 
 class CpuNoise:
@@ -23,5 +23,5 @@ class CpuNoise:
         return None if library is None else library.noise(keys, count)
 
     def draw(self, logits: Tensor, noise: Tensor, scale: float) -> int | None:
-        library = native.for_logits(logits)
+        library = native.for_logits(logits, noise)
         return None if library is None else library.draw(logits, noise, scale)

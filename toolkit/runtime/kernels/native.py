@@ -264,9 +264,23 @@ def for_activation(act: str, gate: Tensor) -> Library | None:
     return library() if known else None
 
 
-def for_logits(logits: Tensor) -> Library | None:
-    """The kernels, if they can compute with these logits [M, V] or [V]."""
+def for_logits(logits: Tensor, noise: Tensor | None = None) -> Library | None:
+    """The kernels, if they can compute with these logits [M, V] or [V], and with such noise for them."""
     known = (
-        logits.device.type == "cpu" and logits.dtype in structs.DTYPES and logits.stride(-1) == 1
+        logits.device.type == "cpu"
+        and logits.dtype in structs.DTYPES
+        and logits.stride(-1) == 1
+        and (noise is None or _covers(noise, logits))
     )
     return library() if known else None
+
+
+def _covers(noise: Tensor, logits: Tensor) -> bool:
+    """Whether noise is float32 [≥ V], or [M, ≥ V], in rows that a kernel can read."""
+    return (
+        noise.device.type == "cpu"
+        and noise.dtype == torch.float32
+        and noise.stride(-1) == 1
+        and noise.shape[-1] >= logits.shape[-1]
+        and noise.shape[:-1] in ((), logits.shape[:-1])
+    )

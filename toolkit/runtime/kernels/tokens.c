@@ -89,6 +89,9 @@ INLINE dvec halves(vec x, int which) {
     return __builtin_convertvector(half, dvec);
 }
 
+/* Whether x comes before y among descending numbers: as in PyTorch, NaN is above all others. */
+INLINE int above(double x, double y) { return x > y || (x != x && y == y); }
+
 /* The first token with the greatest logits[i] + scale * noise[i], in double precision. */
 int64_t draw_token(const void *logits, int64_t dtype, const float *noise, double scale, int64_t count) {
     dvec best[2] = {(dvec){0} - INFINITY, (dvec){0} - INFINITY};
@@ -99,7 +102,7 @@ int64_t draw_token(const void *logits, int64_t dtype, const float *noise, double
         vec x = load(logits, i, n, (int)dtype), g = load(noise, i, n, FP32);
         for (int h = 0; h < 2; h++) {
             dvec y = halves(x, h) + halves(g, h) * scale;
-            lvec better = (y > best[h]) & (now[h] < count);
+            lvec better = ((y > best[h]) | ((y != y) & (best[h] == best[h]))) & (now[h] < count);
             best[h] = (dvec)(((lvec)y & better) | ((lvec)best[h] & ~better));
             at[h] = (now[h] & better) | (at[h] & ~better);
             now[h] += LANES;
@@ -110,7 +113,7 @@ int64_t draw_token(const void *logits, int64_t dtype, const float *noise, double
     for (int lane = 0; lane < LANES; lane++) {
         double y = best[lane / HALF][lane % HALF];
         int64_t id = at[lane / HALF][lane % HALF];
-        if (y > greatest || (y == greatest && id < token)) greatest = y, token = id;
+        if (above(y, greatest) || (!above(greatest, y) && id < token)) greatest = y, token = id;
     }
     return token;
 }
@@ -130,7 +133,7 @@ INLINE vec noisy(const Tops *of, const char *logits, const float *noise, int64_t
 
 /* Put a token in its place among descending ones, `last` at the latest; what is there is dropped. */
 INLINE void insert(float *values, int32_t *ids, int64_t last, float x, int64_t id) {
-    for (; last && x > values[last - 1]; last--) values[last] = values[last - 1], ids[last] = ids[last - 1];
+    for (; last && above(x, values[last - 1]); last--) values[last] = values[last - 1], ids[last] = ids[last - 1];
     values[last] = x, ids[last] = (int32_t)id;
 }
 
@@ -146,9 +149,9 @@ static void top_of_row(const void *context, int64_t row, int64_t thread) {
     for (int64_t i = k; i < count; i += LANES) {
         int n = count - i < LANES ? (int)(count - i) : LANES;
         vec x = noisy(of, logits, noise, i, n);
-        if (!any(x > values[k - 1])) continue;
+        if (!any(~(x <= values[k - 1]))) continue; /* NaN is not, either */
         for (int lane = 0; lane < n; lane++)
-            if (x[lane] > values[k - 1]) insert(values, ids, k - 1, x[lane], i + lane);
+            if (above(x[lane], values[k - 1])) insert(values, ids, k - 1, x[lane], i + lane);
     }
     vec sums = {0};
     int64_t whole = count / LANES * LANES;
