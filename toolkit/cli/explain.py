@@ -25,18 +25,18 @@ PROMISES = {
 
 def explain_choices(pipeline: Pipeline) -> str:
     """The specs as options of `toolkit run`, and a line on each choice."""
-    from toolkit.fit import make_proposer
+    from toolkit.fit import choose_proposal
 
     specs = pipeline.specs
     chosen = {kind: specs[kind] for kind in ("target", "drafter", "shaper", "verifier")}
-    proposer = make_proposer(pipeline.drafter, pipeline.verifier, pipeline.sampling, 0)
+    how = choose_proposal(pipeline.drafter, pipeline.verifier, pipeline.sampling)
     own = shorten(pipeline.defaults.describe(pipeline.sampling))
     lines = [
         " ".join(f"--{kind} {spec}" for kind, spec in chosen.items()),
         "",
         *(f"{kind:10}{chosen[kind]}: {why}" for kind, why in pipeline.reasons.items()),
         *([f"{'decoding':10}{own}: the target's generation config says so"] if own else []),
-        f"{'drafts':10}{DRAFTS[proposer.how]}",
+        f"{'drafts':10}{DRAFTS[how]}",
         f"{'output':10}{PROMISES[pipeline.verifier.cls.exactness]}",
     ]
     return "\n".join(lines)

@@ -106,8 +106,9 @@ drafter = _option("--drafter", metavar="SPEC", help="Drafter, or a model that dr
 shaper = _option(
     "--shaper",
     metavar="SPEC",
-    help="Tree shaper; by default adaptive, with stop=0.3 when sampling, and growmap for verifiers "
-    "that need every drawn candidate, and on CUDA with a draft model and verifier greedy.",
+    help="Tree shaper; by default adaptive, with stop=0.3 where a model drafts for sampler-match, and "
+    "growmap for verifiers that need every drawn candidate, and on CUDA with a draft model and "
+    "verifier greedy.",
 )
 verifier = _option(
     "--verifier",

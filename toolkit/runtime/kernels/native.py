@@ -265,7 +265,7 @@ def for_activation(act: str, gate: Tensor) -> Library | None:
 
 
 def for_logits(logits: Tensor, noise: Tensor | None = None) -> Library | None:
-    """The kernels, if they can compute with these logits [M, V] or [V], and with such noise for them."""
+    """The kernels, if they can compute with these logits [M, V] or [V] and this noise for them."""
     known = (
         logits.device.type == "cpu"
         and logits.dtype in structs.DTYPES
