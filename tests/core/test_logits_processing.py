@@ -139,13 +139,13 @@ def once_per_step(process, tree, nodes, logits):
 by_path = PathProcessor.__call__
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.5)], ids=str)
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.5)], ids=str)
 @pytest.mark.parametrize("process", [by_path, once_per_step])
 def test_tokens_are_those_of_ar(monkeypatch, sampling, process):
     pool = Pool(modules={"it": tiny("llama", 1, ())})
     drafted = Pipeline("it", drafter=Knowing, shaper="fixed", sampling=sampling, pool=pool)
     wrong = 0
-    for seed in range(4):
+    for seed in range(12):
         monkeypatch.setattr(PathProcessor, "__call__", by_path)
         ar = drafted.autoregressive.stream(
             PROMPT, max_new_tokens=24, seed=seed, processor=PROCESSORS
