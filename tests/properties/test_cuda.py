@@ -188,6 +188,18 @@ def test_two_requests_share_a_model_and_its_graphs():
     assert together == alone
 
 
+@pytest.mark.skipif(DEVICE == "cpu", reason="nothing is captured on the CPU")
+def test_graphs_are_captured_after_all_were_freed():
+    """PyTorch refuses the memory pool that they had."""
+    pipeline = Pipeline(drafter="none", pool=Pool(device=DEVICE, dtype="bf16"))
+    tokens = pipeline.generate(PROMPT, max_new_tokens=16).token_ids
+    captured = pipeline.pool.load(pipeline.target).executor.captured
+    pipeline = Pipeline(drafter="none", pool=pipeline.pool)
+    captured.slabs.forget()
+    assert pipeline.generate(PROMPT, max_new_tokens=16).token_ids == tokens
+    assert captured.failure is None
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is no second GPU here")
 def test_kernels_run_on_the_gpu_of_their_tensors():
     """The second one, while the first is and stays the current one."""

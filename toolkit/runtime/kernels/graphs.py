@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import torch
 from attrs import define, field
@@ -34,17 +35,20 @@ class Recorder(Protocol):
 
 @define(eq=False)
 class CudaGraphs:
-    """Records CUDA graphs that share memory for what they compute in between."""
+    """Records CUDA graphs that share memory for what they compute in between.
+
+    PyTorch refuses a pool of memory whose graphs are all gone, so a graph takes the pool of one that
+    lives, or a new one.
+    """
 
     device: torch.device
-    _pool: Any = field(init=False, default=None)
+    _graphs: WeakSet[Any] = field(init=False, factory=WeakSet)  # that live
     _stream: Any = field(init=False, default=None)  # one, since libraries keep memory for each
     _side: Any = field(init=False, default=None)
 
     def record(self, run: Thunk) -> tuple[Callable[[], None], Tensor]:
         """As `Recorder.record`. Raises `RuntimeError` for what cannot be compiled or captured."""
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
+        if self._stream is None:
             self._stream = torch.cuda.Stream(self.device)
         try:
             return self._capture(run)
@@ -53,6 +57,8 @@ class CudaGraphs:
 
     def _capture(self, run: Thunk) -> tuple[Callable[[], None], Tensor]:
         stream = self._stream
+        living = next(iter(self._graphs), None)  # kept alive while this one is captured
+        pool = torch.cuda.graph_pool_handle() if living is None else living.pool()
         with torch.cuda.device(self.device):
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -61,9 +67,10 @@ class CudaGraphs:
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(
-                graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+                graph, pool=pool, stream=stream, capture_error_mode="thread_local"
             ):
                 result = run()
+        self._graphs.add(graph)
         return graph.replay, result
 
     def both(self, first: Thunk, second: Thunk) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,8 @@
 """How CUDA graphs are recorded, with a mock in the place of `torch.cuda`."""
 
+from contextlib import nullcontext
 from unittest.mock import MagicMock
+from weakref import ref
 
 import pytest
 import torch
@@ -26,6 +28,37 @@ def test_all_recordings_share_a_stream(cuda):
         assert recorder.record(lambda: ones)[1] is ones
     assert (cuda.Stream.call_count, cuda.CUDAGraph.call_count) == (1, 3)
     assert {call.kwargs["stream"] for call in cuda.graph.call_args_list} == {cuda.Stream()}
+
+
+def test_a_pool_lives_as_long_as_its_graphs(cuda):
+    """PyTorch fails for a pool that once had graphs and has none any more."""
+    used = {}  # graphs that live, by pool
+
+    class Graph:
+        def __init__(self):
+            self.counted = ref(self)  # which is gone before `self` is
+
+        def pool(self):
+            return next(pool for pool, graphs in used.items() if self.counted in graphs)
+
+        def replay(self):
+            pass
+
+    def capture(graph, *, pool, **_):
+        assert pool not in used or any(living() for living in used[pool])
+        used.setdefault(pool, []).append(graph.counted)
+        return nullcontext()
+
+    cuda.CUDAGraph, cuda.graph, cuda.graph_pool_handle = Graph, capture, object
+    recorder = CudaGraphs(torch.device("cuda"))
+    first, second = (recorder.record(lambda: None)[0] for _ in range(2))
+    assert [len(graphs) for graphs in used.values()] == [2]
+    del first
+    third, _ = recorder.record(lambda: None)
+    assert [len(graphs) for graphs in used.values()] == [3]
+    del second, third
+    recorder.record(lambda: None)
+    assert [len(graphs) for graphs in used.values()] == [3, 1]
 
 
 def test_what_triton_cannot_compile_cannot_be_captured(cuda):
