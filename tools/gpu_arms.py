@@ -142,11 +142,9 @@ def note_executor(results: Results, name: str, executor: Any) -> None:
     results.add(name, "executor", None, note=executor.why)
     results.add(name, "linears", None, note=executor.linears)
     if executor.captured is not None and executor.captured.attends:
-        from toolkit.runtime.compute.cudnn import without_cudnn
         from toolkit.runtime.compute.executors.stock_attention import keeps_bits
 
-        with without_cudnn:
-            stock = "keeps" if keeps_bits(executor.captured) else "does not keep"
+        stock = "keeps" if keeps_bits(executor.captured) else "does not keep"
         note = f"{executor.captured.attention}; PyTorch's {stock} a row's bits"
         results.add(name, "attention", None, note=note)
 

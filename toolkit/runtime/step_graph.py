@@ -16,7 +16,7 @@ from torch import Tensor
 
 from toolkit.growmap import GrowMap
 from toolkit.runtime.compute.attention import HostRows
-from toolkit.runtime.compute.executors.captured import ROWS, Captured, GraphInputs
+from toolkit.runtime.compute.executors.captured import Captured, GraphInputs
 from toolkit.runtime.kernels.triton.move_rows import move_rows
 from toolkit.runtime.kernels.triton.top_tokens import packed_top_tokens
 from toolkit.runtime.kernels.triton.whole_step import Paths, fill_inputs, judge, take_children
@@ -48,8 +48,7 @@ class Part:
         the first scratch row has position L − `ahead`."""
         slab = model.slab
         device = slab.buffer.device
-        padded = model.captured.rule.padded(nodes)
-        rows = next(size for size in ROWS if size >= padded)
+        rows = model.captured.bucket(nodes)
         depths = [row.count(1) - 1 for row in paths]
         own = pad_rows(paths, len(paths) - nodes)
         made = []

@@ -16,6 +16,7 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from toolkit.runtime.compute.attention import HostRows, Pass, masked_attention
+from toolkit.runtime.compute.cudnn import without_cudnn
 from toolkit.runtime.compute.executors.graph_masks import GraphMasks, MaskLayout
 from toolkit.runtime.compute.layers.decoder import Decoder
 from toolkit.runtime.compute.linears.batch_invariance import RowRule
@@ -249,8 +250,7 @@ class Captured:
         counts = [table.count for table in now.cache.tables]
         slab = now.cache.take_slab(max(counts) + now.cache.scratch)
         host = now.host.part(begin, ROWS[-1])
-        padded = self.rule.padded(len(host.tokens))
-        rows = next(size for size in ROWS if size >= padded)
+        rows = self.bucket(len(host.tokens))
         furthest = power_of_two(max(now.deepest + 1, slab.room)) - 1
         tables = tuple(table.upto(furthest) for table in self.decoder.rotary.values())
         graph: Graph | None = slab.graphs.get((rows, layout))
@@ -270,6 +270,11 @@ class Captured:
                 graph.masks.fill(now, begin)
             graph.inputs.fill(host, counts, slab.room)
         return graph
+
+    def bucket(self, count: int) -> int:
+        """How many rows the graph for `count` rows has."""
+        padded = self.rule.padded(count)
+        return next(size for size in ROWS if size >= padded)
 
     def rows(self, slab: Slab, inputs: GraphInputs, masks: GraphMasks | None = None) -> GraphRows:
         """The rows of a pass over a slab, as layers see them."""
@@ -299,8 +304,9 @@ class Captured:
         of `after` rows of zeros; None where capturing fails. It is there to be timed, and compared with
         the module's."""
         count = len(tokens)
-        rows = next(size for size in ROWS if size >= self.rule.padded(count))
-        slab = self.slabs.take(Nobody(), after + count)
+        rows = self.bucket(count)
+        holder = Nobody()
+        holder.slab = slab = self.slabs.take(holder, after + count)  # a lack of memory frees others
         key = "chain", after, count, rows, self.stock_rows
         if key not in slab.graphs:
             inputs = GraphInputs.empty(rows, slab.buffer.device)
@@ -328,11 +334,12 @@ class Captured:
             return decoder.logits(*hidden)
 
         try:
-            try:
-                replay, logits = self.recorder.record(run)
-            except torch.OutOfMemoryError:
-                self.slabs.forget()  # of former requests, with their graphs
-                replay, logits = self.recorder.record(run)
+            with without_cudnn:  # whoever captures
+                try:
+                    replay, logits = self.recorder.record(run)
+                except torch.OutOfMemoryError:
+                    self.slabs.forget()  # of former requests, with their graphs
+                    replay, logits = self.recorder.record(run)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:

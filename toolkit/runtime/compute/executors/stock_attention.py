@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from functools import partial
 from itertools import product
+from math import inf
 from typing import Any
 
 import torch
@@ -52,28 +53,30 @@ def find_stock_rows(
 
 @torch.no_grad()
 def _find(captured: Captured, *, keep_bits: bool) -> dict[str, Any]:
-    with without_cudnn:  # as passes
-        if keep_bits and not keeps_bits(captured):
-            return {"stock_rows": []}
-        gains = _time(captured)
+    if keep_bits and not keeps_bits(captured):
+        return {"stock_rows": []}
+    gains = _time(captured)
     if keep_bits:
         return {"stock_rows": list(gains) if sum(gains.values()) > 0 else []}
     return {"stock_rows": [rows for rows, gain in gains.items() if gain > 0]}
 
 
 def _time(captured: Captured) -> dict[int, float]:
-    """The seconds that a pass gains by PyTorch's attention, by its bucket of rows; nothing where
-    capturing fails."""
+    """The seconds that a pass gains by PyTorch's attention, by the buckets of rows that passes use."""
+    buckets = sorted({captured.bucket(count) for count in ROWS})
     timed = {}
-    for rows, stock in product(ROWS, (False, True)):
+    for rows, stock in product(buckets, (False, True)):
         trial = evolve(captured, stock_rows=frozenset([rows] if stock else []))
-        graph = trial.chain_graph([0] * rows, CACHED)
-        if graph is None:
-            return {}
-        timed[rows, stock] = partial(seconds_of, graph.replay, captured.slabs.device)
+        timed[rows, stock] = partial(_seconds, trial, [0] * rows)
     took = take_turns(timed)
     captured.slabs.forget()
-    return {rows: took[rows, False] - took[rows, True] for rows in ROWS}
+    return {rows: took[rows, False] - took[rows, True] for rows in buckets}
+
+
+def _seconds(trial: Captured, tokens: list[int]) -> float:
+    """The seconds of a captured pass; infinite where capturing fails."""
+    graph = trial.chain_graph(tokens, CACHED)  # captured anew if a lack of memory has freed it
+    return inf if graph is None else seconds_of(graph.replay, trial.slabs.device)
 
 
 def keeps_bits(captured: Captured) -> bool:
@@ -88,7 +91,8 @@ def keeps_bits(captured: Captured) -> bool:
         """Rows `held[C]` of keys and values come first in a slab of `room` rows."""
         keys, values = (pad(part[:, held], (0, 0, 0, room - len(held))) for part in (key, value))
         mask = pad(seen, (0, room - len(held))).to(query.device)
-        return masked_attention(query, keys, values, mask, layer.config)
+        with without_cudnn:  # as passes
+            return masked_attention(query, keys, values, mask, layer.config)
 
     for rows, context in product(ROWS, CONTEXTS):
         shapes = ((each, context + rows, layer.width) for each in heads)

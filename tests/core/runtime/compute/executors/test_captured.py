@@ -281,6 +281,23 @@ def test_what_cannot_be_captured_runs_layer_by_layer(monkeypatch):
     )
 
 
+def test_passes_are_captured_without_cudnn():
+    """Whoever captures them: its plans are made by the host."""
+    used = []
+
+    class Notes(Tape):
+        def record(self, run):
+            used.append(torch.backends.cuda.cudnn_sdp_enabled())
+            return super().record(run)
+
+    made = model()
+    made.executor.captured.recorder = Notes()
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    made.executor.captured.chain_graph([5])
+    opened(made).forward([5], [-1])
+    assert used == [False, False]
+
+
 def test_a_capture_without_memory_frees_former_requests_and_else_says_so(monkeypatch):
     class Fails(Tape):
         left = 1

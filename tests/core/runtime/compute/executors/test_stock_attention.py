@@ -11,6 +11,7 @@ from toolkit.conformance.models import tiny
 from toolkit.runtime.compute.attention import masked_attention
 from toolkit.runtime.compute.executors import captured, choose_executor, stock_attention
 from toolkit.runtime.compute.executors.captured import ROWS
+from toolkit.runtime.compute.executors.fastest import take_turns
 from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.runtime.models.load import prepare
 
@@ -118,15 +119,57 @@ def test_nothing_is_timed_where_ours_cannot_run(timed, monkeypatch):
     assert calls == []
 
 
-def test_what_cannot_be_captured_is_not_used(timed, monkeypatch):
-    class Refuses(Tape):
-        def record(self, run):
-            raise RuntimeError("operation not permitted when stream is capturing")
+class Refuses(Tape):
+    def record(self, run):
+        raise RuntimeError("operation not permitted when stream is capturing")
 
+
+def test_what_cannot_be_captured_is_not_used(monkeypatch):
     monkeypatch.setattr(captured, "recorder_for", lambda _: Refuses())
-    calls = timed(FASTER)
+    monkeypatch.setattr(Linears, "set_rule", lambda *_: False)
     assert model().captured.stock_rows == frozenset()
-    assert calls == []
+
+
+@pytest.mark.parametrize("linears", [False, True])
+def test_pytorchs_attention_is_used_where_ours_cannot_be_captured(timed, monkeypatch, linears):
+    """As where a GPU has too little shared memory for it."""
+
+    def fails(*_, **__):
+        raise RuntimeError("out of resource: shared memory")
+
+    timed(FASTER, linears=linears, attention=True)
+    monkeypatch.setattr(stock_attention, "take_turns", take_turns)
+    monkeypatch.setattr(captured, "tree_attention", fails)
+    made = model().captured
+    assert made.stock_rows == {*ROWS}
+    assert made.failure is None
+
+
+def test_only_buckets_that_passes_use_are_timed(timed, monkeypatch):
+    """Not those of fewer rows than linears need."""
+    calls = timed(FASTER, linears=True, attention=True)
+    monkeypatch.setattr(Linears, "set_rule", lambda it, _: setattr(it.rule, "row_multiple", 16) or True)
+    assert model().captured.stock_rows == {16, 32, 64}
+    assert {rows for rows, _ in calls[0]} == {16, 32, 64}
+
+
+def test_a_lack_of_memory_does_not_free_the_slab_that_a_chain_is_captured_over(monkeypatch):
+    """Its replays would write to memory that is somebody else's by then."""
+
+    class Fails(Tape):
+        left = 1
+
+        def record(self, run):
+            self.left -= 1
+            if self.left == 0:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().record(run)
+
+    made = model().captured
+    made.recorder = Fails()
+    graph = made.chain_graph([5], 100)
+    assert made.recorder.left < 0
+    assert any(graph is each for slab in made.slabs._slabs for each in slab.graphs.values())
 
 
 def test_without_memory_nothing_is_timed_or_remembered(timed, monkeypatch):
@@ -136,6 +179,7 @@ def test_without_memory_nothing_is_timed_or_remembered(timed, monkeypatch):
     calls = timed(SLOWER)
     with monkeypatch.context() as patch:
         patch.setattr(captured.Slabs, "take", full)
+        patch.setattr(stock_attention, "take_turns", take_turns)
         assert model().captured.stock_rows == frozenset()
     assert model().captured.stock_rows == {1, 64}
     assert len(calls) == 1
