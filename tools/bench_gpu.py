@@ -44,7 +44,9 @@ def run_stage(stage: str, folder: Path, rehearse: bool, limit: float) -> None:
         process = subprocess.Popen(words, stderr=log, start_new_session=True)  # noqa: S603 our own
         try:
             if process.wait(limit):
-                failure = f"exit status {process.returncode}, see {stage}.log"
+                said = (folder / f"{stage}.log").read_text(errors="replace").splitlines()
+                last = said[-1][:200] if said else ""
+                failure = f"exit status {process.returncode}: {last} (see {stage}.log)"
         except subprocess.TimeoutExpired:
             failure = "stopped at its limit"
         except KeyboardInterrupt:
@@ -64,12 +66,13 @@ def run_stage(stage: str, folder: Path, rehearse: bool, limit: float) -> None:
 @click.command()
 @click.argument("stages", nargs=-1, type=click.Choice(list(LIMITS)))
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("results/gpu"), help="a folder"
+    "--out", type=click.Path(path_type=Path), help="a folder: results/gpu, or gpu-rehearsed beside it"
 )
 @click.option("--rehearse", is_flag=True, help="on the CPU, with small models")
 @click.option("--stage", type=click.Choice(list(LIMITS)), hidden=True)
-def main(stages: tuple[str, ...], out: Path, rehearse: bool, stage: str | None) -> None:
+def main(stages: tuple[str, ...], out: Path | None, rehearse: bool, stage: str | None) -> None:
     """Measure this machine's GPU, stage by stage. All STAGES by default."""
+    out = out or Path("results/gpu-rehearsed" if rehearse else "results/gpu")
     if stage is not None:
         import gpu_stages
 
@@ -84,7 +87,8 @@ def main(stages: tuple[str, ...], out: Path, rehearse: bool, stage: str | None) 
     for name in stages or LIMITS:
         left = DEADLINE - (perf_counter() - began)
         if left < 5:
-            click.echo(f"\nno time is left for {name}")
+            Results(name, out, rehearse).add(name, "failed", None, note="no time was left for it")
+            write_results(out, LIMITS)
             continue
         run_stage(name, out, rehearse, min(LIMITS[name], left))
     click.echo(f"\n{out / 'gpu.md'} and {out / 'gpu.parquet'}: {perf_counter() - began:.0f} s")

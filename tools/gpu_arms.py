@@ -149,6 +149,18 @@ def note_executor(results: Results, name: str, executor: Any) -> None:
         results.add(name, "attention", None, note=note)
 
 
+def choose_attention(results: Results, name: str, executor: Any, module: Any) -> None:
+    """Let a model's graphs hold the faster attention for each bucket of rows, whatever its bits."""
+    if executor.captured is None:
+        return
+    from toolkit.runtime.compute.executors.fastest import module_key
+    from toolkit.runtime.compute.executors.stock_attention import find_stock_rows
+
+    captured = executor.captured
+    captured.stock_rows = find_stock_rows(captured, module_key(module), keep_bits=False)
+    results.add(name, "attention", None, note=captured.attention)
+
+
 def note_fallbacks(results: Results, name: str, executor: Any) -> None:
     """Say so where a model's passes are no graphs on a GPU."""
     if results.rehearse:
@@ -164,6 +176,11 @@ def note_general_steps(results: Results, arm: str, generation: Any) -> None:
         results.add(arm, "fell back", None, note=generation.steps_run)
 
 
+def gain(ours: dict[int, float], theirs: dict[int, float]) -> float:
+    """The geometric mean of one arm's speeds over another's, of the prompts that both decoded."""
+    return statistics.geometric_mean(ours[each] / theirs[each] for each in ours.keys() & theirs.keys())
+
+
 def measure_arms(
     results: Results,
     arms: dict[str, Any],
@@ -171,38 +188,39 @@ def measure_arms(
     tokens: int,
     limit: float,
     target: str = "",
-) -> dict[str, list[float]]:
+) -> dict[str, dict[int, float]]:
     """Decode each prompt with each arm in turn, and compare their speeds with AR's: in whole steps
     where it has these. Returns the speeds by prompt; rows have the target's name before the arm's."""
-    speeds: dict[str, list[float]] = {name: [] for name in arms}
+    speeds: dict[str, dict[int, float]] = {name: {} for name in arms}
     made: dict[str, list[Any]] = {name: [] for name in arms}
     equal: dict[str, int] = dict.fromkeys(arms, 0)
     began = perf_counter()
     for index, prompt in enumerate(prompts[: 1 if results.rehearse else None]):
         if perf_counter() - began > ENOUGH:
             break
-        reference: list[int] = []
+        reference: list[int] | None = None
         names = list(arms)
         for name in ["AR", *names[index + 1 :], *names[1 : index + 1]]:
             with results.surviving(name):
                 ids, seconds, generation = arms[name].decode(prompt, tokens)
-                reference = reference or ids
-                speeds[name].append((len(ids) - 1) / seconds)
+                reference = ids if name == "AR" else reference
+                speeds[name][index] = (len(ids) - 1) / seconds
                 equal[name] += ids == reference
                 made[name] += [generation] if generation else []
+            if reference is None:
+                break  # the others' tokens could not be compared
     fastest = "AR, whole step" if speeds.get("AR, whole step") else "AR"
     for name, found in speeds.items():
         if not found:
             continue
         arm = target + name
-        speed = statistics.median(found)
+        speed = statistics.median(found.values())
         same = f"AR's tokens in {equal[name]} of {len(found)}"
         results.add(arm, "speed", speed, "tokens/s", same, results.dtype)
         results.add(arm, SHARE, 100 * speed / limit, "%", dtype=results.dtype)
-        ratio = statistics.geometric_mean(
-            ours / ar for ours, ar in zip(found, speeds[fastest], strict=False)
-        )
-        results.add(arm, AGAINST, ratio, note=f"AR: {fastest}", dtype=results.dtype)
+        with results.surviving(f"{arm} against AR"):
+            ratio = gain(found, speeds[fastest])
+            results.add(arm, AGAINST, ratio, note=f"AR: {fastest}", dtype=results.dtype)
         steps = [step for generation in made[name] for step in generation.steps]
         if steps:
             whole = sum(step.total_ms for step in steps)

@@ -46,7 +46,8 @@ class Results:
         self, subject: str, measure: str, value: float | None, unit: str = "", note: str = "",
         dtype: str = "",
     ) -> None:  # fmt: skip
-        """Keep a figure and print it."""
+        """Keep a figure and print it. A note becomes one line, which tables need."""
+        note = " ".join(note.split())
         row = Row(self.stage, subject, dtype, measure, value, unit, note)
         with (self.folder / f"{self.stage}.jsonl").open("a") as file:
             file.write(json.dumps(asdict(row)) + "\n")

@@ -35,6 +35,35 @@ def test_what_fails_within_a_stage_is_a_row(results, tmp_path):
     assert row["note"] == "RuntimeError: no such kernel"
 
 
+def test_a_note_is_one_line(results, tmp_path):
+    """An error of CUDA's has several, and a row of a table one."""
+    results.add("it", "failed", None, note="CUDA error\nCompile with TORCH_USE_CUDA_DSA\n")
+    [row] = read_rows(tmp_path, bench_gpu.LIMITS)
+    assert row["note"] == "CUDA error Compile with TORCH_USE_CUDA_DSA"
+
+
+def test_a_stage_that_ends_with_an_error_says_which(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_gpu, "__file__", str(tmp_path / "stage.py"))
+    (tmp_path / "stage.py").write_text("raise RuntimeError('no such GPU')")
+    bench_gpu.run_stage("machine", tmp_path, True, limit=60)
+    note = read_rows(tmp_path, ["machine"])[0]["note"]
+    assert note == "exit status 1: RuntimeError: no such GPU (see machine.log)"
+
+
+def test_a_stage_without_time_left_counts_as_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_gpu, "DEADLINE", 0)
+    done = CliRunner().invoke(bench_gpu.main, ["profile", "--rehearse", "--out", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "- profile, profile: failed: no time was left for it" in (tmp_path / "gpu.md").read_text()
+
+
+def test_a_rehearsal_does_not_overwrite_what_was_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench_gpu, "run_stage", lambda *_: None)
+    assert CliRunner().invoke(bench_gpu.main, ["--rehearse"]).exit_code == 0
+    assert [*(tmp_path / "results").iterdir()] == [tmp_path / "results/gpu-rehearsed"]
+
+
 def test_rows_of_other_stages_stay(results, tmp_path, monkeypatch):
     (tmp_path / "exact.jsonl").write_text(json.dumps(asdict(Row("exact", "x", "", "τ", 1, "", ""))))
     results.add("old", "time", 1.0)

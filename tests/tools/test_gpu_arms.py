@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import gpu_arms
 import pytest
+from gpu_goals import AGAINST
 from gpu_results import Results, read_rows
 
 
@@ -62,3 +63,45 @@ def test_other_tokens_at_level_bitwise_are_a_failure(tmp_path, arm, failed):
     gpu_arms.measure_arms(results, {"AR": Arm([1, 2, 3]), "fixed": arm}, [[5]], 3, 100.0)
     found = [row["subject"] for row in read_rows(tmp_path, ["speed"]) if row["measure"] == "failed"]
     assert found == ["fixed"] * failed
+
+
+class Fails(Arm):
+    """The first time; later it takes half as long each time."""
+
+    seconds = 4.0
+
+    def decode(self, prompt, tokens):
+        self.seconds /= 2
+        if self.seconds == 2.0:
+            raise RuntimeError("CUDA error")
+        return self.made[0], self.seconds, self.made[2]
+
+
+class Slower(Arm):
+    """Twice as slow each time as before."""
+
+    seconds = 1.0
+
+    def decode(self, prompt, tokens):
+        self.seconds *= 2
+        return self.made[0], self.seconds, self.made[2]
+
+
+def test_speeds_are_compared_prompt_by_prompt(tmp_path):
+    """Those of the prompts that both arms decoded: here the second, in 1 and 4 seconds."""
+    results = Results("speed", tmp_path, rehearse=False)
+    arms = {"AR": Slower([1, 2, 3]), "fixed": Fails([1, 2, 3])}
+    speeds = gpu_arms.measure_arms(results, arms, [[5], [6]], 3, 100.0)
+    assert {name: [*found] for name, found in speeds.items()} == {"AR": [0, 1], "fixed": [1]}
+    rows = [row for row in read_rows(tmp_path, ["speed"]) if row["measure"] == AGAINST]
+    found = {row["subject"]: row["value"] for row in rows}
+    assert found == {"AR": 1.0, "fixed": pytest.approx(4.0)}
+
+
+def test_a_prompt_without_ars_tokens_is_left_out(tmp_path):
+    results = Results("speed", tmp_path, rehearse=False)
+    arms = {"AR": Fails([1, 2, 3]), "fixed": Arm([1, 2, 3])}
+    speeds = gpu_arms.measure_arms(results, arms, [[5], [6]], 3, 100.0)
+    assert {name: [*found] for name, found in speeds.items()} == {"AR": [1], "fixed": [1]}
+    rows = read_rows(tmp_path, ["speed"])
+    assert [row["subject"] for row in rows if row["measure"] == "failed"] == ["AR"]

@@ -26,8 +26,14 @@ MEASURED = [
     ("AR", COST, 2.0),
     ("budget", COST, 11.0),
     ("growmap, whole step", "copies", 1.0),
+    ("chain:k=4, whole step", "copies", 0.9),
+    ("fixed:threshold=0, whole step", "copies", 0.9),
+    ("AR, whole step", "copies", 1.0),
     ("budget", "copies", 9.0),
     ("budget", COPIES, 1.0),
+    ("chain:k=4", COPIES, 0.5),
+    ("fixed:threshold=0", COPIES, 0.5),
+    ("growmap", COPIES, 0.5),
 ]
 EXPECTED = [
     "82.5 % (AR, whole step) | yes",
@@ -37,11 +43,11 @@ EXPECTED = [
     "10 × (growmap, whole step against generate) | yes",
     "5 × (growmap, whole step against generate, static cache) | **no**",
     "5 × (growmap, whole step against assisted, k = 16) | yes",
-    "3.5 % of a step (chain:k=4, whole step) | **no**",
+    "3.5 % of a step (chain:k=4, whole step) | **no**, without fixed:threshold=0, whole step",
     "7.5 % of a step (adaptive) | yes",
     "11 % (budget) | **no**",
     "1 (growmap, whole step) | yes",
-    "1 (budget) | yes",
+    "1 (budget) | yes, without AR",
 ]
 
 
@@ -68,6 +74,12 @@ def test_one_missing_baseline_leaves_the_others():
     without = [row for row in MEASURED if not row[0].startswith("assisted")]
     missing = [goal.what for goal in find_goals(rows(without)) if goal.value is None]
     assert missing == ["best shaper against transformers' assisted generation, its best k"]
+
+
+def test_what_failed_is_not_the_best():
+    failed = {"stage": "speed", "subject": "growmap, whole step", "measure": "failed", "value": None}
+    goals = find_goals([*rows(MEASURED), failed])
+    assert [(goal.value, goal.of) for goal in goals if "our own AR" in goal.what] == [(1.8, "fixed")]
 
 
 def test_what_fell_back_stands_before_all_figures():

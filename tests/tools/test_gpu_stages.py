@@ -25,3 +25,10 @@ def test_copies_between_host_and_device_are_counted(tmp_path, name, beyond):
     assert (copies["measure"], copies["value"]) == ("copies", 7.0)
     assert copies["note"] == "4 to the device, 3 to the host, 1 pageable; 3 levels"
     assert [(row["measure"], row["value"]) for row in others] == [(COPIES, each) for each in beyond]
+
+
+def test_without_a_profile_no_copies_are_counted(tmp_path):
+    """Where the profiler may not look at the GPU; 0 copies would meet the goal."""
+    with pytest.raises(RuntimeError, match="saw no work of the GPU"):
+        gpu_stages._count_copies(Results("profile", tmp_path, False), "budget", [], 10, levels=3.0)
+    assert read_rows(tmp_path, ["profile"]) == []
