@@ -60,7 +60,7 @@ def run_stage(stage: str, folder: Path, rehearse: bool, limit: float) -> None:
             if failure:
                 ended.add(stage, "failed", None, note=failure)
             ended.add(stage, "stage took", perf_counter() - began, "s")
-            write_results(folder, LIMITS)
+            write_results(folder, LIMITS, rehearsed=rehearse)
 
 
 @click.command()
@@ -88,7 +88,7 @@ def main(stages: tuple[str, ...], out: Path | None, rehearse: bool, stage: str |
         left = DEADLINE - (perf_counter() - began)
         if left < 5:
             Results(name, out, rehearse).add(name, "failed", None, note="no time was left for it")
-            write_results(out, LIMITS)
+            write_results(out, LIMITS, rehearsed=rehearse)
             continue
         run_stage(name, out, rehearse, min(LIMITS[name], left))
     click.echo(f"\n{out / 'gpu.md'} and {out / 'gpu.parquet'}: {perf_counter() - began:.0f} s")

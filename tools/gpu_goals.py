@@ -105,10 +105,7 @@ def find_goals(rows: Rows) -> list[Goal]:
 def describe(rows: Rows) -> list[str]:
     """Lines of Markdown: the goals, and what failed or fell back."""
     rows = list(rows)
-    lines = ["## Goals", ""]
-    if any(row["subject"] == "CPU" for row in rows):
-        lines += ["Rehearsed on a CPU with small models: these figures say nothing about a GPU.", ""]
-    lines += ["| goal | | measured | met |", "|---|---|---|---|"]
+    lines = ["## Goals", "", "| goal | | measured | met |", "|---|---|---|---|"]
     lines += [goal.line for goal in find_goals(rows)]
     lines += ["", "## Failed or fell back", ""]
     return lines + (describe_fallen(rows) or ["Nothing."])

@@ -75,10 +75,12 @@ def read_rows(folder: Path, stages: Iterable[str]) -> list[dict[str, Any]]:
     ]
 
 
-def write_results(folder: Path, stages: Iterable[str]) -> None:
+def write_results(folder: Path, stages: Iterable[str], *, rehearsed: bool) -> None:
     """Write `gpu.md` and `gpu.parquet` from all rows so far."""
-    rows = read_rows(folder, stages)
-    lines = ["# GPU bench", "", *describe(rows)]
+    rows, lines = read_rows(folder, stages), ["# GPU bench", ""]
+    if rehearsed:
+        lines += ["Rehearsed on a CPU with small models: these figures say nothing about a GPU.", ""]
+    lines += describe(rows)
     for stage in dict.fromkeys(row["stage"] for row in rows):
         lines += [
             "",

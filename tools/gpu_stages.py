@@ -23,10 +23,9 @@ from gpu_arms import (
     read_bytes,
 )
 from gpu_goals import AGAINST, COPIES, COST, LEVEL, STATIC
-from gpu_graphs import measure_graphs, measure_level
 from gpu_kernels import DTYPES, run_kernels
 from gpu_results import Results
-from gpu_timing import copy_bandwidth, microseconds
+from gpu_timing import copy_bandwidth, measure_graphs, measure_level, microseconds
 
 __all__ = [
     "run_compiled", "run_exact", "run_kernels", "run_llama", "run_machine", "run_profile", "run_speed",

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from attrs import asdict
 from click.testing import CliRunner
-from gpu_results import Results, Row, read_rows
+from gpu_results import Results, Row, read_rows, write_results
 
 
 @pytest.fixture
@@ -33,6 +33,14 @@ def test_what_fails_within_a_stage_is_a_row(results, tmp_path):
         raise RuntimeError("no such kernel")
     [row] = read_rows(tmp_path, bench_gpu.LIMITS)
     assert row["note"] == "RuntimeError: no such kernel"
+
+
+@pytest.mark.parametrize("rehearsed", [True, False])
+def test_a_rehearsal_says_so(results, tmp_path, rehearsed):
+    """Whichever stages it ran."""
+    results.add("AR", "speed", 12.5)
+    write_results(tmp_path, bench_gpu.LIMITS, rehearsed=rehearsed)
+    assert ("Rehearsed on a CPU" in (tmp_path / "gpu.md").read_text()) == rehearsed
 
 
 def test_a_note_is_one_line(results, tmp_path):

@@ -87,5 +87,3 @@ def test_what_fell_back_stands_before_all_figures():
     lines = describe([*rows(MEASURED), fallen])
     assert lines[-2:] == ["", "- speed, 70m: fell back: why"]
     assert describe(rows(MEASURED))[-1] == "Nothing."
-    assert not any("Rehearsed" in line for line in lines)
-    assert any("Rehearsed" in line for line in describe(rows([("CPU", "versions", None)])))

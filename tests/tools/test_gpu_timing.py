@@ -2,7 +2,7 @@
 
 import copy
 
-import gpu_graphs
+import gpu_timing
 import pytest
 import torch
 from gpu_goals import LEVEL
@@ -27,8 +27,8 @@ def test_a_level_is_a_pass_and_its_likeliest_tokens(monkeypatch, tmp_path, captu
         replays.append(times_of_one)
         return next(times)
 
-    monkeypatch.setattr(gpu_graphs, "least_ms", least_ms)
-    gpu_graphs.measure_level(Results("speed", tmp_path, rehearse=True), *executors)
+    monkeypatch.setattr(gpu_timing, "least_ms", least_ms)
+    gpu_timing.measure_level(Results("speed", tmp_path, rehearse=True), *executors)
     found = [(row["subject"], row["value"]) for row in read_rows(tmp_path, ["speed"])]
     assert found == ([(f"{LEVEL}, as graphs", 0.05)] if captures else [])
     assert replays == ([10, 10] if captures else [])
