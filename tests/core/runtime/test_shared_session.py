@@ -196,3 +196,42 @@ def test_it_reads_no_prompt(pair):
     _, shared = pair("full")
     with pytest.raises(NotImplementedError, match="commit on the target"):
         shared.prefill([1, 2])
+
+
+@pytest.mark.parametrize("sinks", [1, 2])
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize(
+    "kv", ["full", "lagkv:budget=7,lag=2,sinks=3,epoch=3", "knorm:budget=7,epoch=3"]
+)
+def test_sinks_move_up_to_the_window_whichever_rows_a_head_holds(pair, kv, family, sinks):
+    """All by one gap from where the target has them; other keys are the target's."""
+    policy = f"streaming:budget={sinks + 5},sinks={sinks},positions=cache,epoch=3"
+    target, shared = pair(policy, kv, family)
+    rotary, moved = shared.eviction.rotary, set()
+    for _ in range(6):
+        step(target, shared, 2)
+        layers = zip(shared.cache.layers, rows_of(shared), rows_of(target), strict=True)
+        for layer, mine, theirs in layers:
+            first = [
+                (key, theirs[head][position][0])
+                for head, row in enumerate(mine)
+                for position, (key, _) in row.items()
+                if position < sinks and position in theirs[head]
+            ]
+            for head, row in enumerate(mine):
+                for position, (key, value) in row.items():
+                    if position in theirs[head]:
+                        assert torch.equal(value, theirs[head][position][1])
+                        assert position < sinks or torch.equal(key, theirs[head][position][0])
+            if first and layer.table.window is None:
+                now, written = (torch.stack(part)[None] for part in zip(*first, strict=True))
+                gaps = [
+                    gap
+                    for gap in range(80)
+                    if torch.allclose(
+                        rotary.rotate(layer.index, written, torch.full((len(first),), gap)), now
+                    )
+                ]
+                assert gaps
+                moved.add(gaps[0])
+    assert kv != "full" or max(moved) > 5

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from toolkit.errors import StrategyError
 from toolkit.interfaces import MaskPolicy
-from toolkit.runtime.kv.cache import LayerGroup, TreeCache, TreeLayer
+from toolkit.runtime.kv.cache import LayerGroup, TreeCache, TreeLayer, gather_rows
 from toolkit.runtime.kv.compaction import compact
 from toolkit.runtime.kv.grouping import part
 from toolkit.runtime.kv.positions import GROWTH, NEVER, PositionTable
@@ -256,17 +256,36 @@ class ReindexingEviction(MaskEviction):
 
     def _move_sinks(self, now: int) -> None:
         """Move the sinks' keys up to the first position that the window shows at `now`; a layer with
-        a window of its own no longer has them."""
+        a window of its own no longer has them. Heads that share a target's rows may hold some of them
+        alone, in other places; the gap is that of the first head."""
         for group in self.cache.groups:
-            table = group.table
-            if table.window is not None:
+            table, held = group.table, group.table.positions
+            sinks = (held >= 0) & (held < self.policy.sinks)
+            if table.window is not None or not sinks.any():
                 continue
-            sinks = int((table.positions[0] < self.policy.sinks).sum())
-            visible = self._visible_rows(table, table.count, now)[0, sinks:]
-            window = table.positions[0, sinks:][visible]
-            gap = max(0, (int(window[0]) if len(window) else now) - sinks)
-            by = torch.full((sinks,), gap, device=table.positions.device)
+            rows = 1 + int(sinks.any(0).nonzero().max())  # the sinks are among these
+            count = 1 + int(held[sinks].max())
+            visible = self._visible_rows(table, table.count, now)[0] & (held[0] >= 0) & ~sinks[0]
+            window = held[0][visible]
+            gap = max(0, (int(window[0]) if len(window) else now) - int(sinks[0].sum()))
+            by = torch.full((rows,), gap, device=held.device)
             for layer in group.layers:
-                if layer.sinks is None or layer.sinks.shape[1] < sinks:
-                    layer.sinks = layer.keys[0, :, :sinks].clone()
-                layer.keys[0, :, :sinks] = self.rotary.rotate(layer.index, layer.sinks, by)
+                own, at = sinks[layer.heads, :rows], held[layer.heads, :rows]
+                keys = layer.keys[0, :, :rows]
+                layer.sinks = _note_sinks(layer.sinks, keys, torch.where(own, at, -1), count)
+                first_written = gather_rows(layer.sinks[None], at.clamp(0, count - 1))[0]
+                moved = self.rotary.rotate(layer.index, first_written, by)
+                keys.copy_(torch.where(own[..., None], moved, keys))
+
+
+def _note_sinks(known: Tensor | None, keys: Tensor, at: Tensor, count: int) -> Tensor:
+    """A layer's first `count` keys [H_kv, `count`, D] as first written: those known, and the new ones
+    among `keys[H_kv, C, D]`, which are of positions `at[h, C]`; zeros where a head has none."""
+    before = 0 if known is None else known.shape[1]
+    if known is not None and count <= before:
+        return known
+    noted = torch.nn.functional.pad(keys[:, :0] if known is None else known, (0, 0, 0, count - before))
+    for position in range(before, count):
+        rows = (at == position).expand(len(keys), -1)  # at most one of each head
+        noted[rows.any(1), position] = keys[rows]
+    return noted
