@@ -105,12 +105,10 @@ class Pipeline:
             target = self.pool.hold(target)
         self.reasons: dict[str, str] = {}
         choice: Choice[Drafter] = self._resolve("drafter", drafter, default_drafter(target))
-        self.verifier: Choice[Verifier] = self._resolve(
-            "verifier", verifier, default_verifier(self.sampling)
-        )
-        self.shaper: Choice[TreeShaper] = self._resolve(
-            "shaper", shaper, default_shaper(choice, self.verifier, self.sampling)
-        )
+        default = default_verifier(self.sampling)
+        self.verifier: Choice[Verifier] = self._resolve("verifier", verifier, default)
+        default = default_shaper(choice, self.verifier, self.sampling)
+        self.shaper: Choice[TreeShaper] = self._resolve("shaper", shaper, default)
         self.kv: Choice[KVPolicy] = self.registry.resolve("kv", kv)
         self.draft_kv: Choice[KVPolicy] = self.registry.resolve("kv", draft_kv)
         require_fit(choice, self.shaper, self.verifier, self.registry)
@@ -129,10 +127,10 @@ class Pipeline:
             self.verifier = self._resolve("verifier", verifier, default_verifier(self.sampling))
             require_temperature(self.verifier, self.sampling)
         whole = {self.kv.cls.name, self.draft_kv.cls.name} == {"full"} and not self.defaults.options
-        if shaper is None:
+        if shaper is None:  # now that it is known how tokens are drawn
             graphs = whole and not limits.cut_trees and self.pool.records_steps
             default = default_shaper(choice, self.verifier, self.sampling, graphs=graphs)
-            self.shaper = self._resolve("shaper", shaper, default)
+            self.shaper = self._resolve("shaper", None, default)
         self._require_fitting_models()
 
     def __repr__(self) -> str:
