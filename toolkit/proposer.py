@@ -95,21 +95,15 @@ def _match(
     """
     import torch
 
-    # Of a few likely tokens the host knows the noise, too: it is the same on every device.
-    device = torch.device("cpu") if sampling.excludes else logits.device
+    device, width = logits.device, logits.shape[1]
     at = {place: noise_of(seed, place, vocabulary, device) for place in {*positions}}
-    width = logits.shape[1]
+    noise = at[positions[0]] if len(at) == 1 else torch.stack([at[place] for place in positions])
     if not sampling.excludes:
-        several = len(at) > 1
-        noise = torch.stack([at[place] for place in positions]) if several else at[positions[0]]
         return Candidates(*likeliest(logits, min(k, width), noise, sampling.temperature))
-    numbers = {place: noise.numpy().data for place, noise in at.items()}
-    rows = [
-        _order(sampling, k, logprobs, ids, [numbers[place][token] for token in ids])
-        for place, ids, logprobs in zip(
-            positions, *likeliest(logits, min(MOST, width)), strict=True
-        )
-    ]
+    highest, ids = logits.topk(min(MOST, width))
+    found = fetch(highest, ids, noise.expand(len(logits), -1).gather(1, ids))
+    lists = (part.tolist() for part in found)
+    rows = [_order(sampling, k, *row) for row in zip(*lists, strict=True)]
     return Candidates([tokens for tokens, _ in rows], [logprobs for _, logprobs in rows])
 
 
@@ -117,7 +111,7 @@ def _order(
     sampling: Sampling, k: int, logits: list[float], ids: list[int], noise: list[float]
 ) -> tuple[list[int], list[float]]:
     """The `k` likeliest tokens after the noise, of those that can be drawn, and log-probabilities; by
-    the likeliest ones' logits, or these less a constant, in descending order."""
+    the likeliest ones' logits in descending order."""
     kept = logits[: sampling.count_kept(logits)]
     noisy = [logit + sampling.temperature * g for logit, g in zip(kept, noise, strict=False)]
     order = sorted(range(len(kept)), key=noisy.__getitem__, reverse=True)

@@ -29,11 +29,11 @@ kernels: dict[str, NoiseKernels] = {}
 """By type of device; the runtime, which has the kernels, puts them here."""
 
 
-def make_generator(key: str, device: torch.device | str = "cpu") -> torch.Generator:
+def make_generator(key: str) -> torch.Generator:
     """A generator that is seeded by a text: texts that differ give independent random numbers."""
     import torch
 
-    return torch.Generator(device).manual_seed(_digest(key))
+    return torch.Generator().manual_seed(_digest(key))
 
 
 def noise_of(seed: int, position: int, vocabulary: int, device: torch.device) -> Tensor:

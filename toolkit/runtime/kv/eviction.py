@@ -23,6 +23,7 @@ from toolkit.runtime.kv.compaction import compact
 from toolkit.runtime.kv.grouping import part
 from toolkit.runtime.kv.positions import GROWTH, NEVER, PositionTable
 from toolkit.runtime.kv.rotary import Rotary
+from toolkit.transfer import fetch
 
 CHUNK = 512  # prompt tokens per pass; chunks start at 0, so a prompt is always cut alike
 
@@ -260,14 +261,18 @@ class ReindexingEviction(MaskEviction):
         alone, in other places; the gap is that of the first head."""
         for group in self.cache.groups:
             table, held = group.table, group.table.positions
-            sinks = (held >= 0) & (held < self.policy.sinks)
-            if table.window is not None or not sinks.any():
+            if table.window is not None or not table.count:
                 continue
-            rows = 1 + int(sinks.any(0).nonzero().max())  # the sinks are among these
-            count = 1 + int(held[sinks].max())
+            sinks = (held >= 0) & (held < self.policy.sinks)
             visible = self._visible_rows(table, table.count, now)[0] & (held[0] >= 0) & ~sinks[0]
-            window = held[0][visible]
-            gap = max(0, (int(window[0]) if len(window) else now) - int(sinks[0].sum()))
+            first = torch.where(visible, held[0], NEVER).amin()
+            ends = torch.arange(1, table.count + 1, device=held.device)
+            most = (sinks * ends).max(), (sinks * (held + 1)).max()
+            (found,) = fetch(torch.stack([*most, first, sinks[0].sum()]))  # the one wait
+            rows, count, begin, own_count = found.tolist()  # the sinks are among the first `rows`
+            if not rows:
+                continue
+            gap = max(0, (begin if begin < NEVER else now) - own_count)
             by = torch.full((rows,), gap, device=held.device)
             for layer in group.layers:
                 own, at = sinks[layer.heads, :rows], held[layer.heads, :rows]
