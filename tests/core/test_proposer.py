@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor, SuppressTokensLogitsProcessor
 
-from toolkit import Sampler, Sampling, TokenTree
+from toolkit import Candidates, Sampler, Sampling, TokenTree
 from toolkit.engine import Strategies, decode
 from toolkit.logits_processing import PathProcessor
 from toolkit.proposer import Proposer
@@ -131,3 +131,17 @@ def test_a_drafter_that_is_the_target_is_accepted_whole_when_sampling(
     )  # fmt: skip
     accepted = [event.step.accepted for event in events if event.step]
     assert (accepted == [4] * 10) == (proposer is Proposer)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(0.7), Sampling(0.7, top_p=0.9)], ids=str)
+def test_nodes_of_two_depths_are_drafted_for_with_the_noise_of_their_own_positions(sampling):
+    tree = TokenTree.root(1).grow([0], Candidates([[2]], [[-0.5]]))
+    row, proposer = torch.zeros(1, 9), Proposer("matched", sampling, 3)
+
+    def first(nodes):
+        logits = row.expand(len(nodes), -1)
+        found = proposer.candidates(tree, nodes, logits, 1, position=4, vocabulary=9)
+        return [token for (token,) in found.tokens]
+
+    assert first([0, 1]) == first([0]) + first([1])
+    assert first([0]) != first([1])

@@ -234,4 +234,9 @@ def test_sinks_move_up_to_the_window_whichever_rows_a_head_holds(pair, kv, famil
                 ]
                 assert gaps
                 moved.add(gaps[0])
+                if kv == "full":  # then the first head holds the whole window
+                    now = torch.tensor([[PROMPT + (target.length - PROMPT) // 3 * 3]])
+                    held = torch.tensor([[position for position in mine[0] if position >= sinks]])
+                    window = held[shared.policy.visible(now, held).view_as(held)]
+                    assert gaps[0] == min(window) - sinks
     assert kv != "full" or max(moved) > 5

@@ -277,7 +277,7 @@ class ReindexingEviction(MaskEviction):
             for layer in group.layers:
                 own, at = sinks[layer.heads, :rows], held[layer.heads, :rows]
                 keys = layer.keys[0, :, :rows]
-                layer.sinks = _note_sinks(layer.sinks, keys, torch.where(own, at, -1), count)
+                layer.sinks = _note_sinks(layer.sinks, keys, at, count)
                 first_written = gather_rows(layer.sinks[None], at.clamp(0, count - 1))[0]
                 moved = self.rotary.rotate(layer.index, first_written, by)
                 keys.copy_(torch.where(own[..., None], moved, keys))
