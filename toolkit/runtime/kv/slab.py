@@ -13,13 +13,9 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from toolkit.runtime.kernels.graphs import Recorded, Recorder
-from toolkit.runtime.kernels.triton.jit import power_of_two
-from toolkit.runtime.kernels.triton.move_rows import move_rows
-from toolkit.transfer import send
+from toolkit.runtime.kernels.triton.move_rows import move_path
 
 SMALLEST = 1024  # rows
-FEW = 16  # rows that move in the smallest kind of launch
 
 
 class Holder(Protocol):
@@ -42,7 +38,6 @@ class Slab:
     buffer: Tensor
     holder: ReferenceType[Holder]
     room: int  # rows for K/V
-    recorder: Recorder | None = None
     graphs: dict[Any, Any] = field(factory=dict)  # the captured executor's
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
@@ -53,34 +48,7 @@ class Slab:
     def move(self, first: int, rows: list[int]) -> None:
         """Copy rows `first` + `rows[A]` of every layer to the rows from `first` on. All are read before
         one is written."""
-        count = power_of_two(max(FEW, len(rows)))  # few variants compile
-        sources = (first + row for row in (*rows, *range(len(rows), count)))
-        numbers = torch.tensor([first, *sources], dtype=torch.int32)
-        move = self._recorded_move(count)
-        if move is None:
-            (sent,) = send(self.buffer.device, numbers)
-            move_rows(self.buffer.flatten(0, 1), sent[1:], sent[:1])
-        else:
-            move(numbers.pin_memory() if self.buffer.is_cuda else numbers)
-
-    def _recorded_move(self, count: int) -> Recorded | None:
-        """What moves `count` rows in a launch; None where nothing records, or that fails."""
-        key = "move", count
-        if self.recorder is not None and key not in self.graphs:
-            buffer = self.buffer.flatten(0, 1)
-            stay = torch.tensor([0, *range(count)], dtype=torch.int32)  # recording moves rows, too
-
-            def move(numbers: Tensor) -> Tensor:
-                move_rows(buffer, numbers[1:], numbers[:1])
-                return numbers
-
-            try:
-                (sent,) = send(buffer.device, stay)
-                self.graphs[key] = Recorded.of(self.recorder, move, sent)
-            except RuntimeError:
-                self.graphs[key] = None
-        found: Recorded | None = self.graphs.get(key)
-        return found
+        move_path(self.buffer.flatten(0, 1), first, rows)
 
 
 @define(eq=False)
@@ -90,7 +58,6 @@ class Slabs:
     shape: tuple[int, int, int]  # layers, H_kv, D
     dtype: torch.dtype
     device: torch.device
-    recorder: Recorder | None = None
     _slabs: list[Slab] = field(init=False, factory=list)
 
     def take(self, holder: Holder, rows: int) -> Slab:
@@ -105,7 +72,7 @@ class Slabs:
             except torch.OutOfMemoryError:
                 self.forget()  # of former requests
                 buffer = torch.zeros(size, dtype=self.dtype, device=self.device)
-            slab = Slab(buffer, ref(holder), room - 1, self.recorder)
+            slab = Slab(buffer, ref(holder), room - 1)
             self._slabs.append(slab)
         slab.holder = ref(holder)
         return slab

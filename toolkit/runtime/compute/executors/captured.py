@@ -204,7 +204,7 @@ class Captured:
         if recorder is None or len(shapes) > 1:
             return None
         size = len(decoder.layers), *shapes.pop()
-        slabs = Slabs(size, linears.dtype, device, recorder)
+        slabs = Slabs(size, linears.dtype, device)
         return cls(decoder, slabs, recorder, linears.rule)
 
     @torch.no_grad()

@@ -33,7 +33,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it at im
 
 # A kernel is compiled anew for a number that is 1 or a multiple of 16, and for a pointer that is one of
 # 16 bytes. These change with a pass or a slab, and kernels gain nothing from knowing it.
-SIZES = ("rows", "tiles", "strides", "splits", "capacity", "blocks")
+SIZES = ("rows", "tiles", "strides", "splits", "capacity", "blocks", "first", *"abcd")
 POINTERS = ("length_ptr", "depths_ptr", "paths_ptr", "positions_ptr", "slots_ptr", "sources_ptr")
 
 device_of = torch.cuda.device_of  # Triton launches on the current GPU, whichever a tensor is on

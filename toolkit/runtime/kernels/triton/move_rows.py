@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,10 @@ from toolkit.runtime.kernels.triton.jit import (
     runs,
     tl,
 )
+from toolkit.transfer import send
 
 WIDTH = 32  # dimensions of a head that a program moves
+FEW = 16  # rows whose numbers go into a launch itself
 
 
 def move_rows(cache: Tensor, sources: Tensor, length: Tensor) -> None:
@@ -36,6 +40,26 @@ def move_rows(cache: Tensor, sources: Tensor, length: Tensor) -> None:
         )  # fmt: skip
 
 
+def move_path(cache: Tensor, first: int, path: list[int]) -> None:
+    """As `move_rows` of rows `first` + `path[A]`, ascending and below 65536, where C is `first`. The
+    numbers go into the launch, so that nothing is copied to the device."""
+    if not runs(cache):
+        numbers = torch.tensor([first, *(first + row for row in path)], dtype=torch.int32)
+        (sent,) = send(cache.device, numbers)
+        move_rows_plain(cache, sent[1:], sent[:1])
+        return
+    many, heads, capacity, width = cache.shape
+    with device_of(cache):
+        for at in range(0, len(path), FEW):  # rows move down, so that the next ones are still there
+            few = [row - at for row in path[at : at + FEW]]
+            few += range(len(few), FEW)  # these stay
+            words = memoryview(array("H", few)).cast("B").cast("q")
+            move_path_kernel[(many, heads, -(-width // WIDTH))](
+                cache, *words, first + at, *cache.stride()[:3], capacity, width=width, count=FEW,
+                part=WIDTH, num_warps=4, **overlap(cache.device),
+            )  # fmt: skip
+
+
 def move_rows_plain(cache: Tensor, sources: Tensor, length: Tensor) -> None:
     """The same in plain PyTorch."""
     last = cache.shape[2] - 1
@@ -52,12 +76,35 @@ def move_rows_kernel(
 ):  # fmt: skip
     """Programs (buffer, head, some dimensions): all rows of a path, since they overlap."""
     begin(overlaps)
-    buffer = tl.program_id(0).to(tl.int64) * buffer_stride + tl.program_id(1) * head_stride
     row = tl.arange(0, padded)
-    d = tl.program_id(2) * part + tl.arange(0, part)
     to = tl.load(length_ptr) + row
     held = (row < count) & (to < capacity)
     source = tl.load(sources_ptr + row, mask=held, other=0)
+    _move(cache_ptr, source, to, held, buffer_stride, head_stride, row_stride, width, part)
+
+
+@jit
+def move_path_kernel(
+    cache_ptr, a: tl.int64, b: tl.int64, c: tl.int64, d: tl.int64, first, buffer_stride, head_stride,
+    row_stride, capacity, width: tl.constexpr, count: tl.constexpr, part: tl.constexpr,
+    overlaps: tl.constexpr,
+):  # fmt: skip
+    """As `move_rows_kernel`, of sixteen rows, counted from the first one: four in each of four words."""
+    begin(overlaps)
+    row = tl.arange(0, count)
+    word = tl.where(row < 8, tl.where(row < 4, a, b), tl.where(row < 12, c, d))
+    source = first + ((word >> row % 4 * 16) & 0xFFFF).to(tl.int32)
+    to = first + row
+    _move(cache_ptr, source, to, to < capacity, buffer_stride, head_stride, row_stride, width, part)
+
+
+@jit
+def _move(
+    cache_ptr, source, to, held, buffer_stride, head_stride, row_stride, width: tl.constexpr,
+    part: tl.constexpr,
+):  # fmt: skip
+    buffer = tl.program_id(0).to(tl.int64) * buffer_stride + tl.program_id(1) * head_stride
+    d = tl.program_id(2) * part + tl.arange(0, part)
     inside = held[:, None] & (d < width)[None, :]
     x = tl.load(cache_ptr + buffer + source[:, None] * row_stride + d, mask=inside, other=0.0)
     tl.debug_barrier()  # all are read before one is written

@@ -32,7 +32,7 @@ if not issubclass(JITFunction, type(attention.split_attention)):
 QUICK_PROFILE = os.environ.get("TOOLKIT_PROFILE", "quick") == "quick"
 KERNELS = set(
     "split_attention merge_splits rotate_and_store_kernel top_of_block top_of_blocks "
-    "add_and_norm_kernel skinny_linear move_rows_kernel activate_kernel "
+    "add_and_norm_kernel skinny_linear move_rows_kernel move_path_kernel activate_kernel "
     "fill_inputs_kernel take_children_kernel judge_kernel".split()
 )
 
@@ -112,8 +112,9 @@ def test_passes_and_slabs_of_other_sizes_share_kernels(compiled):
         depths, paths = inputs[1 : 1 + rows], inputs[1 + rows : 1 + 33 * rows].view(rows, 32)
         attention.tree_attention(query, *cache, inputs[rows : rows + 1], depths, paths, 0.125)
         move_rows.move_rows(cache, inputs[1:17], inputs[:1])
+        move_rows.move_path(cache, rows, [rows, 16 * capacity, 40000, 40001])
     names = Counter(kernel.name for kernel in {id(kernel): kernel for kernel in compiled}.values())
-    assert names == {"split_attention": 1, "merge_splits": 1, "move_rows_kernel": 1}
+    assert names == {"split_attention": 1, "merge_splits": 1, "move_rows_kernel": 1, "move_path_kernel": 1}
 
 
 @pytest.mark.parametrize(("width", "groups", "rows", "dtype"), QUICK if QUICK_PROFILE else ALL)
@@ -132,6 +133,7 @@ def test_no_kernel_spills(compiled, tmp_path, width, groups, rows, dtype):
     linear.SkinnyLinear.of(weights, x[0])(x, "gelu")
     activations.activate("silu", x, x)
     move_rows.move_rows(cache, integers(32), integers(1))
+    move_rows.move_path(cache, 9, [2])
     run_step_kernels(rows)
     assert {kernel.name for kernel in compiled} == KERNELS
     assert [kernel.name for kernel in compiled if spilled(kernel, tmp_path)] == []
@@ -149,6 +151,7 @@ def test_a_kernel_waits_for_those_before_it_before_it_reads_or_writes(compiled):
     linear.SkinnyLinear.of(weights)(x, "gelu")
     activations.activate("silu", x, x)
     move_rows.move_rows(cache, integers(32), integers(1))
+    move_rows.move_path(cache, 9, [2])
     run_step_kernels(5)
     assert {kernel.name for kernel in compiled} == KERNELS
     for kernel in compiled:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from toolkit.runtime.kernels.triton.move_rows import move_rows, move_rows_plain
+from toolkit.runtime.kernels.triton.move_rows import move_path, move_rows, move_rows_plain
 
 pytestmark = pytest.mark.cuda
 
@@ -25,4 +25,32 @@ def test_padding_beyond_the_buffer_is_left_alone(device):
     expected = cache.clone()
     table = torch.tensor([6, 7, 8, 9], dtype=torch.int32, device=device)
     move_rows(cache, table, torch.tensor([6], dtype=torch.int32, device=device))
+    assert torch.equal(cache, expected)
+
+
+@pytest.mark.parametrize("count", [1, 5, 16, 17, 40])
+def test_a_path_moves_whose_numbers_the_host_knows(device, count):
+    """In one launch for each sixteen rows; those that come later are not overwritten before."""
+    cache = torch.randn(4, 2, 64, 80, device=device)
+    path = torch.randperm(56, generator=torch.Generator().manual_seed(count))[:count].sort().values
+    expected = cache.clone()
+    expected[:, :, 7 : 7 + count] = cache[:, :, 7 + path]
+    move_path(cache, 7, path.tolist())
+    assert torch.equal(cache, expected)
+
+
+def test_a_path_of_far_rows_moves(device):
+    """Whose numbers take all bits that there are for them."""
+    cache = torch.randn(1, 1, 65540, 16, device=device)
+    expected, path = cache.clone(), [1, 255, 256, 32768, 65535]
+    expected[:, :, 1:6] = cache[:, :, [1 + row for row in path]]
+    move_path(cache, 1, path)
+    assert torch.equal(cache, expected)
+
+
+def test_a_path_at_the_end_of_the_buffer_moves(device):
+    cache = torch.randn(1, 1, 8, 16, device=device)
+    expected = cache.clone()
+    expected[:, :, 6] = cache[:, :, 7]
+    move_path(cache, 6, [1])
     assert torch.equal(cache, expected)
