@@ -89,7 +89,7 @@ def move_path_kernel(
     row_stride, capacity, width: tl.constexpr, count: tl.constexpr, part: tl.constexpr,
     overlaps: tl.constexpr,
 ):  # fmt: skip
-    """As `move_rows_kernel`, of sixteen rows, counted from the first one: four in each of four words."""
+    """As `move_rows_kernel`, of sixteen rows, counted from the first: four in each of four words."""
     begin(overlaps)
     row = tl.arange(0, count)
     word = tl.where(row < 8, tl.where(row < 4, a, b), tl.where(row < 12, c, d))
