@@ -30,7 +30,8 @@ def doctor(**chosen: Any) -> None:
 
     with show_progress():
         pipeline = options.make_pipeline(drafter="none", **chosen)
-        rows = {**machine(), **facts(pipeline.pool.load(pipeline.target))}
+        model = pipeline.pool.load(pipeline.target)
+        rows = {**machine(), **kernels(model), **facts(model)}
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, said in rows.items():
         table.add_row(name, said)
@@ -50,7 +51,6 @@ def machine() -> dict[str, str]:
     return {
         "CPU": cpu_model(),
         "instruction sets": ", ".join(supported()),
-        **kernels(),
         "threads": f"{torch.get_num_threads()} (OMP_NUM_THREADS sets them)",
         "waiting": waiting(),
         "PyTorch": ", ".join(
@@ -60,8 +60,35 @@ def machine() -> dict[str, str]:
     }
 
 
-def kernels() -> dict[str, str]:
-    """Which kernels run, where they are, and why no faster ones do."""
+def kernels(model: LoadedModel) -> dict[str, str]:
+    """Which kernels run on a model's device, and why not ours or no faster ones."""
+    from toolkit.runtime.kernels import structs
+
+    if model.device.type == "cuda":
+        return on_gpu(model)
+    if model.device.type != "cpu" or model.dtype not in structs.DTYPES:
+        return {"kernels": "PyTorch's, because ours are for fp32 and bf16 on CPU"}
+    return in_c()
+
+
+def on_gpu(model: LoadedModel) -> dict[str, str]:
+    """The GPU of a model, and whether our kernels run on it."""
+    import torch
+
+    from toolkit.runtime.kernels.triton import jit
+    from toolkit.runtime.machine.cpu import gpu_driver
+
+    card, driver = torch.cuda.get_device_name(model.device), gpu_driver() or "unknown"
+    reason = jit.why_not(model.device, model.dtype)
+    return {
+        "GPU": f"{card}, driver {driver}, CUDA {torch.version.cuda}",
+        "Triton": jit.version or "not installed",
+        "kernels": f"PyTorch's, because {reason}" if reason else "our own in Triton",
+    }
+
+
+def in_c() -> dict[str, str]:
+    """Which kernels run on the CPU, where they are, and why no faster ones do."""
     from toolkit.runtime.kernels import build, native
 
     found, allowed = native.library(), build.isas()
@@ -94,13 +121,12 @@ def _set(*names: str) -> list[str]:
 
 def facts(model: LoadedModel) -> dict[str, str]:
     """Facts about a loaded model on this machine."""
-    from toolkit.runtime.kernels import structs
     from toolkit.runtime.machine.disk import said
     from toolkit.runtime.numerics import find_level
     from toolkit.runtime.static_step import reason_not_whole
 
+    executor, level = model.executor, find_level(model)  # may find that nothing can be captured
     reason = reason_not_whole(model)
-    executor, level = model.executor, find_level(model)
     facts = {
         "model": f"{model.name}, {str(model.dtype).removeprefix('torch.')} on {model.device}",
         "executor": f"{executor.name}, because {executor.why}",
@@ -112,6 +138,4 @@ def facts(model: LoadedModel) -> dict[str, str]:
     }
     if busy := said("busy"):
         facts["timing"] = busy
-    if model.device.type != "cpu" or model.dtype not in structs.DTYPES:
-        facts["kernels"] = "PyTorch's, because ours are for fp32 and bf16 on CPU"
     return facts

@@ -68,9 +68,14 @@ class Device(click.Choice[str]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         name, _, number = str(value).partition(":")
-        if name == "cuda" and number.isdecimal():
-            return str(value)
-        return super().convert(value, param, ctx)
+        if value not in self.choices and not (name == "cuda" and number.isdecimal()):
+            known = ", ".join(self.choices)
+            self.fail(
+                f"no device {quote(value)}: there are {known}, and cuda:1 for the second GPU",
+                param,
+                ctx,
+            )
+        return str(value)
 
 
 class TemplateArg(click.ParamType[tuple[str, Any]]):

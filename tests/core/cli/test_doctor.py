@@ -1,13 +1,17 @@
 """`toolkit doctor` says what runs here, and why."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from click.testing import CliRunner
+from tape import Tape
 
 from toolkit.cli import main
-from toolkit.cli.doctor import kernels, machine
-from toolkit.runtime.compute.executors import fastest
+from toolkit.cli.doctor import in_c, kernels, machine
+from toolkit.runtime.compute.executors import captured, fastest
 from toolkit.runtime.kernels import build, native
+from toolkit.runtime.kernels.triton import jit
 from toolkit.runtime.machine import disk
 from toolkit.runtime.machine.remembered import LIMITS
 
@@ -62,11 +66,54 @@ def test_why_not_the_fastest(monkeypatch):
     monkeypatch.setattr(build, "load", refused)
     monkeypatch.setenv("TOOLKIT_ISA", "middle")
     with native.using(lowest):
-        rows = kernels()
+        rows = in_c()
     assert rows["kernels"].startswith(f"our own in C, for {lowest}, compiled into ")
     assert rows["not in use"] == (
         "high: TOOLKIT_ISA=middle; middle: the system does not let us use middle"
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "our own in Triton"),
+        ({"triton": None}, "PyTorch's, because Triton is not installed"),
+        ({"launch_failure": lambda _: "OSError: no cc"}, "PyTorch's, because OSError: no cc"),
+    ],
+    ids=["launches", "no Triton", "no compiler"],
+)
+def test_on_a_gpu_triton_is_what_counts(monkeypatch, change, said):
+    """No C kernel is compiled to say so."""
+    usual = {"triton": jit, "version": "3.6.0", "INTERPRETED": False, "launch_failure": lambda _: None}
+    for name, value in {**usual, **change}.items():
+        monkeypatch.setattr(jit, name, value)
+    monkeypatch.setattr(native, "_best", lambda: pytest.fail("a kernel in C was looked for"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr("toolkit.runtime.machine.cpu.gpu_driver", lambda: "580.95")
+    model = SimpleNamespace(device=torch.device("cuda:1"), dtype=torch.bfloat16)
+    assert kernels(model) == {
+        "GPU": "card 1, driver 580.95, CUDA 13.0", "Triton": "3.6.0", "kernels": said
+    }  # fmt: skip
+
+
+def test_passes_that_are_graphs(monkeypatch, target):
+    monkeypatch.setattr(captured, "recorder_for", lambda _: Tape())
+    _, output = said("--target", target, "--dtype", "fp64")
+    assert "passes of up to 64 rows run as CUDA graphs, with PyTorch's attention" in output
+    assert "as one graph each, where trees have one shape" in output
+
+
+def test_graphs_that_cannot_be_captured(monkeypatch, target):
+    class Refuses(Tape):
+        def record(self, run):
+            raise RuntimeError("no such operation")
+
+    monkeypatch.setattr(captured, "recorder_for", lambda _: Refuses())
+    _, output = said("--target", target, "--dtype", "fp64")
+    why = "because capturing failed: RuntimeError: no such operation"
+    assert f"passes run layer by layer, {why}" in output
+    assert f"pass by pass, {why}" in output
 
 
 def test_what_a_busy_machine_showed_is_said(monkeypatch):

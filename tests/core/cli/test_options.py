@@ -72,8 +72,10 @@ def test_choices_are_those_of_the_pool(option, known):
 
 def test_a_device_may_be_one_of_several_gpus():
     assert chosen(options.device(), arguments=["--device", "cuda:1"]) == {"device": "cuda:1"}
-    with pytest.raises(click.BadParameter, match="'gpu' is not one of 'auto', 'cpu', 'cuda'"):
-        options.Device(["auto", "cpu", "cuda"]).convert("gpu", None, None)
+    for wrong in ("gpu", "cuda:x", "cuda:"):
+        said = f"no device '{wrong}': there are auto, cpu, cuda, and cuda:1 for the second GPU"
+        with pytest.raises(click.BadParameter, match=said):
+            options.Device(["auto", "cpu", "cuda"]).convert(wrong, None, None)
 
 
 @pytest.mark.parametrize("command", ["run", "costs", "doctor"])

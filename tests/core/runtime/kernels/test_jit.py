@@ -3,6 +3,7 @@
 import ast
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,22 +33,32 @@ def test_a_kernel_that_cannot_be_launched_is_no_error(monkeypatch, caplog, error
     monkeypatch.setattr(disk, "_said", {})
     monkeypatch.setattr(jit, "probe", Fails(error))
     with caplog.at_level(logging.WARNING):
-        assert not jit.launches.__wrapped__(torch.device("cpu"))
+        why = jit.launch_failure.__wrapped__(torch.device("cpu"))
+    assert why == f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     assert [record.getMessage() for record in caplog.records] == [
-        f"Our kernels are not used on cpu: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        f"Our kernels are not used on cpu: {why}"
     ]
 
 
-@pytest.mark.parametrize("works", [True, False])
-def test_kernels_run_where_they_can_be_launched(monkeypatch, works):
+GPU = torch.device("cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "failure", "why"),
+    [
+        (GPU, torch.bfloat16, None, None),
+        (GPU, torch.bfloat16, "no C compiler", "no C compiler"),
+        (GPU, torch.double, None, "ours compute in float32"),
+        (torch.device("cpu"), torch.float, None, "ours in Triton are for CUDA"),
+    ],
+    ids=str,
+)
+def test_kernels_run_where_they_can_be_launched(monkeypatch, device, dtype, failure, why):
     monkeypatch.setattr(jit, "triton", object())
     monkeypatch.setattr(jit, "INTERPRETED", False)
-    monkeypatch.setattr(jit, "launches", lambda device: works)
-
-    class OnGpu:
-        is_cuda, dtype, device = True, torch.bfloat16, torch.device("cuda:0")
-
-    assert jit.runs(OnGpu()) == works
+    monkeypatch.setattr(jit, "launch_failure", lambda _: failure)
+    assert jit.why_not(device, dtype) == why
+    assert jit.runs(SimpleNamespace(device=device, dtype=dtype)) == (why is None)
 
 
 def launches(tree):

@@ -63,8 +63,8 @@ def find_difference(
 def find_difference_of_graphs(
     captured: Captured, expected: Tensor, module: PreTrainedModel, windows: tuple[int | None, ...]
 ) -> str | None:
-    """As `find_difference`, of a captured pass, which has kernels of its own; None where there is none,
-    or where a layer's window hides some of the tokens."""
+    """As `find_difference`, of a captured pass, which has kernels of its own, or why capturing failed;
+    None where there is no memory for it, or where a layer's window hides some of the tokens."""
     if expected.is_meta or any(window is not None and window < ROWS for window in windows):
         return None
     tokens = torch.linspace(0, module.config.vocab_size - 1, ROWS).long().tolist()
@@ -73,7 +73,7 @@ def find_difference_of_graphs(
     except torch.OutOfMemoryError:  # which the first request will say
         return None
     if graph is None:
-        return None
+        return captured.failure
     graph.replay()
     return _differ(graph.logits[:ROWS], expected, module.dtype)
 

@@ -149,9 +149,11 @@ class SideBySide:
 def kernels_for(module: Any) -> list[type[Kernel]]:
     """The kernels that can multiply by the weights of a loaded module; PyTorch's first."""
     mixed = {part.dtype for part in module.parameters()} != {module.dtype}
-    if module.device.type == "cuda" and module.dtype.itemsize == 2 and jit.tl and not mixed:
-        return [Stock, SkinnyLinear]
-    if module.device.type != "cpu" or module.dtype not in PACKABLE or mixed:
+    if mixed:
+        return [Stock]
+    if module.device.type == "cuda" and module.dtype.itemsize == 2:
+        return [Stock] if jit.why_not(module.device, module.dtype) else [Stock, SkinnyLinear]
+    if module.device.type != "cpu" or module.dtype not in PACKABLE:
         return [Stock]
     ours: list[type[Kernel]] = [] if native.library() is None else [Blocked]
     theirs: list[type[Kernel]] = [Packed] if onednn_packs(module.dtype) else []

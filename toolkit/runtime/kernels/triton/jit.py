@@ -25,6 +25,7 @@ except ImportError:  # PyTorch for CPUs comes without it
 
 __all__ = [
     "TritonError", "begin", "device_of", "jit", "overlap", "power_of_two", "runs", "tl", "version",
+    "why_not",
 ]  # fmt: skip
 
 version = getattr(triton, "__version__", None)
@@ -56,12 +57,19 @@ def jit(function: Any) -> Any:
 
 
 def runs(tensor: Tensor) -> bool:
-    """Whether the kernels run for a tensor: Triton is here, and it is on a GPU or interpreted. They
-    compute in float32, so float64 is PyTorch's."""
-    wide = tensor.dtype is torch.float64
-    if triton is None or wide:
-        return False
-    return INTERPRETED or (tensor.is_cuda and launches(tensor.device))
+    """Whether the kernels run for a tensor."""
+    return why_not(tensor.device, tensor.dtype) is None
+
+
+def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the kernels do not run for tensors there; None where they do."""
+    if triton is None:
+        return "Triton is not installed"
+    if dtype is torch.float64:
+        return "ours compute in float32"
+    if INTERPRETED:
+        return None
+    return launch_failure(device) if device.type == "cuda" else "ours in Triton are for CUDA"
 
 
 @jit
@@ -70,18 +78,18 @@ def probe(number_ptr):
 
 
 @cache
-def launches(device: torch.device) -> bool:
-    """Whether Triton can launch kernels there: it needs a C compiler, Python's headers and a driver. A
-    warning says once why not."""
+def launch_failure(device: torch.device) -> str | None:
+    """Why Triton cannot launch kernels there: it needs a C compiler, Python's headers and a driver.
+    None where it can; else a warning says so once."""
     number = torch.zeros(1, device=device)
     try:
         with device_of(number):
             probe[(1,)](number)
     except Exception as error:  # noqa: BLE001 of many kinds
-        why = str(error).partition("\n")[0]
-        say_once("triton", f"Our kernels are not used on {device}: {type(error).__name__}: {why}")
-        return False
-    return True
+        why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        say_once("triton", f"Our kernels are not used on {device}: {why}")
+        return why
+    return None
 
 
 @cache

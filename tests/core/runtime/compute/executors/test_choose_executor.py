@@ -39,6 +39,21 @@ def test_graphs_that_do_not_are_left_out(monkeypatch):
     assert "its logits differ" in pool.load("it").executor.why
 
 
+def test_what_cannot_be_captured_is_not_tried_again(monkeypatch):
+    tries = []
+
+    class Refuses(Tape):
+        def record(self, run):
+            tries.append(run)
+            raise RuntimeError("no such operation")
+
+    monkeypatch.setattr(captured, "recorder_for", lambda _: Refuses())
+    pool = Pool(modules={"it": copy.deepcopy(tiny("llama")).double()})
+    found = Pipeline("it", drafter="none", pool=pool).generate([5, 9, 33], max_new_tokens=4)
+    assert found.steps_run == "pass by pass, because capturing failed: RuntimeError: no such operation"
+    assert len(tries) == 1
+
+
 def test_a_graph_that_is_made_in_inference_mode_is_used_outside():
     pool = Pool(modules={"it": copy.deepcopy(tiny("llama")).double()})
     with torch.inference_mode():

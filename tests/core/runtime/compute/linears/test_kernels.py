@@ -50,16 +50,20 @@ def test_our_rows_keep_their_bits(dtype, rows, inputs, outputs, data):
     assert torch.equal(linear(x)[row], linear(x[row : row + 1])[0])
 
 
-@pytest.mark.skipif(jit.tl is None, reason="Triton is not installed")
 @pytest.mark.parametrize(
-    ("dtype", "found"),
+    ("dtype", "failure", "found"),
     [
-        (torch.bfloat16, [Stock, SkinnyLinear]),
-        (torch.half, [Stock, SkinnyLinear]),
-        (torch.float, [Stock]),
+        (torch.bfloat16, None, [Stock, SkinnyLinear]),
+        (torch.half, None, [Stock, SkinnyLinear]),
+        (torch.half, "no C compiler", [Stock]),
+        (torch.float, None, [Stock]),
     ],
 )
-def test_a_gpu_has_a_kernel_of_ours_for_two_bytes(dtype, found):
+def test_a_gpu_has_a_kernel_of_ours_for_two_bytes(monkeypatch, dtype, failure, found):
+    """Where Triton can launch it: PyTorch would multiply in its name."""
+    monkeypatch.setattr(jit, "triton", object())
+    monkeypatch.setattr(jit, "INTERPRETED", False)
+    monkeypatch.setattr(jit, "launch_failure", lambda _: failure)
     module = SimpleNamespace(
         device=torch.device("cuda"), dtype=dtype, parameters=lambda: [torch.zeros(1, dtype=dtype)]
     )
