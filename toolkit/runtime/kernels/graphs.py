@@ -43,6 +43,7 @@ class CudaGraphs:
 
     device: torch.device
     _graphs: WeakSet[Any] = field(init=False, factory=WeakSet)  # that live
+    _broken: list[Any] = field(init=False, factory=list)  # PyTorch's allocator may still use them
     _stream: Any = field(init=False, default=None)  # one, since libraries keep memory for each
     _side: Any = field(init=False, default=None)
 
@@ -56,20 +57,31 @@ class CudaGraphs:
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
     def _capture(self, run: Thunk) -> tuple[Callable[[], None], Tensor]:
-        stream = self._stream
+        stream, failure = self._stream, None
         living = next(iter(self._graphs), None)  # kept alive while this one is captured
         pool = torch.cuda.graph_pool_handle() if living is None else living.pool()
-        with torch.cuda.device(self.device):
+        # PyTorch stays on the capture's stream where ending the capture fails.
+        with torch.cuda.device(self.device), torch.cuda.stream(torch.cuda.current_stream()):
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UPS):
                     run()
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(
-                graph, pool=pool, stream=stream, capture_error_mode="thread_local"
-            ):
-                result = run()
+            try:
+                with torch.cuda.graph(
+                    graph, pool=pool, stream=stream, capture_error_mode="thread_local"
+                ):
+                    try:
+                        result = run()
+                    except BaseException as error:
+                        failure = error  # the error of ending the capture would hide it
+                        raise
+            except BaseException:
+                self._broken.append(graph)
+                if failure is not None:
+                    raise failure from None
+                raise
         self._graphs.add(graph)
         return graph.replay, result
 
@@ -80,10 +92,12 @@ class CudaGraphs:
             self._side = torch.cuda.Stream(self.device)
         main = torch.cuda.current_stream(self.device)
         self._side.wait_stream(main)
-        one = first()
-        with torch.cuda.stream(self._side):
-            other = second()
-        main.wait_stream(self._side)
+        try:
+            one = first()
+            with torch.cuda.stream(self._side):
+                other = second()
+        finally:  # a capture cannot end before its streams are joined
+            main.wait_stream(self._side)
         return one, other
 
 

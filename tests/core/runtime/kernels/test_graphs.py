@@ -69,3 +69,45 @@ def test_what_triton_cannot_compile_cannot_be_captured(cuda):
 
     with pytest.raises(RuntimeError, match="TritonError: out of resource"):
         CudaGraphs(torch.device("cuda")).record(run)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), KeyboardInterrupt()])
+def test_what_failed_in_a_capture_is_said(cuda, error):
+    """And not that the capture could not be ended, as where a stream was not joined or an operation
+    invalidated it. Whoever records goes on with the stream that was current before."""
+
+    class Capture:
+        def __init__(self, graph, **_):
+            pass
+
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *_):
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def run():
+        if cuda.CUDAGraph.called:  # after the warm-ups
+            raise error
+
+    cuda.graph, current = Capture, cuda.current_stream.return_value
+    recorder = CudaGraphs(torch.device("cuda"))
+    with pytest.raises(type(error)) as raised:
+        recorder.record(run)
+    assert raised.value is error
+    assert cuda.stream.call_args_list[0].args == (current,)
+    assert cuda.stream.return_value.__exit__.call_count == cuda.stream.call_count == 2
+    assert recorder._broken == [cuda.CUDAGraph()]
+
+
+def test_streams_are_joined_after_a_failure(cuda):
+    recorder, main = CudaGraphs(torch.device("cuda")), cuda.current_stream.return_value
+
+    def fail():
+        raise ValueError("no")
+
+    for parts in ((fail, object), (object, fail)):
+        main.wait_stream.reset_mock()
+        with pytest.raises(ValueError, match="no"):
+            recorder.both(*parts)
+        main.wait_stream.assert_called_once_with(cuda.Stream())

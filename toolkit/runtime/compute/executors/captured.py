@@ -343,7 +343,8 @@ class Captured:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            first_line = str(error).partition("\n")[0]
+            self.failure = f"{type(error).__name__}: {first_line}"
             return None
         self.captures += 1
         return Graph(inputs, replay, logits, tables, masks, *queries)

@@ -233,7 +233,7 @@ def _attend_split(
         acc = tl.dot(weights.to(v.dtype), v, acc * before[:, None], input_precision="ieee")
         top = now
     part = (head * rows * groups + row) * splits + s
-    sums = sums_ptr + part[:, None] * width
+    sums = sums_ptr + part[:, None].to(tl.int64) * width
     tl.store(sums + d, acc, mask=live[:, None] & (d < width))
     tl.store(stats_ptr + part * 2, top, mask=live)
     tl.store(stats_ptr + part * 2 + 1, total, mask=live)
@@ -265,7 +265,7 @@ def merge_splits(
         tops = tl.load(stats_ptr + part * 2, mask=held, other=float("-inf"))
         totals = tl.load(stats_ptr + part * 2 + 1, mask=held, other=0.0)
         sums = tl.load(
-            sums_ptr + part[:, None] * width + d, mask=held[:, None] & (d < width), other=0.0
+            sums_ptr + part[:, None].to(tl.int64) * width + d, mask=held[:, None] & (d < width), other=0.0
         )
         now = tl.maximum(top, tl.max(tops, 0))
         base = tl.where(now == float("-inf"), 0.0, now)

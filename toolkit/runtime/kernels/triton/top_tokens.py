@@ -79,7 +79,7 @@ def top_of_block(
     token = part * block + tl.arange(0, block)
     inside = token < vocabulary
     x = tl.load(logits_ptr + row * stride + token, mask=inside, other=float("-inf")).to(tl.float32)
-    top = tl.max(x, 0)
+    top = tl.max(tl.where(x == x, x, float("-inf")), 0)  # NaN comes in with the sum
     base = tl.where(top == float("-inf"), 0.0, top)
     to = row * blocks + part
     tl.store(sums_ptr + to * 2, top)
@@ -120,15 +120,26 @@ def top_of_blocks(
 
 @jit
 def _greatest(x, token, left, k: tl.constexpr, padded: tl.constexpr):
-    """The k greatest of x where `left`, of equals those with the lowest tokens; −1 where none is."""
+    """The k greatest of x where `left`, of equals those with the lowest tokens; −1 where none is. As in
+    PyTorch, NaN is above all numbers: they are compared by integers in the same order."""
     lanes = tl.arange(0, padded)
-    values = tl.full((padded,), float("-inf"), tl.float32)
+    bits = tl.where(x != x, float("nan"), x + 0.0).to(tl.int32, bitcast=True)  # −0 + 0 is 0
+    order = _flip(bits)
+    values = tl.full((padded,), -2147483648, tl.int32)
     ids = tl.full((padded,), -1, tl.int32)
     for i in tl.static_range(k):
-        best = tl.max(tl.where(left, x, float("-inf")), 0)
+        best = tl.max(tl.where(left, order, -2147483648), 0)
         # −inf is a logit, too: masked vocabularies have it.
-        chosen = tl.min(tl.where(left & (x == best), token, 2147483647), 0)
+        chosen = tl.min(tl.where(left & (order == best), token, 2147483647), 0)
         left = left & (token != chosen)
         values = tl.where(lanes == i, best, values)
         ids = tl.where(lanes == i, tl.where(chosen == 2147483647, -1, chosen), ids)
-    return values, ids
+    found = _flip(values).to(tl.float32, bitcast=True)
+    return tl.where(ids < 0, float("-inf"), found), ids
+
+
+@jit
+def _flip(bits):
+    """The bits of floats as integers in the same order, and back: all but the sign of negative ones are
+    inverted."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)

@@ -44,3 +44,28 @@ def test_a_view_of_a_wider_product(device):
 def test_float64_is_not_rounded_to_float32(device):
     logits = torch.tensor([[1.0, 1.0 + 1e-12, 0.5]], dtype=torch.float64, device=device)
     assert top_tokens(logits, 2)[1].tolist() == [[1, 0]]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # inf - inf, as the interpreter has it
+@pytest.mark.parametrize("nan", [float("nan"), -float("nan")])
+def test_nan_is_above_all(device, nan):
+    """As in PyTorch, in one block of logits or several, with infinities, zeros of both signs."""
+    inf, rng = float("inf"), torch.Generator().manual_seed(3)
+    logits = torch.randn(4, 9000, generator=rng)
+    logits[0] = nan
+    logits[1, [8000, 4100, 2]] = torch.tensor([nan, nan, inf])
+    logits[2, [8000, 5]] = torch.tensor([-0.0, 0.0])
+    logits[2, :5], logits[2, 6:8000], logits[2, 8001:] = -1.0, -inf, nan
+    logits = logits.to(device)
+    values, tokens, normaliser = top_tokens(logits, 5)
+    expected = top_tokens_plain(logits, 5)
+    assert torch.equal(tokens, expected[1])
+    torch.testing.assert_close(values, expected[0], equal_nan=True, rtol=0, atol=0)
+    torch.testing.assert_close(normaliser, expected[2], equal_nan=True)
+    assert tokens[:, 0].tolist() == logits.max(-1).indices.tolist()
+
+
+def test_zeros_of_both_signs_are_equal(device):
+    logits = torch.full((1, 9), -1.0, device=device)
+    logits[0, [2, 5, 7]] = torch.tensor([-0.0, 0.0, -0.0], device=device)
+    assert top_tokens(logits, 3)[1].tolist() == [[2, 5, 7]]
