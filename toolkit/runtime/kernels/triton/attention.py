@@ -264,9 +264,8 @@ def merge_splits(
         part = (head * rows * groups + row) * splits + s
         tops = tl.load(stats_ptr + part * 2, mask=held, other=float("-inf"))
         totals = tl.load(stats_ptr + part * 2 + 1, mask=held, other=0.0)
-        sums = tl.load(
-            sums_ptr + part[:, None].to(tl.int64) * width + d, mask=held[:, None] & (d < width), other=0.0
-        )
+        sums = sums_ptr + part[:, None].to(tl.int64) * width
+        sums = tl.load(sums + d, mask=held[:, None] & (d < width), other=0.0)
         now = tl.maximum(top, tl.max(tops, 0))
         base = tl.where(now == float("-inf"), 0.0, now)
         before, weights = tl.exp2(top - base), tl.exp2(tops - base)
