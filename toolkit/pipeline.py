@@ -128,7 +128,7 @@ class Pipeline:
             require_temperature(self.verifier, self.sampling)
         whole = {self.kv.cls.name, self.draft_kv.cls.name} == {"full"} and not self.defaults.options
         if shaper is None:  # now that it is known how tokens are drawn
-            graphs = whole and not limits.cut_trees and self.pool.records_steps
+            graphs = whole and not limits.cut_trees and self.pool.records_steps(self.models)
             default = default_shaper(choice, self.verifier, self.sampling, graphs=graphs)
             self.shaper = self._resolve("shaper", None, default)
         self._require_fitting_models()

@@ -5,6 +5,7 @@ import torch
 from transformers import GenerationConfig
 
 from toolkit import Limits, Pipeline, Pool, Sampling
+from toolkit.conformance.models import noisy, tiny
 from toolkit.errors import MismatchError
 from toolkit.fit import make_proposer
 
@@ -72,3 +73,10 @@ def test_the_default_shaper_on_a_gpu(monkeypatch, options, shaper):
     pipeline = Pipeline(pool=pool, **options)
     assert pipeline.specs["shaper"] == shaper
     assert ("one CUDA graph" in pipeline.reasons["shaper"]) == (shaper == "growmap")
+
+
+def test_the_default_shaper_of_a_module_on_the_cpu(monkeypatch):
+    """Though models that are loaded would be on a GPU."""
+    monkeypatch.setattr(Pool, "torch_device", property(lambda _: torch.device("cuda")))
+    pool = Pool(modules={"it": tiny("llama"), "noisy": noisy("llama")})
+    assert Pipeline("it", drafter="model:noisy", pool=pool).specs["shaper"] == "adaptive"

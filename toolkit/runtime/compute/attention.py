@@ -264,9 +264,11 @@ def masked_attention(
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, config: AttentionConfig) -> Tensor:
     """Attention [1, P, H, D] of a whole prompt over itself, a block of queries at a time."""
-    at, blocks = torch.arange(query.shape[2], device=query.device), []
-    for block in at.split(BLOCK):
-        first, last = int(block[0]), int(block[0]) + len(block)
+    count, blocks = query.shape[2], []
+    at = torch.arange(count, device=query.device)
+    for first in range(0, count, BLOCK):
+        last = min(first + BLOCK, count)
+        block = at[first:last]
         mask = at[None, :last] <= block[:, None]
         if config.window is not None:
             mask &= block[:, None] - at[None, :last] < config.window

@@ -12,6 +12,8 @@ from toolkit.runtime.kernels.build import isas
 from toolkit.runtime.models.locate import Location, locate, named_target
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
     from transformers import PreTrainedModel
 
@@ -80,10 +82,12 @@ class Pool:
             return torch.device("cuda" if _cuda_is_here() else "cpu")
         return torch.device(self.device)
 
-    @property
-    def records_steps(self) -> bool:
-        """Whether whole steps may run as CUDA graphs here."""
-        return self.executor == "auto" and self.torch_device.type == "cuda"
+    def records_steps(self, names: Iterable[str]) -> bool:
+        """Whether whole steps of these models may run as CUDA graphs. Modules in memory stay where they
+        are."""
+        held = [self.modules.get(name) for name in names]
+        devices = {self.torch_device if module is None else module.device for module in held}
+        return self.executor == "auto" and {device.type for device in devices} == {"cuda"}
 
     @property
     def torch_dtype(self) -> torch.dtype | None:

@@ -1,7 +1,9 @@
 """Each model is found and loaded once, where and as the pool says."""
 
 import copy
+from types import SimpleNamespace
 
+import attrs
 import pytest
 import torch
 
@@ -132,3 +134,13 @@ def test_a_pool_changes_none_of_its_arguments():
     Pipeline(tiny("gpt2"), pool=pool)
     assert (aliases, list(modules)) == ({"mine": "owner/mine"}, ["it"])
     assert "stories-11m" in pool.aliases
+
+
+def test_whole_steps_are_graphs_where_all_models_are_on_a_gpu(monkeypatch):
+    on_gpu, on_cpu = (SimpleNamespace(device=torch.device(name)) for name in ("cuda:1", "cpu"))
+    pool = Pool(modules={"there": on_gpu, "here": on_cpu})
+    assert not pool.records_steps(["stories-11m"])
+    monkeypatch.setattr(Pool, "torch_device", property(lambda _: torch.device("cuda")))
+    assert pool.records_steps(["stories-11m", "there"])
+    assert not pool.records_steps(["stories-11m", "here"])
+    assert not attrs.evolve(pool, executor="functional").records_steps(["there"])
