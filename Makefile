@@ -6,8 +6,9 @@ BIN := .venv/bin
 STAMP := .venv/.set-up
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-# PyTorch's builds for CUDA bring a Triton of their own, so that constraints.txt cannot pin it.
-TRITON := 3.6.0
+# Builds of PyTorch for CUDA bring their own Triton, so that constraints.txt cannot pin it. This is the
+# one of PyTorch 2.13, for builds without.
+TRITON := 3.7.1
 
 # The same pins for the environments that pip builds in: the first for pip before 25.3, the second since.
 export PIP_CONSTRAINT := constraints.txt
