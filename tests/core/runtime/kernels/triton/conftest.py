@@ -10,6 +10,19 @@ import pytest
 import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DTYPES = [torch.float32, torch.float16, *([] if INTERPRETED else [torch.bfloat16])]  # which it lacks
+BOUND = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 1e-2}
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture
+def bound(dtype):
+    """The most that a result, as a whole, may differ from the exact one, relative to it."""
+    return BOUND[dtype]
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,14 @@ pytestmark = [
 
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("act", ACTS)
-def test_it_equals_the_plain_form(device, act, gated):
+def test_it_equals_the_plain_form(device, dtype, act, gated):
     """For rows of several programs, which are parts of longer ones."""
     rng = torch.Generator().manual_seed(0)
-    gate, up = (3 * torch.randn(3, 2 * 1100, generator=rng)).to(device).chunk(2, 1)
+    gate, up = (3 * torch.randn(3, 2 * 1100, generator=rng)).to(device, dtype).chunk(2, 1)
     got = activate(act, gate, up if gated else None)
     expected = activate_plain(act, gate.double(), up.double() if gated else None)
-    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
+    close = max(1e-5, torch.finfo(dtype).eps)
+    torch.testing.assert_close(got.double(), expected, rtol=close, atol=close)
 
 
 def test_large_numbers_stay_finite(device):

@@ -1,4 +1,5 @@
-"""Every kernel compiles for an H100 without one, and keeps its numbers in registers."""
+"""Every kernel compiles for an H100 without one, keeps its numbers in registers, and fits into its
+shared memory."""
 
 import os
 import re
@@ -30,6 +31,8 @@ if not issubclass(JITFunction, type(attention.split_attention)):
     pytest.skip("Triton interprets in this process", allow_module_level=True)
 
 QUICK_PROFILE = os.environ.get("TOOLKIT_PROFILE", "quick") == "quick"
+VOCABULARY = 262144  # Gemma's
+SHARED = 232448  # bytes that a program may have, of an H100
 KERNELS = set(
     "split_attention merge_splits rotate_and_store_kernel top_of_block top_of_blocks "
     "add_and_norm_kernel skinny_linear move_rows_kernel move_path_kernel activate_kernel "
@@ -89,10 +92,14 @@ def run_step_kernels(nodes):
 
 
 # D, query heads of a KV head, M, dtype
-QUICK = [(80, 1, 16, torch.bfloat16)]
+QUICK = [
+    (80, 1, 16, torch.bfloat16),
+    (128, 4, 64, torch.float16),
+    (256, 4, 64, torch.float32),
+]
 ALL = [
     (width, groups, rows, dtype)
-    for width in (64, 80, 96, 128)
+    for width in (64, 80, 96, 128, 256)
     for groups in (1, 4)
     for rows in (1, 16, 64)
     for dtype in (torch.bfloat16, torch.float16, torch.float32)
@@ -119,7 +126,7 @@ def test_passes_and_slabs_of_other_sizes_share_kernels(compiled):
 
 
 @pytest.mark.parametrize(("width", "groups", "rows", "dtype"), QUICK if QUICK_PROFILE else ALL)
-def test_no_kernel_spills(compiled, tmp_path, width, groups, rows, dtype):
+def test_kernels_fit_into_registers_and_shared_memory(compiled, tmp_path, width, groups, rows, dtype):
     cache = torch.zeros(2, 2, 1024, width, dtype=dtype)
     query = torch.zeros(rows, 2 * groups, width, dtype=dtype)
     key = torch.zeros(rows, 2, width, dtype=dtype)
@@ -128,7 +135,7 @@ def test_no_kernel_spills(compiled, tmp_path, width, groups, rows, dtype):
         query, *cache, integers(1), integers(rows), integers(rows, 32), width**-0.5
     )
     rotary.rotate_and_store(query, key, key, *tables, integers(rows), integers(rows), *cache)
-    top_tokens.top_tokens(torch.zeros(rows, 50304, dtype=dtype), 8)
+    top_tokens.top_tokens(torch.zeros(rows, VOCABULARY, dtype=dtype), 8)
     x, weights = torch.zeros(rows, 2560, dtype=dtype), torch.zeros(2560, 2560, dtype=dtype)
     norms.add_and_norm(x, (x, x), ((x[0], x[0]),) * 2, 1e-5, False)
     linear.SkinnyLinear.of(weights, x[0])(x, "gelu")
@@ -138,6 +145,7 @@ def test_no_kernel_spills(compiled, tmp_path, width, groups, rows, dtype):
     run_step_kernels(rows)
     assert {kernel.name for kernel in compiled} == KERNELS
     assert [kernel.name for kernel in compiled if spilled(kernel, tmp_path)] == []
+    assert {k.name: k.metadata.shared for k in compiled if k.metadata.shared > SHARED} == {}
 
 
 def test_a_kernel_waits_for_those_before_it_before_it_reads_or_writes(compiled):

@@ -7,8 +7,8 @@ pytestmark = pytest.mark.cuda
 
 
 @pytest.mark.parametrize("sources", [[6, 7, 10, 11, 13], [5]])
-def test_rows_move_down_in_all_layers(device, sources):
-    cache = torch.randn(4, 2, 16, 80, device=device)
+def test_rows_move_down_in_all_layers(device, dtype, sources):
+    cache = torch.randn(4, 2, 16, 80, device=device).to(dtype)
     expected = cache.clone()
     expected[:, :, 5 : 5 + len(sources)] = cache[:, :, sources]
     plain = cache.clone()
