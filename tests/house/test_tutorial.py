@@ -6,7 +6,7 @@ import re
 import pytest
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FEW = 15  # examples of each property: the tests of the kit try more
+FEW = 8  # examples of each property: the tests of the kit try more
 FILE = re.compile(r"`([\w.]+\.py)`")
 
 

@@ -20,7 +20,7 @@ PRODUCT = cases.product(REGISTRY)
 NIGHTLY = os.environ.get("TOOLKIT_PROFILE") == "nightly"
 COMBINATIONS = PRODUCT if NIGHTLY else cases.pairwise(PRODUCT)
 QUICK = os.environ.get("TOOLKIT_PROFILE", "quick") == "quick"
-EXAMPLES = settings(max_examples=15 if QUICK else settings.default.max_examples)  # of each
+EXAMPLES = settings(max_examples=12 if QUICK else settings.default.max_examples)  # of each
 
 
 def named(combination):
@@ -48,7 +48,7 @@ def test_tokens_and_cache_equal_ar(combination):
 
 @pytest.mark.parametrize("holds", decoding.PER_CASE, ids=lambda holds: holds.__name__)
 def test_anything_goes(holds):
-    @settings(max_examples=3 * settings.default.max_examples)
+    @settings(max_examples=2 * settings.default.max_examples)
     @given(st.sampled_from(PRODUCT).flatmap(lambda c: cases.cases(REGISTRY, c)))
     def tried(case):
         holds(case, REGISTRY)

@@ -23,7 +23,7 @@ def call(*args):
 
 def test_what_conforms_exits_with_0(tmp_path):
     report = tmp_path / "report.json"
-    result = call("window:budget=4", "--max-examples", 25, "--json", report)
+    result = call("window:budget=4", "--max-examples", 12, "--json", report)
     assert result.exit_code == 0, result.output
     assert "PASS" in result.output
     assert "FAIL" not in result.output
@@ -38,7 +38,7 @@ def test_what_fails_exits_with_1_and_shows_the_example(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(BROKEN)
     report = tmp_path / "report.json"
-    result = call("bonus-of-the-root", "--plugin", file, "--max-examples", 30, "--json", report)
+    result = call("bonus-of-the-root", "--plugin", file, "--max-examples", 15, "--json", report)
     assert result.exit_code == 1
     first, _, later = result.output.partition("also failed: tokens-equal-ar, cache-equals-ar")
     assert "FAIL         accepts-what-ar-says" in first

@@ -79,7 +79,7 @@ def test_its_tests_pass(kind, tmp_path, monkeypatch):
     registry.add_file(tmp_path / f"toolkit_fresh_{kind}.py")
     monkeypatch.setattr(
         "toolkit.conformance.conforms",
-        lambda spec: check(registry.resolve(kind, spec), max_examples=20),
+        lambda spec: check(registry.resolve(kind, spec), max_examples=10),
     )
     tests = runpy.run_path(str(tmp_path / f"test_fresh_{kind}.py"))
     for name, test in tests.items():

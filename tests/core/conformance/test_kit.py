@@ -196,8 +196,8 @@ from saboteurs.verifiers import BonusOfTheRoot
 from saboteurs.drafters import Silent
 from toolkit.conformance.edge_cases import LastOfEquals, Wide
 
-test_good = conforms(LastOfEquals, max_examples=15)
-test_bad = conforms(BonusOfTheRoot, max_examples=15, expected_failures={
+test_good = conforms(LastOfEquals, max_examples=8)
+test_bad = conforms(BonusOfTheRoot, max_examples=8, expected_failures={
     "tokens-equal-ar": "known", "cache-equals-ar": "known"})
 test_silent = conforms(Silent, max_examples=5)
 test_untrue = conforms(Wide, max_examples=3, expected_failures={"tokens-equal-ar": "not so"})
