@@ -24,6 +24,7 @@ from toolkit.runtime.compute.cudnn import without_cudnn
 from toolkit.runtime.compute.executors.captured import ROWS, Captured
 from toolkit.runtime.compute.executors.fastest import seconds_of, take_turns
 from toolkit.runtime.kv.slab import SMALLEST
+from toolkit.runtime.machine.disk import say_once
 from toolkit.runtime.machine.remembered import remembered
 from toolkit.tree import ancestor_mask, lineage
 
@@ -39,14 +40,19 @@ def find_stock_rows(
 ) -> frozenset[int]:
     """The buckets of rows whose graphs hold PyTorch's attention, where linears `keep_bits` or not.
 
-    Found once for `about`, which identifies the model, and then remembered on disk.
+    Found once for `about`, which identifies the model, and then remembered on disk. None in float16, in
+    which a rejected draft may overflow: PyTorch's attention multiplies hidden rows by 0, and ours does
+    not read them.
     """
-    if not captured.attends:
+    if not captured.attends or captured.slabs.dtype is torch.float16:
         return frozenset()
     find = partial(_find, captured, keep_bits=keep_bits)
     try:
         found = remembered(("attention", str(keep_bits), *about), find, "Timing attention (once)")
     except torch.OutOfMemoryError:  # which the first request will say
+        return frozenset()
+    except RuntimeError as error:  # ours runs as well
+        say_once("attention", f"PyTorch's attention was not compared with ours: {error}")
         return frozenset()
     return frozenset(found["stock_rows"])
 

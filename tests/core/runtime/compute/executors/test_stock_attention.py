@@ -13,6 +13,7 @@ from toolkit.runtime.compute.executors import captured, choose_executor, stock_a
 from toolkit.runtime.compute.executors.captured import ROWS
 from toolkit.runtime.compute.executors.fastest import take_turns
 from toolkit.runtime.compute.linears.linears import Linears
+from toolkit.runtime.machine import disk
 from toolkit.runtime.models.load import prepare
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -183,6 +184,25 @@ def test_without_memory_nothing_is_timed_or_remembered(timed, monkeypatch):
         assert model().captured.stock_rows == frozenset()
     assert model().captured.stock_rows == {1, 64}
     assert len(calls) == 1
+
+
+def test_what_cannot_be_compared_does_not_stop_a_model_from_loading(timed, monkeypatch, caplog):
+    def fail(_):
+        raise RuntimeError("no kernel image is available")
+
+    calls = timed(FASTER, linears=True)
+    monkeypatch.setattr(stock_attention, "keeps_bits", fail)
+    monkeypatch.setattr(disk, "_said", {})
+    assert model().captured.stock_rows == frozenset()
+    assert calls == []
+    assert "was not compared with ours: no kernel image is available" in caplog.text
+
+
+def test_in_float16_graphs_hold_ours(timed):
+    """A rejected draft may have overflowed there."""
+    timed(FASTER)
+    assert model(dtype=torch.bfloat16).captured.stock_rows == {*ROWS}
+    assert model(dtype=torch.float16).captured.stock_rows == frozenset()
 
 
 def test_passes_are_timed_with_either_attention(monkeypatch):
