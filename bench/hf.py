@@ -23,7 +23,8 @@ from .arms import Arm
 from .engines import Decoded
 
 UNKNOWN = (
-    "steps_run acceptance nodes_mean draft_share verify_share commit_share kv_peak_bytes verdict ties"
+    "steps_run graphs_captured acceptance nodes_mean draft_share verify_share commit_share "
+    "kv_peak_bytes verdict ties"
 ).split()
 
 

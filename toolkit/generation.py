@@ -68,6 +68,7 @@ class Generation:
     kv_peak_bytes: int
     draft_kv_bytes: int
     peak_memory_bytes: int | None
+    graphs_captured: int  # CUDA graphs of passes and of whole steps
     steps_run: str  # as one graph each or pass by pass, and why
     events: list[Event]
     piece: Callable[[int], str]  # the text of one token
@@ -132,6 +133,7 @@ class Generation:
             "kv_peak_bytes": self.kv_peak_bytes,
             "draft_kv_bytes": self.draft_kv_bytes,
             "peak_memory_bytes": self.peak_memory_bytes,
+            "graphs_captured": self.graphs_captured,
         }
 
     @property

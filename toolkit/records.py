@@ -55,7 +55,7 @@ class Run:
     gpu_driver: str | None = column("version of NVIDIA's driver; null: on CPU, or unknown")
     isa: str | None = column("instruction set of our kernels; null: not in use")
     torch_isa: str = column("instruction set of PyTorch's kernels on the CPU")
-    executors: str = column("JSON: the executor and the linears of every model, by its name")
+    executors: str = column("JSON: the executor of every model, why, and the linears, by its name")
     dtype: str = column("of the target's weights")
     numerics: str = column(
         "equality with AR: bitwise (same bits), fp32 (same tokens) or tie (same up to rounding)"
@@ -101,7 +101,8 @@ class Request:
     )
     steps: int = column("target forwards, prefill excluded")
     steps_run: str | None = column(
-        "how steps ran: as one graph each, or pass by pass, and why; null: another library's"
+        "how steps ran: as one graph each, or pass by pass, and why; and why capturing failed; null: "
+        "another library's"
     )
     tau: float | None = column("tokens committed per target forward")
     ttft_ms: float = column("time to first token: the target's prefill")
@@ -128,7 +129,12 @@ class Request:
     )
     draft_kv_bytes: int | None = column("bytes of the drafter's KV buffers at the end")
     peak_memory_bytes: int | None = column(
-        "peak of the request on CUDA, of the process so far on CPU; null: unknown"
+        "peak of the request on CUDA, added up over its GPUs; of the process so far on CPU; null: "
+        "unknown"
+    )
+    graphs_captured: int | None = column(
+        "CUDA graphs of passes and of whole steps captured during the request, whose times include it; "
+        "null: another library's"
     )
     verdict: Outcome | None = column(
         "exact, tie, divergent, inconclusive; sampled: drawn by other random numbers than AR's, as a "
@@ -304,7 +310,8 @@ def _executors(pipeline: Pipeline) -> dict[str, str]:
     """What runs each model of a pipeline, by its name."""
     found = {name: pipeline.pool.load(name).executor for name in pipeline.models}
     return {
-        name: f"{executor.name}, linears: {executor.linears}" for name, executor in found.items()
+        name: f"{executor.name}, because {executor.why}; linears: {executor.linears}"
+        for name, executor in found.items()
     }
 
 

@@ -14,7 +14,7 @@ from toolkit.interfaces import KVPolicy
 from toolkit.limits import Limits
 from toolkit.logits_processing import PathProcessor
 from toolkit.runtime.draft_runtime import DraftRuntime
-from toolkit.runtime.machine.memory import forget_peak, peak_memory
+from toolkit.runtime.machine.memory import forget_peaks, peak_memory
 from toolkit.runtime.models.detokenize import Detokenizer
 from toolkit.runtime.models.pieces import Pieces
 from toolkit.runtime.numerics import find_level
@@ -75,7 +75,7 @@ class Stream:
 
     def _decoding(self) -> Generator[Event]:
         with name_failed_strategy():
-            forget_peak(self.target.model.device)
+            forget_peaks()
             began = perf_counter()
             for event in decode(
                 self.target,
@@ -110,11 +110,19 @@ class Stream:
 
     @property
     def _steps_run(self) -> str:
-        """How steps ran, and why."""
+        """How steps ran, and why; also why passes could not be captured."""
         steps = self._steps
-        return (
+        said = (
             steps.description if isinstance(steps, StaticStep) else f"pass by pass, because {steps}"
         )
+        found = dict.fromkeys(session.model.executor.failure for session in self._sessions)
+        later = [f"capturing failed: {why}" for why in found if why and why not in said]
+        return "; ".join([said, *later])
+
+    @property
+    def _sessions(self) -> list[ModelSession]:
+        """The target's and the drafter's."""
+        return [self.target, *self.drafts.sessions]
 
     def hand_over(self, prompt: list[int], policy: KVPolicy) -> ModelSession | None:
         """The target's session for the next request, rewound to what `prompt[P]` shares with this one,
@@ -165,7 +173,8 @@ class Stream:
             kv_bytes=self.target.cache.bytes,
             kv_peak_bytes=self.target.cache.peak,
             draft_kv_bytes=self.drafts.bytes,
-            peak_memory_bytes=peak_memory(model.device),
+            peak_memory_bytes=peak_memory(session.model.device for session in self._sessions),
+            graphs_captured=sum(session.cache.graphs_captured for session in self._sessions),
             steps_run=self._steps_run,
             events=self.events,
             piece=Pieces(model.tokenizer),

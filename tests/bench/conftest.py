@@ -108,6 +108,7 @@ def request_row(number, arm, prompt, speed, **changes):
         "drafted": 90, "accepted": tokens // 2, "acceptance": 0.5, "nodes_mean": 4.0,
         "draft_share": 0.3, "verify_share": 0.6, "commit_share": 0.1, "kv_bytes": 1 << 20,
         "kv_peak_bytes": 3 << 20, "draft_kv_bytes": 0, "peak_memory_bytes": None,
+        "graphs_captured": 0,
         "verdict": "exact", "ties": 0, "arm": arm, "split": "test", "dataset": "stories",
         "prompt_index": prompt, "turn": 0, "prompt_limit": 256, "max_new_tokens": 64, "round": 0,
         "place": 0, "started": BEGAN, "against_ar": None, "places": None, "first_tokens": 1,

@@ -24,7 +24,8 @@ def generation(*steps, ttft_ms=10.0):
     return Generation(
         text="", token_ids=ids, prompt_ids=[1, 2, 3], stop_reason="length", stop=(), specs={},
         sampling=Sampling(), seed=0, numerics="fp32", ttft_ms=ttft_ms, kv_bytes=11, kv_peak_bytes=12,
-        draft_kv_bytes=5, peak_memory_bytes=None, steps_run="", events=events, piece=str,
+        draft_kv_bytes=5, peak_memory_bytes=None, graphs_captured=3, steps_run="", events=events,
+        piece=str,
     )
 
 
@@ -57,6 +58,7 @@ def test_tau_counts_the_bonus_and_not_the_prefill():
         ("kv_peak_bytes", 12),
         ("draft_kv_bytes", 5),
         ("peak_memory_bytes", None),
+        ("graphs_captured", 3),
     ],
 )
 def test_a_metric(name, value):

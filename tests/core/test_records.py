@@ -136,7 +136,9 @@ def test_a_run_says_when_it_began_and_what_ran_it():
     run = run_record(Pipeline("stories-1m", drafter="ngram"))
     assert before <= run.created <= utc_now()
     assert pa.types.is_timestamp(TABLES["runs"].field("created").type)
-    assert json.loads(run.executors)["stories-1m"].startswith(("functional", "module"))
+    found = json.loads(run.executors)["stories-1m"]
+    assert found.startswith("functional, because its family is described; ")
+    assert "; linears: " in found
     assert run.load_average is None or run.load_average >= 0
     assert (run.cuda, run.gpu_driver) == (None, None) or run.device != "cpu"
 

@@ -36,6 +36,7 @@ def show(
     table.add_column(overflow="fold")
     first, several = generations[0], len(generations) > 1
     rows = _sums(generations, sent) if several else _figures(first, sent)
+    rows += _on_gpu(generations, pipeline)
     rows += _stats(generations) if explaining else []
     rows += _choices(first, pipeline)
     if pipeline.verifier.cls.exactness == "lossy":
@@ -144,12 +145,27 @@ def _figures(generation: Generation, sent: str | None) -> list[Row]:
             f"drafter {_bytes(generation.draft_kv_bytes)}",
         ),
     ]
-    if "graph each" in generation.steps_run:
-        rows.append(("steps", f"{generation.steps_run} (a graph's time counts as verify)"))
     if sent:
         rows.append(("prompt", f"{len(generation.prompt_ids)} tokens, {sent}"))
     if not generation.sampling.greedy:
         rows.append(("sampling", f"{generation.sampling}, seed={generation.seed}"))
+    return rows
+
+
+def _on_gpu(generations: list[Generation], pipeline: Pipeline) -> list[Row]:
+    """Which steps ran as graphs, what was captured, and memory; nothing on a CPU. Of several requests,
+    only why capturing failed."""
+    rows: list[Row] = []
+    runs = [generation.steps_run for generation in generations]
+    told = ("capturing failed", "graph each") if len(runs) == 1 else ("capturing failed",)
+    if run := next((run for run in runs if any(part in run for part in told)), None):
+        note = " (a graph's time counts as verify)" if "graph each" in run else ""
+        rows.append(("steps", run + note))
+    if captured := sum(generation.graphs_captured for generation in generations):
+        rows.append(("graphs", f"{captured} captured, which the times include"))
+    if pipeline.pool.load(pipeline.target).device.type == "cuda":
+        peak = max(generation.peak_memory_bytes or 0 for generation in generations)
+        rows.append(("memory", f"peak {peak / 2**30:.2f} GiB"))
     return rows
 
 

@@ -225,4 +225,5 @@ class StaticStep:
                 self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
                 return None
             graphs[key] = graph
+            self.sessions[0].cache.graphs_captured += 1
         return graph

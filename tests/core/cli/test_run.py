@@ -14,7 +14,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from toolkit.conformance.models import noisy
-from toolkit.stream import Stream
 
 PROMPT = "w5 w9 w33 w4 w9 w33"
 
@@ -39,14 +38,6 @@ def test_streams_text_and_ends_with_a_panel(run, pair):
     ):
         assert word in " ".join(result.output.replace("│", " ").split())
     assert "exact: all" in result.output
-
-
-def test_where_steps_run_as_graphs_the_panel_says_how_many(run, pair, monkeypatch):
-    whole = "9 steps as one graph each; 1 pass by pass, because the end of the request cuts it"
-    for steps_run, there in ((whole, True), ("pass by pass, because", False)):
-        monkeypatch.setattr(Stream, "_steps_run", steps_run)
-        result = run(PROMPT, *pair, "--max-new-tokens", "4")
-        assert (steps_run in " ".join(result.output.replace("│", " ").split())) == there
 
 
 def test_json_is_one_object_on_stdout(run, pair):

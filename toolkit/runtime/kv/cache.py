@@ -217,6 +217,7 @@ class TreeCache(Cache):
         self.slabs = slabs
         self.slab: Slab | None = None
         self.captured = True  # whether all passes after the prompt were, none under masks
+        self.graphs_captured = 0  # for the request, of passes and of whole steps
         self.length = 0  # L: committed tokens
         self.scratch = 0  # S: rows forwarded since the last commit
         self.placed: list[int] = []  # the scratch rows that lie first already, if any were moved
@@ -340,7 +341,7 @@ class TreeCache(Cache):
             return False
         for table in self.tables:
             table.truncate(length)
-        self.length, self.scratch, self.placed = length, 0, []
+        self.length, self.scratch, self.placed, self.graphs_captured = length, 0, [], 0
         return True
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -12,19 +13,22 @@ PAGE = 1 << 21  # bytes of a large page
 ADVICE = 14  # MADV_HUGEPAGE
 
 
-def forget_peak(device: torch.device) -> None:
-    """Reset the peak of CUDA memory. On CPU the peak cannot be reset."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+def forget_peaks() -> None:
+    """Reset the peak of every GPU's memory. On CPU the peak cannot be reset."""
+    if torch.cuda.is_initialized():
+        for index in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(index)
 
 
-def peak_memory(device: torch.device) -> int | None:
-    """Peak memory in bytes: of CUDA since `forget_peak`, else of the process since its start.
+def peak_memory(devices: Iterable[torch.device]) -> int | None:
+    """Peak memory in bytes: the sum over the GPUs among `devices` since `forget_peaks`; where there is
+    none, that of the process since its start.
 
     None where it is unknown.
     """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    gpus = {device for device in devices if device.type == "cuda"}
+    if gpus:
+        return sum(map(torch.cuda.max_memory_allocated, gpus))
     try:
         import resource
     except ImportError:  # Windows

@@ -194,7 +194,6 @@ class Captured:
     rule: RowRule  # how many rows linears need
     stock_rows: frozenset[int] = frozenset()  # buckets with PyTorch's attention where ours could run
     failure: str | None = None  # why nothing is captured any more
-    captures: int = 0  # graphs captured so far
 
     @classmethod
     def of(cls, decoder: Decoder, linears: Linears, device: torch.device) -> Captured | None:
@@ -265,6 +264,7 @@ class Captured:
             graph = self._capture(slab, inputs, masks, tables)
             if graph is not None:
                 slab.graphs[rows, layout] = graph
+                now.cache.graphs_captured += 1
         else:
             if graph.masks is not None:
                 graph.masks.fill(now, begin)
@@ -346,7 +346,6 @@ class Captured:
             first_line = str(error).partition("\n")[0]
             self.failure = f"{type(error).__name__}: {first_line}"
             return None
-        self.captures += 1
         return Graph(inputs, replay, logits, tables, masks, *queries)
 
 

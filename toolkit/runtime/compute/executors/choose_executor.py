@@ -49,6 +49,10 @@ class Executor(Protocol):
     def slabs(self) -> Slabs | None:
         """Where its sessions keep K/V; None for buffers of their own."""
 
+    @property
+    def failure(self) -> str | None:
+        """Why capturing its passes failed; None where it did not, or was not tried."""
+
     def forward(self, now: Pass, keep: int = 0) -> Tensor:
         """Logits [N, V] of the pass's tokens; their K/V become the last N rows of the pass's cache.
 

@@ -59,8 +59,8 @@ class FunctionalExecutor:
             return "whole passes run in C"
         if self.captured is None:
             return "passes run layer by layer"
-        if self.captured.failure is not None:
-            return f"passes run layer by layer, because capturing failed: {self.captured.failure}"
+        if self.failure is not None:
+            return f"passes run layer by layer, because capturing failed: {self.failure}"
         return (
             f"passes of up to {ROWS[-1]} rows run as CUDA graphs, with {self.captured.attention}"
         )
@@ -69,6 +69,11 @@ class FunctionalExecutor:
     def slabs(self) -> Slabs | None:
         """Where its sessions keep K/V; None for buffers of their own."""
         return None if self.captured is None else self.captured.slabs
+
+    @property
+    def failure(self) -> str | None:
+        """Why capturing its passes failed; None where it did not, or was not tried."""
+        return None if self.captured is None else self.captured.failure
 
     @property
     def linears(self) -> str:

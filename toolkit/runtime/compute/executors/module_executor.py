@@ -24,6 +24,7 @@ class ModuleExecutor:
     linears: ClassVar[str] = "the module's own"
     batch_invariant: ClassVar[bool] = False  # the module's kernels are not probed
     slabs: ClassVar[None] = None
+    failure: ClassVar[None] = None
 
     @classmethod
     def of(cls, module: torch.nn.Module, why: str) -> ModuleExecutor:

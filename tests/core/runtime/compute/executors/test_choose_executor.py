@@ -17,11 +17,16 @@ def taped(monkeypatch):
     monkeypatch.setattr(captured, "recorder_for", lambda _: Tape())
 
 
+def graphs(model):
+    """How many graphs of a model there are."""
+    return sum(len(slab.graphs) for slab in model.executor.slabs._slabs)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma2", "mistral", "opt"])
 def test_graphs_that_give_the_modules_logits_are_used(family):
     made = prepare("it", copy.deepcopy(tiny(family)).double())
     assert made.executor.captured.failure is None
-    assert made.executor.captured.captures == 1
+    assert graphs(made) == 1
 
 
 def test_graphs_that_do_not_are_left_out(monkeypatch):
@@ -57,7 +62,7 @@ def test_what_cannot_be_captured_is_not_tried_again(monkeypatch):
 def test_a_graph_that_is_made_in_inference_mode_is_used_outside():
     pool = Pool(modules={"it": copy.deepcopy(tiny("llama")).double()})
     with torch.inference_mode():
-        assert pool.load("it").executor.captured.captures == 1
+        assert graphs(pool.load("it")) == 1
     Pipeline("it", drafter="none", pool=pool).generate([5, 9, 33], max_new_tokens=4)
 
 
