@@ -148,7 +148,7 @@ def test_a_step_is_asked_for_before_the_last_one_is_fetched(monkeypatch, reads):
     """And nothing else is copied; where nodes are recorded, each step takes a copy in and one out."""
     copies = []
     for module, name in [
-        *((module, "send") for module in (static_step, slab, cache, draft_session)),
+        *((module, "send") for module in (static_step, cache, draft_session)),
         *((transfer.Slot, name) for name in ("ask", "fetch")),
         (likeliest, "fetch"),
     ]:
