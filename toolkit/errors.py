@@ -30,6 +30,10 @@ class ModelError(ToolkitError):
     """A model that is not found, not reachable, or not supported."""
 
 
+class NoMemoryError(ModelError):
+    """A device without memory for a model's weights, or for what a request does with them."""
+
+
 class StrategyError(ToolkitError):
     """A strategy that raised an exception, or broke a rule of its interface, while decoding."""
 

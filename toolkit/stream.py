@@ -14,7 +14,12 @@ from toolkit.interfaces import KVPolicy
 from toolkit.limits import Limits
 from toolkit.logits_processing import PathProcessor
 from toolkit.runtime.draft_runtime import DraftRuntime
-from toolkit.runtime.machine.memory import forget_peaks, peak_memory
+from toolkit.runtime.machine.memory import (
+    LESS_FOR_REQUESTS,
+    forget_peaks,
+    name_lack_of_memory,
+    peak_memory,
+)
 from toolkit.runtime.models.detokenize import Detokenizer
 from toolkit.runtime.models.pieces import Pieces
 from toolkit.runtime.numerics import find_level
@@ -74,7 +79,9 @@ class Stream:
         return self._running
 
     def _decoding(self) -> Generator[Event]:
-        with name_failed_strategy():
+        device, name = self.target.model.device, self.target.model.name
+        task = f"for a request of {len(self.prompt)} prompt tokens to model {name!r}"
+        with name_lack_of_memory(device, task, LESS_FOR_REQUESTS), name_failed_strategy():
             forget_peaks()
             began = perf_counter()
             for event in decode(

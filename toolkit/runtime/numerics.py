@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from attrs import frozen
 
+from toolkit.errors import NoMemoryError
 from toolkit.runtime.compute.executors.fastest import module_key
 from toolkit.runtime.kernels import native, structs
 from toolkit.runtime.machine.remembered import remembered
@@ -60,11 +61,14 @@ def _compare(model: LoadedModel, longest: int) -> Level:
     reason = _reason_against_bitwise(model)
     if reason is None:
         about = "level", str(longest), model.executor.why, model.executor.linears
-        reason = remembered(
-            (*about, *module_key(model.module)),
-            lambda: {"differs": _find_once(model, longest)},
-            "Comparing the bits of trees with AR's (once)",
-        )["differs"]
+        try:
+            reason = remembered(
+                (*about, *module_key(model.module)),
+                lambda: {"differs": _find_once(model, longest)},
+                "Comparing the bits of trees with AR's (once)",
+            )["differs"]
+        except (NoMemoryError, torch.OutOfMemoryError):  # a request that has finished keeps its result
+            reason = f"{model.device} has too little memory left to compare trees with AR"
     if reason is None:
         return Level(
             "bitwise",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from attrs import define, field
 from torch import Tensor
 
 from toolkit import likeliest, randomness
-from toolkit.errors import ModelError
 from toolkit.interfaces import KVPolicy, ScorePolicy
 from toolkit.runtime.compute.attention import HostRows, Pass
 from toolkit.runtime.compute.cudnn import without_cudnn
@@ -18,6 +18,8 @@ from toolkit.runtime.kernels.recorded_top_tokens import RecordedTopTokens
 from toolkit.runtime.kv.cache import TreeCache
 from toolkit.runtime.kv.eviction import Eviction
 from toolkit.runtime.kv.policies import AllVisible, eviction_of
+from toolkit.runtime.kv.slab import try_twice
+from toolkit.runtime.machine.memory import LESS_FOR_REQUESTS, name_lack_of_memory
 from toolkit.runtime.models.load import LoadedModel
 from toolkit.runtime.models.supported import positions_under
 from toolkit.tree import lineage, pad_rows
@@ -78,7 +80,8 @@ class ModelSession:
         if self.eviction.clock.started:
             return self._read(tokens)
         logits = self._read_whole(tokens) if self.cache.scored else self._read(tokens)
-        self.eviction.start()
+        with self._name_lack_of_memory(f"to evict from a prompt of {self.length} tokens"):
+            self.eviction.start()
         return logits
 
     def _read(self, tokens: list[int]) -> Tensor:
@@ -121,18 +124,27 @@ class ModelSession:
             whole_prompt=not self.cache.scratch,
             device=device,
         )
-        try:
-            with nullcontext() if device.type == "cpu" else without_cudnn:
-                return self.model.executor.forward(now, keep)
-        except torch.OutOfMemoryError as error:
-            raise ModelError(
-                f"{device} has no memory left for a pass of {len(tokens)} tokens after "
-                f"{self.cache.length} through model {self.model.name!r}: use a shorter prompt, fewer "
-                f"nodes, a KV policy with a budget, or a lower precision"
-            ) from error
+        forward, slabs = partial(self.model.executor.forward, now, keep), self.model.executor.slabs
+        task = f"for a pass of {len(tokens)} tokens after {self.length}"
+        with (
+            self._name_lack_of_memory(task),
+            nullcontext() if device.type == "cpu" else without_cudnn,
+        ):
+            if self.cache.scored or slabs is None:  # a second try would log queries again
+                return forward()
+            return try_twice(forward, slabs)
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def commit(self, rows: list[int]) -> None:
+        with self._name_lack_of_memory(f"to commit {len(rows)} tokens after {self.length}"):
+            self._commit(rows)
+
+    def _commit(self, rows: list[int]) -> None:
         self.cache.commit(rows)
         self.eviction.after_commit()
+
+    def _name_lack_of_memory(self, task: str) -> AbstractContextManager[None]:
+        """Turns a lack of memory in the block into an error that says what to lower."""
+        task = f"{task} through model {self.model.name!r}"
+        return name_lack_of_memory(self.model.device, task, LESS_FOR_REQUESTS)

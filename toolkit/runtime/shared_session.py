@@ -66,9 +66,7 @@ class SharedSession(ModelSession):
             "a shared session holds what its target holds: commit on the target"
         )
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def commit(self, rows: list[int]) -> None:
+    def _commit(self, rows: list[int]) -> None:
         self.cache.commit([])
         self._follow(self.target.length - self.length)
         self.eviction.after_commit()

@@ -8,6 +8,7 @@ may, a step begins before the host reads what the last one found, so that the de
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import torch
 from attrs import define, field, frozen
@@ -21,6 +22,7 @@ from toolkit.runtime.compute.cudnn import without_cudnn
 from toolkit.runtime.compute.executors.captured import DEEPEST, ROWS, Captured
 from toolkit.runtime.compute.executors.functional_executor import FunctionalExecutor
 from toolkit.runtime.kernels.triton.jit import power_of_two
+from toolkit.runtime.kv.slab import try_twice
 from toolkit.runtime.models.load import LoadedModel
 from toolkit.runtime.session import ModelSession
 from toolkit.runtime.step_graph import Found, Model, StepGraph, capture_step
@@ -220,9 +222,13 @@ class StaticStep:
             models = [Model(captured, slab, s.vocabulary) for captured, slab, s in parts]
             try:
                 with without_cudnn:  # as passes
-                    graph = capture_step(models, self.shape, reads, self._send(state))
+                    graph = try_twice(
+                        partial(capture_step, models, self.shape, reads, self._send(state)),
+                        *(captured.slabs for captured in self.captured),
+                    )
             except RuntimeError as error:
-                self.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                first_line = str(error).partition("\n")[0]
+                self.failure = f"{type(error).__name__}: {first_line}"
                 return None
             graphs[key] = graph
             self.sessions[0].cache.graphs_captured += 1

@@ -6,7 +6,9 @@ A model's slabs outlive requests: a new request takes one that nobody holds, wit
 from __future__ import annotations
 
 import gc
-from typing import Any, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, TypeVar
 from weakref import ReferenceType, ref
 
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor
 from toolkit.runtime.kernels.triton.move_rows import move_path
 
 SMALLEST = 1024  # rows
+
+Result = TypeVar("Result")
 
 
 class Holder(Protocol):
@@ -67,11 +71,9 @@ class Slabs:
         if slab is None:
             layers, heads, width = self.shape
             size = 2, layers, heads, room, width
-            try:
-                buffer = torch.zeros(size, dtype=self.dtype, device=self.device)
-            except torch.OutOfMemoryError:
-                self.forget()  # of former requests
-                buffer = torch.zeros(size, dtype=self.dtype, device=self.device)
+            buffer = try_twice(
+                partial(torch.zeros, size, dtype=self.dtype, device=self.device), self
+            )
             slab = Slab(buffer, ref(holder), room - 1)
             self._slabs.append(slab)
         slab.holder = ref(holder)
@@ -86,6 +88,18 @@ class Slabs:
         """A slab of `room` rows without a holder."""
         fitting = (slab for slab in self._slabs if slab.room == room - 1)
         return next((slab for slab in fitting if not _held(slab)), None)
+
+
+def try_twice(run: Callable[[], Result], *slabs: Slabs) -> Result:
+    """What a function gives; where a lack of memory ends it, that of a second try, without the slabs of
+    former requests."""
+    try:
+        return run()
+    except torch.OutOfMemoryError:
+        pass  # the second try begins after this: an error keeps alive what the first has made
+    for each in slabs:
+        each.forget()
+    return run()
 
 
 def _held(slab: Slab) -> bool:

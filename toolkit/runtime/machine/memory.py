@@ -1,16 +1,33 @@
-"""Peak memory, and tensors in large pages."""
+"""Peak memory, the error where a device has none left, and tensors in large pages."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from toolkit.errors import NoMemoryError
+
 PAGE = 1 << 21  # bytes of a large page
 ADVICE = 14  # MADV_HUGEPAGE
+LESS_FOR_WEIGHTS = "a lower precision (--dtype bf16), a smaller model, or --device cpu"
+LESS_FOR_REQUESTS = (
+    "a shorter prompt, fewer nodes, a KV policy with a budget, or a lower precision"
+)
+
+
+@contextmanager
+def name_lack_of_memory(device: torch.device, task: str, less: str) -> Iterator[None]:
+    """Turn PyTorch's `OutOfMemoryError` in the block into a `NoMemoryError` that names the task, and
+    what needs less memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise NoMemoryError(f"{device} has no memory left {task}: use {less}") from error
 
 
 def forget_peaks() -> None:

@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
 
-from toolkit.errors import ModelError
+from toolkit.errors import ModelError, NoMemoryError
 from toolkit.progress import working
 from toolkit.runtime.compute.executors.build_on_meta import build_on_meta
 from toolkit.runtime.compute.executors.choose_executor import (
@@ -35,6 +35,7 @@ from toolkit.runtime.compute.executors.choose_executor import (
     require_functional,
 )
 from toolkit.runtime.kv.rotary import Rotary
+from toolkit.runtime.machine.memory import LESS_FOR_WEIGHTS, name_lack_of_memory
 from toolkit.runtime.models.locate import CONFIG, Location, quote_model
 from toolkit.runtime.models.quiet import hush, without_progress_bars
 from toolkit.runtime.models.supported import (
@@ -72,7 +73,9 @@ class LoadedModel:
     @cached_property
     def executor(self) -> Executor:
         """Runs its passes; chosen on first use. Raises `ModelError` when `wanted` cannot run it."""
-        return choose_executor(self.module, self.windows, self.wanted, self.owned)
+        task = f"to choose what runs model {self.name!r}"
+        with name_lack_of_memory(self.device, task, LESS_FOR_WEIGHTS):
+            return choose_executor(self.module, self.windows, self.wanted, self.owned)
 
     @cached_property
     def windows(self) -> tuple[int | None, ...]:
@@ -194,9 +197,9 @@ def load(
             )
             module = module.to(device)
     except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"the weights of model {found.name!r} do not fit into the memory of {device}: use a lower "
-            f"precision (--dtype bf16), a smaller model, or --device cpu"
+        raise NoMemoryError(
+            f"the weights of model {found.name!r} do not fit into the memory of {device}: use "
+            f"{LESS_FOR_WEIGHTS}"
         ) from error
     except Exception as error:  # of any kind: so may weights
         raise ModelError(

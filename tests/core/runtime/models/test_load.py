@@ -9,7 +9,7 @@ import torch
 import transformers as hf
 
 from toolkit.conformance.models import VOCABULARY, tiny
-from toolkit.errors import ModelError
+from toolkit.errors import ModelError, NoMemoryError
 from toolkit.runtime.models.load import find, load, positions_of, prepare
 from toolkit.runtime.models.locate import locate
 from toolkit.runtime.numerics import find_level
@@ -43,6 +43,15 @@ def test_a_config_without_weights(folder):
     with pytest.raises(ModelError, match="has a config but no weights that load") as caught:
         load(found, torch.device("cpu"), None)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_the_device_has_no_memory_for(folder, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(hf.LlamaForCausalLM, "to", full)
+    with pytest.raises(NoMemoryError, match="do not fit into the memory of cpu: use a lower precision"):
+        load(find(locate(str(folder), {})), torch.device("cpu"), None)
 
 
 def test_weights_that_are_cut_short(folder):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import compress
 
 import torch
@@ -26,7 +26,7 @@ from toolkit.runtime.kernels.triton.attention import tree_attention
 from toolkit.runtime.kernels.triton.jit import power_of_two, runs
 from toolkit.runtime.kernels.triton.rotary import rotate_and_store
 from toolkit.runtime.kv.attention_config import AttentionConfig
-from toolkit.runtime.kv.slab import Nobody, Slab, Slabs
+from toolkit.runtime.kv.slab import Nobody, Slab, Slabs, try_twice
 
 ROWS = (1, 2, 4, 8, 16, 32, 64)  # buckets of rows
 DEEPEST = 64  # scratch rows on a path
@@ -335,11 +335,7 @@ class Captured:
 
         try:
             with without_cudnn:  # whoever captures
-                try:
-                    replay, logits = self.recorder.record(run)
-                except torch.OutOfMemoryError:
-                    self.slabs.forget()  # of former requests, with their graphs
-                    replay, logits = self.recorder.record(run)
+                replay, logits = try_twice(partial(self.recorder.record, run), self.slabs)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
