@@ -3,9 +3,10 @@
     python tools/bench_gpu.py [--rehearse] [--out FOLDER] [STAGE …]
 
 Each stage is a process of its own with a time limit; those that decide the goals come first. Its rows
-are kept as they come, and after each stage `gpu.parquet` and `gpu.md` are written anew, so that a stage
-that fails costs the others nothing. `gpu.md` begins with the goals, and with what failed or fell back
-to something slower. `--rehearse` runs all stages on the CPU with small models in a minute or two.
+are kept as they come, in `rows.jsonl`, and after each stage `gpu.parquet` and `gpu.md` are written
+anew, so that a stage that fails costs the others nothing. `gpu.md` begins with the goals, and with what
+failed, was cut, or fell back to something slower. `log.txt` has what stages wrote to stderr, and
+`profiles.txt` what the profiler saw. `--rehearse` runs all stages on the CPU with small models.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from time import perf_counter
 
 import click
 from gpu_goals import describe_fallen, find_goals
-from gpu_results import Results, read_rows, write_results
+from gpu_results import Results, keep_rows, read_rows, write_results
 
 LIMITS = {  # seconds of each stage; all of them share DEADLINE
     "machine": 25,
@@ -32,6 +33,8 @@ LIMITS = {  # seconds of each stage; all of them share DEADLINE
     "llama": 45,
 }
 DEADLINE = 415
+REHEARSED = 600  # seconds that a rehearsal and each of its stages may take
+LOG = "log.txt"
 
 
 def run_stage(stage: str, folder: Path, rehearse: bool, limit: float) -> None:
@@ -40,15 +43,18 @@ def run_stage(stage: str, folder: Path, rehearse: bool, limit: float) -> None:
     words = [sys.executable, __file__, "--stage", stage, "--out", str(folder)]
     words += ["--rehearse"] if rehearse else []
     began, failure = perf_counter(), ""
-    with (folder / f"{stage}.log").open("w") as log:
+    with (folder / LOG).open("a") as log:
+        log.write(f"== {stage}\n")
+        log.flush()
+        said_before = log.tell()
         process = subprocess.Popen(words, stderr=log, start_new_session=True)  # noqa: S603 our own
         try:
             if process.wait(limit):
-                said = (folder / f"{stage}.log").read_text(errors="replace").splitlines()
-                last = said[-1][:200] if said else ""
-                failure = f"exit status {process.returncode}: {last} (see {stage}.log)"
+                said = (folder / LOG).read_bytes()[said_before:].decode(errors="replace")
+                last = said.splitlines()[-1][:200] if said else ""
+                failure = f"exit status {process.returncode}: {last} (see {LOG})"
         except subprocess.TimeoutExpired:
-            failure = "stopped at its limit"
+            failure = f"cut after {limit:.0f} s: what it had not measured is missing"
         except KeyboardInterrupt:
             failure = "interrupted"
             raise
@@ -81,16 +87,16 @@ def main(stages: tuple[str, ...], out: Path | None, rehearse: bool, stage: str |
     if not rehearse and shutil.which("nvidia-smi") is None:
         raise click.ClickException("no NVIDIA GPU is here: --rehearse tries the bench on the CPU")
     out.mkdir(parents=True, exist_ok=True)
-    for name in stages or LIMITS:  # the others' rows stay
-        (out / f"{name}.jsonl").unlink(missing_ok=True)
+    keep_rows(out, [name for name in LIMITS if stages and name not in stages])
+    (out / LOG).unlink(missing_ok=True)
     began = perf_counter()
     for name in stages or LIMITS:
-        left = DEADLINE - (perf_counter() - began)
+        left = (REHEARSED if rehearse else DEADLINE) - (perf_counter() - began)
         if left < 5:
-            Results(name, out, rehearse).add(name, "failed", None, note="no time was left for it")
+            Results(name, out, rehearse).add(name, "failed", None, note="not run: no time was left")
             write_results(out, LIMITS, rehearsed=rehearse)
             continue
-        run_stage(name, out, rehearse, min(LIMITS[name], left))
+        run_stage(name, out, rehearse, left if rehearse else min(LIMITS[name], left))
     click.echo(f"\n{out / 'gpu.md'} and {out / 'gpu.parquet'}: {perf_counter() - began:.0f} s")
     rows = read_rows(out, LIMITS)
     click.echo("\n".join(goal.line for goal in find_goals(rows)))

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from attrs import define
-from gpu_goals import AGAINST, OVERHEAD, SHARE
+from gpu_goals import AGAINST, COST, OVERHEAD, SHARE
 from gpu_results import Results
 
 PROMPTS = (
@@ -176,6 +176,18 @@ def note_general_steps(results: Results, arm: str, generation: Any) -> None:
         results.add(arm, "fell back", None, note=generation.steps_run)
 
 
+def note_cost(
+    results: Results, name: str, speeds: dict[str, dict[int, float]], levels: dict[str, str]
+) -> None:
+    """What level bitwise costs an arm. Without that level there is nothing to compare: say so."""
+    with results.surviving(f"{name}, {COST}"):
+        if levels[name] == "bitwise":
+            cost = 100 * (gain(speeds[f"{name}, tie"], speeds[name]) - 1)
+            results.add(name, COST, cost, "%", "tie over bitwise, prompt by prompt")
+        elif not results.rehearse:
+            results.add(name, "fell back", None, note=f"level {levels[name]} instead of bitwise")
+
+
 def gain(ours: dict[int, float], theirs: dict[int, float]) -> float:
     """The geometric mean of one arm's speeds over another's, of the prompts that both decoded."""
     return statistics.geometric_mean(ours[each] / theirs[each] for each in ours.keys() & theirs.keys())
@@ -188,9 +200,10 @@ def measure_arms(
     tokens: int,
     limit: float,
     target: str = "",
-) -> dict[str, dict[int, float]]:
+) -> tuple[dict[str, dict[int, float]], dict[str, str]]:
     """Decode each prompt with each arm in turn, and compare their speeds with AR's: in whole steps
-    where it has these. Returns the speeds by prompt; rows have the target's name before the arm's."""
+    where it has these. Returns the arms' speeds by prompt, and the levels of ours; rows have the
+    target's name before the arm's."""
     speeds: dict[str, dict[int, float]] = {name: {} for name in arms}
     made: dict[str, list[Any]] = {name: [] for name in arms}
     equal: dict[str, int] = dict.fromkeys(arms, 0)
@@ -238,4 +251,4 @@ def measure_arms(
                 results.add(arm, "failed", None, note="other tokens than AR's at level bitwise")
             peak = max(g.peak_memory_bytes or 0 for g in made[name]) / 1e9
             results.add(arm, "peak memory", peak, "GB", note=f"level {made[name][0].numerics}")
-    return speeds
+    return speeds, {name: given[0].numerics for name, given in made.items() if given}

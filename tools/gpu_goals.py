@@ -16,6 +16,7 @@ SHARE = "of the limit"  # speed over that which memory allows
 OVERHEAD = "shaping and committing"
 COST = "cost of bitwise"
 COPIES = "copies beyond levels"  # those of one direction, less one for each level of the drafter
+PAGEABLE = "pageable copies"  # for which the host waits
 LEVEL = "drafter level over target pass"
 FALLEN = ("failed", "fell back")  # measures of what must not be overlooked
 
@@ -98,6 +99,10 @@ def find_goals(rows: Rows) -> list[Goal]:
         worst(
             "copies in a step pass by pass, one way, less its levels", 2, "",
             COPIES, "AR", "budget", *STATIC,
+        ),
+        worst(
+            "pageable copies in a step", 0, "",
+            PAGEABLE, "AR", "budget", *STATIC, *whole, "AR, whole step",
         ),
     ]  # fmt: skip
 

@@ -26,6 +26,9 @@ class Row:
     note: str
 
 
+ROWS = "rows.jsonl"  # of all stages, as they come
+
+
 @define
 class Results:
     """Writes a stage's rows as they come."""
@@ -49,7 +52,7 @@ class Results:
         """Keep a figure and print it. A note becomes one line, which tables need."""
         note = " ".join(note.split())
         row = Row(self.stage, subject, dtype, measure, value, unit, note)
-        with (self.folder / f"{self.stage}.jsonl").open("a") as file:
+        with (self.folder / ROWS).open("a") as file:
             file.write(json.dumps(asdict(row)) + "\n")
         shown = "" if value is None else f"{value:.4g} {unit}"
         line = "  ".join(part for part in (subject, dtype, measure, shown, note) if part)
@@ -65,14 +68,16 @@ class Results:
 
 
 def read_rows(folder: Path, stages: Iterable[str]) -> list[dict[str, Any]]:
-    """All rows so far, in the order of the stages."""
-    files = [folder / f"{stage}.jsonl" for stage in stages]
-    return [
-        json.loads(line)
-        for file in files
-        if file.exists()
-        for line in file.read_text().splitlines()
-    ]
+    """All rows of these stages so far, in the order of the stages."""
+    file = folder / ROWS
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [row for stage in stages for row in rows if row["stage"] == stage]
+
+
+def keep_rows(folder: Path, stages: Iterable[str]) -> None:
+    """Drop the rows of all other stages."""
+    lines = [json.dumps(row) + "\n" for row in read_rows(folder, stages)]
+    (folder / ROWS).write_text("".join(lines))
 
 
 def write_results(folder: Path, stages: Iterable[str], *, rehearsed: bool) -> None:

@@ -16,13 +16,14 @@ from gpu_arms import (
     gain,
     make_models,
     measure_arms,
+    note_cost,
     note_executor,
     note_fallbacks,
     note_general_steps,
     planned_growmap,
     read_bytes,
 )
-from gpu_goals import AGAINST, COPIES, COST, LEVEL, STATIC
+from gpu_goals import AGAINST, COPIES, LEVEL, PAGEABLE, STATIC
 from gpu_kernels import DTYPES, run_kernels
 from gpu_results import Results
 from gpu_timing import copy_bandwidth, measure_graphs, measure_level, microseconds
@@ -59,7 +60,7 @@ def run_machine(results: Results) -> None:
         one.add_(1)
     results.add("a launch from Python", "time", 1e3 * (perf_counter() - began), "µs")
     if not results.rehearse and not jit.runs(one):
-        results.add("Triton", "fell back", None, note="cannot launch our kernels: see machine.log")
+        results.add("Triton", "fell back", None, note="cannot launch our kernels: see log.txt")
 
 
 def run_exact(results: Results) -> None:
@@ -142,11 +143,9 @@ def run_speed(results: Results) -> None:
             arms[f"{name}, tie"].warm_up(prompts, tokens)
     for k in (None, 8, 16):
         arms["generate" if k is None else f"assisted, k = {k}"] = Library(target, drafter, k)
-    speeds = measure_arms(results, arms, list(prompts.values()), tokens, limit)
+    speeds, levels = measure_arms(results, arms, list(prompts.values()), tokens, limit)
     for name in ("AR", "budget"):
-        with results.surviving(f"{name}, cost of bitwise"):
-            cost = 100 * (gain(speeds[f"{name}, tie"], speeds[name]) - 1)
-            results.add(name, COST, cost, "%", "tie over bitwise, prompt by prompt")
+        note_cost(results, name, speeds, levels)
     for name in WHOLE:
         with results.surviving(f"{name}, gain of whole steps"):
             ratio = gain(speeds[f"{name}, whole step"], speeds[name])
@@ -191,6 +190,8 @@ def run_llama(results: Results) -> None:
     results.add("llama-8b-alike", "parameters", module.num_parameters() / 1e6, "M")
     limit = copy_bandwidth(results.device) / read_bytes(module)
     pipeline = Pipeline(module, drafter="none", pool=pool, ignore_eos=True)
+    executor = pipeline.session().model.executor
+    note_executor(results, "llama-8b-alike", executor)
     for length in (64,) if results.rehearse else (512, 3000):
         session = pipeline.session()
         session.prefill([1 + i % 1000 for i in range(length)])
@@ -206,6 +207,7 @@ def run_llama(results: Results) -> None:
             note = f"{100e3 / time / limit:.0f} % of the bandwidth limit" if rows == 1 else ""
             what = f"a pass of {rows} nodes after {length} tokens"
             results.add(what, "time", time, "ms", note, results.dtype)
+    note_fallbacks(results, "llama-8b-alike", executor)
 
 
 def run_profile(results: Results) -> None:
@@ -223,6 +225,8 @@ def run_profile(results: Results) -> None:
         arms[f"{name}, whole step"] = arms[name] | {"pool": evolve(pool, executor="auto")}
     kinds = [ProfilerActivity.CPU] + ([] if results.rehearse else [ProfilerActivity.CUDA])
     most, prompt = 3 if results.rehearse else 12, prompts[PROMPTS[1]]
+    tables = results.folder / "profiles.txt"
+    tables.unlink(missing_ok=True)
     for name, choice in arms.items():
         with results.surviving(name):
             arm = Ours(Pipeline(**{**named, **choice}))
@@ -234,9 +238,9 @@ def run_profile(results: Results) -> None:
                 made = [event.step for event in itertools.islice(events, most)]
             events.close()
             steps, averages = len(made), seen.key_averages()
-            file = "-".join(["profile", *name.replace(",", "").split()])
             key = "self_cpu_time_total" if results.rehearse else "self_cuda_time_total"
-            (results.folder / f"{file}.txt").write_text(averages.table(sort_by=key, row_limit=40))
+            with tables.open("a") as file:
+                file.write(f"== {name}\n{averages.table(sort_by=key, row_limit=40)}\n")
             launches = sum(a.count for a in averages if "Launch" in a.key)
             kernels = [a for a in averages if a.device_type.name == "CUDA"]
             busy = sum(kernel.self_device_time_total for kernel in kernels) / 1e3
@@ -258,8 +262,9 @@ def _count_copies(
         raise RuntimeError("the profiler saw no work of the GPU")
     way = {w: sum(a.count for a in averages if w in a.key) / steps for w in ("HtoD", "DtoH")}
     pageable = sum(a.count for a in averages if "Pageable" in a.key) / steps
-    note = f"{way['HtoD']:.3g} to the device, {way['DtoH']:.3g} to the host, {pageable:.3g} pageable"
-    results.add(name, "copies", sum(way.values()), "a step", f"{note}; {levels:.3g} levels")
+    note = f"{way['HtoD']:.3g} to the device, {way['DtoH']:.3g} to the host; {levels:.3g} levels"
+    results.add(name, "copies", sum(way.values()), "a step", note)
+    results.add(name, PAGEABLE, pageable, "a step")
     if "whole step" not in name:
         results.add(name, COPIES, max(way.values()) - levels, "a step", "of the direction with more")
 

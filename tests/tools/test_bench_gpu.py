@@ -1,7 +1,5 @@
 """The GPU bench: a stage that hangs or fails costs the others nothing."""
 
-import json
-
 import bench_gpu
 import pyarrow.parquet as pq
 import pytest
@@ -23,9 +21,10 @@ def test_a_stage_that_is_stopped_keeps_its_rows(results, tmp_path):
     assert rows[0] == asdict(
         Row("machine", "copy", "", "bandwidth", 12.5, "GB/s", "read | written")
     )
-    assert rows[1]["note"] == "stopped at its limit"
+    assert rows[1]["note"] == "cut after 0 s: what it had not measured is missing"
     text = (tmp_path / "gpu.md").read_text()
     assert "| copy |  | bandwidth | 12.5 GB/s | read ¦ written |" in text
+    assert "- machine, machine: failed: cut after 0 s" in text
 
 
 def test_what_fails_within_a_stage_is_a_row(results, tmp_path):
@@ -55,14 +54,15 @@ def test_a_stage_that_ends_with_an_error_says_which(tmp_path, monkeypatch):
     (tmp_path / "stage.py").write_text("raise RuntimeError('no such GPU')")
     bench_gpu.run_stage("machine", tmp_path, True, limit=60)
     note = read_rows(tmp_path, ["machine"])[0]["note"]
-    assert note == "exit status 1: RuntimeError: no such GPU (see machine.log)"
+    assert note == "exit status 1: RuntimeError: no such GPU (see log.txt)"
 
 
 def test_a_stage_without_time_left_counts_as_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_gpu, "DEADLINE", 0)
-    done = CliRunner().invoke(bench_gpu.main, ["profile", "--rehearse", "--out", str(tmp_path)])
+    monkeypatch.setattr(bench_gpu.shutil, "which", lambda name: name)
+    done = CliRunner().invoke(bench_gpu.main, ["profile", "--out", str(tmp_path)])
     assert done.exit_code == 1
-    assert "- profile, profile: failed: no time was left for it" in (tmp_path / "gpu.md").read_text()
+    assert "- profile, profile: failed: not run: no time was left" in (tmp_path / "gpu.md").read_text()
 
 
 def test_a_rehearsal_does_not_overwrite_what_was_measured(tmp_path, monkeypatch):
@@ -72,9 +72,17 @@ def test_a_rehearsal_does_not_overwrite_what_was_measured(tmp_path, monkeypatch)
     assert [*(tmp_path / "results").iterdir()] == [tmp_path / "results/gpu-rehearsed"]
 
 
+def test_a_rehearsal_has_no_limits_of_a_gpu(tmp_path, monkeypatch):
+    limits = []
+    monkeypatch.setattr(bench_gpu, "run_stage", lambda *given: limits.append(given[-1]))
+    CliRunner().invoke(bench_gpu.main, ["--rehearse", "--out", str(tmp_path)])
+    assert len(limits) == len(bench_gpu.LIMITS)
+    assert min(limits) > 590
+
+
 def test_rows_of_other_stages_stay(results, tmp_path, monkeypatch):
-    (tmp_path / "exact.jsonl").write_text(json.dumps(asdict(Row("exact", "x", "", "τ", 1, "", ""))))
     results.add("old", "time", 1.0)
+    Results("exact", tmp_path, rehearse=True).add("x", "τ", 1.0)
     monkeypatch.setattr(bench_gpu, "run_stage", lambda *_: None)
     done = CliRunner().invoke(bench_gpu.main, ["machine", "--rehearse", "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output

@@ -1,11 +1,17 @@
 """What an arm of the GPU bench says that did not run as it should."""
 
 from types import SimpleNamespace
+from unittest import mock
 
+import enlarge
 import gpu_arms
 import pytest
-from gpu_goals import AGAINST
+import torch
+from gpu_goals import AGAINST, COST
 from gpu_results import Results, read_rows
+from transformers import AutoModelForCausalLM
+
+from toolkit import Pool, Registry
 
 
 @pytest.mark.parametrize(
@@ -91,7 +97,7 @@ def test_speeds_are_compared_prompt_by_prompt(tmp_path):
     """Those of the prompts that both arms decoded: here the second, in 1 and 4 seconds."""
     results = Results("speed", tmp_path, rehearse=False)
     arms = {"AR": Slower([1, 2, 3]), "fixed": Fails([1, 2, 3])}
-    speeds = gpu_arms.measure_arms(results, arms, [[5], [6]], 3, 100.0)
+    speeds, _ = gpu_arms.measure_arms(results, arms, [[5], [6]], 3, 100.0)
     assert {name: [*found] for name, found in speeds.items()} == {"AR": [0, 1], "fixed": [1]}
     rows = [row for row in read_rows(tmp_path, ["speed"]) if row["measure"] == AGAINST]
     found = {row["subject"]: row["value"] for row in rows}
@@ -101,7 +107,38 @@ def test_speeds_are_compared_prompt_by_prompt(tmp_path):
 def test_a_prompt_without_ars_tokens_is_left_out(tmp_path):
     results = Results("speed", tmp_path, rehearse=False)
     arms = {"AR": Fails([1, 2, 3]), "fixed": Arm([1, 2, 3])}
-    speeds = gpu_arms.measure_arms(results, arms, [[5], [6]], 3, 100.0)
+    speeds, _ = gpu_arms.measure_arms(results, arms, [[5], [6]], 3, 100.0)
     assert {name: [*found] for name, found in speeds.items()} == {"AR": [1], "fixed": [1]}
     rows = read_rows(tmp_path, ["speed"])
     assert [row["subject"] for row in rows if row["measure"] == "failed"] == ["AR"]
+
+
+@pytest.mark.parametrize(
+    ("level", "row"),
+    [("bitwise", (COST, pytest.approx(25.0), "")), ("tie", ("fell back", None, "level tie"))],
+)
+def test_level_bitwise_costs_what_an_arm_at_that_level_says(tmp_path, level, row):
+    """Two arms at level tie would say that it costs nothing."""
+    results = Results("speed", tmp_path, rehearse=False)
+    arms = {name: Arm([1, 2, 3], level if name == "AR" else "tie") for name in ("AR", "AR, tie")}
+    arms["AR, tie"].made = [1, 2, 3], 0.8, arms["AR, tie"].made[2]
+    gpu_arms.note_cost(results, "AR", *gpu_arms.measure_arms(results, arms, [[5]], 3, 100.0))
+    measure, value, note = row
+    last = read_rows(tmp_path, ["speed"])[-1]
+    assert (last["subject"], last["measure"], last["value"]) == ("AR", measure, value)
+    assert last["note"].startswith(note)
+
+
+PARAMETERS = {"70m": 70.4e6, "410m": 405.3e6, "2.8b": 2775.2e6}  # of EleutherAI/pythia-…
+WIDTHS = {"70m": 512, "410m": 1024, "2.8b": 2560}
+
+
+@pytest.mark.parametrize("size", gpu_arms.PYTHIA)
+def test_models_have_pythias_sizes(size):
+    name, width, layers = gpu_arms.PYTHIA[size]
+    config = Pool(aliases=dict(Registry.installed().aliases)).find(name).config
+    with mock.patch.object(enlarge, "_Enlargement"), torch.device("meta"):
+        small = AutoModelForCausalLM.from_config(config)
+        large = enlarge.enlarge(small, width=width, layers=layers, vocabulary=gpu_arms.VOCABULARY)
+    assert large.num_parameters() == pytest.approx(PARAMETERS[size], rel=0.05)
+    assert large.config.hidden_size == WIDTHS[size]

@@ -1,7 +1,7 @@
 """The goals of the GPU bench: the right rows decide them, and what is missing or missed shows."""
 
 import pytest
-from gpu_goals import AGAINST, COPIES, COST, LEVEL, OVERHEAD, SHARE, describe, find_goals
+from gpu_goals import AGAINST, COPIES, COST, LEVEL, OVERHEAD, PAGEABLE, SHARE, describe, find_goals
 
 MEASURED = [
     ("AR", SHARE, 70.0),
@@ -34,6 +34,14 @@ MEASURED = [
     ("chain:k=4", COPIES, 0.5),
     ("fixed:threshold=0", COPIES, 0.5),
     ("growmap", COPIES, 0.5),
+    ("budget", PAGEABLE, 0.5),
+    ("chain:k=4", PAGEABLE, 0.0),
+    ("fixed:threshold=0", PAGEABLE, 0.0),
+    ("growmap", PAGEABLE, 0.0),
+    ("growmap, whole step", PAGEABLE, 0.0),
+    ("chain:k=4, whole step", PAGEABLE, 0.0),
+    ("fixed:threshold=0, whole step", PAGEABLE, 0.0),
+    ("AR, whole step", PAGEABLE, 0.0),
 ]
 EXPECTED = [
     "82.5 % (AR, whole step) | yes",
@@ -48,6 +56,7 @@ EXPECTED = [
     "11 % (budget) | **no**",
     "1 (growmap, whole step) | yes",
     "1 (budget) | yes, without AR",
+    "0.5 (budget) | **no**, without AR",
 ]
 
 

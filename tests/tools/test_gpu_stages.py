@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import gpu_stages
 import pytest
-from gpu_goals import COPIES
+from gpu_goals import COPIES, PAGEABLE
 from gpu_results import Results, read_rows
 
 SEEN = {
@@ -21,9 +21,10 @@ def test_copies_between_host_and_device_are_counted(tmp_path, name, beyond):
     averages = [SimpleNamespace(key=key, count=count) for key, count in SEEN.items()]
     results = Results("profile", tmp_path, rehearse=True)
     gpu_stages._count_copies(results, name, averages, 10, levels=3.0)
-    copies, *others = read_rows(tmp_path, ["profile"])
+    copies, pageable, *others = read_rows(tmp_path, ["profile"])
     assert (copies["measure"], copies["value"]) == ("copies", 7.0)
-    assert copies["note"] == "4 to the device, 3 to the host, 1 pageable; 3 levels"
+    assert copies["note"] == "4 to the device, 3 to the host; 3 levels"
+    assert (pageable["measure"], pageable["value"]) == (PAGEABLE, 1.0)
     assert [(row["measure"], row["value"]) for row in others] == [(COPIES, each) for each in beyond]
 
 
