@@ -22,6 +22,9 @@ PYTHIA = {  # the shipped model of that function, width, and layers
     "410m": ("stories-11m", 1024, 24),
     "2.8b": ("stories-11m", 2560, 32),
 }
+REHEARSED = {"70m": ("stories-1m", 192, 3)} | dict.fromkeys(
+    ("410m", "2.8b"), ("stories-3m", 256, 5)
+)
 VOCABULARY = 50304
 ENOUGH = 60.0  # seconds after which arms begin no other prompt
 
@@ -40,17 +43,17 @@ def make_models(
     pool.aliases |= Registry.installed().aliases
     prompts: dict[str, list[int]] = {}
     for size in sizes:
-        name, width, layers = PYTHIA[size]
+        name, width, layers = (REHEARSED if results.rehearse else PYTHIA)[size]
         found: Any = pool.find(name)
         small = AutoModelForCausalLM.from_pretrained(found.path, dtype=torch.float32)
-        width, layers = (384, 8) if results.rehearse else (width, layers)
         vocabulary = 4224 if results.rehearse else VOCABULARY
         large = enlarge(small.to(results.device), width=width, layers=layers, vocabulary=vocabulary)
         for weight in large.parameters():  # not the buffers: they hold the rotary frequencies
             weight.data = weight.data.to(pool.torch_dtype)
         large.config.dtype = pool.torch_dtype
         pool.modules[f"pythia-{size}-alike"] = large
-        prompts = {text: found.tokenizer(text)["input_ids"] for text in PROMPTS}
+        texts = PROMPTS[:1] if results.rehearse else PROMPTS
+        prompts = {text: found.tokenizer(text)["input_ids"] for text in texts}
     return pool, prompts
 
 
@@ -208,7 +211,7 @@ def measure_arms(
     made: dict[str, list[Any]] = {name: [] for name in arms}
     equal: dict[str, int] = dict.fromkeys(arms, 0)
     began = perf_counter()
-    for index, prompt in enumerate(prompts[: 1 if results.rehearse else None]):
+    for index, prompt in enumerate(prompts):
         if perf_counter() - began > ENOUGH:
             break
         reference: list[int] | None = None

@@ -24,7 +24,7 @@ from gpu_arms import (
     read_bytes,
 )
 from gpu_goals import AGAINST, COPIES, LEVEL, PAGEABLE, STATIC
-from gpu_kernels import DTYPES, run_kernels
+from gpu_kernels import run_kernels
 from gpu_results import Results
 from gpu_timing import copy_bandwidth, measure_graphs, measure_level, microseconds
 
@@ -73,7 +73,7 @@ def run_exact(results: Results) -> None:
     arms += [{"drafter": "model", "kv": policy} for policy in POLICIES]
     whole = [{"drafter": "none"}, *({"drafter": "model", "shaper": shaper} for shaper in STATIC)]
     for executor, dtype in itertools.product(
-        ("functional", "auto"), ("fp32",) if results.rehearse else DTYPES
+        ("functional", "auto"), ("fp32",) if results.rehearse else ("fp32", "bf16", "fp16")
     ):
         pool = Pool(device=results.device, dtype=dtype, executor=executor)
         for arm in arms if executor == "functional" else whole:
@@ -221,10 +221,10 @@ def run_profile(results: Results) -> None:
     drafted: dict[str, Any] = {"drafter": "model:pythia-70m-alike", "shaper": "budget"}
     arms: dict[str, dict[str, Any]] = {"AR": {"drafter": "none"}, "budget": drafted}
     arms |= {shaper: drafted | {"shaper": shaper} for shaper in STATIC}
-    for name in WHOLE:
-        arms[f"{name}, whole step"] = arms[name] | {"pool": evolve(pool, executor="auto")}
+    whole = {"pool": evolve(pool, executor="auto")}
+    arms |= {f"{name}, whole step": arms[name] | whole for name in WHOLE}
     kinds = [ProfilerActivity.CPU] + ([] if results.rehearse else [ProfilerActivity.CUDA])
-    most, prompt = 3 if results.rehearse else 12, prompts[PROMPTS[1]]
+    most, prompt = 3 if results.rehearse else 12, list(prompts.values())[-1]
     tables = results.folder / "profiles.txt"
     tables.unlink(missing_ok=True)
     for name, choice in arms.items():
@@ -278,7 +278,7 @@ def run_compiled(results: Results) -> None:
     whole = evolve(pool, executor="auto")
     ours = Ours(Pipeline(name, drafter="none", pool=whole, ignore_eos=True))
     arm = Library(pool.modules[name], static=True)
-    for prompt in list(prompts.values())[: 1 if results.rehearse else 2]:
+    for prompt in list(prompts.values())[:2]:
         began = perf_counter()
         ids, seconds, _ = arm.decode(prompt, tokens)
         took = f"{perf_counter() - began:.0f} s with compiling and warming up"

@@ -1,11 +1,16 @@
 """The GPU bench: a stage that hangs or fails costs the others nothing."""
 
+import os
+import re
+
 import bench_gpu
 import pyarrow.parquet as pq
 import pytest
 from attrs import asdict
 from click.testing import CliRunner
 from gpu_results import Results, Row, read_rows, write_results
+
+QUICK = os.environ.get("TOOLKIT_PROFILE", "quick") == "quick"
 
 
 @pytest.fixture
@@ -70,6 +75,18 @@ def test_a_rehearsal_does_not_overwrite_what_was_measured(tmp_path, monkeypatch)
     monkeypatch.setattr(bench_gpu, "run_stage", lambda *_: None)
     assert CliRunner().invoke(bench_gpu.main, ["--rehearse"]).exit_code == 0
     assert [*(tmp_path / "results").iterdir()] == [tmp_path / "results/gpu-rehearsed"]
+
+
+@pytest.mark.parametrize("stages", [["machine", "llama"] if QUICK else [*bench_gpu.LIMITS]])
+def test_a_rehearsal_runs_to_its_end(tmp_path, stages):
+    """Its few files have names that any machine takes."""
+    done = CliRunner().invoke(bench_gpu.main, [*stages, "--rehearse", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output + (tmp_path / "log.txt").read_text()
+    measured = {row["stage"] for row in read_rows(tmp_path, stages) if row["measure"] != "stage took"}
+    assert measured == set(stages)
+    files = [file.name for file in tmp_path.iterdir()]
+    assert len(files) <= 8
+    assert [name for name in files if not re.fullmatch(r"[A-Za-z0-9._-]+", name)] == []
 
 
 def test_a_rehearsal_has_no_limits_of_a_gpu(tmp_path, monkeypatch):
