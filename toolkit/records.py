@@ -55,7 +55,7 @@ class Run:
     gpu_driver: str | None = column("version of NVIDIA's driver; null: on CPU, or unknown")
     isa: str | None = column("instruction set of our kernels; null: not in use")
     torch_isa: str = column("instruction set of PyTorch's kernels on the CPU")
-    executors: str = column("JSON: the executor of every model, why, and the linears, by its name")
+    executors: str = column("JSON: by the name of every model, its executor and why, and its linears")
     dtype: str = column("of the target's weights")
     numerics: str = column(
         "equality with AR: bitwise (same bits), fp32 (same tokens) or tie (same up to rounding)"
