@@ -56,12 +56,14 @@ def _widen(part: Any) -> Any:
 
 
 def find_difference(got: list[Tensor], expected: list[Tensor]) -> float:
-    """The greatest error of several tensors, as a share of the norm; infinite where integers differ."""
+    """The greatest error of a row of several tensors, as a share of its norm; infinite where integers
+    differ."""
     errors = [0.0]
     for ours, plain in zip(got, expected, strict=True):
         if plain.is_floating_point():
             wide = plain.double()
-            errors.append(float((ours.double() - wide).norm() / wide.norm()))
+            rows = (ours.double() - wide).norm(dim=-1) / wide.norm(dim=-1)
+            errors.append(float(rows.max()))
         elif not ours.equal(plain):
             errors.append(float("inf"))
     return max(errors, key=lambda error: (error != error, error))  # NaN is the worst
