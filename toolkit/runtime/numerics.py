@@ -2,7 +2,7 @@
 
 `bitwise`: logits and KV have the same bits as AR's; claimed only after whole passes were compared bit
 by bit. `fp32`: tokens are the same, as tested. `tie`: tokens are the same up to numerical ties, in
-lower precision with stock kernels.
+lower precision, as TF32 is, with stock kernels.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from attrs import frozen
 from toolkit.errors import NoMemoryError
 from toolkit.runtime.compute.executors.fastest import module_key
 from toolkit.runtime.kernels import native, structs
+from toolkit.runtime.machine.gpu_numerics import gpu_numerics, multiplies_in_tf32
 from toolkit.runtime.machine.remembered import remembered
 from toolkit.runtime.models.load import LoadedModel
 from toolkit.runtime.session import ModelSession
@@ -37,9 +38,9 @@ class Level:
     why: str
 
 
-_levels: WeakKeyDictionary[LoadedModel, dict[int, Level]] = (
+_levels: WeakKeyDictionary[LoadedModel, dict[tuple[int | str, ...], Level]] = (
     WeakKeyDictionary()
-)  # by longest context
+)  # by longest context, and a GPU's settings
 
 
 def find_level(model: LoadedModel, length: int = PROBED, *, captured: bool = True) -> Level:
@@ -48,12 +49,12 @@ def find_level(model: LoadedModel, length: int = PROBED, *, captured: bool = Tru
     It is found once for a model's architecture, sizes and dtype, then remembered on disk. On a GPU,
     `captured` says whether graphs ran all of a request's passes after the prompt, none under masks.
     """
-    longest = longest_probed(model, length)
-    known = _levels.setdefault(model, {})
-    if longest not in known:
-        known[longest] = _compare(model, longest)
-    if captured or model.executor.slabs is None or known[longest].name != "bitwise":
-        return known[longest]
+    longest, known = longest_probed(model, length), _levels.setdefault(model, {})
+    key = longest, *(gpu_numerics() if model.device.type == "cuda" else ())
+    if key not in known:
+        known[key] = _compare(model, longest)
+    if captured or model.executor.slabs is None or known[key].name != "bitwise":
+        return known[key]
     return _without_bits(model, "some passes hid rows or ran layer by layer")
 
 
@@ -79,6 +80,8 @@ def _compare(model: LoadedModel, longest: int) -> Level:
 
 def _without_bits(model: LoadedModel, reason: str) -> Level:
     exact = model.dtype in (torch.float32, torch.float64)
+    if model.dtype == torch.float32 and model.device.type == "cuda" and multiplies_in_tf32():
+        exact, reason = False, f"{reason}; fp32 is multiplied in TF32"
     return Level("fp32" if exact else "tie", f"not bitwise: {reason}")
 
 

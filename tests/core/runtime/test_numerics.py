@@ -109,6 +109,32 @@ def test_a_module_claims_nothing_that_was_not_probed():
     assert "only the functional executor's linears" in level.why
 
 
+@pytest.mark.parametrize(
+    ("dtype", "device", "tf32", "name"),
+    [
+        (torch.float32, "cuda", True, "tie"),
+        (torch.float32, "cuda", False, "fp32"),
+        (torch.float64, "cuda", True, "fp32"),
+        (torch.float32, "cpu", True, "fp32"),
+    ],
+)
+def test_fp32_in_tf32_is_no_fp32(monkeypatch, dtype, device, tf32, name):
+    monkeypatch.setattr(numerics, "multiplies_in_tf32", lambda: tf32)
+    level = numerics._without_bits(SimpleNamespace(dtype=dtype, device=torch.device(device)), "why")
+    said = "; fp32 is multiplied in TF32" if name == "tie" else ""
+    assert level == numerics.Level(name, f"not bitwise: why{said}")
+
+
+def test_a_level_on_a_gpu_holds_for_its_settings(monkeypatch):
+    model, found = attrs.evolve(loaded("llama", torch.float64), device=torch.device("cuda")), []
+    monkeypatch.setattr(numerics, "_compare", lambda *given: found.append(given) or level)
+    level = numerics.Level("tie", "")
+    for tf32 in ("0", "1", "1"):
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", tf32)
+        numerics.find_level(model)
+    assert len(found) == 2
+
+
 def test_a_long_request_is_claimed_for_its_own_length(monkeypatch):
     model, probed = attrs.evolve(loaded("llama", torch.float64), positions=10_000), []
 

@@ -28,6 +28,7 @@ from toolkit.runtime.kernels import native
 from toolkit.runtime.kernels.triton import jit
 from toolkit.runtime.kernels.triton.jit import TritonError
 from toolkit.runtime.kernels.triton.linear import SkinnyLinear
+from toolkit.runtime.machine.gpu_numerics import gpu_numerics
 from toolkit.runtime.machine.remembered import remembered
 
 TIMED = (1, 8)  # rows of the passes that are timed
@@ -42,11 +43,11 @@ def module_key(module: PreTrainedModel) -> tuple[str, ...]:
     if module.device.type == "cuda":
         name = torch.cuda.get_device_name(module.device)
         triton = jit.version if jit.runs(module.get_input_embeddings().weight) else None
-        where = f"{name}, CUDA {torch.version.cuda}, Triton {triton}"
+        where = [f"{name}, CUDA {torch.version.cuda}, Triton {triton}", *gpu_numerics()]
     else:
         kernels = native.library()
-        where = kernels.isa if kernels else "none"
-    return module.config.to_json_string(), str(module.dtype), where
+        where = [kernels.isa if kernels else "none"]
+    return module.config.to_json_string(), str(module.dtype), *where
 
 
 def fastest_kernel(
