@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 
@@ -34,6 +35,7 @@ LIMITS = {  # seconds of each stage; all of them share DEADLINE
 }
 DEADLINE = 415
 REHEARSED = 600  # seconds that a rehearsal and each of its stages may take
+GRACE = 5  # seconds in which a stage that is cut keeps what it has measured
 LOG = "log.txt"
 
 
@@ -54,6 +56,9 @@ def run_stage(stage: str, folder: Path, rehearse: bool, limit: float) -> None:
                 last = said.splitlines()[-1][:200] if said else ""
                 failure = f"exit status {process.returncode}: {last} (see {LOG})"
         except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGINT)  # it keeps what it has measured
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
             failure = f"cut after {limit:.0f} s: what it had not measured is missing"
         except KeyboardInterrupt:
             failure = "interrupted"
@@ -82,6 +87,7 @@ def main(stages: tuple[str, ...], out: Path | None, rehearse: bool, stage: str |
     if stage is not None:
         import gpu_stages
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
         getattr(gpu_stages, f"run_{stage}")(Results(stage, out, rehearse))
         return
     if not rehearse and shutil.which("nvidia-smi") is None:

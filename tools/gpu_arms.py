@@ -7,7 +7,7 @@ from collections import Counter
 from time import perf_counter
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 from gpu_goals import AGAINST, COST, OVERHEAD, SHARE
 from gpu_results import Results
 
@@ -196,6 +196,15 @@ def gain(ours: dict[int, float], theirs: dict[int, float]) -> float:
     return statistics.geometric_mean(ours[each] / theirs[each] for each in ours.keys() & theirs.keys())
 
 
+@define
+class Decoded:
+    """What an arm has decoded: speeds by prompt, results of ours, and how often it gave AR's tokens."""
+
+    speeds: dict[int, float] = field(factory=dict)
+    made: list[Any] = field(factory=list)
+    equal: int = 0
+
+
 def measure_arms(
     results: Results,
     arms: dict[str, Any],
@@ -206,52 +215,68 @@ def measure_arms(
 ) -> tuple[dict[str, dict[int, float]], dict[str, str]]:
     """Decode each prompt with each arm in turn, and compare their speeds with AR's: in whole steps
     where it has these. Returns the arms' speeds by prompt, and the levels of ours; rows have the
-    target's name before the arm's."""
-    speeds: dict[str, dict[int, float]] = {name: {} for name in arms}
-    made: dict[str, list[Any]] = {name: [] for name in arms}
-    equal: dict[str, int] = dict.fromkeys(arms, 0)
-    began = perf_counter()
+    target's name before the arm's. They are kept where the stage is interrupted, too."""
+    decoded = {name: Decoded() for name in arms}
+    try:
+        _decode_in_turn(results, arms, prompts, tokens, decoded)
+    finally:
+        whole = decoded.get("AR, whole step", Decoded()).speeds
+        for name, of in decoded.items():
+            if of.speeds:
+                _add_speed(results, target + name, of, limit)
+                note = f"AR: AR{', whole step' if whole else ''}"
+                with results.surviving(f"{target}{name} against AR"):
+                    ratio = gain(of.speeds, whole or decoded["AR"].speeds)
+                    results.add(target + name, AGAINST, ratio, note=note, dtype=results.dtype)
+    speeds = {name: of.speeds for name, of in decoded.items()}
+    return speeds, {name: of.made[0].numerics for name, of in decoded.items() if of.made}
+
+
+def _decode_in_turn(
+    results: Results,
+    arms: dict[str, Any],
+    prompts: list[list[int]],
+    tokens: int,
+    decoded: dict[str, Decoded],
+) -> None:
+    began, names = perf_counter(), list(arms)
     for index, prompt in enumerate(prompts):
         if perf_counter() - began > ENOUGH:
             break
         reference: list[int] | None = None
-        names = list(arms)
         for name in ["AR", *names[index + 1 :], *names[1 : index + 1]]:
+            of = decoded[name]
             with results.surviving(name):
                 ids, seconds, generation = arms[name].decode(prompt, tokens)
                 reference = ids if name == "AR" else reference
-                speeds[name][index] = (len(ids) - 1) / seconds
-                equal[name] += ids == reference
-                made[name] += [generation] if generation else []
+                of.speeds[index] = (len(ids) - 1) / seconds
+                of.equal += ids == reference
+                of.made += [generation] if generation else []
             if reference is None:
                 break  # the others' tokens could not be compared
-    fastest = "AR, whole step" if speeds.get("AR, whole step") else "AR"
-    for name, found in speeds.items():
-        if not found:
-            continue
-        arm = target + name
-        speed = statistics.median(found.values())
-        same = f"AR's tokens in {equal[name]} of {len(found)}"
-        results.add(arm, "speed", speed, "tokens/s", same, results.dtype)
-        results.add(arm, SHARE, 100 * speed / limit, "%", dtype=results.dtype)
-        with results.surviving(f"{arm} against AR"):
-            ratio = gain(found, speeds[fastest])
-            results.add(arm, AGAINST, ratio, note=f"AR: {fastest}", dtype=results.dtype)
-        steps = [step for generation in made[name] for step in generation.steps]
-        if steps:
-            whole = sum(step.total_ms for step in steps)
-            for part in ("draft_ms", "verify_ms", "commit_ms", "shape_ms"):
-                mean = sum(getattr(step, part) for step in steps) / len(steps)
-                results.add(arm, part, mean, "ms a step", dtype=results.dtype)
-            rest = sum(step.shape_ms + step.commit_ms for step in steps) / whole
-            results.add(arm, OVERHEAD, 100 * rest, "% of a step")
-            tau = statistics.mean(g.tau for g in made[name])
-            run = made[name][0].steps_run
-            results.add(arm, "τ", tau, note=run, dtype=results.dtype)
-            if name.endswith("whole step"):
-                note_general_steps(results, arm, made[name][0])
-            if equal[name] < len(found) and made[name][0].numerics == "bitwise":
-                results.add(arm, "failed", None, note="other tokens than AR's at level bitwise")
-            peak = max(g.peak_memory_bytes or 0 for g in made[name]) / 1e9
-            results.add(arm, "peak memory", peak, "GB", note=f"level {made[name][0].numerics}")
-    return speeds, {name: given[0].numerics for name, given in made.items() if given}
+
+
+def _add_speed(results: Results, arm: str, of: Decoded, limit: float) -> None:
+    """The rows of an arm: speeds, parts of a step, τ and memory."""
+    speed = statistics.median(of.speeds.values())
+    same = f"AR's tokens in {of.equal} of {len(of.speeds)}"
+    results.add(arm, "speed", speed, "tokens/s", same, results.dtype)
+    results.add(arm, SHARE, 100 * speed / limit, "%", dtype=results.dtype)
+    steps = [step for generation in of.made for step in generation.steps]
+    if not steps:
+        return
+    whole = sum(step.total_ms for step in steps)
+    for part in ("draft_ms", "verify_ms", "commit_ms", "shape_ms"):
+        mean = sum(getattr(step, part) for step in steps) / len(steps)
+        results.add(arm, part, mean, "ms a step", dtype=results.dtype)
+    rest = sum(step.shape_ms + step.commit_ms for step in steps) / whole
+    results.add(arm, OVERHEAD, 100 * rest, "% of a step")
+    first = of.made[0]
+    tau = statistics.mean(generation.tau for generation in of.made)
+    results.add(arm, "τ", tau, note=first.steps_run, dtype=results.dtype)
+    if arm.endswith("whole step"):
+        note_general_steps(results, arm, first)
+    if of.equal < len(of.speeds) and first.numerics == "bitwise":
+        results.add(arm, "failed", None, note="other tokens than AR's at level bitwise")
+    peak = max(generation.peak_memory_bytes or 0 for generation in of.made) / 1e9
+    results.add(arm, "peak memory", peak, "GB", note=f"level {first.numerics}")

@@ -100,7 +100,8 @@ def run_speed(results: Results) -> None:
     target, drafter = pool.modules["pythia-2.8b-alike"], pool.modules["pythia-70m-alike"]
     for name, module in pool.modules.items():
         results.add(name, "parameters", module.num_parameters() / 1e6, "M")
-        note_executor(results, name, pool.load(name).executor)
+        with results.surviving(name):
+            note_executor(results, name, pool.load(name).executor)
     with results.surviving("graphs"):
         for name in pool.modules:
             measure_graphs(results, name, pool.load(name).executor)

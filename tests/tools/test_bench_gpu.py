@@ -32,6 +32,19 @@ def test_a_stage_that_is_stopped_keeps_its_rows(results, tmp_path):
     assert "- machine, machine: failed: cut after 0 s" in text
 
 
+def test_a_stage_that_is_cut_has_a_moment_to_keep_what_it_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_gpu, "__file__", str(tmp_path / "stage.py"))
+    kept = tmp_path / "kept"
+    (tmp_path / "stage.py").write_text(
+        f"import pathlib, signal, time\n"
+        f"signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"pathlib.Path({str(kept)!r}).touch()\n"
+        f"try:\n    time.sleep(60)\nfinally:\n    pathlib.Path({str(kept)!r}).write_text('it')"
+    )
+    bench_gpu.run_stage("machine", tmp_path, True, limit=5)
+    assert kept.read_text() == "it"
+
+
 def test_what_fails_within_a_stage_is_a_row(results, tmp_path):
     with results.surviving("a kernel"):
         raise RuntimeError("no such kernel")

@@ -104,6 +104,24 @@ def test_speeds_are_compared_prompt_by_prompt(tmp_path):
     assert found == {"AR": 1.0, "fixed": pytest.approx(4.0)}
 
 
+def test_what_was_measured_before_a_stage_is_cut_is_kept(tmp_path):
+    class Cut(Arm):
+        asked = 0
+
+        def decode(self, prompt, tokens):
+            self.asked += 1
+            if self.asked == 2:
+                raise KeyboardInterrupt
+            return self.made
+
+    results = Results("speed", tmp_path, rehearse=False)
+    arms = {"AR": Arm([1, 2, 3]), "fixed": Cut([1, 2, 3]), "chain": Arm([1, 2, 3])}
+    with pytest.raises(KeyboardInterrupt):
+        gpu_arms.measure_arms(results, arms, [[5], [6]], 3, 100.0)
+    rows = [row for row in read_rows(tmp_path, ["speed"]) if row["measure"] == AGAINST]
+    assert {row["subject"] for row in rows} == {"AR", "fixed", "chain"}
+
+
 def test_a_prompt_without_ars_tokens_is_left_out(tmp_path):
     results = Results("speed", tmp_path, rehearse=False)
     arms = {"AR": Fails([1, 2, 3]), "fixed": Arm([1, 2, 3])}
