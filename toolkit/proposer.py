@@ -11,7 +11,7 @@ from toolkit.likeliest import MOST, likeliest
 from toolkit.logits_processing import PathProcessor
 from toolkit.randomness import make_generator, noise_of
 from toolkit.sampling import Sampling, invert
-from toolkit.transfer import fetch
+from toolkit.transfer import fetch, send
 from toolkit.tree import Candidates, TokenTree
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Proposer:
         uniforms = 1.0 - torch.stack(
             [torch.rand(k, k, dtype=torch.double, generator=make_generator(key)) for key in keys]
         )
-        uniforms = uniforms.to(laws.device)
+        (uniforms,) = send(laws.device, uniforms)
         if self.how == "sampled":
             return Candidates.draw(laws, uniforms, fixed)
         tokens = invert(laws, uniforms[:, 0])

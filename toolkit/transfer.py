@@ -23,10 +23,12 @@ def send(device: torch.device, *parts: Tensor) -> list[Tensor]:
     themselves."""
     if device.type == "cpu":
         return list(parts)
-    joined = _join(parts)
-    if device.type == "cuda":
-        joined = joined.pin_memory()
-    return _split(joined.to(device, non_blocking=True), parts)
+    return _split(_pinned(_join(parts), device).to(device, non_blocking=True), parts)
+
+
+def write(source: Tensor, target: Tensor) -> None:
+    """Copy a tensor of the host into one of a device. Nothing waits for it."""
+    target.copy_(_pinned(source, target.device), non_blocking=True)
 
 
 def fetch(*parts: Tensor) -> list[Tensor]:
@@ -92,6 +94,11 @@ class Slot:
             return 0.0
         began, ended = self.events
         return float(began.elapsed_time(ended))
+
+
+def _pinned(host: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host where CUDA can copy it from while the host goes on."""
+    return host.pin_memory() if device.type == "cuda" else host
 
 
 def _join(parts: tuple[Tensor, ...]) -> Tensor:

@@ -34,16 +34,17 @@ class Typical(Verifier):
     )
 
     def judge(self, tree: TokenTree, logits: Tensor, sampler: Sampler) -> Verdict:
+        import torch
+
         paths = {0: [0]}
         if len(tree) > 1:
             laws = sampler.law(logits)
             entropy = -(laws * laws.clamp_min(1e-300).log()).sum(-1)
             least = (self.delta * (-entropy).exp()).clamp_max(self.epsilon)
-            parents = tree.parents[1:]
-            tokens = logits.new_tensor(tree.tokens[1:]).long()
-            accepted = (laws[parents, tokens] > least[parents]).tolist()
-            for node, (parent, typical) in enumerate(zip(parents, accepted, strict=True), 1):
-                if parent in paths and typical:
+            shares = [laws[place] for place in zip(tree.parents, tree.tokens, strict=True)]
+            bounds, known = torch.stack([least, torch.stack(shares)]).tolist()  # one copy to the host
+            for node, parent in enumerate(tree.parents):
+                if parent in paths and known[node] > bounds[parent]:
                     paths[node] = [*paths[parent], node]
         path = max(paths.values(), key=len)
         return Verdict(path, sampler.token(logits[path[-1]], len(path) - 1))

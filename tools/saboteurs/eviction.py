@@ -23,9 +23,9 @@ def rejected_nodes_score() -> Iterator[None]:
     """The log takes the last drafted queries, whichever tokens were accepted."""
     honest = QueryLog.commit
 
-    def commit(self: QueryLog, rows: Tensor) -> None:
+    def commit(self: QueryLog, rows: list[int]) -> None:
         count = sum(queries.shape[1] for queries in self.scratch[0])
-        honest(self, torch.arange(count - len(rows), count))
+        honest(self, [*range(count - len(rows), count)])
 
     with patch.object(QueryLog, "commit", commit):
         yield

@@ -1,171 +1,213 @@
-"""What a step waits for on a GPU, counted on the CPU: reads of a tensor's values, by who makes them."""
+"""What a step copies to a GPU and back, where it waits, found on a device that is not there."""
 
 import copy
 import sys
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from attrs import frozen
+from far import crossings, move
 from tape import Tape
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import toolkit
-from toolkit import Pipeline, Pool, Registry
+from toolkit import Pipeline, Pool, Registry, Sampling
 from toolkit.conformance.models import COSTS, noisy, tiny
 from toolkit.runtime.compute.executors import captured
-from toolkit.runtime.compute.executors.captured import GraphInputs
-from toolkit.runtime.kernels import native
+from toolkit.runtime.compute.executors.captured import Captured, GraphInputs
+from toolkit.runtime.compute.linears.linears import Linears
 from toolkit.sampling import Sampler
 
 REGISTRY = Registry.installed()
 ROOT = Path(toolkit.__file__).parents[1]
 OURS = ("toolkit", "strategies", "kvcache")
-NAMED = {
-    "toolkit/likeliest.py:likeliest": "what a level proposes, after one copy",
-    "toolkit/likeliest.py:likeliest_and_margins": "what a verifier reads, after one copy",
-    "toolkit/likeliest.py:margin": "after a pass; on a GPU `likeliest` has it already",
-    "toolkit/runtime/step_graph.py:of": "what a whole step found, after one copy",
-    "toolkit/runtime/compute/executors/captured.py:fill": "of tensors that are on the host",
-}
-READS = ("tolist", "item", "__int__", "__bool__", "__float__", "__index__", "nonzero", "cpu")
+
+PASS = "toolkit/runtime/compute/executors/captured.py:fill"  # the numbers of a pass
+MASK = "toolkit/runtime/compute/attention.py:tensors"  # who sees whom, where a policy hides rows
+LEVEL = "toolkit/likeliest.py:likeliest"  # what a level proposes
+LEVEL_CUT = "toolkit/proposer.py:_match"  # the same, where some tokens cannot be drawn
+JUDGED = "toolkit/likeliest.py:likeliest_and_margins"  # what a greedy verifier reads
+UNIFORMS = "toolkit/proposer.py:candidates"  # random numbers of a level that draws, and what it drew
+ROUND = "toolkit/tree.py:keep"  # what a round of a level's draws found
+DRAWN = "toolkit/randomness.py:draw_noisy"  # AR's token after a node: which comes next depends on it
+NOISE = "toolkit/randomness.py:gumbel_noise"  # of several positions at once
+SHARES = "toolkit/sampling.py:first_accepted"  # of a node's children: whose are next depends on it
+BONUS = "toolkit/sampling.py:draw"
+WEIGHT = "strategies/verifiers/traversal.py:judge"  # of a leaf: which is next depends on it
+LIKELY = "strategies/verifiers/typical.py:judge"  # which nodes are
+WHOLE = "toolkit/runtime/step_graph.py:start"  # all that a step finds that runs as one graph
+PLAIN = (  # PyTorch's forms; kernels on a GPU have it from elsewhere
+    "toolkit/likeliest.py:margin",  # with what was judged
+    "toolkit/runtime/kernels/triton/move_rows.py:move_path",  # the numbers are in the launch
+)
 
 
-def reader():
-    """The function of ours that is being run, as file:name, and whether a policy is deciding."""
-    frame, first, names = sys._getframe(2), None, []
+@frozen
+class Decoded:
+    """A request's steps, and what crossed meanwhile, by who had it cross."""
+
+    steps: list
+    passes: int
+    sent: Counter
+    fetched: Counter
+
+    @property
+    def levels(self):
+        """Passes of the drafter."""
+        return self.passes - len(self.steps)
+
+    @property
+    def tokens(self):
+        return sum(step.committed for step in self.steps)
+
+
+def place():
+    """The function of ours that has something cross, as file:name, and whether `toolkit.transfer` does
+    it, which knows how. None for a policy that decides: it does so once in an epoch."""
+    frame, found = sys._getframe(2), []
     while frame:
         path = Path(frame.f_code.co_filename)
         if any(path.is_relative_to(ROOT / room) for room in OURS):  # not tests, not a .venv
-            first = first or f"{path.relative_to(ROOT)}:{frame.f_code.co_name}"
-            names.append(frame.f_code.co_name)
+            found.append(f"{path.relative_to(ROOT)}:{frame.f_code.co_name}")
         frame = frame.f_back
-    return first, "decide" in names
+    if any(name.endswith(":decide") for name in found):
+        return None, False
+    own = [name for name in found if not name.startswith("toolkit/transfer.py")]
+    return next(iter(own), None), len(own) < len(found)
 
 
-class Watching(TorchDispatchMode):
-    """Counts operations whose result has a shape that depends on values."""
+def decode(executor="functional", drafter="model:noisy", **choices):
+    """A request on that device, from its fourth step on."""
+    sent, fetched, passes, forward = Counter(), Counter(), [], Captured.forward
 
-    def __init__(self, note):
-        super().__init__()
-        self.note = note
+    def tell(what):
+        who, knows = place()
+        if who is not None and who not in PLAIN:
+            if what == "fetch":
+                fetched[who] += 1
+            else:
+                sent[who if knows else f"{who}, not pinned"] += 1
 
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        name = operation._schema.name
-        by_values = name in ("aten::nonzero", "aten::masked_select", "aten::_unique2")
-        if name in ("aten::index", "aten::index_put_"):
-            by_values = any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
-        if by_values:
-            self.note()
-        return operation(*args, **(kwargs or {}))
+    def counted(*args):
+        passes.append(args)
+        return forward(*args)
 
-
-@contextmanager
-def watched():
-    """Counts reads of values, and tensors made of Python numbers on a device, by function."""
-    found = Counter()
-
-    def note():
-        who, deciding = reader()
-        if who is not None and not deciding:
-            found[who] += 1
-
-    def noting(original, counts=lambda *args, **named: True):
-        def wrapped(*args, **named):
-            if counts(*args, **named):
-                note()
-            return original(*args, **named)
-
-        return wrapped
-
-    def by_list(_, index):
-        parts = index if isinstance(index, tuple) else (index,)
-        return any(isinstance(part, list) for part in parts)
-
-    with pytest.MonkeyPatch.context() as patch, Watching(note):
-        for name in READS:
-            patch.setattr(torch.Tensor, name, noting(getattr(torch.Tensor, name)))
-        patch.setattr(torch.Tensor, "__getitem__", noting(torch.Tensor.__getitem__, by_list))
-        patch.setattr(torch, "tensor", noting(torch.tensor, lambda *_, **named: "device" in named))
-        yield found
+    target, draft = copy.deepcopy((tiny("llama", stops=()), noisy("llama", noise=0.01)))
+    move(target)
+    move(draft)
+    pool = Pool(modules={"noisy": draft}, costs=COSTS, executor=executor)
+    with pytest.MonkeyPatch.context() as patch, crossings(tell):
+        patch.setattr(captured, "recorder_for", lambda _: Tape())
+        patch.setattr(Captured, "forward", counted)
+        patch.setattr(Linears, "set_rule", lambda *_: True)  # it compares the bits of a real device
+        pipeline = Pipeline(target, drafter=drafter, pool=pool, registry=REGISTRY, **choices)
+        stream = pipeline.stream([5, 9, 33, 4, 8, 60, 17], max_new_tokens=30)
+        events = stream.decode()
+        for _ in range(3):
+            next(events)
+        for counts in (sent, fetched, passes):
+            counts.clear()
+        steps = [event.step for event in events]
+    return Decoded(steps, len(passes), sent, fetched)
 
 
-@pytest.fixture
-def taped(monkeypatch):
-    monkeypatch.setattr(captured, "recorder_for", lambda _: Tape())
+@pytest.mark.parametrize("shaper", REGISTRY.names("shaper"))
+def test_one_copy_before_a_pass_and_one_after_it(shaper):
+    found = decode(shaper=shaper)
+    assert found.sent == {PASS: found.passes}
+    assert found.fetched == {LEVEL: found.levels, JUDGED: len(found.steps)}
+    assert found.levels > 0
 
 
-def steps(shaper, kv, executor="functional", drafter="model:noisy"):
-    """The reads of a request's steps, and how many steps and levels there were."""
-    pipeline = Pipeline(
-        copy.deepcopy(tiny("llama", stops=())),
-        drafter=drafter,
-        shaper=shaper,
-        kv=kv,
-        pool=Pool(modules={"noisy": noisy("llama", noise=0.01)}, costs=COSTS, executor=executor),
-        registry=REGISTRY,
-    )
-    stream = pipeline.stream([5, 9, 33, 4, 8, 60, 17], max_new_tokens=30)
-    events = stream.decode()
-    for _ in range(3):
-        next(events)
-    with native.using(None), watched() as found:
-        count = sum(1 for _ in events)
-    return found, count
+@pytest.mark.parametrize("drafter", ["ngram", "none", "self"])
+def test_what_needs_no_model_crosses_for_the_target_alone(drafter):
+    found = decode(drafter=drafter)
+    assert found.sent == {PASS: found.passes}
+    assert found.fetched == Counter({LEVEL: found.levels, JUDGED: len(found.steps)})
 
 
 @pytest.mark.parametrize(
-    ("shaper", "kv"),
+    ("kv", "hides"),
     [
-        *((shaper, "full") for shaper in REGISTRY.names("shaper")),
-        *(("budget", kv) for kv in ("window:budget=8", "h2o:budget=12,epoch=4,recent=4")),
+        ("window:budget=8", True),
+        ("streaming:budget=12,positions=cache", True),
+        ("h2o:budget=12,epoch=4,recent=4", False),
+        ("knorm:budget=12,epoch=4", False),
     ],
 )
-def test_a_step_reads_at_named_places_only(taped, shaper, kv):
-    found, count = steps(shaper, kv)
-    assert set(found) <= set(NAMED)
-    judged = found["toolkit/likeliest.py:likeliest_and_margins"]
-    assert 0 < judged <= 2 * count
+def test_a_policy_adds_a_copy_at_most(kv, hides):
+    """Which rows see which: a step's, where the policy hides rows by position."""
+    found = decode(shaper="budget", kv=kv)
+    assert 0 < found.sent.pop(MASK, 0) <= len(found.steps) if hides else MASK not in found.sent
+    assert found.sent == {PASS: found.passes}
+    assert found.fetched == {LEVEL: found.levels, JUDGED: len(found.steps)}
+
+
+@pytest.mark.parametrize(("settings", "level"), [({}, LEVEL), ({"top_p": 0.9}, LEVEL_CUT)])
+def test_drawing_as_ar_does_waits_once_a_token(settings, level):
+    found = decode(sampling=Sampling(0.8, **settings))
+    assert found.sent.pop(NOISE) <= 1 + found.tokens / 8
+    assert found.sent == {PASS: found.passes}
+    assert found.fetched == {level: found.levels, DRAWN: found.tokens}
+
+
+@pytest.mark.parametrize("verifier", ["hybrid", "specinfer", "swor"])
+def test_accepting_waits_once_a_node(verifier):
+    """On the path, and once for the bonus; a level's draws have a round for each child at most."""
+    found = decode(sampling=Sampling(0.8), verifier=verifier, shaper="growmap:tree=2x2")
+    assert found.sent == {PASS: found.passes, UNIFORMS: found.levels}
+    assert 0 < found.fetched.pop(SHARES) <= found.tokens
+    rounds = found.fetched.pop(ROUND, 0) + found.fetched.pop(UNIFORMS, 0)
+    assert found.levels <= rounds <= 2 * found.levels
+    assert found.fetched == {BONUS: len(found.steps)}
+
+
+def test_traversal_waits_once_a_leaf():
+    """On a chain, those that were rejected and the one that was not."""
+    found = decode(sampling=Sampling(0.8), verifier="traversal", shaper="chain")
+    tried = sum(step.depth - step.accepted + (step.accepted > 0) for step in found.steps)
+    assert found.sent == {PASS: found.passes, UNIFORMS: found.levels}
+    assert found.fetched == {ROUND: found.levels, WEIGHT: tried, BONUS: len(found.steps)}
+
+
+def test_typical_acceptance_waits_twice():
+    found = decode(sampling=Sampling(0.8), verifier="typical")
+    assert found.sent.pop(NOISE) <= 1 + found.tokens / 8
+    assert found.sent == {PASS: found.passes}
+    assert found.fetched.pop(LIKELY) <= len(found.steps)
+    assert found.fetched == {LEVEL: found.levels, DRAWN: len(found.steps)}
 
 
 @pytest.mark.parametrize("shaper", ["chain:k=2", "growmap:tree=2x2"])
-def test_a_whole_step_reads_once(taped, shaper):
-    """What it found, which are two reads of one copy. The last trees are cut."""
-    found, count = steps(shaper, "full", "auto")
-    whole = found["toolkit/runtime/step_graph.py:of"] / 2
-    passes = found["toolkit/likeliest.py:likeliest_and_margins"]
-    assert whole > 3 >= passes == count - whole
-    assert set(found) <= set(NAMED)
+def test_a_whole_step_waits_once_and_sends_nothing(shaper):
+    """The last trees are cut: their steps have passes. The fourth step began in the third."""
+    found = decode("auto", shaper=shaper)
+    whole, judged = found.fetched.pop(WHOLE), found.fetched.pop(JUDGED)
+    assert whole > 3 >= judged == len(found.steps) - whole - 1
+    assert found.sent == {PASS: found.passes}
+    assert found.fetched == {LEVEL: found.passes - judged}
 
 
-def test_a_step_of_ar_reads_once(taped):
-    found, count = steps("chain", "full", "auto", "none")
-    assert found == {"toolkit/runtime/step_graph.py:of": 2 * count}
+def test_a_step_of_ar_waits_once():
+    found = decode("auto", drafter="none")
+    assert (found.sent, found.fetched) == ({}, {WHOLE: len(found.steps) - 1})
 
 
-def test_a_read_elsewhere_is_noticed(taped, monkeypatch):
-    """The control, once for each kind of read."""
-    honest, reads = (
-        GraphInputs.fill,
-        [
-            lambda t: int(t[0]),
-            lambda t: t[[0]],
-            lambda t: t[t > 3],
-            lambda t: torch.tensor([1], device=t.device),
-        ],
-    )
-    for read in reads:
+def test_what_crosses_elsewhere_is_noticed(monkeypatch):
+    """The control; tests/tools/test_far.py has all ways."""
+    honest = GraphInputs.fill
 
-        def forward(self, *args, read=read):
-            read(torch.arange(9))
-            return honest(self, *args)
+    def fill(self, *args):
+        self.packed.tolist()
+        self.packed[[0]]
+        honest(self, *args)
 
-        forward.__code__ = forward.__code__.replace(co_filename=str(ROOT / "toolkit/made_up.py"))
-        read.__code__ = read.__code__.replace(co_filename=str(ROOT / "toolkit/made_up.py"))
-        monkeypatch.setattr(GraphInputs, "fill", forward)
-        found, _ = steps("chain", "full")
-        assert any(who.startswith("toolkit/made_up.py") for who in found)
+    fill.__code__ = fill.__code__.replace(co_filename=str(ROOT / "toolkit/made_up.py"))
+    monkeypatch.setattr(GraphInputs, "fill", fill)
+    found = decode(shaper="chain")
+    assert found.fetched["toolkit/made_up.py:fill"] == found.passes
+    assert found.sent["toolkit/made_up.py:fill, not pinned"] == found.passes
 
 
 def test_the_margin_comes_with_the_argmax_where_a_kernel_finds_both(monkeypatch):

@@ -293,11 +293,9 @@ class TreeCache(Cache):
             )
         if not self.placed and rows != list(range(len(rows))):
             self._move(rows)
-        logged = [group.queries for group in self.groups if group.queries.drafted]
-        if logged:
-            index = self._index(rows)
-            for queries in logged:
-                queries.commit(index)
+        for group in self.groups:
+            if group.queries.drafted:
+                group.queries.commit(rows)
         self.append(len(rows))
 
     def commit_prompt(self, count: int) -> None:
@@ -316,13 +314,9 @@ class TreeCache(Cache):
         if self.slab is not None and first is not None:
             self.slab.move(first, rows)
             return
-        index = self._index(rows)
+        (index,) = send(layers[0].device, torch.tensor(rows, dtype=torch.long))
         for layer in layers:
             layer.move(index)
-
-    def _index(self, rows: list[int]) -> Tensor:
-        """Row numbers `rows[A]` on the device of the buffers."""
-        return send(self.initialized[0].device, torch.tensor(rows, dtype=torch.long))[0]
 
     def append(self, count: int) -> None:
         """Count `count` rows as committed; every layer has stored them."""

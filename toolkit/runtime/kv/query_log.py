@@ -28,12 +28,13 @@ class QueryLog:
         """Whether it holds queries of scratch rows."""
         return bool(self.scratch[0])
 
-    def commit(self, rows: Tensor) -> None:
+    def commit(self, rows: list[int]) -> None:
         """Keep the queries of scratch rows `rows[A]` as committed ones, and drop the others."""
         forwards = [torch.cat(parts) for parts in zip(*self.scratch, strict=True)]
-        queries = torch.cat(forwards, 1).index_select(1, rows)
-        before = [] if self.committed is None else [self.committed]
-        self.committed = torch.cat([*before, queries], 1)
+        queries = torch.cat(forwards, 1)
+        kept = [queries[:, row : row + 1] for row in rows]  # an index would be sent to the device
+        before = queries[:, :0] if self.committed is None else self.committed
+        self.committed = torch.cat([before, *kept], 1)
         self.scratch = [[] for _ in self.scratch]
 
     def take(self, later: int) -> Tensor | None:

@@ -21,7 +21,7 @@ def joined():
     (group,) = cache.groups
     for layer in range(LAYERS):
         cache.layers[layer].log(torch.full((2 * HEADS, 3, 1), float(layer)))
-    group.queries.commit(torch.tensor([0, 2]))
+    group.queries.commit([0, 2])
     return cache, group
 
 

@@ -27,6 +27,7 @@ from toolkit.runtime.kernels.triton.jit import power_of_two, runs
 from toolkit.runtime.kernels.triton.rotary import rotate_and_store
 from toolkit.runtime.kv.attention_config import AttentionConfig
 from toolkit.runtime.kv.slab import Nobody, Slab, Slabs, try_twice
+from toolkit.transfer import write
 
 ROWS = (1, 2, 4, 8, 16, 32, 64)  # buckets of rows
 DEEPEST = 64  # scratch rows on a path
@@ -71,10 +72,7 @@ class GraphInputs:
         whole = [b"".join(path) + path[-1] * (DEEPEST - len(path)) for path in paths]
         fewer = array("i", [first - count for count in counts[: self.tables]])
         packed = bytearray().join([array("i", columns).tobytes(), *whole, fewer.tobytes()])
-        sent = torch.frombuffer(packed, dtype=torch.int32)
-        if self.packed.is_cuda:
-            sent = sent.pin_memory()
-        self.packed.copy_(sent, non_blocking=True)
+        write(torch.frombuffer(packed, dtype=torch.int32), self.packed)
 
     @property
     def first(self) -> Tensor:
