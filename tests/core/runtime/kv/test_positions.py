@@ -31,7 +31,7 @@ class Machine(RuleBasedStateMachine):
     )
     def evict(self, data, lag, later, early):
         """Some of all but the newest rows, which were not decided on."""
-        when, now = self.length + lag, self.length - early
+        when, now = self.length + lag, max(0, self.length - early)
         count = max(0, self.table.count - later)
         losers = torch.zeros(len(self.held), count, dtype=torch.bool)
         for head, rows in enumerate(self.held):
