@@ -9,7 +9,7 @@ from attrs import frozen
 
 from toolkit import Node, Request, Run, Step, StepKey, column, schema
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 8
 
 Split = Literal["tune", "test", "drift"]
 
