@@ -115,20 +115,24 @@ def run(
         encoded = formatting.encode_all(prompts, pipeline)
     end = "\n" if formatting.uses_template(pipeline) else ""
     finished: list[Generation] = []
+    interrupted = False
     try:
         for text, ids in zip(prompts, encoded, strict=True):
             shown = show_prompt(text) + end
-            generation = _decode(pipeline, ids, request, shown, verifying, watching, as_json)
+            generation = _decode(pipeline, ids, request, shown, watching, as_json)
             finished.append(generation)
+            if verifying and generation.stop_reason != "interrupted":
+                generation = finished[-1] = _compare(pipeline, generation, as_json)
             if as_json:
                 click.echo(json.dumps(summary(generation, pipeline), ensure_ascii=False))
             elif len(prompts) > 1:
                 click.secho(f"[{len(finished)}/{len(prompts)}] {generation.line}\n", dim=True)
-            if generation.stop_reason == "interrupted":
+            if interrupted := generation.stop_reason == "interrupted":
                 break
     except KeyboardInterrupt:
         if not finished:
             raise
+        interrupted = True
     finally:
         if place is not None and finished:
             from toolkit.records import run_record
@@ -138,7 +142,7 @@ def run(
         from toolkit.cli.panel import show
 
         show(finished, pipeline, formatting.describe(pipeline), explaining)
-    if len(finished) < len(prompts) or finished[-1].stop_reason == "interrupted":
+    if interrupted:
         raise SystemExit(INTERRUPTED)
     if any(generation.verdict == "divergent" for generation in finished):
         raise SystemExit(1)
@@ -149,13 +153,11 @@ def _decode(
     ids: list[int],
     request: dict[str, Any],
     shown: str,
-    verifying: bool,
     watching: bool,
     as_json: bool,
 ) -> Generation:
-    """Decode one prompt, write its text as it comes, and compare it with AR where that is asked for."""
-    progress = nullcontext if as_json else show_progress
-    with progress():
+    """Decode one prompt and write its text as it comes."""
+    with nullcontext() if as_json else show_progress():
         decoding = pipeline.stream(ids, **request)
         pieces = iter(decoding)
         texts: Iterable[str] = chain([next(pieces)], pieces)
@@ -165,13 +167,18 @@ def _decode(
         Watch.of(decoding).run(texts)
         texts = [decoding.result.text]
     _write(shown, texts, sys.stderr if as_json else sys.stdout)
-    generation = decoding.result
-    if verifying and generation.stop_reason != "interrupted":
-        from toolkit import verify
+    return decoding.result
 
-        with progress(), working("Decoding once more without drafts, to compare"):
-            generation = generation.with_verification(verify(pipeline, generation))
-    return generation
+
+def _compare(pipeline: Pipeline, generation: Generation, as_json: bool) -> Generation:
+    """Compare a generation with AR. Its own request is over, so that AR's finds its memory free."""
+    from toolkit import verify
+
+    with (
+        nullcontext() if as_json else show_progress(),
+        working("Decoding once more without drafts, to compare"),
+    ):
+        return generation.with_verification(verify(pipeline, generation))
 
 
 def _prepare(

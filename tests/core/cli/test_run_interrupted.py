@@ -1,12 +1,17 @@
-"""`toolkit run`: Ctrl-C and errors in plugins."""
+"""`toolkit run`: Ctrl-C, errors in plugins, and a comparison that does not end."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from weakref import ref
 
 import pyarrow.parquet as pq
 import pytest
+
+from toolkit import exactness
+from toolkit.errors import NoMemoryError
+from toolkit.stream import Stream
 
 PROMPT = "w5 w9 w33 w4 w9 w33"
 
@@ -95,3 +100,37 @@ def test_an_error_in_a_plugin_is_told_with_its_own_lines(run, pair, tmp_path):
     assert "Error: shaper 'interrupts' failed in `grow`:" in result.output
     assert f'File "{file}"' in result.output
     assert "engine.py" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (NoMemoryError("the GPU is full"), 2)]
+)
+def test_a_comparison_that_does_not_end_keeps_what_was_decoded(
+    run, pair, tmp_path, monkeypatch, error, code
+):
+    def verify(*_):
+        raise error
+
+    monkeypatch.setattr(exactness, "verify", verify)
+    out = tmp_path / "r.parquet"
+    result = run(PROMPT, *pair, "--verify", "--out", out)
+    assert result.exit_code == code
+    (row,) = pq.read_table(out).to_pylist()
+    assert (row["stop_reason"], len(row["token_ids"]), row["verdict"]) == ("length", 24, None)
+
+
+def test_ar_is_compared_once_the_request_has_freed_its_memory(run, pair, monkeypatch):
+    streams, verify = [], exactness.verify
+    honest = Stream.__attrs_post_init__
+    monkeypatch.setattr(
+        Stream, "__attrs_post_init__", lambda self: (streams.append(ref(self)), honest(self))
+    )
+    left = []
+
+    def watched(*given):
+        left.append(streams[0]())
+        return verify(*given)
+
+    monkeypatch.setattr(exactness, "verify", watched)
+    assert run(PROMPT, *pair, "--verify").exit_code == 0
+    assert left == [None]
