@@ -81,8 +81,9 @@ bench-speed: setup
 bench-gpu: NEEDED := attrs, cattrs, click, platformdirs, pluggy, pyarrow, rich, tomli_w, torch, transformers, triton
 bench-gpu: OFFLINE := --quiet --no-index --no-deps --no-build-isolation
 bench-gpu:
-	@if [ -e $(STAMP) ] || ! $(PYTHON) -c "import $(NEEDED)" 2>/dev/null; then \
-		$(MAKE) --no-print-directory setup && $(BIN)/python tools/bench_gpu.py --out results/gpu; \
+	@[ ! -e $(STAMP) ] && $(PYTHON) -c "import $(NEEDED)" 2>/dev/null || $(MAKE) --no-print-directory setup
+	@if [ -e $(STAMP) ]; then \
+		$(BIN)/python tools/bench_gpu.py --out results/gpu; \
 	else \
 		rm -rf build && $(PYTHON) -m pip install $(OFFLINE) --target build/installed . && \
 		PYTHONPATH=build/installed:$$PYTHONPATH $(PYTHON) tools/bench_gpu.py --out results/gpu; \

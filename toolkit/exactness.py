@@ -13,6 +13,7 @@ from torch import Tensor
 from toolkit.errors import MismatchError
 from toolkit.generation import Difference, Generation, Outcome, Verification
 from toolkit.interfaces import Verifier
+from toolkit.runtime.numerics import rounding_of
 from toolkit.sampling import Sampler
 from toolkit.tree import TokenTree, Verdict
 
@@ -93,7 +94,7 @@ def compare_with_ar(
     stream = pipeline.autoregressive.stream(
         prompt_ids, max_new_tokens=len(token_ids), stop=stop, seed=seed, processor=processor
     )
-    watch = Watch(token_ids, stream.target.model.dtype)
+    watch = Watch(token_ids, rounding_of(stream.target.model))
     stream.strategies = attrs.evolve(stream.strategies, verifier=watch)
     for _ in stream.decode():
         if watch.divergent:
@@ -116,7 +117,7 @@ class Watch(Verifier):
     assumes = frozenset({"fixed", "sampled"})
 
     expected: list[int]
-    dtype: torch.dtype  # of the target's weights; its logits may be wider
+    dtype: torch.dtype  # that rounds as the target does; its logits may be wider
     compared: int = 0  # tokens so far
     ties: list[Difference] = attrs.field(factory=list)
     divergent: Difference | None = None

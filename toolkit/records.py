@@ -101,8 +101,8 @@ class Request:
     )
     steps: int = column("target forwards, prefill excluded")
     steps_run: str | None = column(
-        "how steps ran: as one graph each, or pass by pass, and why; and why capturing failed; null: "
-        "another library's"
+        "how steps ran, as one graph each or pass by pass, and why; where capturing failed, also why; "
+        "null: another library's"
     )
     tau: float | None = column("tokens committed per target forward")
     ttft_ms: float = column("time to first token: the target's prefill")

@@ -23,7 +23,7 @@ def name_failed_strategy() -> Iterator[None]:
     except ToolkitError:
         raise
     except Exception as error:
-        found = _find_failed_method(error)
+        found = find_failed_method(error)
         if found is None:
             raise
         strategy, method = found
@@ -45,7 +45,7 @@ def describe(strategy: Strategy) -> str:
     return f"{'KV policy' if strategy.kind == 'kv' else strategy.kind} {strategy.name!r}"
 
 
-def _find_failed_method(error: BaseException) -> tuple[Strategy, str] | None:
+def find_failed_method(error: BaseException) -> tuple[Strategy, str] | None:
     """The last strategy on the stack of an exception and its method; None if it is a built-in."""
     calls: list[tuple[Strategy, str]] = []
     for frame, _ in walk_tb(error.__traceback__):

@@ -126,6 +126,10 @@ def list_checks(device: str, dtype: str, *, all_heads: bool) -> list[Check]:
             "rows moved", move_rows.move_rows, move_rows.move_rows_plain,
             (draw(4, 32, CAPACITY, 80), path, slots[:1]), (0,),
         ),
+        Check(
+            "a path moved", move_rows.move_path, move_rows.move_path_plain,
+            (draw(4, 32, CAPACITY, 80), CACHED, [0, 2, 3, *range(5, 30, 2)]), (0,),
+        ),
     ]  # fmt: skip
 
 

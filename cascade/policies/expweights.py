@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from toolkit import Outcomes, StopPolicy, option
 
+LARGEST = 100_000  # threshold vectors: each prompt weighs all of them
+
 
 @attrs.define(eq=False)
 class ExpWeights(StopPolicy):
@@ -40,6 +42,12 @@ class ExpWeights(StopPolicy):
     _weights: NDArray[np.float64] = attrs.field(init=False)  # [Π], of the prompt in hand
 
     def __attrs_post_init__(self) -> None:
+        count = self.grid ** (self.stages - 1)
+        if count > LARGEST:
+            raise ValueError(
+                f"grid={self.grid} gives too many threshold vectors for {self.stages} stages: expected "
+                f"at most {LARGEST}, use a smaller grid"
+            )
         levels = [*np.linspace(0, 1, self.grid - 1), np.inf]  # the last one never stops
         self._policies = np.array(list(product(levels, repeat=self.stages - 1)))
         self._losses = np.zeros(len(self._policies))

@@ -64,6 +64,7 @@ KERNELS = {  # and the checks that notice it
     "top_tokens": "top 2",
     "activate": "activation",
     "move_rows": "rows moved",
+    "move_path": "a path moved",
     "fill_inputs": "inputs",
     "take_children": "children",
     "judge": "judgement",

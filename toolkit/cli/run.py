@@ -121,12 +121,14 @@ def run(
             shown = show_prompt(text) + end
             generation = _decode(pipeline, ids, request, shown, watching, as_json)
             finished.append(generation)
-            if verifying and generation.stop_reason != "interrupted":
-                generation = finished[-1] = _compare(pipeline, generation, as_json)
-            if as_json:
-                click.echo(json.dumps(summary(generation, pipeline), ensure_ascii=False))
-            elif len(prompts) > 1:
-                click.secho(f"[{len(finished)}/{len(prompts)}] {generation.line}\n", dim=True)
+            try:
+                if verifying and generation.stop_reason != "interrupted":
+                    generation = finished[-1] = _compare(pipeline, generation, as_json)
+            finally:
+                if as_json:
+                    click.echo(json.dumps(summary(generation, pipeline), ensure_ascii=False))
+                elif len(prompts) > 1:
+                    click.secho(f"[{len(finished)}/{len(prompts)}] {generation.line}\n", dim=True)
             if interrupted := generation.stop_reason == "interrupted":
                 break
     except KeyboardInterrupt:

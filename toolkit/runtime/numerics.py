@@ -79,10 +79,18 @@ def _compare(model: LoadedModel, longest: int) -> Level:
 
 
 def _without_bits(model: LoadedModel, reason: str) -> Level:
-    exact = model.dtype in (torch.float32, torch.float64)
-    if model.dtype == torch.float32 and model.device.type == "cuda" and multiplies_in_tf32():
-        exact, reason = False, f"{reason}; fp32 is multiplied in TF32"
+    rounding = rounding_of(model)
+    if rounding != model.dtype:
+        reason = f"{reason}; fp32 is multiplied in TF32"
+    exact = rounding in (torch.float32, torch.float64)
     return Level("fp32" if exact else "tie", f"not bitwise: {reason}")
+
+
+def rounding_of(model: LoadedModel) -> torch.dtype:
+    """The dtype that rounds as a model's products are rounded: its own, or where fp32 is multiplied in
+    TF32 float16, which has as many bits."""
+    tf32 = model.dtype == torch.float32 and model.device.type == "cuda" and multiplies_in_tf32()
+    return torch.float16 if tf32 else model.dtype
 
 
 def longest_probed(model: LoadedModel, length: int = PROBED) -> int:

@@ -137,7 +137,7 @@ class ModelSession:
     @torch.inference_mode(False)
     @torch.no_grad()
     def commit(self, rows: list[int]) -> None:
-        with self._name_lack_of_memory(f"to commit {len(rows)} tokens after {self.length}"):
+        with self._name_lack_of_memory(f"to commit tokens after the first {self.length}"):
             self._commit(rows)
 
     def _commit(self, rows: list[int]) -> None:

@@ -191,3 +191,11 @@ def poison(data, where):
 def test_the_bound_is_what_the_docstring_says():
     policy = ExpWeights(stages=3, grid=5, horizon=100)
     assert policy.bound == pytest.approx(sqrt(2 * 3 * 100 * np.log(25)))
+
+
+@pytest.mark.parametrize(("stages", "grid"), [(3, 317), (300, 2), (18, 2)])
+def test_expweights_refuses_more_vectors_than_it_can_weigh(stages, grid):
+    """They would take all memory."""
+    with pytest.raises(ValueError, match=rf"grid={grid} gives too many .* for {stages} stages"):
+        ExpWeights(stages=stages, grid=grid)
+    assert len(ExpWeights(stages=3, grid=316)._policies) == 316**2

@@ -117,6 +117,9 @@ def test_a_comparison_that_does_not_end_keeps_what_was_decoded(
     assert result.exit_code == code
     (row,) = pq.read_table(out).to_pylist()
     assert (row["stop_reason"], len(row["token_ids"]), row["verdict"]) == ("length", 24, None)
+    result = run(PROMPT, *pair, "--verify", "--json")
+    assert result.exit_code == code
+    assert len(json.loads(result.stdout)["token_ids"]) == 24
 
 
 def test_ar_is_compared_once_the_request_has_freed_its_memory(run, pair, monkeypatch):

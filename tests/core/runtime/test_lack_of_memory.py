@@ -8,7 +8,7 @@ from tape import Tape
 
 from toolkit import Pipeline, Pool, sampling
 from toolkit.conformance.models import noisy, tiny
-from toolkit.errors import NoMemoryError
+from toolkit.errors import NoMemoryError, StrategyError
 from toolkit.runtime import numerics, static_step
 from toolkit.runtime.compute.executors import captured, choose_executor
 from toolkit.runtime.compute.executors.functional_executor import FunctionalExecutor
@@ -64,9 +64,9 @@ def test_without_memory_to_choose_an_executor(owner, name):
 PLACES = {
     "a prompt": (TREES, FunctionalExecutor, "forward", "for a pass of 7 tokens after 0"),
     "eviction from it": (SCORED, Eviction, "start", "to evict from a prompt of 7 tokens"),
-    "moving rows": (TREES, TreeCache, "commit", "to commit 7 tokens after 0"),
-    "eviction": (SCORED, ScoreEviction, "decide", r"to commit \d tokens after "),
-    "a shared cache": (SHARED, SharedSession, "_follow", r"to commit \d tokens after 7"),
+    "moving rows": (TREES, TreeCache, "commit", "to commit tokens after the first 0"),
+    "eviction": (SCORED, ScoreEviction, "decide", "to commit tokens after the first "),
+    "a shared cache": (SHARED, SharedSession, "_follow", "to commit tokens after the first 7"),
     "verification": (TREES, sampling, "likeliest_and_margins", "for a request of 7 prompt tokens"),
     "a larger slab": (WHOLE, Slabs, "take", "for a request of 7 prompt tokens"),
 }
@@ -88,6 +88,22 @@ def test_a_request_without_memory_says_what_to_lower(monkeypatch, place):
             made.generate(PROMPT, max_new_tokens=100)
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
     assert len(made.generate(PROMPT, max_new_tokens=100).token_ids) == 100  # the control
+
+
+def test_a_plugin_that_takes_all_memory_is_named(monkeypatch):
+    """And not what the toolkit was doing: the strategy's author can mend it."""
+
+    def score(self, view):
+        return full()
+
+    made = make(SCORED)
+    policy = made.kv.cls
+    monkeypatch.setattr(policy, "score", score)
+    with pytest.raises(NoMemoryError):  # of a policy that ships
+        made.generate(PROMPT, max_new_tokens=100)
+    monkeypatch.setattr(policy, "__module__", "strangers")
+    with pytest.raises(StrategyError, match="KV policy 'h2o' failed in `"):
+        made.generate(PROMPT, max_new_tokens=100)
 
 
 @pytest.mark.parametrize(

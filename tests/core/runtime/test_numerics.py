@@ -123,6 +123,8 @@ def test_fp32_in_tf32_is_no_fp32(monkeypatch, dtype, device, tf32, name):
     level = numerics._without_bits(SimpleNamespace(dtype=dtype, device=torch.device(device)), "why")
     said = "; fp32 is multiplied in TF32" if name == "tie" else ""
     assert level == numerics.Level(name, f"not bitwise: why{said}")
+    rounding = numerics.rounding_of(SimpleNamespace(dtype=dtype, device=torch.device(device)))
+    assert rounding == (torch.float16 if name == "tie" else dtype)  # of which ties are counted
 
 
 def test_a_level_on_a_gpu_holds_for_its_settings(monkeypatch):

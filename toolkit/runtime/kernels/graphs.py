@@ -77,8 +77,9 @@ class CudaGraphs:
                     except BaseException as error:
                         failure = error  # the error of ending the capture would hide it
                         raise
-            except BaseException:
-                self._broken.append(graph)
+            except BaseException as error:
+                if error is not failure:  # ending the capture failed
+                    self._broken.append(graph)
                 if failure is not None:
                     raise failure from None
                 raise

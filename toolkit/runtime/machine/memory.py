@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import NoMemoryError
+from toolkit.strategy_errors import find_failed_method
 
 PAGE = 1 << 21  # bytes of a large page
 ADVICE = 14  # MADV_HUGEPAGE
@@ -23,10 +24,12 @@ LESS_FOR_REQUESTS = (
 @contextmanager
 def name_lack_of_memory(device: torch.device, task: str, less: str) -> Iterator[None]:
     """Turn PyTorch's `OutOfMemoryError` in the block into a `NoMemoryError` that names the task, and
-    what needs less memory."""
+    what needs less memory. One of a plugin's strategy stays, for `name_failed_strategy`."""
     try:
         yield
     except torch.OutOfMemoryError as error:
+        if find_failed_method(error) is not None:
+            raise
         raise NoMemoryError(f"{device} has no memory left {task}: use {less}") from error
 
 

@@ -100,6 +100,20 @@ def test_what_failed_in_a_capture_is_said(cuda, error):
     assert recorder._broken == [cuda.CUDAGraph()]
 
 
+def test_a_capture_that_could_be_ended_is_not_kept(cuda):
+    """It would keep its memory, where a lack of memory has ended it."""
+
+    def run():
+        if cuda.CUDAGraph.called:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    cuda.graph = lambda *_, **__: nullcontext()
+    recorder = CudaGraphs(torch.device("cuda"))
+    with pytest.raises(torch.OutOfMemoryError):
+        recorder.record(run)
+    assert recorder._broken == []
+
+
 def test_streams_are_joined_after_a_failure(cuda):
     recorder, main = CudaGraphs(torch.device("cuda")), cuda.current_stream.return_value
 

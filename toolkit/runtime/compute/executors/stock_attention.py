@@ -52,7 +52,8 @@ def find_stock_rows(
     except torch.OutOfMemoryError:  # which the first request will say
         return frozenset()
     except RuntimeError as error:  # ours runs as well
-        say_once("attention", f"PyTorch's attention was not compared with ours: {error}")
+        why = str(error).partition("\n")[0]
+        say_once("attention", f"PyTorch's attention was not compared with ours: {why}")
         return frozenset()
     return frozenset(found["stock_rows"])
 

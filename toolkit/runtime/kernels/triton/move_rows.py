@@ -44,9 +44,7 @@ def move_path(cache: Tensor, first: int, path: list[int]) -> None:
     """As `move_rows` of rows `first` + `path[A]`, ascending and below 65536, where C is `first`. The
     numbers go into the launch, so that nothing is copied to the device."""
     if not runs(cache):
-        numbers = torch.tensor([first, *(first + row for row in path)], dtype=torch.int32)
-        (sent,) = send(cache.device, numbers)
-        move_rows_plain(cache, sent[1:], sent[:1])
+        move_path_plain(cache, first, path)
         return
     many, heads, capacity, width = cache.shape
     with device_of(cache):
@@ -66,6 +64,13 @@ def move_rows_plain(cache: Tensor, sources: Tensor, length: Tensor) -> None:
     to = (length + torch.arange(len(sources), device=cache.device)).clamp(max=last).long()
     held = sources.long().clamp(max=last)
     cache.index_copy_(2, to, cache.index_select(2, held))
+
+
+def move_path_plain(cache: Tensor, first: int, path: list[int]) -> None:
+    """The same in plain PyTorch, with a copy to the device."""
+    numbers = torch.tensor([first, *(first + row for row in path)], dtype=torch.int32)
+    (sent,) = send(cache.device, numbers)
+    move_rows_plain(cache, sent[1:], sent[:1])
 
 
 @jit

@@ -29,9 +29,9 @@ def test_padding_beyond_the_buffer_is_left_alone(device):
 
 
 @pytest.mark.parametrize("count", [1, 5, 16, 17, 40])
-def test_a_path_moves_whose_numbers_the_host_knows(device, count):
+def test_a_path_moves_whose_numbers_the_host_knows(device, dtype, count):
     """In one launch for each sixteen rows; those that come later are not overwritten before."""
-    cache = torch.randn(4, 2, 64, 80, device=device)
+    cache = torch.randn(4, 2, 64, 80, device=device).to(dtype)
     path = torch.randperm(56, generator=torch.Generator().manual_seed(count))[:count].sort().values
     expected = cache.clone()
     expected[:, :, 7 : 7 + count] = cache[:, :, 7 + path]
