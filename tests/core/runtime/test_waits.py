@@ -39,7 +39,7 @@ LIKELY = "strategies/verifiers/typical.py:judge"  # which nodes are
 WHOLE = "toolkit/runtime/step_graph.py:start"  # all that a step finds that runs as one graph
 PLAIN = (  # PyTorch's forms; kernels on a GPU have it from elsewhere
     "toolkit/likeliest.py:margin",  # with what was judged
-    "toolkit/runtime/kernels/triton/move_rows.py:move_path",  # the numbers are in the launch
+    "toolkit/runtime/kernels/triton/move_rows.py:move_path_plain",  # the numbers are in the launch
 )
 
 
