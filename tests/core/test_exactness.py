@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tape import Tape
 
-from toolkit import Pipeline, Pool, Sampler, TokenTree, Verdict, Verifier, option, verify
+from toolkit import (
+    Pipeline,
+    Pool,
+    Sampler,
+    TokenTree,
+    Verdict,
+    Verifier,
+    exactness,
+    option,
+    verify,
+)
 from toolkit.conformance.models import noisy, tiny
 from toolkit.exactness import Watch, compare_with_ar, ulp
 from toolkit.runtime.compute.executors import captured
@@ -166,6 +176,16 @@ def test_equal_tokens_are_no_difference():
     for row in ([0.0, 5.0, 1.0], [0.0, 1.0, 5.0]):
         watch.judge(ROOT, torch.tensor([row]), Sampler())
     assert (watch.compared, watch.ties, watch.divergent) == (2, [], None)
+
+
+def test_ties_are_as_wide_as_the_target_rounds(monkeypatch):
+    """Which in TF32 is wider than its dtype says."""
+    dtypes, honest = [], exactness.Watch
+    monkeypatch.setattr(exactness, "rounding_of", lambda _: torch.float16)
+    monkeypatch.setattr(exactness, "Watch", lambda *given: dtypes.append(given[1]) or honest(*given))
+    pipeline = Pipeline(tiny("llama"), drafter="ngram")
+    compare_with_ar(pipeline, [5, 9, 33], pipeline.generate([5, 9, 33], max_new_tokens=4).token_ids)
+    assert dtypes == [torch.float16]
 
 
 @given(st.floats(2.0**-900, 2.0**900) | st.floats(-(2.0**900), -(2.0**-900)))
